@@ -1,0 +1,194 @@
+"""A data set in memory: uint8 images, integer labels and the normalisation that goes with them.
+
+Everything downstream (loaders, plans, stores) sees this one form, whatever the source was.
+`ImageData.digest` identifies the content: it enters the identity of every stage trained on it.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from fasttrain_data.errors import DataError
+
+CHANNELS = (1, 3)
+
+
+def channel_statistics(images: npt.NDArray[np.uint8]) -> tuple[list[float], list[float]]:
+    """Return the mean and standard deviation per channel of pixels scaled to [0, 1].
+
+    `images` is uint8 (N, H, W, C). The sums are exact integers, so that the floats, and with them
+    the digest of a data set, are the same on every machine.
+    """
+    values = range(256)
+    means, stds = [], []
+    for channel in range(images.shape[-1]):
+        counts = np.bincount(images[..., channel].ravel(), minlength=256).tolist()
+        count = sum(counts)
+        total = sum(n * v for n, v in zip(counts, values, strict=True))
+        squares = sum(n * v * v for n, v in zip(counts, values, strict=True))
+        means.append(total / (255 * count))
+        stds.append(math.sqrt((squares * count - total * total) / (255 * count) ** 2))
+    return means, stds
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageData:
+    """A train and a test set of images with integer labels.
+
+    Images are uint8 (N, H, W, C) with C = 1 or 3; labels int64 (N,) in [0, num_classes). `mean` and
+    `std` hold one value per channel for pixels scaled to [0, 1]. The arrays are shared with loaders
+    and hashed once: do not write to them.
+
+    Raises `DataError` at construction for anything else, naming the array and the value.
+    """
+
+    name: str
+    train_images: npt.NDArray[np.uint8]  # (num_train, H, W, C)
+    train_labels: npt.NDArray[np.int64]  # (num_train,)
+    test_images: npt.NDArray[np.uint8]  # (num_test, H, W, C)
+    test_labels: npt.NDArray[np.int64]  # (num_test,)
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]  # (C,), of pixels in [0, 1]
+    std: tuple[float, ...]  # (C,), of pixels in [0, 1]
+
+    def __post_init__(self) -> None:
+        if not self.class_names:
+            raise DataError(f"{self.name}: class_names is empty, at least one class is needed")
+        for split in ("train", "test"):
+            self._check_split(split, *self.split(split))
+        train, test = self.train_images.shape[1:], self.test_images.shape[1:]
+        if train != test:
+            raise DataError(
+                f"{self.name}: train_images are {train} (H, W, C) but test_images are {test}"
+            )
+        self._check_statistics()
+
+    def _check_split(self, split: str, images: np.ndarray, labels: np.ndarray) -> None:
+        for field, array, dtype, ndim in (
+            ("images", images, np.uint8, 4),
+            ("labels", labels, np.int64, 1),
+        ):
+            where = f"{self.name}: {split}_{field}"
+            if not isinstance(array, np.ndarray):
+                raise DataError(f"{where} is a {type(array).__name__}, a numpy array is needed")
+            if array.dtype != dtype:
+                raise DataError(f"{where} is {array.dtype}, {np.dtype(dtype)} is needed")
+            if array.ndim != ndim:
+                axes = "(N, H, W, C)" if ndim == 4 else "(N,)"
+                raise DataError(f"{where} has shape {array.shape}, {axes} is needed")
+            if array.size == 0:
+                raise DataError(f"{where} is empty: its shape is {array.shape}")
+        if images.shape[3] not in CHANNELS:
+            raise DataError(
+                f"{self.name}: {split}_images has {images.shape[3]} channels"
+                f" (shape {images.shape}), 1 or 3 are allowed, on the last axis"
+            )
+        if len(images) != len(labels):
+            raise DataError(
+                f"{self.name}: {split} has {len(images)} images but {len(labels)} labels"
+            )
+        outside = labels[(labels < 0) | (labels >= self.num_classes)]
+        if outside.size:
+            raise DataError(
+                f"{self.name}: {split}_labels holds {outside[0]},"
+                f" labels must lie in 0..{self.num_classes - 1}"
+            )
+
+    def _check_statistics(self) -> None:
+        channels = self.train_images.shape[3]
+        for field, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != channels:
+                raise DataError(
+                    f"{self.name}: {field} has {len(values)} values for {channels} channels"
+                )
+            if not all(math.isfinite(value) for value in values):
+                raise DataError(f"{self.name}: {field} is {values}, finite values are needed")
+        if min(self.std) <= 0:
+            raise DataError(
+                f"{self.name}: std is {self.std}, every channel needs a std above 0"
+                " (is a channel constant?)"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, with or without samples."""
+        return len(self.class_names)
+
+    def split(self, split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """Return (images, labels) of `"train"` or `"test"`; any other name is a `DataError`."""
+        if split == "train":
+            return self.train_images, self.train_labels
+        if split == "test":
+            return self.test_images, self.test_labels
+        raise DataError(f"split {split!r} of {self.name} does not exist: use 'train' or 'test'")
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of all arrays with shapes and dtypes, mean, std and the number of classes.
+
+        The name does not enter: the same content has one digest wherever it lies.
+        """
+        state = hashlib.sha256(f"num_classes={self.num_classes}\n".encode())
+        arrays = {
+            "train_images": self.train_images,
+            "train_labels": self.train_labels,
+            "test_images": self.test_images,
+            "test_labels": self.test_labels,
+            "mean": np.asarray(self.mean, np.float64),
+            "std": np.asarray(self.std, np.float64),
+        }
+        for field, array in arrays.items():
+            state.update(f"{field} {array.dtype.str} {array.shape}\n".encode())
+            state.update(np.ascontiguousarray(array).data)
+        return state.hexdigest()
+
+    def subset(self, n_train: int | None = None, n_test: int | None = None) -> "ImageData":
+        """Return a class-balanced subset of `n_train` training and `n_test` test samples.
+
+        Each class gives its first samples in stored order, n // num_classes of them, and one more
+        from each of the first n % num_classes classes; the order of the file is kept. None keeps
+        the split, and so does its full size. `mean` and `std` stay those of the full set.
+
+        Raises `DataError` for n <= 0, n above the split's size, or a class with too few samples.
+        """
+        train = self._balanced("train", n_train)
+        test = self._balanced("test", n_test)
+        return replace(
+            self,
+            train_images=self.train_images[train],
+            train_labels=self.train_labels[train],
+            test_images=self.test_images[test],
+            test_labels=self.test_labels[test],
+        )
+
+    def _balanced(self, split: str, num_samples: int | None) -> slice | npt.NDArray[np.int64]:
+        _, labels = self.split(split)
+        if num_samples is None or num_samples == len(labels):
+            return slice(None)
+        field = f"n_{split}"
+        if not 0 < num_samples <= len(labels):
+            raise DataError(
+                f"{field} is {num_samples}, {self.name} allows 1..{len(labels)} {split} samples"
+            )
+        base, extra = divmod(num_samples, self.num_classes)
+        chosen = []
+        for label, class_name in enumerate(self.class_names):
+            wanted = base + (label < extra)
+            found = np.flatnonzero(labels == label)[:wanted]
+            if len(found) < wanted:
+                raise DataError(
+                    f"{field} is {num_samples}: that takes {wanted} {split} samples of class"
+                    f" {class_name!r}, but {self.name} has {len(found)}"
+                )
+            chosen.append(found)
+        return np.sort(np.concatenate(chosen))
+
+
+def as_floats(values: Sequence[float] | np.ndarray) -> tuple[float, ...]:
+    """Return `values` as the tuple of Python floats that `ImageData` holds."""
+    return tuple(float(value) for value in values)

@@ -1,0 +1,219 @@
+"""Where data sets come from: an embedded set, torchvision's, or the user's own `.npz`.
+
+`digits` needs no network. The others are downloaded once by torchvision, which checks every file
+against its published MD5, into a cache directory where the files can also be put by hand.
+"""
+
+import errno
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fasttrain_data.errors import DataError, DataUnavailable, nearest
+from fasttrain_data.images import ImageData, as_floats, channel_statistics
+from fasttrain_data.npz import load_npz
+from fasttrain_data.randomness import Stream, sample_words
+
+CACHE_VARIABLE = "FASTTRAIN_DATA"
+DOWNLOAD_TIMEOUT_S = 30.0
+DIGITS_TEST_PER_CLASS = 36
+
+# Mean and std as in arXiv 2410.22113, whose std is that within an image, not over the whole set.
+CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR_STD = (0.2023, 0.1994, 0.2010)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Published:
+    """A torchvision data set; mean and std are measured where none are given."""
+
+    class_name: str
+    folder: str  # below the cache directory, where torchvision looks for the archives
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+_PUBLISHED = {
+    "cifar10": _Published(class_name="CIFAR10", folder="", mean=CIFAR_MEAN, std=CIFAR_STD),
+    "cifar100": _Published(class_name="CIFAR100", folder="", mean=CIFAR_MEAN, std=CIFAR_STD),
+    "fashion-mnist": _Published(class_name="FashionMNIST", folder="FashionMNIST/raw"),
+}
+
+DATASETS: tuple[str, ...] = ("digits", *_PUBLISHED)
+
+
+def load(name: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> ImageData:
+    """Return a data set by its name in `DATASETS`, or from a path that ends in `.npz`.
+
+    `root` is the directory of downloads; see `cache_dir` for the default. The forms of an npz file
+    are in `fasttrain_data.npz`.
+
+    Raises `DataError` for an unknown name or a file that is not a data set, and `DataUnavailable`
+    where a download is impossible or the directory cannot be used, naming the files to put there.
+    """
+    text = os.fspath(name)
+    if text.endswith(".npz"):
+        return load_npz(Path(text).expanduser())
+    if text == "digits":
+        return _digits()
+    if text in _PUBLISHED:
+        return _published(text, cache_dir(root))
+    raise DataError(
+        f"unknown data set {text!r}: use one of {', '.join(DATASETS)}"
+        f" or the path of an .npz file{nearest(text, DATASETS)}"
+    )
+
+
+def cache_dir(root: str | os.PathLike[str] | None = None) -> Path:
+    """Return the directory of downloads; it need not exist.
+
+    The first of `root`, the variable FASTTRAIN_DATA, XDG_CACHE_HOME/fasttrain, ~/.cache/fasttrain.
+    """
+    chosen = root or os.environ.get(CACHE_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fasttrain"
+
+
+def _digits() -> ImageData:
+    """Return scikit-learn's digits, 8x8 grey, 0..16 scaled to 0..255.
+
+    The split is our own: of every class the 36 samples with the smallest random words are the
+    test set, so that no version of another library can change it.
+    """
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = ((np.asarray(pixels).astype(np.int64) * 255 + 8) // 16).astype(np.uint8)
+    images = images.reshape(-1, 8, 8, 1)
+    labels = np.asarray(labels).astype(np.int64)
+    words = sample_words(torch.arange(len(labels)), seed=0, epoch=0, stream=Stream.SPLIT)[0].numpy()
+    in_test = np.zeros(len(labels), bool)
+    for label in range(10):
+        members = np.flatnonzero(labels == label)
+        in_test[members[np.argsort(words[members], kind="stable")[:DIGITS_TEST_PER_CLASS]]] = True
+    mean, std = channel_statistics(images[~in_test])
+    return ImageData(
+        name="digits",
+        train_images=images[~in_test],
+        train_labels=labels[~in_test],
+        test_images=images[in_test],
+        test_labels=labels[in_test],
+        class_names=tuple("0123456789"),
+        mean=as_floats(mean),
+        std=as_floats(std),
+    )
+
+
+def _published(name: str, root: Path) -> ImageData:
+    import torchvision.datasets
+
+    spec = _PUBLISHED[name]
+    dataset_class = getattr(torchvision.datasets, spec.class_name)
+    train, test = _open(dataset_class, name, root)
+    train_images, test_images = (_images(dataset) for dataset in (train, test))
+    mean, std = spec.mean, spec.std
+    if mean is None or std is None:
+        mean, std = map(as_floats, channel_statistics(train_images))
+    return ImageData(
+        name=name,
+        train_images=train_images,
+        train_labels=np.asarray(train.targets, np.int64),
+        test_images=test_images,
+        test_labels=np.asarray(test.targets, np.int64),
+        class_names=tuple(train.classes),
+        mean=mean,
+        std=std,
+    )
+
+
+def _images(dataset: Any) -> np.ndarray:
+    """Return torchvision's images as contiguous (N, H, W, C)."""
+    images = np.asarray(dataset.data)
+    return np.ascontiguousarray(images if images.ndim == 4 else images[..., np.newaxis])
+
+
+# Disk trouble, as opposed to the network trouble that OSError covers too.
+_DISK_ERRORS = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+}
+
+
+def _open(dataset_class: Any, name: str, root: Path) -> tuple[Any, Any]:
+    """Return torchvision's train and test objects, downloading only what is not there."""
+    # Any exception, for torchvision passes on whatever its parsers, the network or the disk raise.
+    try:
+        return _construct(dataset_class, root, download=False)
+    except Exception:
+        pass
+    try:
+        return _construct(dataset_class, root, download=True)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            raise DataUnavailable(
+                f"cannot use the data directory {root} for {name} ({error.strerror}):"
+                f" set {CACHE_VARIABLE} to one that can be written"
+            ) from error
+        raise DataUnavailable(_advice(dataset_class, name, root, error)) from error
+
+
+def _construct(dataset_class: Any, root: Path, *, download: bool) -> tuple[Any, Any]:
+    with warnings.catch_warnings(), _socket_timeout(DOWNLOAD_TIMEOUT_S):
+        # The published CIFAR pickles spell a dtype in a way that numpy has deprecated.
+        warnings.filterwarnings("ignore", message=r".*align should be passed as Python or NumPy")
+        train, test = (
+            dataset_class(str(root), train=is_train, download=download)
+            for is_train in (True, False)
+        )
+    return train, test
+
+
+@contextmanager
+def _socket_timeout(timeout_s: float) -> Iterator[None]:
+    """Bound the wait for a network that swallows packets: torchvision sets no limit of its own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(timeout_s)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _advice(dataset_class: Any, name: str, root: Path, error: Exception) -> str:
+    """Return one line that says which files to put where."""
+    from torchvision.datasets.utils import check_integrity
+
+    folder = root / _PUBLISHED[name].folder
+    if hasattr(dataset_class, "resources"):
+        archives = dict(dataset_class.resources)
+        url = dataset_class.mirrors[0]
+    else:
+        archives = {dataset_class.filename: dataset_class.tgz_md5}
+        url = dataset_class.url
+    # An unpacked file of an earlier run hides its archive from torchvision: it has to go as well.
+    unwanted = [
+        str(folder / path)
+        for archive, md5 in archives.items()
+        for path in (archive, archive.removesuffix(".gz"))
+        if (folder / path).is_file()
+        and not (path == archive and check_integrity(folder / path, md5))
+    ]
+    delete = f"delete the damaged {', '.join(unwanted)} and " if unwanted else ""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    files = ", ".join(archives)
+    return f"cannot get {name} ({reason}): {delete}put {files} (from {url}) into {folder}"

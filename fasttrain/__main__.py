@@ -1,0 +1,5 @@
+"""`python -m fasttrain`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,237 @@
+"""The command line: `fasttrain sweep | train | report | data`.
+
+Exit codes: 0 done, 1 something around the program is wrong or a stage failed, 2 wrong usage, 130
+interrupted. Imports that take seconds happen inside the commands, so that help and usage errors are
+immediate.
+"""
+
+import contextlib
+import dataclasses
+import io
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
+
+from .config import (
+    Config,
+    DataConfig,
+    GridConfig,
+    NetworkConfig,
+    RunOptions,
+    TrainingConfig,
+    check,
+    load_config,
+    presets,
+)
+from .errors import EnvironmentProblem, UsageError, nearest
+from .values import EpochCounts, learning_rates
+
+T = TypeVar("T")
+
+OVERVIEW = """\
+usage: fasttrain COMMAND ...
+
+  sweep PRESET|FILE.toml   run a grid of pre-training x fine-tuning learning rates
+  train PRESET|FILE.toml   run one cell of it
+  report STORE             rebuild tables, figures and report.html of a store
+  data DATASET             fetch a data set and say what it holds
+
+presets: {presets}
+fasttrain COMMAND --help tells more.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Run a PLR x FLR grid: pre-train, fine-tune, average, report. Run it again to resume it."""
+
+    preset: Positional[str]
+    """a preset's name or the path of a .toml file"""
+    config: OmitArgPrefixes[Config]
+    options: OmitArgPrefixes[RunOptions]
+    dry_run: FlagCreatePairsOff[bool] = False
+    """print the plan and what it would cost, and run nothing"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Run one cell: pre-train at one learning rate, and fine-tune or average if asked."""
+
+    preset: Positional[str]
+    """a preset's name or the path of a .toml file"""
+    data: OmitArgPrefixes[DataConfig]
+    network: OmitArgPrefixes[NetworkConfig]
+    training: OmitArgPrefixes[TrainingConfig]
+    options: OmitArgPrefixes[RunOptions]
+    plr: float
+    """pre-training effective learning rate"""
+    flr: float | None = None
+    """fine-tuning effective learning rate"""
+    k: EpochCounts = ()
+    """checkpoints to average"""
+    seed: int = 0
+    """seed of the initialisation and of the order of the data"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Rebuild results.csv, results.parquet, the figures and report.html from a store."""
+
+    store: Positional[Path]
+    """directory of the results"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Fetch a data set if it is not there yet, and say what it holds."""
+
+    dataset: Positional[str]
+    """digits, cifar10, cifar100, fashion-mnist, or the path of an .npz file"""
+    data_root: Path | None = None
+    """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line; returns its exit code. A user's mistake is one line on standard error."""
+    try:
+        return _dispatch(arguments)
+    except UsageError as error:
+        print(f"fasttrain: {error}", file=sys.stderr)
+        return 2
+    except EnvironmentProblem as error:
+        print(f"fasttrain: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        again = shlex.join(["fasttrain", *arguments])
+        print(f"\nfasttrain: stopped; to resume, run again: {again}", file=sys.stderr)
+        return 130
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(OVERVIEW.format(presets=", ".join(presets())), end="")
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from . import __version__
+
+        print(__version__)
+        return 0
+    commands = {"sweep": _sweep, "train": _train, "report": _report, "data": _data}
+    name, *rest = arguments
+    if name not in commands:
+        raise UsageError(
+            f"{name!r} is no command{nearest(name, commands)}; allowed are {', '.join(commands)}"
+        )
+    return commands[name](rest)
+
+
+def _sweep(arguments: list[str]) -> int:
+    config = _preset_config("sweep", arguments)
+    default = Sweep(preset="", config=config, options=RunOptions())
+    command = _parse(Sweep, "sweep", arguments, default)
+    from .session import sweep
+
+    return sweep(
+        check(command.config, "command line"),
+        command.options,
+        name=Path(command.preset).stem,
+        command=shlex.join(["fasttrain", "sweep", *arguments]),
+        dry_run=command.dry_run,
+    )
+
+
+def _train(arguments: list[str]) -> int:
+    config = _preset_config("train", arguments)
+    default = Train(
+        preset="",
+        data=config.data,
+        network=config.network,
+        training=config.training,
+        options=RunOptions(),
+        plr=tyro.MISSING,
+    )
+    command = _parse(Train, "train", arguments, default)
+    rates = {"--plr": command.plr} | ({} if command.flr is None else {"--flr": command.flr})
+    for flag, rate in rates.items():
+        try:
+            learning_rates(rate)
+        except ValueError as error:
+            raise UsageError(f"{flag}: {error}") from None
+    if command.seed < 0:
+        raise UsageError(f"--seed {command.seed}: must be at least 0")
+    parts = {"data": command.data, "network": command.network, "training": command.training}
+    grid = GridConfig(
+        plr=learning_rates(command.plr),
+        flr=() if command.flr is None else learning_rates(command.flr),
+        k=command.k,
+    )
+    checked = check(Config(**parts), "command line")
+    from .session import sweep
+
+    return sweep(
+        dataclasses.replace(checked, grid=grid),
+        command.options,
+        name=Path(command.preset).stem,
+        command=shlex.join(["fasttrain", "train", *arguments]),
+        seeds=[command.seed],
+        every_epoch=True,
+    )
+
+
+def _report(arguments: list[str]) -> int:
+    from .session import report
+
+    return report(_parse(Report, "report", arguments).store)
+
+
+def _data(arguments: list[str]) -> int:
+    command = _parse(Data, "data", arguments)
+    from .session import describe_data
+
+    return describe_data(command.dataset, command.data_root)
+
+
+def _preset_config(name: str, arguments: list[str]) -> Config:
+    """The configuration that the first argument names: its values are the defaults of the flags."""
+    if arguments and not arguments[0].startswith("-"):
+        return load_config(arguments[0])
+    if any(argument in ("-h", "--help") for argument in arguments):
+        return Config()
+    raise UsageError(
+        f"{name} needs a preset or a .toml file first: fasttrain {name} PRESET ...; "
+        f"presets are {', '.join(presets())}"
+    )
+
+
+def _parse(command: type[T], name: str, arguments: list[str], default: T | None = None) -> T:
+    """The command's arguments; a mistake in them is one line."""
+    errors = io.StringIO()
+    given: dict[str, Any] = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(command, prog=f"fasttrain {name}", args=arguments, **given)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    raise UsageError(f"{name}: {_one_line(errors.getvalue())}")
+
+
+def _one_line(box: str) -> str:
+    """What tyro says in its box, as one line: the message and the nearest option."""
+    lines = [line.strip("\u2502 ") for line in box.splitlines()[1:]]
+    rules = [i for i, line in enumerate(lines) if line.startswith(("\u2500", "\u2570"))]
+    message = " ".join(lines[: rules[0]]) if rules else " ".join(lines)
+    hint = next((i for i, line in enumerate(lines) if line.startswith("Perhaps you meant")), None)
+    if hint is not None and hint + 1 < len(lines):
+        message += f" (did you mean {lines[hint + 1].split()[0]}?)"
+    return message

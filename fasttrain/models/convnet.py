@@ -1,0 +1,42 @@
+"""ConvNet of arXiv 2410.22113: four conv3x3-BN-ReLU of widths c, 2c, 4c, 8c.
+
+Max-pooling by 2 follows the second, third and fourth conv, and a max-pool over what is left closes:
+at 32x32 a 4x4 one, as published. On smaller images a pooling that has nothing to halve is left out.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .head import ImageClassifier, batch_norm, linear_head
+
+
+class ConvNet(ImageClassifier):
+    """ConvNet, 387,936 sphere parameters in 4 tensors and 480 filters at width 32, 3 channels."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        in_channels: int = 3,
+        width: int = 32,
+        scale_invariant: bool = True,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        widths = [in_channels, width, 2 * width, 4 * width, 8 * width]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+            for inputs, outputs in zip(widths, widths[1:], strict=False)
+        )
+        self.norms = nn.ModuleList(
+            batch_norm(outputs, scale_invariant=scale_invariant, eps=eps) for outputs in widths[1:]
+        )
+        self.head = linear_head(8 * width, num_classes, bias=True, frozen=scale_invariant)
+
+    def features(self, images: Tensor) -> Tensor:
+        x = images
+        for index, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            x = F.relu(norm(conv(x)))
+            if index > 0 and min(x.shape[-2:]) > 1:
+                x = F.max_pool2d(x, 2)
+        return F.max_pool2d(x, x.shape[-2:]).flatten(1)

@@ -1,0 +1,182 @@
+"""From a grid to its graph of stages: identities, sharing, and what is left to do.
+
+A stage's identity is the hash of its canonical configuration, of its parent's identity, and, at the
+root, of the data's digest, the set-up and the versions that its numbers depend on. Device, store
+and data paths do not count. Cells share their parents, so that a grid is a graph:
+
+    pretrain(PLR, seed) -> finetune(FLR)      and      pretrain(PLR, seed) -> swa(k)
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from fasttrain_data import ImageData
+
+from .config import Config
+from .store import Store
+
+NUMERICS = 1
+"""Raised by every change of this package that changes the numbers of a stage."""
+
+Kind = Literal["pretrain", "finetune", "swa"]
+KINDS: tuple[Kind, ...] = ("pretrain", "finetune", "swa")
+HASH_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training leg. `lr` is the effective learning rate it trains at."""
+
+    kind: Kind
+    lr: float
+    seed: int
+    start_epoch: int
+    num_epochs: int
+    setup: tuple[tuple[str, str], ...]
+    """Canonical JSON of every section of the set-up, by name: what identity rests on."""
+    parent: "Stage | None" = None
+    k: int | None = None
+
+    @functools.cached_property
+    def id(self) -> str:
+        """The stage's identity: 16 hexadecimal digits."""
+        rest = {"setup": self.setup} if self.parent is None else {"parent": self.parent.id}
+        own = {
+            "kind": self.kind,
+            "lr": self.lr,
+            "seed": self.seed,
+            "epochs": self.num_epochs,
+            "k": self.k,
+        }
+        return digest({**own, **rest})
+
+    @property
+    def plr(self) -> float:
+        return self.lr if self.parent is None else self.parent.lr
+
+    @property
+    def flr(self) -> float | None:
+        return self.lr if self.kind == "finetune" else None
+
+    @property
+    def end_epoch(self) -> int:
+        return self.start_epoch + self.num_epochs
+
+    def description(self) -> dict[str, Any]:
+        """What stage.json holds."""
+        return {
+            "kind": self.kind,
+            "plr": self.plr,
+            "flr": self.flr,
+            "k": self.k,
+            "seed": self.seed,
+            "start_epoch": self.start_epoch,
+            "epochs": self.num_epochs,
+            "parent": self.parent.id if self.parent else None,
+            "setup": {name: json.loads(text) for name, text in self.setup},
+        }
+
+    def label(self) -> str:
+        """The stage in a few words."""
+        own = {
+            "pretrain": "",
+            "finetune": f" flr {self.flr:g}" if self.flr else "",
+            "swa": f" k {self.k}",
+        }
+        return f"{self.kind} plr {self.plr:g}{own[self.kind]} seed {self.seed}"
+
+
+def digest(content: Any) -> str:
+    """Hash of a value's canonical JSON."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
+
+
+def setup_sections(config: Config, data: ImageData, precision: str) -> tuple[tuple[str, str], ...]:
+    """Everything that all stages of a grid have in common and that their numbers depend on."""
+    training = config.training
+    sections: dict[str, dict[str, Any]] = {
+        "data": {
+            "digest": data.digest,
+            "flip": config.data.flip,
+            "crop_padding": config.data.crop_padding,
+        },
+        "network": asdict(config.network),
+        "training": {
+            "batch_size": training.batch_size,
+            "evaluate_every": training.evaluate_every,
+            "precision": precision,
+        },
+        "versions": {"numerics": NUMERICS, "torch": ".".join(torch.__version__.split(".")[:2])},
+    }
+    return tuple((name, json.dumps(section, sort_keys=True)) for name, section in sections.items())
+
+
+def build(
+    config: Config, setup: tuple[tuple[str, str], ...], seeds: Iterable[int] | None = None
+) -> list[Stage]:
+    """All stages of the grid, every parent before its children, each stage once."""
+    grid, training = config.grid, config.training
+    stages = []
+    for seed in range(grid.seeds) if seeds is None else seeds:
+        for plr in grid.plr:
+            parent = Stage("pretrain", plr, seed, 0, training.epochs, setup)
+            stages.append(parent)
+            for flr in grid.flr:
+                stages.append(
+                    Stage(
+                        "finetune",
+                        flr,
+                        seed,
+                        training.epochs,
+                        training.finetune_epochs,
+                        setup,
+                        parent,
+                    )
+                )
+            stages.extend(averages(parent, grid.k))
+    return stages
+
+
+def averages(parent: Stage, counts: Iterable[int]) -> list[Stage]:
+    """SWA stages: the run goes on at its PLR for k - 1 epochs after its first checkpoint."""
+    return [
+        Stage("swa", parent.lr, parent.seed, parent.end_epoch, k - 1, parent.setup, parent, k)
+        for k in counts
+    ]
+
+
+def predecessors(stage: Stage) -> Iterator[Stage]:
+    """Averages of fewer checkpoints of the same run, longest first: each contains the way to it."""
+    if stage.kind == "swa" and stage.parent is not None and stage.k is not None:
+        yield from averages(stage.parent, range(stage.k - 1, 0, -1))
+
+
+def todo(stages: list[Stage], store: Store) -> list[Stage]:
+    """The stages that the store does not hold finished, in the order to run them."""
+    return [stage for stage in stages if store.summary(stage.id) is None]
+
+
+def remaining_epochs(stages: list[Stage]) -> int:
+    """Training epochs these stages take when run in order, continuing runs shared."""
+    longest: dict[str, int] = {}
+    total = 0
+    for stage in stages:
+        if stage.kind == "swa" and stage.parent is not None:
+            done = longest.get(stage.parent.id, 0)
+            total += max(0, stage.num_epochs - done)
+            longest[stage.parent.id] = max(done, stage.num_epochs)
+        else:
+            total += stage.num_epochs
+    return total
+
+
+def unshared_epochs(stages: list[Stage]) -> int:
+    """Training epochs if every cell and every average ran its whole chain by itself."""
+    leaves = [stage for stage in stages if stage.parent is not None] or stages
+    return sum(stage.end_epoch for stage in leaves)

@@ -1,0 +1,52 @@
+"""Where a result came from: versions, commit, device, date."""
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from . import __version__
+from .precision import device_name
+
+
+def provenance(device: torch.device, precision: str, command: str) -> dict[str, str | None]:
+    """Facts about this run that do not change its numbers' identity, for the record."""
+    return {
+        "fasttrain": __version__,
+        "commit": _commit(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "device": device_name(device),
+        "precision": precision,
+        "command": command,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the source tree, with `+` for uncommitted changes; None if installed."""
+    folder = Path(__file__).parent.parent
+    if not (folder / ".git").exists():
+        return None
+    try:
+        head = subprocess.run(
+            [
+                "git",
+                "-C",
+                str(folder),
+                "describe",
+                "--always",
+                "--dirty=+",
+                "--abbrev=12",
+                "--exclude=*",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return head.stdout.strip() or None

@@ -1,0 +1,105 @@
+"""The grid itself as a picture: one coloured cell per pair of learning rates.
+
+The learning rates of a grid are rarely evenly spaced, so both axes are categorical: one step per
+value, whatever its distance from the next.
+"""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from fasttrain.report.figures import message
+from fasttrain.report.table import best, number, seed_means
+
+# More columns than this and the numbers in the cells no longer fit.
+MAX_ANNOTATED_COLUMNS = 14
+_HATCH = {"hatch": "////", "ec": "0.5", "lw": 0.0}
+
+
+def heatmap(stages: pd.DataFrame) -> Figure:
+    """Mean test accuracy (%) after fine-tuning, PLR across and FLR upwards, one step per value.
+
+    The best cell (highest mean, no diverged seed) is outlined. Cells where every seed diverged
+    are grey and hatched, cells with some diverged seed hatched over their colour, and cells without
+    a finished stage left blank. Small grids carry mean and ± standard deviation in the cells.
+    """
+    means = seed_means(stages, "finetune")
+    if means.empty:
+        return message("No finished fine-tuning to draw.")
+    plrs, flrs = sorted(means["plr"].unique()), sorted(means["flr"].unique())
+    # (num_flr, num_plr)
+    grid = {
+        name: means.pivot(index="flr", columns="plr", values=name)
+        .reindex(index=flrs, columns=plrs)
+        .to_numpy(dtype=float)
+        for name in ("mean", "std", "num_stages", "num_diverged")
+    }
+    every_seed_diverged = grid["num_diverged"] == grid["num_stages"]
+    accuracy = np.ma.masked_invalid(np.where(every_seed_diverged, np.nan, 100 * grid["mean"]))
+    annotated = len(plrs) <= MAX_ANNOTATED_COLUMNS
+    width = max(4.0, (0.68 if annotated else 0.34) * len(plrs))
+    height = max(1.5, (0.5 if annotated else 0.34) * len(flrs))
+    figure = Figure(figsize=(width + 2.0, height + 1.7), layout="constrained")
+    ax = figure.subplots()
+    mesh = ax.pcolormesh(accuracy, cmap="viridis", edgecolors="white", linewidth=1.0)
+    # Without any value there is no scale to show.
+    if accuracy.count():
+        figure.colorbar(mesh, ax=ax, label="mean test accuracy (%)", pad=0.02)
+    _categories(ax, plrs, flrs, vertical_labels=not annotated)
+    _mark_cells(ax, grid, every_seed_diverged)
+    if annotated:
+        _annotate_cells(ax, mesh, accuracy, 100 * grid["std"])
+    winner = best(means)
+    if winner is not None:
+        corner = (plrs.index(winner["plr"]), flrs.index(winner["flr"]))
+        ax.add_patch(Rectangle(corner, 1, 1, fill=False, ec="tab:red", lw=2.5, zorder=4))
+    _cell_legend(figure, grid, every_seed_diverged, winner is not None)
+    return figure
+
+
+def _categories(ax: Axes, plrs: list, flrs: list, vertical_labels: bool) -> None:
+    rotation = 90 if vertical_labels else 0
+    labels = [number(plr) for plr in plrs]
+    ax.set_xticks(np.arange(len(plrs)) + 0.5, labels, rotation=rotation, fontsize=9)
+    ax.set_yticks(np.arange(len(flrs)) + 0.5, [number(flr) for flr in flrs], fontsize=9)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set(xlabel="pre-training learning rate (PLR)", ylabel="fine-tuning learning rate (FLR)")
+
+
+def _mark_cells(ax: Axes, grid: dict[str, np.ndarray], every_seed_diverged: np.ndarray) -> None:
+    for row, column in np.argwhere(grid["num_diverged"] > 0):
+        face = "0.85" if every_seed_diverged[row, column] else "none"
+        ax.add_patch(Rectangle((column, row), 1, 1, fc=face, **_HATCH))
+
+
+def _annotate_cells(ax: Axes, mesh: QuadMesh, accuracy: np.ma.MaskedArray, std: np.ndarray) -> None:
+    for row, column in np.argwhere(~np.ma.getmaskarray(accuracy)):
+        red, green, blue, _ = mesh.to_rgba(accuracy[row, column])
+        colour = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
+        text = {"ha": "center", "va": "center", "color": colour, "zorder": 5}
+        spread = std[row, column]
+        x, y = column + 0.5, row + (0.5 if np.isnan(spread) else 0.62)
+        ax.text(x, y, f"{accuracy[row, column]:.1f}", fontsize=9, **text)
+        if not np.isnan(spread):
+            ax.text(x, row + 0.28, f"± {spread:.1f}", fontsize=7, **text)
+
+
+def _cell_legend(
+    figure: Figure, grid: dict[str, np.ndarray], every_seed_diverged: np.ndarray, outlined: bool
+) -> None:
+    some = (grid["num_diverged"] > 0) & ~every_seed_diverged
+    handles = []
+    if outlined:
+        handles.append(Patch(fc="none", ec="tab:red", lw=2, label="best cell (on the test set)"))
+    if every_seed_diverged.any():
+        handles.append(Patch(fc="0.85", label="diverged", **_HATCH))
+    if some.any():
+        handles.append(Patch(fc="none", label="some seeds diverged", **_HATCH))
+    if np.isnan(grid["mean"][~every_seed_diverged]).any():
+        handles.append(Patch(fc="white", ec="0.7", label="not finished"))
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)

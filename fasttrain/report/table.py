@@ -1,0 +1,256 @@
+"""Means over seeds, and the words and tables made of them.
+
+Everything that the figures draw and the report says is computed here, once: `seed_means` gives the
+mean and the sample standard deviation (divisor n - 1) of the test accuracy over the seeds of a
+cell, `summary` one row per pre-training learning rate, `headline` a few sentences, `rich_table`
+the summary in a terminal.
+
+The rows given to each function belong to one set-up: averages over different set-ups would mean
+nothing, so they are refused. Accuracies are fractions in [0, 1], shown as per cent.
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+from rich.table import Table
+
+# What tells the cells of one kind of stage apart, besides the seed.
+CELL_KEYS = {"pretrain": ["plr"], "finetune": ["plr", "flr"], "swa": ["plr", "k"]}
+_COLUMNS = ["setup", "kind", "plr", "flr", "k", "seed", "test_accuracy", "state"]
+SUMMARY_HEADINGS = ("PLR", "pre-trained", "best fine-tuned", "FLR", "best average", "k", "state")
+
+
+def floats(column: pd.Series) -> np.ndarray:
+    """A column as float64 (num_rows,), with NaN for everything missing or infinite."""
+    values = pd.to_numeric(column).to_numpy(dtype=np.float64, na_value=np.nan)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def seed_means(stages: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Test accuracy of each cell of `kind` ("pretrain", "finetune" or "swa") over its seeds.
+
+    Returns one row per cell, sorted: the cell's keys (`plr`; `flr` or `k`), `mean` and `std`
+    (fractions; NaN without a finite accuracy and, for `std`, with fewer than two), `n` (seeds with
+    a finite accuracy, diverged or not), `num_stages` and `num_diverged`.
+    Raises ValueError if the rows belong to several set-ups or repeat a seed of a cell.
+    """
+    keys = CELL_KEYS[kind]
+    # An empty store may give a table without columns.
+    stages = stages.reindex(columns=_COLUMNS) if stages.empty else stages
+    _refuse_several_setups(stages)
+    rows = stages[stages["kind"] == kind]
+    _refuse_repeated_seeds(rows, [*keys, "seed"])
+    cells = pd.DataFrame({key: floats(rows[key]) for key in keys})
+    cells["accuracy"] = floats(rows["test_accuracy"])
+    cells["diverged"] = (rows["state"] == "diverged").to_numpy(dtype=bool)
+    # A learning rate that is no positive number has no place on a logarithmic axis.
+    cells = cells[cells["plr"] > 0]
+    return (
+        cells.groupby(keys)
+        .agg(
+            mean=("accuracy", "mean"),
+            std=("accuracy", "std"),
+            n=("accuracy", "count"),
+            num_stages=("diverged", "size"),
+            num_diverged=("diverged", "sum"),
+        )
+        .reset_index()
+    )
+
+
+def best(means: pd.DataFrame) -> pd.Series | None:
+    """The row of `seed_means` with the highest mean, None if there is none.
+
+    Cells with a diverged seed are left out: the mean over their survivors would flatter them.
+    """
+    candidates = means[(means["num_diverged"] == 0) & means["mean"].notna()]
+    if candidates.empty:
+        return None
+    return candidates.iloc[int(np.argmax(candidates["mean"].to_numpy(dtype=float)))]
+
+
+def summary(stages: pd.DataFrame) -> pd.DataFrame:
+    """One row per PLR: pre-trained, best fine-tuned and best averaged test accuracy.
+
+    Columns: `plr`; `pretrained`, `pretrained_std`, `pretrained_n`; `finetuned`, `finetuned_std`,
+    `finetuned_n`, `best_flr`; `averaged`, `averaged_std`, `averaged_n`, `best_k`; `state`.
+    Accuracies are means over seeds (fractions), `_std` their sample standard deviations, `_n` the
+    number of seeds; the best is the highest mean among cells without a diverged seed.
+    `state` counts every stage of the PLR: "done", "diverged", "n/m diverged", and "partial" when
+    stages are missing that the other PLRs have.
+    Raises ValueError if the rows belong to several set-ups.
+    """
+    means = {kind: seed_means(stages, kind) for kind in CELL_KEYS}
+    plrs = sorted(set().union(*(part["plr"] for part in means.values())))
+    num_stages = {plr: sum(_num_stages(part, plr) for part in means.values()) for plr in plrs}
+    # Cells missing everywhere cannot be known from the table: the fullest row is the measure.
+    full = max(num_stages.values(), default=0)
+    rows = []
+    for plr in plrs:
+        at_plr = {kind: part[part["plr"] == plr] for kind, part in means.items()}
+        pretrained = at_plr["pretrain"].iloc[0] if len(at_plr["pretrain"]) else None
+        num_diverged = int(sum(part["num_diverged"].sum() for part in at_plr.values()))
+        rows.append(
+            {
+                "plr": plr,
+                **_accuracy("pretrained", pretrained),
+                **_accuracy("finetuned", best(at_plr["finetune"]), flr="best_flr"),
+                **_accuracy("averaged", best(at_plr["swa"]), k="best_k"),
+                "state": _state(num_stages[plr], num_diverged, full),
+            }
+        )
+    columns = ["plr", *_accuracy("pretrained", None), *_accuracy("finetuned", None, flr="best_flr")]
+    columns += [*_accuracy("averaged", None, k="best_k"), "state"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def summary_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    """The rows of `summary` as text under `SUMMARY_HEADINGS`; accuracies by `percent`."""
+    return [
+        (
+            number(row["plr"]),
+            percent(row["pretrained"], row["pretrained_std"], row["pretrained_n"]),
+            percent(row["finetuned"], row["finetuned_std"], row["finetuned_n"]),
+            number(row["best_flr"]),
+            percent(row["averaged"], row["averaged_std"], row["averaged_n"]),
+            number(row["best_k"]),
+            row["state"],
+        )
+        for row in table.to_dict("records")
+    ]
+
+
+def rich_table(table: pd.DataFrame) -> Table:
+    """The table of `summary` for a terminal."""
+    shown = Table(title="Test accuracy %, mean ± sample standard deviation (number of seeds)")
+    for heading in SUMMARY_HEADINGS:
+        shown.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
+    for row in summary_rows(table):
+        shown.add_row(*row)
+    return shown
+
+
+def headline(stages: pd.DataFrame) -> list[str]:
+    """Two to four sentences: best cell, best pre-trained PLR, best average, how much is finished.
+
+    Nothing here is a test of significance: the best are chosen on the test set, as is said.
+    Raises ValueError if the rows belong to several set-ups.
+    """
+    if stages.empty:
+        return ["No stage has finished yet."]
+    winners = {kind: best(seed_means(stages, kind)) for kind in CELL_KEYS}
+    cell, pretrained, average = winners["finetune"], winners["pretrain"], winners["swa"]
+    sentences = []
+    if cell is not None:
+        sentences.append(
+            f"Best cell: PLR {number(cell['plr'])}, FLR {number(cell['flr'])}, with test accuracy "
+            f"{_in_words(cell)}{_epochs(stages, 'finetune', cell)}; it is the highest of the grid, "
+            "chosen on the test set, so the value is optimistic."
+        )
+    if pretrained is not None:
+        sentences.append(
+            f"Best pre-training alone, chosen likewise: PLR {number(pretrained['plr'])}, "
+            f"{_in_words(pretrained)}{_epochs(stages, 'pretrain', pretrained)}"
+            + ("." if cell is None else f"; {_difference(stages, cell, pretrained)}.")
+        )
+    if average is not None:
+        sentences.append(
+            f"Best average of weights, chosen likewise: PLR {number(average['plr'])}, "
+            f"k = {number(average['k'])}, {_in_words(average)}."
+        )
+    num_diverged = int((stages["state"] == "diverged").sum())
+    sentences.append(f"{len(stages) - num_diverged} stages done, {num_diverged} diverged.")
+    return sentences
+
+
+def number(value: float) -> str:
+    """Three significant digits, or a dash for what is missing."""
+    return "–" if value is None or math.isnan(value) else f"{value:.3g}"
+
+
+def percent(mean: float, std: float, n: float) -> str:
+    """Fractions as "93.21 ± 0.30 (3)"; without the ± where there is no spread to state."""
+    if math.isnan(mean):
+        return "–"
+    return f"{100 * mean:.2f}" + ("" if math.isnan(std) else f" ± {100 * std:.2f}") + f" ({n:.0f})"
+
+
+def _refuse_several_setups(stages: pd.DataFrame) -> None:
+    setups = sorted(map(str, stages["setup"].unique()))
+    if len(setups) > 1:
+        raise ValueError(f"one set-up at a time, got {len(setups)}: {', '.join(setups)}")
+
+
+def _refuse_repeated_seeds(rows: pd.DataFrame, identity: list[str]) -> None:
+    repeated = rows[rows.duplicated(identity)]
+    if len(repeated):
+        first = ", ".join(f"{name} {repeated.iloc[0][name]}" for name in identity)
+        raise ValueError(f"{len(repeated)} repeated stages in one set-up, the first at {first}")
+
+
+def _num_stages(means: pd.DataFrame, plr: float) -> int:
+    return int(means.loc[means["plr"] == plr, "num_stages"].sum())
+
+
+def _accuracy(name: str, cell: pd.Series | None, **keys: str) -> dict[str, float]:
+    columns = {"mean": name, "std": f"{name}_std", "n": f"{name}_n", **keys}
+    missing = {"n": 0.0}
+    return {
+        column: missing.get(key, math.nan) if cell is None else float(cell[key])
+        for key, column in columns.items()
+    }
+
+
+def _state(num_stages: int, num_diverged: int, full: int) -> str:
+    parts = []
+    if num_diverged:
+        every = num_diverged == num_stages
+        parts.append("diverged" if every else f"{num_diverged}/{num_stages} diverged")
+    if num_stages < full:
+        parts.append("partial")
+    return ", ".join(parts) or "done"
+
+
+def _in_words(cell: pd.Series) -> str:
+    if cell["n"] < 2:
+        return f"{100 * cell['mean']:.2f} % (n = 1: no error bar)"
+    return (
+        f"{100 * cell['mean']:.2f} ± {100 * cell['std']:.2f} % "
+        f"(mean ± sample standard deviation over n = {cell['n']:.0f} seeds)"
+    )
+
+
+def _of_cell(stages: pd.DataFrame, kind: str, cell: pd.Series) -> pd.DataFrame:
+    rows = stages[stages["kind"] == kind]
+    for key in CELL_KEYS[kind]:
+        rows = rows[floats(rows[key]) == cell[key]]
+    return rows
+
+
+def _epochs(stages: pd.DataFrame, kind: str, cell: pd.Series) -> str:
+    epoch = np.max(floats(_of_cell(stages, kind, cell)["epoch"]))
+    return "" if math.isnan(epoch) else f" after {epoch:.0f} epochs"
+
+
+def _difference(stages: pd.DataFrame, cell: pd.Series, pretrained: pd.Series) -> str:
+    """The best cell minus the best pre-training, seed by seed: seeds share their initialisation."""
+    a, b = (
+        pd.Series(floats(rows["test_accuracy"]), index=rows["seed"].to_numpy())
+        for rows in (
+            _of_cell(stages, "finetune", cell),
+            _of_cell(stages, "pretrain", pretrained),
+        )
+    )
+    points = 100 * (a - b).dropna()
+    if points.empty:
+        gap = 100 * (cell["mean"] - pretrained["mean"])
+        return f"the cell differs by {gap:+.2f} points (no seed in common: no error bar)"
+    if len(points) == 1:
+        return f"the cell differs by {points.iloc[0]:+.2f} points (n = 1: no error bar)"
+    spread = points.std()
+    verdict = "within" if abs(points.mean()) <= spread else "beyond"
+    return (
+        f"the cell differs by {points.mean():+.2f} points, {verdict} the seed spread "
+        f"(± {spread:.2f}: sample standard deviation of {len(points)} differences, seed by seed)"
+    )

@@ -1,0 +1,175 @@
+"""What the commands do: data, device, plan, sweep, report, in this order."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from fasttrain_data import DataError, DataUnavailable, ImageData
+from fasttrain_data import load as load_data
+from rich.console import Console
+
+from .config import Config, RunOptions
+from .errors import EnvironmentProblem, UsageError
+from .estimate import estimate
+from .lab import Lab
+from .plan import KINDS, Stage, build, setup_sections, unshared_epochs
+from .precision import resolve_device, resolve_precision
+from .progress import ProgressView, duration
+from .provenance import provenance
+from .report import rich_table, summary, write_report
+from .results import configurations, load, load_epochs, origin
+from .store import Store
+from .sweep import run_sweep
+
+
+def sweep(
+    config: Config,
+    options: RunOptions,
+    *,
+    name: str,
+    command: str,
+    seeds: Sequence[int] | None = None,
+    dry_run: bool = False,
+    every_epoch: bool = False,
+) -> int:
+    """Run a grid, or say what it would take; returns the exit code.
+
+    Args:
+        name: names the default store, runs/<name>.
+        command: the command line, for the record.
+        seeds: seeds to run; 0, 1, ... up to the configured number if not given.
+        every_epoch: without a terminal, a line per epoch instead of one per stage.
+    """
+    console = Console()
+    device = resolve_device(options.device)
+    precision = resolve_precision(config.training.precision, device)
+    # A resumed run must find the same bits: no algorithm that is chosen by timing or adds in any
+    # order.
+    torch.backends.cudnn.deterministic = True
+    data = _images(config, options.data_root)
+    path = options.store or Path("runs") / name
+    store = Store(path) if dry_run and not path.exists() else Store.open(path, create=not dry_run)
+    lab = Lab(config, data, store, device, precision, provenance(device, precision, command))
+    stages = build(config, setup_sections(config, data, precision), seeds)
+    if dry_run:
+        _print_plan(stages, lab, console)
+        return 0
+    with store.lock():
+        states = [(stage, store.state(stage.id)) for stage in stages]
+        view = ProgressView(states, console, quiet=options.quiet, every_epoch=every_epoch)
+        with view:
+            failures = run_sweep(stages, lab, view)
+        page = _write_report(store)
+    if not options.quiet:
+        _print_outcome(stages, store, page, console)
+    if failures:
+        listing = "; ".join(f"{label}: {error}" for label, error in failures.items())
+        raise EnvironmentProblem(
+            f"{len(failures)} stages failed (see failed.txt in theirs): {listing}"
+        )
+    return 0
+
+
+def report(path: Path) -> int:
+    """Rebuild everything that is derived from a store; returns the exit code."""
+    print(_write_report(Store.open(path, create=False)))
+    return 0
+
+
+def describe_data(dataset: str, root: Path | None) -> int:
+    """Print what a data set holds; returns the exit code."""
+    data = _load(dataset, root)
+    height, width, channels = data.train_images.shape[1:]
+    counts = Counter(data.train_labels.tolist())
+    per_class = sorted({counts[label] for label in range(data.num_classes)})
+    lines = {
+        "name": data.name,
+        "training images": len(data.train_images),
+        "test images": len(data.test_images),
+        "shape (H, W, C)": f"{height} x {width} x {channels}, uint8",
+        "classes": f"{data.num_classes}: {', '.join(data.class_names)}",
+        "training images per class": " to ".join(str(c) for c in (per_class[0], per_class[-1])),
+        "mean": ", ".join(f"{value:.4f}" for value in data.mean),
+        "std": ", ".join(f"{value:.4f}" for value in data.std),
+        "digest": data.digest,
+    }
+    for key, value in lines.items():
+        print(f"{key:26}{value}")
+    return 0
+
+
+def _images(config: Config, root: Path | None) -> ImageData:
+    try:
+        data = _load(config.data.dataset, root).subset(config.data.n_train, config.data.n_test)
+    except DataError as error:
+        raise UsageError(str(error)) from None
+    size = min(data.train_images.shape[1:3])
+    if config.data.crop_padding >= size:
+        raise UsageError(
+            f"crop_padding = {config.data.crop_padding}: images have {size} pixels a side"
+        )
+    return data
+
+
+def _load(dataset: str, root: Path | None) -> ImageData:
+    try:
+        return load_data(dataset, root)
+    except DataError as error:
+        raise UsageError(str(error)) from None
+    except DataUnavailable as error:
+        raise EnvironmentProblem(str(error)) from None
+
+
+def _print_plan(stages: list[Stage], lab: Lab, console: Console) -> None:
+    states = [(stage, lab.store.state(stage.id)) for stage in stages]
+    left = [stage for stage, state in states if state in ("todo", "failed")]
+    for kind in KINDS:
+        counts = Counter(state for stage, state in states if stage.kind == kind)
+        if counts:
+            text = ", ".join(
+                f"{counts[s]} {s}" for s in ("done", "diverged", "failed", "todo") if counts[s]
+            )
+            console.print(f"{kind:10}{counts.total():6} stages: {text}", highlight=False)
+    children = Counter(stage.parent.id for stage in stages if stage.parent)
+    shared = sum(count > 1 for count in children.values())
+    console.print(
+        f"{shared} pre-training runs are shared by {sum(children.values())} later stages",
+        highlight=False,
+    )
+    if not left:
+        console.print("nothing left to run")
+        return
+    cost = estimate(left, lab)
+    lines = [
+        f"left: {len(left)} stages, {cost.num_epochs} epochs"
+        f" ({unshared_epochs(left)} if nothing were shared)",
+        f"measured: {cost.epoch_s:.3g} s per epoch on {lab.provenance['device']}, {lab.precision}",
+        f"estimate: {duration(cost.time_s)}, {cost.disk_bytes / 2**20:.1f} MiB in {lab.store.path}",
+    ]
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def _write_report(store: Store) -> Path:
+    """Tables, figures and page of everything finished in the store; returns the page's path."""
+    folder = store.path / "report"
+    stages = load(store.path)
+    try:
+        folder.mkdir(exist_ok=True)
+        stages.to_csv(folder / "results.csv", index=False)
+        stages.to_parquet(folder / "results.parquet", index=False)
+        return write_report(
+            folder, stages, load_epochs(store.path), configurations(store.path), origin(store.path)
+        )
+    except OSError as error:
+        raise EnvironmentProblem(f"{folder}: cannot be written: {error.strerror}") from None
+
+
+def _print_outcome(stages: list[Stage], store: Store, page: Path, console: Console) -> None:
+    """The summary of this grid's stages, and where the report is."""
+    ids = {stage.id for stage in stages}
+    table = load(store.path)
+    rows = table[table["stage"].isin(ids)]
+    for _, of_setup in rows.groupby("setup", sort=False):
+        console.print(rich_table(summary(of_setup)))
+    print(f"report: {page}")

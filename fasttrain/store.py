@@ -1,0 +1,245 @@
+"""The store: the directory that holds every result, and the only state there is.
+
+    <store>/store.json                  format version
+    <store>/.lock                       held by the one process that writes
+    <store>/<stage>/stage.json          what the stage is (written first)
+    <store>/<stage>/progress.safetensors   its last finished epoch, while it runs
+    <store>/<stage>/*.safetensors, metrics.parquet   its results
+    <store>/<stage>/failed.txt          why it could not be run, if so
+    <store>/<stage>/done.json           digests of the results and a summary (written last)
+
+Every file is written beside its place, flushed to disk and renamed, so that a process killed at any
+moment leaves either the old file or the new one. A stage counts as finished when done.json is
+there.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from .errors import EnvironmentProblem
+
+FORMAT = 1
+PROGRESS = "progress.safetensors"
+FAILURE = "failed.txt"
+
+
+class Store:
+    """One store directory. `open` it for reading; hold `lock()` to write."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def open(cls, path: Path, *, create: bool) -> "Store":
+        """Open a store, or make an empty one.
+
+        Raises:
+            EnvironmentProblem: not a store, a store of another format version, or not writable.
+        """
+        marker = path / "store.json"
+        if not marker.exists():
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise EnvironmentProblem(
+                    f"{path}: exists and is not a fasttrain store (no store.json)"
+                )
+            if not create:
+                raise EnvironmentProblem(f"{path}: no such store")
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise EnvironmentProblem(f"{path}: cannot be made: {error.strerror}") from None
+            write_atomically(marker, _json({"program": "fasttrain", "format": FORMAT}))
+        version = _read_json(marker).get("format")
+        if version != FORMAT:
+            raise EnvironmentProblem(
+                f"{marker}: store of format {version}; this version reads format {FORMAT}"
+            )
+        return cls(path)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the store for writing.
+
+        Raises:
+            EnvironmentProblem: another process holds it.
+        """
+        lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise EnvironmentProblem(
+                f"{self.path}: in use by another fasttrain process; wait, or use another --store"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def stages(self) -> list[str]:
+        """Ids of the finished stages, sorted."""
+        return sorted(done.parent.name for done in self.path.glob("*/done.json"))
+
+    def summary(self, stage: str) -> dict[str, Any] | None:
+        """The content of done.json, or None if the stage is not finished.
+
+        Raises:
+            EnvironmentProblem: done.json is damaged, or a file it lists is missing or of another
+            size.
+        """
+        done = self.path / stage / "done.json"
+        if not done.exists():
+            return None
+        record = _read_json(done)
+        try:
+            files = {name: entry["bytes"] for name, entry in record["files"].items()}
+        except (KeyError, TypeError, AttributeError):
+            raise _damaged(done, "does not list its files") from None
+        for name, size in files.items():
+            path = done.parent / name
+            if not path.exists():
+                raise _damaged(path, "is missing")
+            if path.stat().st_size != size:
+                raise _damaged(path, f"has {path.stat().st_size} bytes instead of {size}")
+        return record
+
+    def description(self, stage: str) -> dict[str, Any]:
+        """The content of stage.json."""
+        return _read_json(self.path / stage / "stage.json")
+
+    def read(self, stage: str, name: str) -> bytes:
+        """A result file of a finished stage, checked against its digest.
+
+        Raises:
+            EnvironmentProblem: the file is missing or is not what was written.
+        """
+        record = self.summary(stage)
+        path = self.path / stage / name
+        if record is None or name not in record["files"]:
+            raise _damaged(path, "is missing")
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != record["files"][name]["sha256"]:
+            raise _damaged(path, "does not match its sha256")
+        return content
+
+    def read_tensors(self, stage: str, name: str) -> dict[str, Tensor]:
+        """The tensors of a result file of a finished stage."""
+        return safetensors.torch.load(self.read(stage, name))
+
+    def begin(self, stage: str, description: dict[str, Any]) -> None:
+        """Make the stage's directory and say what it is."""
+        folder = self.path / stage
+        folder.mkdir(exist_ok=True)
+        if not (folder / "stage.json").exists():
+            write_atomically(folder / "stage.json", _json(description))
+
+    def save_progress(self, stage: str, tensors: dict[str, Tensor]) -> None:
+        """Replace the stage's checkpoint."""
+        write_atomically(self.path / stage / PROGRESS, to_bytes(tensors))
+
+    def load_progress(self, stage: str) -> dict[str, Tensor] | None:
+        """The stage's checkpoint, or None.
+
+        Raises:
+            EnvironmentProblem: the checkpoint is damaged.
+        """
+        path = self.path / stage / PROGRESS
+        if not path.exists():
+            return None
+        try:
+            return safetensors.torch.load(path.read_bytes())
+        except safetensors.SafetensorError as error:
+            raise _damaged(path, f"cannot be read ({error})") from None
+
+    def finish(self, stage: str, files: dict[str, bytes], summary: dict[str, Any]) -> None:
+        """Write the results, then done.json, then drop the checkpoint."""
+        folder = self.path / stage
+        for name, content in files.items():
+            write_atomically(folder / name, content)
+        listing = {
+            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in sorted(files.items())
+        }
+        write_atomically(folder / "done.json", _json({**summary, "files": listing}))
+        for name in (PROGRESS, FAILURE):
+            (folder / name).unlink(missing_ok=True)
+
+    def fail(self, stage: str, error: str) -> None:
+        """Record why a stage could not be run; the next sweep tries it again."""
+        write_atomically(self.path / stage / FAILURE, error.encode())
+
+    def state(self, stage: str) -> str:
+        """done, diverged, failed, or todo."""
+        summary = self.summary(stage)
+        if summary is not None:
+            return summary["state"]
+        return "failed" if (self.path / stage / FAILURE).exists() else "todo"
+
+    def free_bytes(self) -> int:
+        """Free space where the store lies."""
+        return shutil.disk_usage(self.path).free
+
+
+def to_bytes(tensors: dict[str, Tensor]) -> bytes:
+    """Tensors in the safetensors format, on the host and contiguous."""
+    return safetensors.torch.save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    )
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file so that a kill or a power cut leaves the old content or the new.
+
+    Raises:
+        EnvironmentProblem: no space, no permission, or another fault of the file system.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise EnvironmentProblem(f"{path}: cannot be written: {error.strerror}") from None
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise _damaged(path, "is missing") from None
+    except ValueError:
+        raise _damaged(path, "is not valid JSON") from None
+    if not isinstance(content, dict):
+        raise _damaged(path, "is not a JSON object")
+    return content
+
+
+def _damaged(path: Path, what: str) -> EnvironmentProblem:
+    remedy = (
+        f"delete {path.parent} and run the sweep again"
+        if path.name != "store.json"
+        else "use another --store"
+    )
+    return EnvironmentProblem(f"{path}: {what}; {remedy}")
