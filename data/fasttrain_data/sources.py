@@ -213,7 +213,7 @@ def _advice(dataset_class: Any, name: str, root: Path, error: Exception) -> str:
         if (folder / path).is_file()
         and not (path == archive and check_integrity(folder / path, md5))
     ]
-    delete = f"delete the damaged {', '.join(unwanted)} and " if unwanted else ""
+    delete = f"delete {', '.join(unwanted)} (damaged or incomplete) and " if unwanted else ""
     reason = " ".join(str(error).split()) or type(error).__name__
     files = ", ".join(archives)
     return f"cannot get {name} ({reason}): {delete}put {files} (from {url}) into {folder}"

@@ -1,5 +1,6 @@
 """Data sets from `.npz` files: both forms, the sibling rule, and every kind of bad file."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,7 @@ def test_the_test_file_is_found_beside_the_train_file(tmp_path, train, test):
     (tmp_path / "set_test.txt").write_text("not a data file")
     data = load(path)
     assert data.name == Path(train).stem
-    assert len(data.train_labels), len(data.test_labels) == (12, 6)
+    assert (len(data.train_labels), len(data.test_labels)) == (12, 6)
 
 
 def test_an_exact_name_wins_over_others(tmp_path):
@@ -195,12 +196,19 @@ def test_a_bare_array_and_text_are_refused(tmp_path):
 
 
 def test_a_member_that_is_no_array_is_refused(tmp_path):
-    import zipfile
-
     path = save(tmp_path / "mine.npz", **{k: v for k, v in ONE_FILE.items() if k != "test_labels"})
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("test_labels", "1,2,3")
     refused(path, "array 'test_labels' cannot be read (not in npy format)")
+
+
+def test_a_broken_array_header_is_refused(tmp_path):
+    header = b"{'descr': (".ljust(117) + b"\n"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    path = save(tmp_path / "mine.npz", **{k: v for k, v in ONE_FILE.items() if k != "test_labels"})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("test_labels.npy", content)
+    refused(path, "array 'test_labels' cannot be read")
 
 
 @pytest.mark.parametrize("save_archive", [np.savez, np.savez_compressed])

@@ -218,7 +218,7 @@ def test_batches_do_not_alias_the_set():
 
 def test_read_only_and_strided_arrays_are_taken():
     fields = {f: getattr(DATA, f) for f in ("name", "test_labels", "class_names", "mean", "std")}
-    images = np.asfortranarray(DATA.train_images)
+    images = DATA.train_images.copy()
     images.flags.writeable = False
     data = ImageData(
         train_images=images,
