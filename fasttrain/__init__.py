@@ -1,7 +1,19 @@
 """What does the learning rate do? Dense grids of pre-training and fine-tuning learning rates."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .results import load, load_epochs
+
 __version__ = "0.1.0"
 
-from .results import load, load_epochs
-
 __all__ = ["__version__", "load", "load_epochs"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import tables when they are first asked for: torch takes seconds, help should not."""
+    if name in ("load", "load_epochs"):
+        from . import results
+
+        return getattr(results, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,6 +8,8 @@ immediate.
 import contextlib
 import dataclasses
 import io
+import itertools
+import re
 import shlex
 import sys
 from dataclasses import dataclass
@@ -32,6 +34,9 @@ from .errors import EnvironmentProblem, UsageError, nearest
 from .values import EpochCounts, learning_rates
 
 T = TypeVar("T")
+
+RULE = re.compile("[\u2570\u256f\u2500-]{4,}$")
+"""A line across the box that tyro puts its errors in, or the box's lower edge."""
 
 OVERVIEW = """\
 usage: fasttrain COMMAND ...
@@ -227,11 +232,19 @@ def _parse(command: type[T], name: str, arguments: list[str], default: T | None 
 
 
 def _one_line(box: str) -> str:
-    """What tyro says in its box, as one line: the message and the nearest option."""
-    lines = [line.strip("\u2502 ") for line in box.splitlines()[1:]]
-    rules = [i for i, line in enumerate(lines) if line.startswith(("\u2500", "\u2570"))]
-    message = " ".join(lines[: rules[0]]) if rules else " ".join(lines)
-    hint = next((i for i, line in enumerate(lines) if line.startswith("Perhaps you meant")), None)
-    if hint is not None and hint + 1 < len(lines):
-        message += f" (did you mean {lines[hint + 1].split()[0]}?)"
+    """What tyro says in its box, as one line: the message and the nearest option.
+
+    Below a title, rules part the box into blocks: the message first, then suggestions and hints.
+    """
+    lines = [line.strip(" \u2502") for line in box.splitlines()[1:]]
+    blocks = [
+        [line for line in block if line]
+        for is_rule, block in itertools.groupby(lines, key=lambda line: bool(RULE.match(line)))
+        if not is_rule
+    ]
+    blocks = [block for block in blocks if block] or [["cannot be read"]]
+    message = " ".join(blocks[0])
+    for heading, *options in blocks[1:]:
+        if heading.startswith("Perhaps you meant") and options:
+            message += f" (did you mean {options[0].split()[0]}?)"
     return message

@@ -176,7 +176,9 @@ class Store:
 
     def fail(self, stage: str, error: str) -> None:
         """Record why a stage could not be run; the next sweep tries it again."""
-        write_atomically(self.path / stage / FAILURE, error.encode())
+        folder = self.path / stage
+        folder.mkdir(exist_ok=True)
+        write_atomically(folder / FAILURE, error.encode())
 
     def state(self, stage: str) -> str:
         """done, diverged, failed, or todo."""

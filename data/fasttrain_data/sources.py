@@ -174,7 +174,7 @@ def _open(dataset_class: Any, name: str, root: Path) -> tuple[Any, Any]:
 
 def _construct(dataset_class: Any, root: Path, *, download: bool) -> tuple[Any, Any]:
     with warnings.catch_warnings(), _socket_timeout(DOWNLOAD_TIMEOUT_S):
-        # The published CIFAR pickles spell a dtype in a way that numpy has deprecated.
+        # The published CIFAR pickles hold a dtype flag as an integer: some numpy 2.4 warn about it.
         warnings.filterwarnings("ignore", message=r".*align should be passed as Python or NumPy")
         train, test = (
             dataset_class(str(root), train=is_train, download=download)

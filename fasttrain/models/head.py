@@ -1,9 +1,11 @@
 """Parts that every network shares: normalisation, the frozen head, and access to sphere parameters.
 
-A network is scale-invariant when multiplying any conv weight by a positive factor leaves its
-output: every conv is followed by a batch normalisation without affine parameters, no conv has a
-bias, and the head is rescaled once to Frobenius norm 10 and frozen (arXiv 2410.22113, appendix on
-experimental details). The practical form has affine normalisation and a trainable head.
+A network is scale-invariant when multiplying its conv weights by a positive factor leaves its
+output: what a conv yields goes through a batch normalisation without affine parameters, no conv has
+a bias, and the head is rescaled once to Frobenius norm 10 and frozen (arXiv 2410.22113, the
+published code). A conv that feeds a batch normalisation directly is invariant by itself; the convs
+that add to one residual stream are invariant together. The practical form has affine normalisation
+and a trainable head.
 """
 
 import torch

@@ -39,11 +39,14 @@ def offline(monkeypatch):
 
 
 class PublishedPickler(pickle.Pickler):
-    """Writes dtypes as the Python 2 that made the published files did."""
+    """Writes the flag `align` as the integer that Python 2 wrote into the published files.
+
+    Every numpy 2.4 warns about it where no flag follows; with one only some releases do.
+    """
 
     def reducer_override(self, obj):
         if isinstance(obj, np.dtype):
-            return np.dtype, (obj.str[1:], 0, 1), obj.__reduce__()[2]
+            return np.dtype, (obj.str[1:], 0), obj.__reduce__()[2]
         return NotImplemented
 
 

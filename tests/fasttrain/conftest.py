@@ -1,0 +1,71 @@
+"""A grid small enough to run in seconds, and a way to run command lines in this process."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from fasttrain.cli import run
+
+TINY = """
+[data]
+dataset = "digits"
+n_train = 150
+n_test = 50
+[network]
+width = 2
+[training]
+epochs = 3
+finetune_epochs = 2
+batch_size = 64
+[grid]
+plr = [1e-2, 1e-1]
+flr = [1e-2]
+k = [2, 3]
+"""
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_threads():
+    """The networks here are too small to share between threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """The path of a TOML file with a grid of 2 pre-trainings, 2 fine-tunings and 4 averages."""
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def fasttrain(capsys, monkeypatch, tmp_path):
+    """Run a command line from an empty directory: `fasttrain("sweep", ...)` -> Outcome."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str | Path) -> Outcome:
+        code = run([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    """Every result file of a store, by stage and name: what must be the same bit for bit."""
+    return {
+        str(path.relative_to(store)): path.read_bytes()
+        for path in sorted(store.glob("*/*"))
+        if path.name in ("state.safetensors", "metrics.parquet", "stage.json")
+    }

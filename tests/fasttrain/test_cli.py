@@ -1,0 +1,112 @@
+"""What the command line says: one line for a mistake, the right exit code, no traceback."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fasttrain.config import load_config
+
+MISTAKES = [
+    (["swep"], "'swep' is no command (did you mean 'sweep'?)"),
+    (["sweep"], "needs a preset or a .toml file first"),
+    (["sweep", "--quiet"], "needs a preset or a .toml file first"),
+    (["sweep", "digts"], "did you mean 'digits'"),
+    (["sweep", "none.toml"], "none.toml: cannot be read: No such file"),
+    (["sweep", "digits", "extra"], "extra"),
+    (["sweep", "digits", "--epoch", "3"], "--epoch, 3 (did you mean --epochs?)"),
+    (["sweep", "digits", "--epochs"], "--epochs"),
+    (["sweep", "digits", "--epochs", "0"], "training.epochs = 0: must be greater than 0"),
+    (["sweep", "digits", "--epochs", "x"], "--epochs"),
+    (["sweep", "digits", "--plr", ""], "--plr: empty"),
+    (["sweep", "digits", "--plr", "1e-3,x"], "--plr: 'x' is not a learning rate"),
+    (["sweep", "digits", "--plr", "1,1"], "--plr: 1 is given twice"),
+    (["sweep", "digits", "--flr", "0"], "--flr: 0: a learning rate is a finite number above 0"),
+    (["sweep", "digits", "--k", "0"], "--k: 0: a number of checkpoints"),
+    (["sweep", "digits", "--seeds", "0"], "grid.seeds = 0"),
+    (["sweep", "digits", "--model", "resnet19"], "Expected one of ('convnet', 'resnet18')"),
+    (["sweep", "digits", "--precision", "fp16"], "fp16"),
+    (["sweep", "digits", "--dataset", "cifar11"], "did you mean 'cifar10'"),
+    (["sweep", "digits", "--dataset", "none.npz"], "none.npz"),
+    (["sweep", "digits", "--n-train", "5000"], "n_train is 5000"),
+    (["sweep", "digits", "--crop-padding", "8"], "crop_padding = 8"),
+    (["sweep", "digits", "--device", "tpu"], "--device 'tpu': allowed are auto, cpu, cuda"),
+    (["train", "digits"], "--plr"),
+    (["train", "digits", "--plr=-1"], "--plr: -1: a learning rate"),
+    (["train", "digits", "--plr", "1", "--seed=-1"], "--seed -1"),
+    (["report"], "directory of the results (required)"),
+    (["data", "dgits"], "did you mean 'digits'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=lambda v: str(v)[:40])
+def test_a_mistake_is_one_line_and_exit_code_2(fasttrain, tmp_path, arguments, message):
+    outcome = fasttrain(*arguments)
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert outcome.err.startswith("fasttrain: ") and outcome.err.count("\n") == 1
+    assert message in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sweep", "digits", "--device", "cuda:99"], "CUDA devices"),
+        (["report", "nowhere"], "nowhere: no such store"),
+        (["sweep", "digits", "--store", "/dev/null/store"], "/dev/null/store: cannot be made"),
+    ],
+)
+def test_a_fault_of_the_environment_is_one_line_and_exit_code_1(fasttrain, arguments, message):
+    outcome = fasttrain(*arguments)
+    assert outcome.code == 1
+    assert message in outcome.err and outcome.err.count("\n") == 1
+
+
+def test_bad_arrays_are_named(fasttrain, tmp_path):
+    images = np.zeros((4, 8, 8, 1), np.uint8)
+    np.savez(
+        tmp_path / "bad.npz",
+        train_images=images,
+        train_labels=np.arange(3),
+        test_images=images,
+        test_labels=np.zeros(4, int),
+    )
+    outcome = fasttrain("sweep", "digits", "--dataset", "bad.npz")
+    assert outcome.code == 2
+    assert "bad.npz" in outcome.err and outcome.err.count("\n") == 1
+
+
+def test_help_comes_for_every_command(fasttrain, capsys):
+    overview = fasttrain("--help")
+    assert overview.code == 0 and "digits" in overview.out
+    assert fasttrain().code == 2
+    for command in ("sweep", "train", "report", "data"):
+        with pytest.raises(SystemExit) as stop:
+            fasttrain(command, "--help")
+        assert stop.value.code == 0
+        assert f"fasttrain {command}" in capsys.readouterr().out
+
+
+def test_help_shows_the_values_of_the_preset(fasttrain, capsys):
+    with pytest.raises(SystemExit):
+        fasttrain("sweep", "cifar10-resnet18", "--help")
+    text = capsys.readouterr().out
+    radius = load_config("cifar10-resnet18").network.radius
+    assert f"(default: {radius})" in text
+
+
+def test_data_describes_a_set(fasttrain):
+    outcome = fasttrain("data", "digits")
+    assert outcome.code == 0
+    assert "8 x 8 x 1, uint8" in outcome.out
+    assert "1437" in outcome.out
+
+
+def test_the_module_runs_and_help_does_not_wait_for_torch(tmp_path):
+    code = "import sys, fasttrain.cli as c; c.run(['--help']); sys.exit('torch' in sys.modules)"
+    for command in (["-c", code], ["-m", "fasttrain", "--version"]):
+        done = subprocess.run([sys.executable, *command], cwd=tmp_path, env=dict(os.environ))
+        assert done.returncode == 0

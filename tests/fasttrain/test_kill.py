@@ -1,0 +1,117 @@
+"""SIGKILL and Ctrl-C on the real program: nothing lost, nothing repeated, the same bits."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from .conftest import TINY, contents
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def sweep_command(folder: Path, store: str) -> list[str]:
+    (folder / "grid.toml").write_text(TINY.replace("epochs = 3", "epochs = 12"))
+    return [sys.executable, "-m", "fasttrain", "sweep", "grid.toml", "--store", store]
+
+
+def start(folder: Path, store: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        sweep_command(folder, store),
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def files(store: Path) -> set[tuple[str, int]]:
+    """Names and ages of everything in a store, to see it move."""
+    found = set()
+    for path in store.glob("*/*"):
+        try:
+            found.add((str(path), path.stat().st_mtime_ns))
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def wait_for_change(process: subprocess.Popen, store: Path, changes: int) -> None:
+    """Return when the store has changed so many times, or the process has ended."""
+    for _ in range(changes):
+        before = files(store)
+        while files(store) == before and process.poll() is None:
+            os.sched_yield()
+
+
+def finish(folder: Path, store: str) -> None:
+    done = subprocess.run(
+        sweep_command(folder, store), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("trial", range(3))
+def test_killed_at_random_moments_it_ends_in_the_same_bits(tmp_path, trial):
+    moments = random.Random(trial)
+    finish(tmp_path, "whole")
+    kept: dict[str, int] = {}
+    kills = 0
+    for _ in range(4):
+        process = start(tmp_path, "killed")
+        wait_for_change(process, tmp_path / "killed", moments.randrange(1, 25))
+        # Somewhere inside an epoch or a write, not at the change itself.
+        until = time.perf_counter() + moments.uniform(0, 0.05)
+        while time.perf_counter() < until:
+            pass
+        process.kill()
+        kills += process.wait() == -signal.SIGKILL
+        process.stderr.close()
+        finished = {
+            str(path): path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("*/done.json")
+        }
+        assert kept.items() <= finished.items()
+        kept = finished
+    assert kills >= 2
+    finish(tmp_path, "killed")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    for path, written in kept.items():
+        assert Path(path).stat().st_mtime_ns == written
+    assert not list((tmp_path / "killed").rglob("progress.safetensors"))
+
+
+def test_a_second_process_is_refused_and_harms_nothing(tmp_path):
+    finish(tmp_path, "whole")
+    first = start(tmp_path, "shared")
+    wait_for_change(first, tmp_path / "shared", 3)
+    second = subprocess.run(
+        sweep_command(tmp_path, "shared"),
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    first_ended = first.poll() is not None
+    assert first.wait() == 0, first.stderr.read()
+    first.stderr.close()
+    if not first_ended:
+        assert second.returncode == 1
+        assert "in use by another fasttrain process" in second.stderr
+    assert contents(tmp_path / "shared") == contents(tmp_path / "whole")
+
+
+def test_ctrl_c_stops_and_says_how_to_resume(tmp_path):
+    process = start(tmp_path, "stopped")
+    wait_for_change(process, tmp_path / "stopped", 3)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "to resume, run again: fasttrain sweep grid.toml --store stopped" in errors
+    assert "Traceback" not in errors
+    finish(tmp_path, "stopped")

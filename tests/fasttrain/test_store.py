@@ -1,0 +1,194 @@
+"""The store under faults: every one is a line that names the file, and nothing is half-written."""
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import filelock
+import pytest
+import torch
+
+from fasttrain.errors import EnvironmentProblem
+from fasttrain.store import Store, write_atomically
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    made = Store.open(tmp_path / "store", create=True)
+    made.begin("a" * 16, {"kind": "pretrain"})
+    made.finish("a" * 16, {"state.safetensors": b"weights"}, {"state": "done"})
+    return made
+
+
+def one_line(error: pytest.ExceptionInfo) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_finished_stage_reads_back(store):
+    assert store.stages() == ["a" * 16]
+    assert store.read("a" * 16, "state.safetensors") == b"weights"
+    assert store.state("a" * 16) == "done"
+    assert store.state("b" * 16) == "todo"
+    assert store.summary("b" * 16) is None
+
+
+def test_progress_reads_back_and_goes_with_the_end(store):
+    store.begin("b" * 16, {})
+    assert store.load_progress("b" * 16) is None
+    weights = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    store.save_progress("b" * 16, {"w": weights})
+    assert torch.equal((store.load_progress("b" * 16) or {})["w"], weights)
+    store.fail("b" * 16, "no luck")
+    assert store.state("b" * 16) == "failed"
+    store.finish("b" * 16, {}, {"state": "diverged"})
+    assert store.state("b" * 16) == "diverged"
+    names = {path.name for path in (store.path / ("b" * 16)).iterdir()}
+    assert names == {"stage.json", "done.json"}
+
+
+def damage(name: str):
+    """A way to spoil the finished stage, and what must be said of it."""
+
+    def missing(folder: Path) -> None:
+        (folder / "state.safetensors").unlink()
+
+    def truncated(folder: Path) -> None:
+        (folder / "state.safetensors").write_bytes(b"weig")
+
+    def flipped(folder: Path) -> None:
+        (folder / "state.safetensors").write_bytes(b"weightz")
+
+    def no_json(folder: Path) -> None:
+        (folder / "done.json").write_text("{")
+
+    def other_json(folder: Path) -> None:
+        (folder / "done.json").write_text("[1]")
+
+    def no_files(folder: Path) -> None:
+        (folder / "done.json").write_text("{}")
+
+    return locals()[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "message"),
+    [
+        ("missing", "state.safetensors", "is missing"),
+        ("truncated", "state.safetensors", "has 4 bytes instead of 7"),
+        ("flipped", "state.safetensors", "does not match its sha256"),
+        ("no_json", "done.json", "is not valid JSON"),
+        ("other_json", "done.json", "is not a JSON object"),
+        ("no_files", "done.json", "does not list its files"),
+    ],
+)
+def test_a_damaged_stage_is_named_with_its_remedy(store, name, file, message):
+    folder = store.path / ("a" * 16)
+    damage(name)(folder)
+    with pytest.raises(EnvironmentProblem) as error:
+        store.read("a" * 16, "state.safetensors")
+    text = one_line(error)
+    assert f"{folder / file}: {message}" in text
+    assert f"delete {folder}" in text
+
+
+def test_a_damaged_checkpoint_is_named(store):
+    store.begin("b" * 16, {})
+    (store.path / ("b" * 16) / "progress.safetensors").write_bytes(b"\0" * 20)
+    with pytest.raises(EnvironmentProblem, match="progress.safetensors: cannot be read"):
+        store.load_progress("b" * 16)
+
+
+def test_what_is_not_a_store_is_refused(tmp_path, store):
+    with pytest.raises(EnvironmentProblem, match="no such store"):
+        Store.open(tmp_path / "none", create=False)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    with pytest.raises(EnvironmentProblem, match="is not a fasttrain store"):
+        Store.open(tmp_path / "other", create=True)
+    assert [p.name for p in (tmp_path / "other").iterdir()] == ["thesis.tex"]
+    (tmp_path / "file").touch()
+    with pytest.raises(EnvironmentProblem, match="is not a fasttrain store"):
+        Store.open(tmp_path / "file", create=True)
+    with pytest.raises(EnvironmentProblem, match="cannot be made: Not a directory"):
+        Store.open(tmp_path / "file" / "store", create=True)
+    (store.path / "store.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(EnvironmentProblem, match="store of format 99; this version reads format 1"):
+        Store.open(store.path, create=True)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EIO])
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, code):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(EnvironmentProblem) as error:
+        write_atomically(path, b"new")
+    assert one_line(error) == f"{path}: cannot be written: {os.strerror(code)}"
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"file": b"old"}
+
+
+def test_a_full_disk_stops_the_sweep_and_it_resumes(fasttrain, tiny, tmp_path, monkeypatch):
+    fsync, calls = os.fsync, 0
+
+    def full_after_a_while(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_after_a_while)
+        outcome = fasttrain("sweep", tiny, "--quiet")
+    assert outcome.code == 1
+    assert outcome.err.count("\n") == 1
+    assert "No space left on device" in outcome.err
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert fasttrain("sweep", tiny, "--quiet").code == 0
+
+
+def test_a_store_in_use_is_refused(fasttrain, tiny, tmp_path):
+    store = Store.open(tmp_path / "runs" / "tiny", create=True)
+    with filelock.FileLock(store.path / ".lock"):
+        outcome = fasttrain("sweep", tiny)
+    assert outcome.code == 1
+    assert outcome.err == (
+        "fasttrain: runs/tiny: in use by another fasttrain process; wait, or use another --store\n"
+    )
+    assert store.stages() == []
+
+
+def test_a_sweep_refuses_a_damaged_parent_and_reports_need_their_files(fasttrain, tiny, tmp_path):
+    assert fasttrain("sweep", tiny, "--quiet", "--k", "none").code == 0
+    store = tmp_path / "runs" / "tiny"
+    pretrained = {
+        path.parent
+        for path in store.glob("*/stage.json")
+        if json.loads(path.read_text())["kind"] == "pretrain"
+    }
+    for folder in pretrained:
+        state = folder / "state.safetensors"
+        content = bytearray(state.read_bytes())
+        content[-1] ^= 1
+        state.write_bytes(bytes(content))
+    before = {path.name for path in store.iterdir()}
+    outcome = fasttrain("sweep", tiny, "--quiet", "--flr", "1e-3", "--k", "none")
+    assert outcome.code == 1
+    assert "state.safetensors: does not match its sha256" in outcome.err
+    assert outcome.err.count("\n") == 1
+    unfinished = {path.name for path in store.iterdir()} - before
+    assert not any((store / name / "done.json").exists() for name in unfinished)
+    for folder in pretrained:
+        shutil.rmtree(folder)
+    assert fasttrain("sweep", tiny, "--quiet", "--flr", "1e-3", "--k", "none").code == 0
+    (next(store.glob("*/metrics.parquet"))).unlink()
+    outcome = fasttrain("report", store)
+    assert outcome.code == 1
+    assert "metrics.parquet: is missing" in outcome.err

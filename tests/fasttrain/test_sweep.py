@@ -1,0 +1,287 @@
+"""The main job: a grid runs once, resumes, grows, and its results mean what they say."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from fasttrain_data import load as load_data
+
+import fasttrain as package
+from fasttrain import sweep as sweep_module
+from fasttrain.config import load_config
+from fasttrain.evaluate import reestimate_batch_norm_
+from fasttrain.lab import Lab
+from fasttrain.loop import train_epoch
+from fasttrain.plan import averages, build, predecessors, setup_sections
+from fasttrain.stages import Progress, is_chance
+from fasttrain.store import Store
+
+from .conftest import contents
+
+
+def finish_times(store):
+    return {p.parent.name: p.stat().st_mtime_ns for p in store.glob("*/done.json")}
+
+
+def test_a_grid_end_to_end(fasttrain, tiny, tmp_path):
+    outcome = fasttrain("sweep", tiny)
+    assert outcome.code == 0, outcome.err
+    store = tmp_path / "runs" / "tiny"
+    assert outcome.out.splitlines()[-1] == "report: runs/tiny/report/report.html"
+    table = package.load(store)
+    assert table["kind"].tolist() == ["pretrain"] * 2 + ["finetune"] * 2 + ["swa"] * 4
+    assert table["plr"].tolist() == [0.01, 0.1, 0.01, 0.1, 0.01, 0.01, 0.1, 0.1]
+    assert table["flr"].dropna().tolist() == [0.01, 0.01]
+    assert table["k"].dropna().tolist() == [2, 3, 2, 3]
+    assert table["epoch"].tolist() == [3, 3, 5, 5, 4, 5, 4, 5]
+    assert set(table["dataset"]) == {"digits"} and set(table["width"]) == {2}
+    assert table[["train_loss", "test_accuracy"]].notna().all(axis=None)
+    assert table["grad_norm"].isna().tolist() == [False] * 4 + [True] * 4
+    csv = pd.read_csv(store / "report" / "results.csv")
+    assert csv["test_accuracy"].tolist() == table["test_accuracy"].tolist()
+    pd.testing.assert_frame_equal(pd.read_parquet(store / "report" / "results.parquet"), table)
+    epochs = package.load_epochs(store)
+    assert len(epochs) == 2 * 3 + 2 * 2 + 2 * (1 + 2)
+    last = epochs[(epochs["kind"] == "pretrain") & (epochs["epoch"] == 3)]
+    pretrained = table[table["kind"] == "pretrain"]
+    assert last["train_loss"].tolist() == pretrained["train_loss"].tolist()
+
+
+def test_nothing_finished_runs_again_and_a_grown_grid_runs_only_what_is_new(
+    fasttrain, tiny, tmp_path
+):
+    store = tmp_path / "runs" / "tiny"
+    assert fasttrain("sweep", tiny).code == 0
+    first = finish_times(store)
+    assert fasttrain("sweep", tiny).code == 0
+    assert finish_times(store) == first
+    grown = ("--plr", "1e-2,1e-1,0.3", "--flr", "1e-2,1e-3", "--k", "2,3,4", "--seeds", "2")
+    assert fasttrain("sweep", tiny, *grown).code == 0
+    second = finish_times(store)
+    assert len(second) == 2 * 3 * (1 + 2 + 3)
+    assert {stage: second[stage] for stage in first} == first
+
+
+def test_the_order_of_averages_does_not_change_their_bits(fasttrain, tiny, tmp_path):
+    for store, counts in (("grown", ["2", "2,3"]), ("direct", ["3"])):
+        for k in counts:
+            assert fasttrain("sweep", tiny, "--store", store, "--k", k).code == 0
+    grown, direct = contents(tmp_path / "grown"), contents(tmp_path / "direct")
+    assert len(direct) == 3 * 6
+    assert {name: grown[name] for name in direct} == direct
+
+
+def test_results_do_not_depend_on_the_way_a_grid_is_written(fasttrain, tiny, tmp_path):
+    assert fasttrain("sweep", tiny, "--k", "none").code == 0
+    plr = ["--plr", "0.01:0.1:2", "--flr", "0.0100000001", "--k", "none"]
+    assert fasttrain("sweep", tiny, *plr).code == 0
+    assert len(package.load(tmp_path / "runs" / "tiny")) == 4
+
+
+def new_lab(tiny, tmp_path) -> tuple[Lab, list]:
+    config = load_config(str(tiny))
+    data = load_data("digits").subset(config.data.n_train, config.data.n_test)
+    store = Store.open(tmp_path / "runs" / "tiny", create=True)
+    lab = Lab(config, data, store, torch.device("cpu"), "fp32", {})
+    return lab, build(config, setup_sections(config, data, "fp32"))
+
+
+def test_an_average_is_the_mean_of_the_checkpoints_of_the_continuing_run(fasttrain, tiny, tmp_path):
+    assert fasttrain("sweep", tiny).code == 0
+    lab, stages = new_lab(tiny, tmp_path)
+    pretrain = stages[0]
+    average = next(s for s in stages if s.parent is pretrain and s.k == 3)
+    model = lab.new_model(0)
+    start = Progress.from_tensors(lab.store.read_tensors(pretrain.id, "state.safetensors"))
+    model.load_state_dict(start.model)
+    optimizer = lab.new_optimizer(model, pretrain.lr)
+    checkpoints = [[w.detach().clone() for w in model.sphere_parameters()]]
+    for epoch in (3, 4):
+        batches = lab.train_loader(0).epoch(epoch)
+        train_epoch(model, optimizer, batches, "fp32", lab.device)
+        checkpoints.append([w.detach().clone() for w in model.sphere_parameters()])
+    kept = Progress.from_tensors(lab.store.read_tensors(average.id, "state.safetensors"))
+    with torch.no_grad():
+        for (name, weight), values in zip(
+            model.named_sphere_parameters(), zip(*checkpoints, strict=True), strict=True
+        ):
+            # A running mean in fp32 rounds once per checkpoint.
+            torch.testing.assert_close(kept.average[name], torch.stack(values).mean(0))
+            weight.copy_(kept.average[name])
+    train = reestimate_batch_norm_(model, lab.train_loader(0).epoch(5), "fp32", lab.device)
+    result = (lab.store.summary(average.id) or {})["result"]
+    assert result["train_accuracy"] == train.accuracy.item()
+    assert result["test_accuracy"] == lab.test(model).accuracy.item()
+
+
+def test_batch_norm_statistics_are_the_plain_mean_over_batches(tiny, tmp_path):
+    lab, _ = new_lab(tiny, tmp_path)
+    model, reference = lab.new_model(0), lab.new_model(0)
+    batches = list(lab.train_loader(0).epoch(0))
+    assert [len(labels) for _, labels in batches] == [64, 64, 22]
+    reestimate_batch_norm_(model, batches, "fp32", lab.device)
+    torch.optim.swa_utils.update_bn([images for images, _ in batches], reference)
+    for ours, theirs in zip(model.buffers(), reference.buffers(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert all(m.momentum == 0.1 for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+def test_every_seed_and_rate_is_its_own_stage_and_predecessors_are_those_of_other_grids(
+    tiny, tmp_path
+):
+    _, stages = new_lab(tiny, tmp_path)
+    assert len({stage.id for stage in stages}) == len(stages)
+    pretrain = stages[0]
+    longest = averages(pretrain, [4])[0]
+    assert [s.k for s in predecessors(longest)] == [3, 2, 1]
+    assert {s.id for s in predecessors(longest)} >= {s.id for s in stages if s.k == 3} - {
+        s.id for s in stages if s.plr != pretrain.plr
+    }
+
+
+def test_a_non_finite_loss_is_a_result_that_is_kept(fasttrain, tiny, tmp_path):
+    arguments = ("sweep", tiny, "--plr", "1e-2,1e38")
+    assert fasttrain(*arguments).code == 0
+    table = package.load(tmp_path / "runs" / "tiny")
+    lost = table[table["plr"] == 1e38]
+    assert lost["state"].tolist() == ["diverged"] * 4
+    assert lost["epoch"].tolist()[0] == 1
+    assert lost["train_loss"].isna().all()
+    assert (table[table["plr"] == 1e-2]["state"] == "done").all()
+    times = finish_times(tmp_path / "runs" / "tiny")
+    assert fasttrain(*arguments).code == 0
+    assert finish_times(tmp_path / "runs" / "tiny") == times
+
+
+def test_chance_is_the_commonest_class_and_three_standard_errors():
+    data = load_data("digits")
+    assert is_chance(0.10, data)
+    assert is_chance(0.125, data)
+    assert not is_chance(0.13, data)
+
+
+def test_an_epoch_reads_nothing_from_the_device(tiny, tmp_path):
+    """On the meta device there is nothing to read: any host read raises."""
+    lab, _ = new_lab(tiny, tmp_path)
+    lab.device = torch.device("meta")
+    model = lab.new_model(0)
+    optimizer = lab.new_optimizer(model, 0.1)
+    batches = [(torch.empty(8, 1, 8, 8, device="meta"), torch.empty(8, device="meta").long())] * 2
+    totals = train_epoch(model, optimizer, batches, "fp32", lab.device)
+    assert all(value.is_meta for value in totals)
+    with pytest.raises(RuntimeError):
+        totals.train_loss.item()
+
+
+def test_a_failing_stage_leaves_the_others_and_is_tried_again(
+    fasttrain, tiny, tmp_path, monkeypatch
+):
+    run_stage = sweep_module.run_stage
+
+    def fails_once(stage, lab, on_epoch):
+        if stage.kind == "pretrain" and stage.plr == 0.01:
+            raise RuntimeError("out of memory")
+        return run_stage(stage, lab, on_epoch)
+
+    monkeypatch.setattr(sweep_module, "run_stage", fails_once)
+    outcome = fasttrain("sweep", tiny)
+    assert outcome.code == 1
+    assert "pretrain plr 0.01 seed 0: RuntimeError: out of memory" in outcome.err
+    assert "Traceback" not in outcome.err
+    assert set(package.load(tmp_path / "runs" / "tiny")["plr"]) == {0.1}
+    assert "1 failed" in fasttrain("sweep", tiny, "--dry-run").out
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert fasttrain("sweep", tiny).code == 0
+    assert len(package.load(tmp_path / "runs" / "tiny")) == 8
+    assert not list((tmp_path / "runs").rglob("failed.txt"))
+
+
+@pytest.mark.parametrize("at", [1, 4, 6, 9])
+def test_an_interrupted_sweep_says_how_to_resume_and_ends_in_the_same_bits(
+    fasttrain, tiny, tmp_path, monkeypatch, at
+):
+    assert fasttrain("sweep", tiny, "--store", "whole").code == 0
+    count = 0
+
+    def interrupt(*_):
+        nonlocal count
+        count += 1
+        if count == at:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fasttrain.progress.ProgressView.epoch", interrupt)
+        outcome = fasttrain("sweep", tiny, "--store", "parts")
+    assert outcome.code == 130
+    assert f"fasttrain sweep {tiny} --store parts" in outcome.err
+    assert fasttrain("sweep", tiny, "--store", "parts").code == 0
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_dry_run_counts_and_writes_nothing(fasttrain, tiny, tmp_path):
+    outcome = fasttrain("sweep", tiny, "--dry-run")
+    assert outcome.code == 0
+    assert not (tmp_path / "runs").exists()
+    words = " ".join(outcome.out.split())
+    assert "pretrain 2 stages: 2 todo" in words
+    assert "finetune 2 stages: 2 todo" in words
+    assert "swa 4 stages: 4 todo" in words
+    assert "2 pre-training runs are shared by 6 later stages" in words
+    # 2 x (3 pre-training + 2 fine-tuning + 2 continuing), against every chain by itself.
+    assert "left: 8 stages, 14 epochs (28 if nothing were shared)" in words
+    assert "estimate:" in words
+    assert fasttrain("sweep", tiny, "--k", "2").code == 0
+    words = " ".join(fasttrain("sweep", tiny, "--dry-run").out.split())
+    assert "pretrain 2 stages: 1 done, 1 diverged" in words
+    assert "swa 4 stages: 1 done, 1 diverged, 2 todo" in words
+
+
+def test_train_runs_one_cell_that_the_sweep_shares(fasttrain, tiny, tmp_path):
+    outcome = fasttrain("train", tiny, "--plr", "0.01", "--flr", "0.01", "--k", "2")
+    assert outcome.code == 0, outcome.err
+    assert "epoch 1/3" in outcome.out
+    assert len(package.load(tmp_path / "runs" / "tiny")) == 3
+    before = finish_times(tmp_path / "runs" / "tiny")
+    assert fasttrain("sweep", tiny).code == 0
+    after = finish_times(tmp_path / "runs" / "tiny")
+    assert {stage: after[stage] for stage in before} == before
+    assert len(after) == 8
+
+
+def test_two_fine_tuning_lengths_are_two_set_ups(fasttrain, tiny, tmp_path):
+    store = tmp_path / "runs" / "tiny"
+    assert fasttrain("sweep", tiny, "--k", "none").code == 0
+    assert fasttrain("sweep", tiny, "--k", "none", "--finetune-epochs", "1").code == 0
+    table = package.load(store)
+    assert table.groupby("setup").size().tolist() == [4, 4]
+    assert table["stage"].nunique() == 6
+
+
+def test_quiet_says_nothing_and_report_rebuilds(fasttrain, tiny, tmp_path):
+    outcome = fasttrain("sweep", tiny, "--quiet")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    page = tmp_path / "runs" / "tiny" / "report" / "report.html"
+    content = page.read_bytes()
+    page.unlink()
+    outcome = fasttrain("report", "runs/tiny")
+    assert (outcome.code, outcome.out) == (0, "runs/tiny/report/report.html\n")
+    assert page.read_bytes() == content
+
+
+def test_evaluation_cadence(fasttrain, tiny, tmp_path):
+    assert fasttrain("sweep", tiny, "--evaluate-every", "2", "--k", "none").code == 0
+    epochs = package.load_epochs(tmp_path / "runs" / "tiny")
+    tested = epochs[epochs["test_accuracy"].notna()]
+    assert sorted(set(tested["epoch"])) == [2, 3, 4, 5]
+    assert package.load(tmp_path / "runs" / "tiny")["test_accuracy"].notna().all()
+
+
+def test_done_files_say_what_they_vouch_for(fasttrain, tiny, tmp_path):
+    assert fasttrain("sweep", tiny, "--k", "2").code == 0
+    for done in (tmp_path / "runs" / "tiny").glob("*/done.json"):
+        record = json.loads(done.read_text())
+        assert set(record["files"]) == {"metrics.parquet", "state.safetensors"}
+        assert record["provenance"]["command"].startswith("fasttrain sweep")
+        assert not (done.parent / "progress.safetensors").exists()
