@@ -116,6 +116,10 @@ def run(arguments: list[str]) -> int:
     except EnvironmentProblem as error:
         print(f"fasttrain: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        words = [str(part) for part in (error.filename, error.strerror) if part]
+        print(f"fasttrain: {': '.join(words) or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         again = shlex.join(["fasttrain", *arguments])
         print(f"\nfasttrain: stopped; to resume, run again: {again}", file=sys.stderr)

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from fasttrain_data import ResidentLoader
 from torch import Tensor, nn
+
+from fasttrain_data import ResidentLoader
 
 from .precision import autocast
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import torch
+
 from fasttrain_data import Augment, ImageData, ResidentLoader, open_loader
 from fasttrain_kernels import SphereSGD
 

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from fasttrain_kernels import SphereSGD
 from torch import Tensor, nn
+
+from fasttrain_kernels import SphereSGD
 
 from .evaluate import loss_and_correct
 from .precision import autocast

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
+
 from fasttrain_data import ImageData
 
 from .config import Config

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from rich.console import Console
+
 from fasttrain_data import DataError, DataUnavailable, ImageData
 from fasttrain_data import load as load_data
-from rich.console import Console
 
 from .config import Config, RunOptions
 from .errors import EnvironmentProblem, UsageError
@@ -19,7 +20,7 @@ from .progress import ProgressView, duration
 from .provenance import provenance
 from .report import rich_table, summary, write_report
 from .results import configurations, load, load_epochs, origin
-from .store import Store
+from .store import Store, parquet, write_atomically
 from .sweep import run_sweep
 
 
@@ -154,15 +155,12 @@ def _write_report(store: Store) -> Path:
     """Tables, figures and page of everything finished in the store; returns the page's path."""
     folder = store.path / "report"
     stages = load(store.path)
-    try:
-        folder.mkdir(exist_ok=True)
-        stages.to_csv(folder / "results.csv", index=False)
-        stages.to_parquet(folder / "results.parquet", index=False)
-        return write_report(
-            folder, stages, load_epochs(store.path), configurations(store.path), origin(store.path)
-        )
-    except OSError as error:
-        raise EnvironmentProblem(f"{folder}: cannot be written: {error.strerror}") from None
+    folder.mkdir(exist_ok=True)
+    write_atomically(folder / "results.csv", stages.to_csv(index=False).encode())
+    write_atomically(folder / "results.parquet", parquet(stages))
+    return write_report(
+        folder, stages, load_epochs(store.path), configurations(store.path), origin(store.path)
+    )
 
 
 def _print_outcome(stages: list[Stage], store: Store, page: Path, console: Console) -> None:

@@ -5,7 +5,6 @@ all that the next one depends on: a stage that was killed and resumed ends in th
 that was not, on the same machine with the same number of threads.
 """
 
-import io
 import math
 import time
 from collections.abc import Callable
@@ -13,16 +12,17 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
+from torch import Tensor
+
 from fasttrain_data import ImageData, ResidentLoader
 from fasttrain_kernels import SphereSGD
-from torch import Tensor
 
 from .evaluate import reestimate_batch_norm_
 from .lab import Lab
 from .loop import group_norms, train_epoch
 from .models import ImageClassifier
 from .plan import Stage, predecessors
-from .store import Store, to_bytes
+from .store import Store, parquet, to_bytes
 
 COLUMNS = ("train_loss", "train_accuracy", "grad_norm", "test_loss", "test_accuracy")
 """One value each per epoch; test scores are NaN in epochs without a test pass."""
@@ -205,9 +205,7 @@ def _metrics(stage: Stage, progress: Progress) -> bytes:
     """The epochs of the stage as a Parquet table."""
     table = pd.DataFrame(progress.series.numpy(), columns=list(COLUMNS))
     table.insert(0, "epoch", range(stage.start_epoch + 1, stage.start_epoch + 1 + len(table)))
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    return buffer.getvalue()
+    return parquet(table)
 
 
 def _json_number(value: float | None) -> float | None:

@@ -15,6 +15,7 @@ there.
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import pandas as pd
 import safetensors
 import safetensors.torch
 from torch import Tensor
@@ -197,6 +199,13 @@ def to_bytes(tensors: dict[str, Tensor]) -> bytes:
     return safetensors.torch.save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     )
+
+
+def parquet(table: pd.DataFrame) -> bytes:
+    """A table in the Parquet format."""
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    return buffer.getvalue()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -2,7 +2,7 @@
 
 import traceback
 
-from .errors import EnvironmentProblem, UsageError
+from .errors import EnvironmentProblem
 from .lab import Lab
 from .plan import Stage
 from .progress import ProgressView
@@ -15,7 +15,7 @@ def run_sweep(stages: list[Stage], lab: Lab, view: ProgressView) -> dict[str, st
     Returns the error of every stage that failed, by label; the stages that build on one are left.
 
     Raises:
-        EnvironmentProblem: the store cannot be read or written.
+        EnvironmentProblem, OSError: the store cannot be read or written.
         KeyboardInterrupt: as raised; the stage under way resumes from its last epoch.
     """
     failures: dict[str, str] = {}
@@ -28,7 +28,7 @@ def run_sweep(stages: list[Stage], lab: Lab, view: ProgressView) -> dict[str, st
         view.begin(stage)
         try:
             state = run_stage(stage, lab, view.epoch)
-        except (EnvironmentProblem, UsageError):
+        except (EnvironmentProblem, OSError):
             raise
         except Exception as error:
             state = "failed"

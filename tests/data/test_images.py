@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from fasttrain_data import DataError, ImageData
 from fasttrain_data.images import channel_statistics
 

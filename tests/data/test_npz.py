@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from fasttrain_data import DataError, load
 
 RNG = np.random.default_rng(0)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from fasttrain_data import DataError, epoch_order
 from fasttrain_data.randomness import Stream, philox, sample_words, uniform_integers
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from fasttrain_data import Augment, DataError, ImageData, epoch_order, open_loader
 from fasttrain_data.randomness import Stream, sample_words
 

@@ -13,6 +13,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torchvision.datasets
+
 from fasttrain_data import DATASETS, DataError, DataUnavailable, cache_dir, load
 
 DIGITS_DIGEST = "98c89b47a30241166ca198f9cacfb0125da7bda60fe61b50e7248ee24671bf49"

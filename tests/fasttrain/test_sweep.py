@@ -5,7 +5,6 @@ import json
 import pandas as pd
 import pytest
 import torch
-from fasttrain_data import load as load_data
 
 import fasttrain as package
 from fasttrain import sweep as sweep_module
@@ -16,6 +15,7 @@ from fasttrain.loop import train_epoch
 from fasttrain.plan import averages, build, predecessors, setup_sections
 from fasttrain.stages import Progress, is_chance
 from fasttrain.store import Store
+from fasttrain_data import load as load_data
 
 from .conftest import contents
 

@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
-from fasttrain_kernels import SphereSGD
 from torch import Tensor, nn
+
+from fasttrain_kernels import SphereSGD
 
 SHAPES = [(6, 3, 3, 3), (5, 6, 1, 1), (4, 7), (9,)]
 

@@ -1,0 +1,83 @@
+"""Where the time of a grid goes: the loader, the training step, the optimiser, the checkpoint.
+
+Run with `make bench` (pytest-benchmark; median and spread in the table it prints). The rows of one
+group are alternatives for the same work.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+import fasttrain_data
+from fasttrain.loop import train_epoch
+from fasttrain.models import MODELS
+from fasttrain.store import to_bytes
+from fasttrain_kernels import SphereSGD
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def images() -> fasttrain_data.ImageData:
+    """2,000 random images of CIFAR size: the time of a step does not depend on what they show."""
+    generator = np.random.default_rng(0)
+
+    def split(count: int) -> tuple[np.ndarray, np.ndarray]:
+        pixels = generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+        return pixels, np.arange(count, dtype=np.int64) % 10
+
+    train, test = split(2000), split(10)
+    return fasttrain_data.ImageData(
+        name="random",
+        train_images=train[0],
+        train_labels=train[1],
+        test_images=test[0],
+        test_labels=test[1],
+        class_names=tuple("0123456789"),
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+    )
+
+
+def network(model: str, width: int) -> tuple[torch.nn.Module, SphereSGD]:
+    torch.manual_seed(0)
+    net = MODELS[model](10, width=width).to(memory_format=torch.channels_last)
+    return net, SphereSGD(net.named_sphere_parameters(), elr=1e-4)
+
+
+@pytest.mark.parametrize("augment", [False, True], ids=["plain", "flip and crop"])
+@pytest.mark.benchmark(group="one epoch of batches, 2,000 images of 32x32")
+def bench_loader(benchmark, images, augment):
+    how = fasttrain_data.Augment(flip=True, crop_padding=4) if augment else None
+    loader = fasttrain_data.open_loader(images, batch_size=128, augment=how)
+    benchmark(lambda: sum(len(labels) for _, labels in loader.epoch(0)))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("model", "width"), [("convnet", 16), ("resnet18", 8)])
+@pytest.mark.benchmark(group="four steps of batch 64")
+def bench_training(benchmark, images, model, width, precision):
+    net, optimizer = network(model, width)
+    batches = list(fasttrain_data.open_loader(images, batch_size=64).epoch(0))[:4]
+    benchmark(train_epoch, net, optimizer, batches, precision, CPU)
+
+
+@pytest.mark.benchmark(group="optimiser step, ResNet-18 of width 32")
+@pytest.mark.parametrize("statistics", [False, True], ids=["step", "step and statistics"])
+def bench_optimizer(benchmark, statistics):
+    net, optimizer = network("resnet18", 32)
+    for weight in net.sphere_parameters():
+        weight.grad = torch.randn_like(weight)
+
+    def step() -> None:
+        optimizer.step()
+        if statistics:
+            optimizer.statistics()
+
+    benchmark(step)
+
+
+@pytest.mark.benchmark(group="checkpoint, ResNet-18 of width 32")
+def bench_checkpoint(benchmark):
+    net, _ = network("resnet18", 32)
+    benchmark(to_bytes, net.state_dict())
