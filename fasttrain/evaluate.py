@@ -13,7 +13,7 @@ from .precision import autocast
 
 
 class Score(NamedTuple):
-    """Mean cross-entropy and fraction correct, 0-d device tensors."""
+    """Mean cross-entropy and fraction correct, 0-d fp64 device tensors."""
 
     loss: Tensor
     accuracy: Tensor
@@ -43,7 +43,7 @@ def score(
         loss_sum += loss * len(labels)
         correct += hits
         count += len(labels)
-    return Score(loss_sum / count, correct / count)
+    return Score(loss_sum / count, correct.double() / count)
 
 
 def test_score(

@@ -13,7 +13,7 @@ from .precision import autocast
 
 
 class EpochTotals(NamedTuple):
-    """What an epoch of training leaves on the device, all 0-d."""
+    """What an epoch of training leaves on the device, all 0-d fp64."""
 
     train_loss: Tensor
     """mean over images, each at the weights of its step"""
@@ -49,7 +49,7 @@ def train_epoch(
         grad_norm_sum += torch.linalg.vector_norm(statistics.grad_norm) * statistics.total_norm
         num_images += len(labels)
         num_steps += 1
-    return EpochTotals(loss_sum / num_images, correct / num_images, grad_norm_sum / num_steps)
+    return EpochTotals(loss_sum / num_images, correct.double() / num_images, grad_norm_sum / num_steps)
 
 
 def group_norms(weights: list[Tensor]) -> Tensor:

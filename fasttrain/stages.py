@@ -167,8 +167,8 @@ def _train(
         # averages of fewer checkpoints ended.
         last = epoch + 1 == stage.end_epoch and stage.kind != "swa"
         tested = last or (epoch + 1) % every == 0
-        scores = lab.test(model) if tested else (torch.tensor(math.nan, device=lab.device),) * 2
-        row = torch.stack([value.double() for value in (*totals, *scores)]).cpu()
+        scores = lab.test(model) if tested else (totals.train_loss * math.nan,) * 2
+        row = torch.stack([*totals, *scores]).cpu()
         norms = group_norms(model.sphere_parameters()).cpu()
         progress.append(_snapshot(model), row, norms)
         on_epoch(stage, epoch + 1, dict(zip(COLUMNS, row.tolist(), strict=True)))

@@ -40,13 +40,13 @@ def heatmap(stages: pd.DataFrame) -> Figure:
     every_seed_diverged = grid["num_diverged"] == grid["num_stages"]
     accuracy = np.ma.masked_invalid(np.where(every_seed_diverged, np.nan, 100 * grid["mean"]))
     annotated = len(plrs) <= MAX_ANNOTATED_COLUMNS
-    width = max(4.0, (0.68 if annotated else 0.34) * len(plrs))
+    width = max(5.0, (0.68 if annotated else 0.34) * len(plrs))
     height = max(1.5, (0.5 if annotated else 0.34) * len(flrs))
     figure = Figure(figsize=(width + 2.0, height + 1.7), layout="constrained")
     ax = figure.subplots()
     mesh = ax.pcolormesh(accuracy, cmap="viridis", edgecolors="white", linewidth=1.0)
-    # Without any value there is no scale to show.
-    if accuracy.count():
+    # A single value spans no scale.
+    if accuracy.count() > 1:
         figure.colorbar(mesh, ax=ax, label="mean test accuracy (%)", pad=0.02)
     _categories(ax, plrs, flrs, vertical_labels=not annotated)
     _mark_cells(ax, grid, every_seed_diverged)
@@ -55,7 +55,9 @@ def heatmap(stages: pd.DataFrame) -> Figure:
     winner = best(means)
     if winner is not None:
         corner = (plrs.index(winner["plr"]), flrs.index(winner["flr"]))
-        ax.add_patch(Rectangle(corner, 1, 1, fill=False, ec="tab:red", lw=2.5, zorder=4))
+        ax.add_patch(
+            Rectangle(corner, 1, 1, fill=False, ec="tab:red", lw=2.5, zorder=4, clip_on=False)
+        )
     _cell_legend(figure, grid, every_seed_diverged, winner is not None)
     return figure
 
@@ -74,18 +76,20 @@ def _mark_cells(ax: Axes, grid: dict[str, np.ndarray], every_seed_diverged: np.n
     for row, column in np.argwhere(grid["num_diverged"] > 0):
         face = "0.85" if every_seed_diverged[row, column] else "none"
         ax.add_patch(Rectangle((column, row), 1, 1, fc=face, **_HATCH))
+        # The colour of an edge is also that of the hatching: the gap to the next cell comes after.
+        ax.add_patch(Rectangle((column, row), 1, 1, fill=False, ec="white", lw=1.0))
 
 
 def _annotate_cells(ax: Axes, mesh: QuadMesh, accuracy: np.ma.MaskedArray, std: np.ndarray) -> None:
     for row, column in np.argwhere(~np.ma.getmaskarray(accuracy)):
-        red, green, blue, _ = mesh.to_rgba(accuracy[row, column])
+        face = mesh.to_rgba(accuracy[row, column])
+        red, green, blue, _ = face
         colour = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
-        text = {"ha": "center", "va": "center", "color": colour, "zorder": 5}
-        spread = std[row, column]
-        x, y = column + 0.5, row + (0.5 if np.isnan(spread) else 0.62)
-        ax.text(x, y, f"{accuracy[row, column]:.1f}", fontsize=9, **text)
-        if not np.isnan(spread):
-            ax.text(x, row + 0.28, f"± {spread:.1f}", fontsize=7, **text)
+        spread = "" if np.isnan(std[row, column]) else f"\n± {std[row, column]:.1f}"
+        text = f"{accuracy[row, column]:.1f}{spread}"
+        label = ax.text(column + 0.5, row + 0.5, text, color=colour, fontsize=8.5, zorder=5)
+        # The box keeps the hatching of a cell away from its numbers.
+        label.set(ha="center", va="center", bbox={"fc": face, "ec": "none", "pad": 1.0})
 
 
 def _cell_legend(
@@ -102,4 +106,9 @@ def _cell_legend(
     if np.isnan(grid["mean"][~every_seed_diverged]).any():
         handles.append(Patch(fc="white", ec="0.7", label="not finished"))
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=2 if figure.get_figwidth() < 9 else 4,
+            frameon=False,
+        )

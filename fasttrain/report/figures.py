@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 
 from fasttrain.report.table import floats, number, seed_means
 
-_VARIABLES = {"finetune": ("flr", "FLR", "after fine-tuning"), "swa": ("k", "k", "weight averages")}
+_VARIABLES = {"finetune": ("flr", "FLR", "fine-tuning"), "swa": ("k", "k", "averaging")}
 _PRETRAIN_COLOUR = "black"
 _CURVES = (
     ("train_loss", "training loss", "log"),
@@ -42,7 +42,10 @@ def accuracy_against_plr(stages: pd.DataFrame, num_classes: int | None) -> Figur
     if not panels and pretrained.empty:
         return message("No finished stage to draw.")
     num_panels = max(1, len(panels))
-    figure = Figure(figsize=(5.4 * num_panels + 0.4, 5.0), layout="constrained")
+    num_lines = max([1, *(means[_VARIABLES[kind][0]].nunique() for kind, means in tables.items())])
+    # The legend lies under the axes and grows with the number of lines.
+    height = 4.6 + 0.07 * num_lines
+    figure = Figure(figsize=(5.4 * num_panels + 0.4, height), layout="constrained")
     # The scale comes before the data: one single PLR has no extent that could be converted later.
     log = {"xscale": "log", "xlabel": "pre-training learning rate (PLR)"}
     axes = figure.subplots(1, num_panels, sharey=True, squeeze=False, subplot_kw=log)[0]
@@ -56,7 +59,7 @@ def accuracy_against_plr(stages: pd.DataFrame, num_classes: int | None) -> Figur
             for value, colour in zip(values, colours, strict=True):
                 means = tables[kind][tables[kind][key] == value]
                 series.append((f"{symbol} {number(value)}", means, colour))
-            ax.set_title(f"Pre-training and {title}")
+            ax.set_title(f"Before and after {title}")
         ax.set_xlim(plrs.min() / 1.4, plrs.max() * 1.4)
         _accuracy_panel(ax, series, num_classes)
     axes[0].set_ylabel("test accuracy (%)")
@@ -72,17 +75,14 @@ def training_curves(epochs: pd.DataFrame, stages: pd.DataFrame) -> Figure:
     """
     means = seed_means(stages, "pretrain")
     diverged = set(means.loc[means["num_diverged"] > 0, "plr"])
-    rows = epochs[(epochs["kind"] == "pretrain") & epochs["stage"].isin(stages["stage"])]
-    curves = pd.DataFrame(
-        {name: floats(rows[name]) for name in ("plr", "epoch", *(name for name, _, _ in _CURVES))}
-    )
-    plrs = sorted(plr for plr in curves["plr"].dropna().unique() if plr in set(means["plr"]))
-    if not plrs:
+    curves = _pretraining_epochs(epochs, stages)
+    if curves.empty:
         return message("No epoch of pre-training to draw.")
+    plrs = sorted(curves["plr"].unique())
     # LogNorm divides by log(vmax / vmin): a single PLR needs some width.
     norm = LogNorm(plrs[0], plrs[-1]) if len(plrs) > 1 else LogNorm(plrs[0] / 2, plrs[0] * 2)
     figure = Figure(figsize=(13.0, 4.2), layout="constrained")
-    axes = figure.subplots(1, len(_CURVES))
+    axes = figure.subplots(1, len(_CURVES), gridspec_kw={"wspace": 0.06})
     for ax, (name, label, scale) in zip(axes, _CURVES, strict=True):
         ax.set(xlabel="epoch", ylabel=label, yscale=scale)
         _frame(ax)
@@ -120,12 +120,27 @@ def message(text: str) -> Figure:
     return figure
 
 
+def _pretraining_epochs(epochs: pd.DataFrame, stages: pd.DataFrame) -> pd.DataFrame:
+    """What is drawn of the pre-training of `stages`: PLR, epoch and curves, all float64."""
+    names = ["plr", "epoch", *(name for name, _, _ in _CURVES)]
+    # Empty tables may have no columns.
+    if epochs.empty or stages.empty:
+        return pd.DataFrame(columns=names)
+    # Set-ups may share a stage, and a set-up may have epochs of a stage that is still running.
+    rows = epochs[epochs["setup"].isin(stages["setup"]) & epochs["stage"].isin(stages["stage"])]
+    rows = rows[rows["kind"] == "pretrain"]
+    curves = pd.DataFrame({name: floats(rows[name]) for name in names})
+    return curves[curves["plr"] > 0]
+
+
 def _colours() -> Colormap:
-    return ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.88, 256)))
+    return ListedColormap(colormaps["viridis"](np.linspace(0.12, 0.88, 256)))
 
 
 def _frame(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
+    # Less than a decade leaves only minor ticks to label, close to each other.
+    ax.tick_params(which="minor", labelsize=7)
     ax.grid(True, which="major", color="0.92", lw=0.8)
     ax.set_axisbelow(True)
 
@@ -133,14 +148,16 @@ def _frame(ax: Axes) -> None:
 def _accuracy_panel(ax: Axes, series: list, num_classes: int | None) -> None:
     """Draw (label, means of one line, colour) triples, then the legend under the axes."""
     _frame(ax)
+    size = 4.5 if len(series) <= 8 else 3.0
     for level, (label, means, colour) in enumerate(series):
         x, y = means["plr"].to_numpy(), 100 * means["mean"].to_numpy()
         bars = 100 * means["std"].to_numpy()
-        style = {"color": colour, "lw": 1.4, "marker": "o", "ms": 4.5, "elinewidth": 1.0}
-        # One order for line, bars and hollow points: pre-training stays behind the others.
-        ax.errorbar(x, y, yerr=bars, label=label, capsize=2, zorder=2 + 0.1 * level, **style)
+        # Dashed black is pre-training, whatever the map's darkest colour looks like in print.
+        line = "--" if level == 0 else "-"
+        style = {"color": colour, "lw": 1.4, "ls": line, "marker": "o", "ms": size}
+        ax.errorbar(x, y, yerr=bars, label=label, elinewidth=1.0, capsize=2, **style)
         hollow = (means["num_diverged"] > 0).to_numpy() & np.isfinite(y)
-        ax.plot(x[hollow], y[hollow], "o", ms=4.5, mfc="white", mec=colour, zorder=3)
+        ax.plot(x[hollow], y[hollow], "o", ms=size, mfc="white", mec=colour, zorder=4)
         lost = ~np.isfinite(y)
         # Stacked, so that crosses of several lines at the same PLR stay apart.
         height = np.full(lost.sum(), 0.015 + 0.03 * level)
@@ -157,7 +174,7 @@ def _accuracy_panel(ax: Axes, series: list, num_classes: int | None) -> None:
         title=title,
         loc="upper center",
         bbox_to_anchor=(0.5, -0.15),
-        ncols=3,
+        ncols=3 if len(series) <= 8 else 4,
         frameon=False,
         fontsize=9,
         title_fontsize=9,

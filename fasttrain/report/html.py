@@ -129,7 +129,7 @@ def _section(
     drawn = {"accuracy": accuracy_against_plr(stages, _num_classes(settings))}
     if (stages["kind"] == "finetune").any():
         drawn["heatmap"] = heatmap(stages)
-    if not epochs.empty and epochs["stage"].isin(stages["stage"]).any():
+    if not epochs.empty and (epochs[epochs["setup"] == setup]["kind"] == "pretrain").any():
         drawn["curves"] = training_curves(epochs, stages)
     return section | {
         "headline": headline(stages),

@@ -2,8 +2,7 @@
 
 Everything that the figures draw and the report says is computed here, once: `seed_means` gives the
 mean and the sample standard deviation (divisor n - 1) of the test accuracy over the seeds of a
-cell, `summary` one row per pre-training learning rate, `headline` a few sentences, `rich_table`
-the summary in a terminal.
+cell, `summary` one row per PLR, `headline` sentences, `rich_table` the summary in a terminal.
 
 The rows given to each function belong to one set-up: averages over different set-ups would mean
 nothing, so they are refused. Accuracies are fractions in [0, 1], shown as per cent.
@@ -45,9 +44,9 @@ def seed_means(stages: pd.DataFrame, kind: str) -> pd.DataFrame:
     cells["accuracy"] = floats(rows["test_accuracy"])
     cells["diverged"] = (rows["state"] == "diverged").to_numpy(dtype=bool)
     # A learning rate that is no positive number has no place on a logarithmic axis.
-    cells = cells[cells["plr"] > 0]
     return (
-        cells.groupby(keys)
+        cells[cells["plr"] > 0]
+        .groupby(keys)
         .agg(
             mean=("accuracy", "mean"),
             std=("accuracy", "std"),
@@ -76,9 +75,9 @@ def summary(stages: pd.DataFrame) -> pd.DataFrame:
     Columns: `plr`; `pretrained`, `pretrained_std`, `pretrained_n`; `finetuned`, `finetuned_std`,
     `finetuned_n`, `best_flr`; `averaged`, `averaged_std`, `averaged_n`, `best_k`; `state`.
     Accuracies are means over seeds (fractions), `_std` their sample standard deviations, `_n` the
-    number of seeds; the best is the highest mean among cells without a diverged seed.
-    `state` counts every stage of the PLR: "done", "diverged", "n/m diverged", and "partial" when
-    stages are missing that the other PLRs have.
+    number of seeds; the best is the highest mean among cells without a diverged seed, or among all
+    where every cell of the PLR has one. `state` is that of the pre-training: "done", "diverged" or
+    "n/m diverged" (seeds), and "partial" when stages are missing that the other PLRs have.
     Raises ValueError if the rows belong to several set-ups.
     """
     means = {kind: seed_means(stages, kind) for kind in CELL_KEYS}
@@ -90,14 +89,13 @@ def summary(stages: pd.DataFrame) -> pd.DataFrame:
     for plr in plrs:
         at_plr = {kind: part[part["plr"] == plr] for kind, part in means.items()}
         pretrained = at_plr["pretrain"].iloc[0] if len(at_plr["pretrain"]) else None
-        num_diverged = int(sum(part["num_diverged"].sum() for part in at_plr.values()))
         rows.append(
             {
                 "plr": plr,
                 **_accuracy("pretrained", pretrained),
-                **_accuracy("finetuned", best(at_plr["finetune"]), flr="best_flr"),
-                **_accuracy("averaged", best(at_plr["swa"]), k="best_k"),
-                "state": _state(num_stages[plr], num_diverged, full),
+                **_accuracy("finetuned", _best_or_any(at_plr["finetune"]), flr="best_flr"),
+                **_accuracy("averaged", _best_or_any(at_plr["swa"]), k="best_k"),
+                "state": _state(pretrained, partial=num_stages[plr] < full),
             }
         )
     columns = ["plr", *_accuracy("pretrained", None), *_accuracy("finetuned", None, flr="best_flr")]
@@ -132,7 +130,7 @@ def rich_table(table: pd.DataFrame) -> Table:
 
 
 def headline(stages: pd.DataFrame) -> list[str]:
-    """Two to four sentences: best cell, best pre-trained PLR, best average, how much is finished.
+    """One to four sentences: best cell, best pre-training, best average, how much is finished.
 
     Nothing here is a test of significance: the best are chosen on the test set, as is said.
     Raises ValueError if the rows belong to several set-ups.
@@ -202,12 +200,18 @@ def _accuracy(name: str, cell: pd.Series | None, **keys: str) -> dict[str, float
     }
 
 
-def _state(num_stages: int, num_diverged: int, full: int) -> str:
+def _best_or_any(means: pd.DataFrame) -> pd.Series | None:
+    """`best`, or the highest mean of all where every cell has a diverged seed."""
+    return best(means) if (means["num_diverged"] == 0).any() else best(means.assign(num_diverged=0))
+
+
+def _state(pretrained: pd.Series | None, *, partial: bool) -> str:
     parts = []
-    if num_diverged:
+    if pretrained is not None and pretrained["num_diverged"]:
+        num_diverged, num_stages = int(pretrained["num_diverged"]), int(pretrained["num_stages"])
         every = num_diverged == num_stages
         parts.append("diverged" if every else f"{num_diverged}/{num_stages} diverged")
-    if num_stages < full:
+    if partial:
         parts.append("partial")
     return ", ".join(parts) or "done"
 
@@ -235,13 +239,8 @@ def _epochs(stages: pd.DataFrame, kind: str, cell: pd.Series) -> str:
 
 def _difference(stages: pd.DataFrame, cell: pd.Series, pretrained: pd.Series) -> str:
     """The best cell minus the best pre-training, seed by seed: seeds share their initialisation."""
-    a, b = (
-        pd.Series(floats(rows["test_accuracy"]), index=rows["seed"].to_numpy())
-        for rows in (
-            _of_cell(stages, "finetune", cell),
-            _of_cell(stages, "pretrain", pretrained),
-        )
-    )
+    both = _of_cell(stages, "finetune", cell), _of_cell(stages, "pretrain", pretrained)
+    a, b = (pd.Series(floats(rows["test_accuracy"]), index=rows["seed"].array) for rows in both)
     points = 100 * (a - b).dropna()
     if points.empty:
         gap = 100 * (cell["mean"] - pretrained["mean"])
