@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import fasttrain_data
+from fasttrain.files import tensors_to_bytes
 from fasttrain.loop import train_epoch
 from fasttrain.models import MODELS
-from fasttrain.store import to_bytes
 from fasttrain_kernels import SphereSGD
 
 CPU = torch.device("cpu")
@@ -80,4 +80,4 @@ def bench_optimizer(benchmark, statistics):
 @pytest.mark.benchmark(group="checkpoint, ResNet-18 of width 32")
 def bench_checkpoint(benchmark):
     net, _ = network("resnet18", 32)
-    benchmark(to_bytes, net.state_dict())
+    benchmark(tensors_to_bytes, net.state_dict())

@@ -103,6 +103,10 @@ class Data:
 
 def main() -> None:
     """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        # A console that cannot show a sign shows a question mark; it does not stop a sweep.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     sys.exit(run(sys.argv[1:]))
 
 
@@ -176,8 +180,8 @@ def _train(arguments: list[str]) -> int:
             learning_rates(rate)
         except ValueError as error:
             raise UsageError(f"{flag}: {error}") from None
-    if command.seed < 0:
-        raise UsageError(f"--seed {command.seed}: must be at least 0")
+    if not 0 <= command.seed < 2**63:
+        raise UsageError(f"--seed {command.seed}: must be at least 0 and below 2^63")
     parts = {"data": command.data, "network": command.network, "training": command.training}
     grid = GridConfig(
         plr=learning_rates(command.plr),

@@ -1,5 +1,6 @@
 """What every stage of a sweep works with: data, device, arithmetic, and how to make a network."""
 
+import functools
 from dataclasses import dataclass, field
 
 import torch
@@ -46,6 +47,11 @@ class Lab:
         """The optimiser of all conv weights on one sphere."""
         radius = self.config.network.radius
         return SphereSGD(model.named_sphere_parameters(), elr=elr, radius=radius)
+
+    @functools.cached_property
+    def num_filters(self) -> int:
+        """Number of conv filters: groups whose norms are tracked."""
+        return sum(weight.shape[0] for weight in self.new_model(0).sphere_parameters())
 
     def train_loader(self, seed: int) -> ResidentLoader:
         """The training batches of a seed."""

@@ -49,7 +49,8 @@ def train_epoch(
         grad_norm_sum += torch.linalg.vector_norm(statistics.grad_norm) * statistics.total_norm
         num_images += len(labels)
         num_steps += 1
-    return EpochTotals(loss_sum / num_images, correct.double() / num_images, grad_norm_sum / num_steps)
+    accuracy = correct.double() / num_images
+    return EpochTotals(loss_sum / num_images, accuracy, grad_norm_sum / num_steps)
 
 
 def group_norms(weights: list[Tensor]) -> Tensor:

@@ -158,23 +158,24 @@ def predecessors(stage: Stage) -> Iterator[Stage]:
         yield from averages(stage.parent, range(stage.k - 1, 0, -1))
 
 
-def todo(stages: list[Stage], store: Store) -> list[Stage]:
-    """The stages that the store does not hold finished, in the order to run them."""
-    return [stage for stage in stages if store.summary(stage.id) is None]
+def epochs_left(stages: list[Stage], store: Store) -> dict[str, int]:
+    """Epochs that each stage still takes, by id, when all are run in order.
 
-
-def remaining_epochs(stages: list[Stage]) -> int:
-    """Training epochs these stages take when run in order, continuing runs shared."""
-    longest: dict[str, int] = {}
-    total = 0
+    Finished stages take none, a stage under way what its checkpoint lacks, and an average what the
+    longest shorter one of the same run lacks.
+    """
+    left: dict[str, int] = {}
     for stage in stages:
-        if stage.kind == "swa" and stage.parent is not None:
-            done = longest.get(stage.parent.id, 0)
-            total += max(0, stage.num_epochs - done)
-            longest[stage.parent.id] = max(done, stage.num_epochs)
-        else:
-            total += stage.num_epochs
-    return total
+        if store.summary(stage.id) is not None:
+            left[stage.id] = 0
+            continue
+        done = store.progress_epochs(stage.id)
+        for earlier in predecessors(stage):
+            if earlier.id in left or store.summary(earlier.id) is not None:
+                done = max(done, earlier.num_epochs)
+                break
+        left[stage.id] = stage.num_epochs - done
+    return left
 
 
 def unshared_epochs(stages: list[Stage]) -> int:

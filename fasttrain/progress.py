@@ -8,7 +8,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from .plan import KINDS, Stage, remaining_epochs
+from .plan import KINDS, Stage
 
 STATES = ("done", "diverged", "failed")
 
@@ -28,6 +28,7 @@ class ProgressView:
 
     Args:
         states: state of every stage of the grid at the start (done, diverged, failed, todo).
+        epochs_left: what each of them still takes, by id.
         quiet: show nothing.
         every_epoch: without a terminal, a line per epoch instead of one per stage.
     """
@@ -35,6 +36,7 @@ class ProgressView:
     def __init__(
         self,
         states: list[tuple[Stage, str]],
+        epochs_left: dict[str, int],
         console: Console,
         *,
         quiet: bool = False,
@@ -45,10 +47,9 @@ class ProgressView:
         self.every_epoch = every_epoch
         self.counts = Counter((stage.kind, state) for stage, state in states if state in STATES[:2])
         self.totals = Counter(stage.kind for stage, _ in states)
-        self.left = [stage for stage, state in states if state not in STATES[:2]]
         self.current: Stage | None = None
         self.line = ""
-        self.epochs_left = remaining_epochs(self.left)
+        self.epochs_left = dict(epochs_left)
         self.epochs_run = 0
         self.started = time.monotonic()
         live = console.is_terminal and not quiet
@@ -70,6 +71,7 @@ class ProgressView:
     def epoch(self, stage: Stage, epoch: int, scores: dict[str, float]) -> None:
         """An epoch has ended; `epoch` counts from the start of pre-training."""
         self.epochs_run += 1
+        self.epochs_left[stage.id] -= 1
         self.line = f"{stage.label()}  epoch {epoch}/{stage.end_epoch}  {_scores(scores)}"
         if self.every_epoch and not self.live and not self.quiet:
             self.console.print(self.line, highlight=False, soft_wrap=True)
@@ -78,6 +80,8 @@ class ProgressView:
         """A stage has ended in a state."""
         self.counts[stage.kind, state] += 1
         self.current = None
+        # A loss that became non-finite ends a stage early.
+        self.epochs_left[stage.id] = 0
         if not self.live and not self.quiet:
             finished = sum(self.counts.values())
             self.console.print(
@@ -92,7 +96,7 @@ class ProgressView:
         if not self.epochs_run:
             return "-"
         rate = (time.monotonic() - self.started) / self.epochs_run
-        return duration(max(0, self.epochs_left - self.epochs_run) * rate)
+        return duration(sum(self.epochs_left.values()) * rate)
 
     def __rich__(self) -> Group:
         table = Table("stage", *STATES, "running", "left", "total", box=None, pad_edge=False)

@@ -1,14 +1,12 @@
 """From the store to tables: one row per stage, one row per epoch. Everything here can be rebuilt.
 
-A set-up is what all stages of a grid share: everything but PLR, FLR, k and seed. A stage that
-serves grids of two fine-tuning lengths belongs to both set-ups and has a row in each.
+A set-up is what all stages of a grid share: everything but PLR, FLR, k, seed and the length of the
+fine-tuning.
 """
 
 import io
-from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -19,17 +17,24 @@ from .store import Store
 IDENTITY = ("setup", "stage", "dataset", "model", "width", "seed", "kind", "plr", "flr", "k")
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A finished stage in one of its set-ups."""
+class Finished(NamedTuple):
+    """A finished stage: its id, stage.json and done.json."""
 
-    setup: str
     stage: str
     about: dict[str, Any]
-    """stage.json"""
     done: dict[str, Any]
-    """done.json"""
-    finetune_epochs: int | None
+
+    @property
+    def root_epochs(self) -> int:
+        """Pre-training epochs of the stage's chain."""
+        return (
+            self.about["epochs"] if self.about["kind"] == "pretrain" else self.about["start_epoch"]
+        )
+
+    @property
+    def setup(self) -> str:
+        """Id of the set-up."""
+        return digest([self.about["setup"], self.root_epochs])
 
     def identity(self) -> dict[str, Any]:
         """The values of the identity columns."""
@@ -46,14 +51,26 @@ class Finished:
     def configuration(self) -> dict[str, Any]:
         """What the set-up id stands for, as nested plain values."""
         sections = self.about["setup"]
-        lengths = {"epochs": _root_epochs(self.about), "finetune_epochs": self.finetune_epochs}
         return {
             "data": {"dataset": self.about["dataset"], **sections["data"]},
             "network": sections["network"],
-            "training": {**sections["training"], **lengths},
+            "training": {**sections["training"], "epochs": self.root_epochs},
             "versions": sections["versions"],
             "num_classes": self.about["num_classes"],
         }
+
+
+def finished(store: str | Path) -> list[Finished]:
+    """Every finished stage.
+
+    Raises:
+        EnvironmentProblem: not a store, or a damaged file in it.
+    """
+    opened = Store.open(Path(store), create=False)
+    return [
+        Finished(stage, opened.description(stage), opened.summary(stage) or {})
+        for stage in opened.stages()
+    ]
 
 
 def load(store: str | Path) -> pd.DataFrame:
@@ -61,26 +78,27 @@ def load(store: str | Path) -> pd.DataFrame:
 
     Columns: setup (an id), stage (id), dataset, model, width, seed, kind (pretrain, finetune, swa),
     plr, flr (NaN unless finetune), k (missing unless swa), epoch (the last one, counted from the
-    start of pre-training), train_loss, train_accuracy, grad_norm (effective, mean over the steps of
-    the last epoch; NaN for swa), test_loss, test_accuracy (accuracies in [0, 1]), state (done,
-    diverged), time_s.
+    start of pre-training), epochs (the stage's own), train_loss, train_accuracy, grad_norm
+    (effective, mean over the steps of the last epoch; NaN for swa), test_loss, test_accuracy
+    (accuracies in [0, 1]), state (done, diverged), time_s (of its epochs and their tests).
 
     Raises:
         EnvironmentProblem: not a store, or a damaged file in it.
     """
     rows = [
-        {**f.identity(), "epoch": f.done["epoch"], **f.done["result"], "state": f.done["state"]}
-        | {"time_s": f.done["time_s"]}
+        {**f.identity(), "epoch": f.done["epoch"], "epochs": f.about["epochs"], **f.done["result"]}
+        | {"state": f.done["state"], "time_s": f.done["time_s"]}
         for f in finished(store)
     ]
-    table = pd.DataFrame(rows, columns=[*IDENTITY, "epoch", *COLUMNS, "state", "time_s"])
+    columns = [*IDENTITY, "epoch", "epochs", *COLUMNS, "state", "time_s"]
+    table = pd.DataFrame(rows, columns=columns)
     numbers = dict.fromkeys(("plr", "flr", *COLUMNS, "time_s"), "float64")
-    whole = dict.fromkeys(("epoch", "seed", "width"), "int64")
+    whole = dict.fromkeys(("epoch", "epochs", "seed", "width"), "int64")
     return _sorted(table.astype(numbers | whole | {"k": "Int64"}))
 
 
 def load_epochs(store: str | Path) -> pd.DataFrame:
-    """One row per epoch of every finished stage: the columns of `load` but state and time_s.
+    """One row per epoch of every finished stage: the identity columns, epoch, and the scores.
 
     For swa these are the epochs of the continuing run, not of its average.
     """
@@ -95,9 +113,33 @@ def load_epochs(store: str | Path) -> pd.DataFrame:
     return _sorted(whole.astype({"flr": "float64", "k": "Int64"}))
 
 
-def configurations(store: str | Path) -> dict[str, dict[str, Any]]:
-    """The configuration behind every set-up id, as nested plain values."""
-    return {f.setup: f.configuration() for f in finished(store)}
+class Grids(NamedTuple):
+    """What a report draws. Here a set-up has one length of fine-tuning: one figure, one grid.
+
+    A pre-training that serves two lengths has a row in both set-ups.
+    """
+
+    stages: pd.DataFrame
+    epochs: pd.DataFrame
+    configurations: dict[str, dict[str, Any]]
+
+
+def load_grids(store: str | Path) -> Grids:
+    """The tables of `load` and `load_epochs` by grid, and the configuration of each grid."""
+    configurations = {f.setup: f.configuration() for f in finished(store)}
+    parts, named = [load(store).iloc[:0]], {}
+    for setup, rows in load(store).groupby("setup", sort=False):
+        tuned = rows["kind"] == "finetune"
+        lengths = [int(length) for length in sorted(rows.loc[tuned, "epochs"].unique())]
+        for length in lengths or [None]:
+            name = f"{setup}-{length}" if len(lengths) > 1 else str(setup)
+            parts.append(rows[~tuned | (rows["epochs"] == length)].assign(setup=name))
+            configuration = configurations[str(setup)]
+            training = {**configuration["training"], "finetune_epochs": length}
+            named[name] = {**configuration, "training": training}
+    stages = pd.concat(parts, ignore_index=True)
+    epochs = load_epochs(store).drop(columns="setup")
+    return Grids(stages, epochs.merge(stages[["setup", "stage"]], on="stage"), named)
 
 
 def origin(store: str | Path) -> dict[str, str | float | None]:
@@ -113,35 +155,8 @@ def origin(store: str | Path) -> dict[str, str | float | None]:
         if key == "date" and len(values) > 1:
             values = [f"{values[0]} to {values[-1]}"]
         merged[key] = "; ".join(values) or None
-    merged["time_s"] = sum({f.stage: f.done["time_s"] for f in finished(store)}.values())
+    merged["time_s"] = sum(f.done["time_s"] for f in finished(store))
     return merged
-
-
-def finished(store: str | Path) -> list[Finished]:
-    """Every finished stage, once in each of its set-ups."""
-    opened = Store.open(Path(store), create=False)
-    known = []
-    lengths: dict[str, set[int]] = defaultdict(set)
-    for stage in opened.stages():
-        done = opened.summary(stage)
-        if done is None:
-            continue
-        about = opened.description(stage)
-        base = digest([about["setup"], _root_epochs(about)])
-        known.append((base, stage, about, done))
-        if about["kind"] == "finetune":
-            lengths[base].add(about["epochs"])
-    return [
-        Finished(digest([base, length]), stage, about, done, length)
-        for base, stage, about, done in known
-        for length in sorted(lengths[base]) or [None]
-        if about["kind"] != "finetune" or about["epochs"] == length
-    ]
-
-
-def _root_epochs(about: dict[str, Any]) -> int:
-    """Pre-training epochs of a stage's chain."""
-    return about["epochs"] if about["kind"] == "pretrain" else about["start_epoch"]
 
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:

@@ -13,14 +13,15 @@ from fasttrain_data import load as load_data
 from .config import Config, RunOptions
 from .errors import EnvironmentProblem, UsageError
 from .estimate import estimate
+from .files import is_empty, parquet, write_atomically
 from .lab import Lab
-from .plan import KINDS, Stage, build, setup_sections, unshared_epochs
+from .plan import KINDS, Stage, build, epochs_left, setup_sections, unshared_epochs
 from .precision import resolve_device, resolve_precision
 from .progress import ProgressView, duration
 from .provenance import provenance
 from .report import rich_table, summary, write_report
-from .results import configurations, load, load_epochs, origin
-from .store import Store, parquet, write_atomically
+from .results import load, load_grids, origin
+from .store import Store
 from .sweep import run_sweep
 
 
@@ -45,12 +46,14 @@ def sweep(
     console = Console()
     device = resolve_device(options.device)
     precision = resolve_precision(config.training.precision, device)
-    # A resumed run must find the same bits: no algorithm that is chosen by timing or adds in any
-    # order.
+    # A resumed run should find the same bits, and fp32 is fp32: convolutions take neither the
+    # algorithm that happens to be fastest nor the shorter mantissa of TF32.
     torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
     data = _images(config, options.data_root)
     path = options.store or Path("runs") / name
-    store = Store(path) if dry_run and not path.exists() else Store.open(path, create=not dry_run)
+    fresh = not path.exists() or (path.is_dir() and is_empty(path))
+    store = Store(path) if dry_run and fresh else Store.open(path, create=not dry_run)
     lab = Lab(config, data, store, device, precision, provenance(device, precision, command))
     stages = build(config, setup_sections(config, data, precision), seeds)
     if dry_run:
@@ -58,7 +61,8 @@ def sweep(
         return 0
     with store.lock():
         states = [(stage, store.state(stage.id)) for stage in stages]
-        view = ProgressView(states, console, quiet=options.quiet, every_epoch=every_epoch)
+        left = epochs_left(stages, store)
+        view = ProgressView(states, left, console, quiet=options.quiet, every_epoch=every_epoch)
         with view:
             failures = run_sweep(stages, lab, view)
         page = _write_report(store)
@@ -146,7 +150,8 @@ def _print_plan(stages: list[Stage], lab: Lab, console: Console) -> None:
         f"left: {len(left)} stages, {cost.num_epochs} epochs"
         f" ({unshared_epochs(left)} if nothing were shared)",
         f"measured: {cost.epoch_s:.3g} s per epoch on {lab.provenance['device']}, {lab.precision}",
-        f"estimate: {duration(cost.time_s)}, {cost.disk_bytes / 2**20:.1f} MiB in {lab.store.path}",
+        f"estimate: {duration(cost.time_s)}, {cost.disk_bytes / 2**20:.1f} MiB in {lab.store.path}"
+        f" ({lab.store.free_bytes() / 2**30:.1f} GiB free)",
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
@@ -158,16 +163,12 @@ def _write_report(store: Store) -> Path:
     folder.mkdir(exist_ok=True)
     write_atomically(folder / "results.csv", stages.to_csv(index=False).encode())
     write_atomically(folder / "results.parquet", parquet(stages))
-    return write_report(
-        folder, stages, load_epochs(store.path), configurations(store.path), origin(store.path)
-    )
+    return write_report(folder, *load_grids(store.path), origin(store.path))
 
 
 def _print_outcome(stages: list[Stage], store: Store, page: Path, console: Console) -> None:
     """The summary of this grid's stages, and where the report is."""
     ids = {stage.id for stage in stages}
     table = load(store.path)
-    rows = table[table["stage"].isin(ids)]
-    for _, of_setup in rows.groupby("setup", sort=False):
-        console.print(rich_table(summary(of_setup)))
+    console.print(rich_table(summary(table[table["stage"].isin(ids)])))
     print(f"report: {page}")

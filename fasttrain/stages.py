@@ -18,11 +18,12 @@ from fasttrain_data import ImageData, ResidentLoader
 from fasttrain_kernels import SphereSGD
 
 from .evaluate import reestimate_batch_norm_
+from .files import parquet, tensors_to_bytes
 from .lab import Lab
 from .loop import group_norms, train_epoch
 from .models import ImageClassifier
 from .plan import Stage, predecessors
-from .store import Store, parquet, to_bytes
+from .store import Store
 
 COLUMNS = ("train_loss", "train_accuracy", "grad_norm", "test_loss", "test_accuracy")
 """One value each per epoch; test scores are NaN in epochs without a test pass."""
@@ -46,6 +47,8 @@ class Progress:
     """(epochs, columns)"""
     norms: Tensor = field(default_factory=lambda: torch.empty(0))
     """norm of every conv filter after each epoch, (epochs, filters) fp32"""
+    time_s: float = 0.0
+    """spent on the epochs and their tests, by all processes that worked on the stage"""
 
     def append(self, model: dict[str, Tensor], row: Tensor, norms: Tensor) -> None:
         """Add a finished epoch: the network after it, its scores, its filters' norms."""
@@ -62,14 +65,19 @@ class Progress:
         named |= {f"average.{name}": value for name, value in self.average.items()}
         return {**named, "series": self.series, "norms": self.norms}
 
+    def checkpoint(self) -> dict[str, Tensor]:
+        """`tensors`, and what is no result."""
+        return {**self.tensors(), "time_s": torch.tensor(self.time_s, dtype=torch.float64)}
+
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "Progress":
-        """The inverse of `tensors`."""
+        """The inverse of `tensors` and of `checkpoint`."""
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
-        return cls(part("model."), part("average."), tensors["series"], tensors["norms"])
+        time_s = float(tensors.get("time_s", 0))
+        return cls(part("model."), part("average."), tensors["series"], tensors["norms"], time_s)
 
 
 def run_stage(stage: Stage, lab: Lab, on_epoch: OnEpoch) -> str:
@@ -79,7 +87,6 @@ def run_stage(stage: Stage, lab: Lab, on_epoch: OnEpoch) -> str:
     a state, and so do its children), or at its end the network does no better on its training set
     than guessing.
     """
-    started = time.monotonic()
     about = {"dataset": lab.data.name, "num_classes": lab.data.num_classes}
     lab.store.begin(stage.id, {**stage.description(), **about})
     progress = Progress({})
@@ -95,12 +102,12 @@ def run_stage(stage: Stage, lab: Lab, on_epoch: OnEpoch) -> str:
         "state": _state(stage, lab, result),
         "epoch": stage.start_epoch + len(progress.series),
         "result": {name: _json_number((result or {}).get(name)) for name in COLUMNS},
-        "time_s": round(time.monotonic() - started, 3),
+        "time_s": round(progress.time_s, 3),
         "provenance": lab.provenance,
     }
     files = {METRICS: _metrics(stage, progress)}
     if result is not None:
-        files[STATE] = to_bytes(progress.tensors())
+        files[STATE] = tensors_to_bytes(progress.tensors())
     lab.store.finish(stage.id, files, summary)
     return summary["state"]
 
@@ -121,10 +128,14 @@ def _state(stage: Stage, lab: Lab, result: dict[str, float] | None) -> str:
 
 
 def is_chance(train_accuracy: float, data: ImageData) -> bool:
-    """Whether the training accuracy is a guess's: the commonest class plus 3 standard errors."""
+    """Whether the training accuracy is a guess's: the commonest class plus 3 standard errors.
+
+    Training without a mistake is never a guess, however few or alike the images are.
+    """
     counts = torch.bincount(torch.from_numpy(data.train_labels))
     share = float(counts.max()) / len(data.train_labels)
-    return train_accuracy <= share + 3 * math.sqrt(share * (1 - share) / len(data.train_labels))
+    error = math.sqrt(share * (1 - share) / len(data.train_labels))
+    return train_accuracy < 1 and train_accuracy <= share + 3 * error
 
 
 def _start(stage: Stage, lab: Lab, model: ImageClassifier, optimizer: SphereSGD) -> Progress:
@@ -162,6 +173,7 @@ def _train(
     """Train what is left, a checkpoint after each epoch; False if the loss became non-finite."""
     every = lab.config.training.evaluate_every
     for epoch in range(stage.start_epoch + len(progress.series), stage.end_epoch):
+        started = time.monotonic()
         totals = train_epoch(model, optimizer, loader.epoch(epoch), lab.precision, lab.device)
         # A continuing run is tested by the cadence alone, so that it does not depend on where the
         # averages of fewer checkpoints ended.
@@ -171,10 +183,12 @@ def _train(
         row = torch.stack([*totals, *scores]).cpu()
         norms = group_norms(model.sphere_parameters()).cpu()
         progress.append(_snapshot(model), row, norms)
+        progress.time_s += time.monotonic() - started
+        if math.isfinite(row[0]):
+            lab.store.save_progress(stage.id, progress.checkpoint())
         on_epoch(stage, epoch + 1, dict(zip(COLUMNS, row.tolist(), strict=True)))
         if not math.isfinite(row[0]):
             return False
-        lab.store.save_progress(stage.id, progress.tensors())
     return True
 
 

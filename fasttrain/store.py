@@ -6,7 +6,7 @@
     <store>/<stage>/progress.safetensors   its last finished epoch, while it runs
     <store>/<stage>/*.safetensors, metrics.parquet   its results
     <store>/<stage>/failed.txt          why it could not be run, if so
-    <store>/<stage>/done.json           digests of the results and a summary (written last)
+    <store>/<stage>/done.json           a summary, digests of all of the above and of itself (last)
 
 Every file is written beside its place, flushed to disk and renamed, so that a process killed at any
 moment leaves either the old file or the new one. A stage counts as finished when done.json is
@@ -15,23 +15,22 @@ there.
 
 import contextlib
 import hashlib
-import io
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import filelock
-import pandas as pd
 import safetensors
 import safetensors.torch
 from torch import Tensor
 
 from .errors import EnvironmentProblem
+from .files import is_empty, json_bytes, tensors_to_bytes, write_atomically
 
 FORMAT = 1
+DESCRIPTION = "stage.json"
 PROGRESS = "progress.safetensors"
 FAILURE = "failed.txt"
 
@@ -51,7 +50,9 @@ class Store:
         """
         marker = path / "store.json"
         if not marker.exists():
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            strangers = path.exists() and not (path.is_dir() and is_empty(path))
+            # Looked at again: another process may have made the store since.
+            if strangers and not marker.exists():
                 raise EnvironmentProblem(
                     f"{path}: exists and is not a fasttrain store (no store.json)"
                 )
@@ -61,7 +62,7 @@ class Store:
                 path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise EnvironmentProblem(f"{path}: cannot be made: {error.strerror}") from None
-            write_atomically(marker, _json({"program": "fasttrain", "format": FORMAT}))
+            write_atomically(marker, json_bytes({"program": "fasttrain", "format": FORMAT}))
         version = _read_json(marker).get("format")
         if version != FORMAT:
             raise EnvironmentProblem(
@@ -96,28 +97,26 @@ class Store:
         """The content of done.json, or None if the stage is not finished.
 
         Raises:
-            EnvironmentProblem: done.json is damaged, or a file it lists is missing or of another
-            size.
+            EnvironmentProblem: done.json is not what was written, or a file it lists is missing or
+            of another size.
         """
         done = self.path / stage / "done.json"
         if not done.exists():
             return None
         record = _read_json(done)
-        try:
-            files = {name: entry["bytes"] for name, entry in record["files"].items()}
-        except (KeyError, TypeError, AttributeError):
-            raise _damaged(done, "does not list its files") from None
-        for name, size in files.items():
+        if record.pop("sha256", None) != _digest(json_bytes(record)):
+            raise _damaged(done, "does not match its sha256")
+        for name, entry in record["files"].items():
             path = done.parent / name
             if not path.exists():
                 raise _damaged(path, "is missing")
-            if path.stat().st_size != size:
-                raise _damaged(path, f"has {path.stat().st_size} bytes instead of {size}")
+            if path.stat().st_size != entry["bytes"]:
+                raise _damaged(path, f"has {path.stat().st_size} bytes instead of {entry['bytes']}")
         return record
 
     def description(self, stage: str) -> dict[str, Any]:
-        """The content of stage.json."""
-        return _read_json(self.path / stage / "stage.json")
+        """The content of a finished stage's stage.json."""
+        return json.loads(self.read(stage, DESCRIPTION))
 
     def read(self, stage: str, name: str) -> bytes:
         """A result file of a finished stage, checked against its digest.
@@ -130,7 +129,7 @@ class Store:
         if record is None or name not in record["files"]:
             raise _damaged(path, "is missing")
         content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != record["files"][name]["sha256"]:
+        if _digest(content) != record["files"][name]["sha256"]:
             raise _damaged(path, "does not match its sha256")
         return content
 
@@ -142,12 +141,11 @@ class Store:
         """Make the stage's directory and say what it is."""
         folder = self.path / stage
         folder.mkdir(exist_ok=True)
-        if not (folder / "stage.json").exists():
-            write_atomically(folder / "stage.json", _json(description))
+        write_atomically(folder / DESCRIPTION, json_bytes(description))
 
     def save_progress(self, stage: str, tensors: dict[str, Tensor]) -> None:
         """Replace the stage's checkpoint."""
-        write_atomically(self.path / stage / PROGRESS, to_bytes(tensors))
+        write_atomically(self.path / stage / PROGRESS, tensors_to_bytes(tensors))
 
     def load_progress(self, stage: str) -> dict[str, Tensor] | None:
         """The stage's checkpoint, or None.
@@ -168,13 +166,20 @@ class Store:
         folder = self.path / stage
         for name, content in files.items():
             write_atomically(folder / name, content)
+        files = {**files, DESCRIPTION: (folder / DESCRIPTION).read_bytes()}
         listing = {
-            name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-            for name, content in sorted(files.items())
+            name: {"bytes": len(content), "sha256": _digest(content)}
+            for name, content in files.items()
         }
-        write_atomically(folder / "done.json", _json({**summary, "files": listing}))
+        record = {**summary, "files": listing}
+        record["sha256"] = _digest(json_bytes(record))
+        write_atomically(folder / "done.json", json_bytes(record))
+        self.tidy(stage)
+
+    def tidy(self, stage: str) -> None:
+        """Drop what a finished stage needs no more."""
         for name in (PROGRESS, FAILURE):
-            (folder / name).unlink(missing_ok=True)
+            (self.path / stage / name).unlink(missing_ok=True)
 
     def fail(self, stage: str, error: str) -> None:
         """Record why a stage could not be run; the next sweep tries it again."""
@@ -189,50 +194,28 @@ class Store:
             return summary["state"]
         return "failed" if (self.path / stage / FAILURE).exists() else "todo"
 
+    def progress_epochs(self, stage: str) -> int:
+        """Epochs of the stage that its checkpoint holds, read from the file's header."""
+        path = self.path / stage / PROGRESS
+        if not path.exists():
+            return 0
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                return file.get_slice("series").get_shape()[0]
+        except safetensors.SafetensorError as error:
+            raise _damaged(path, f"cannot be read ({error})") from None
+
     def free_bytes(self) -> int:
-        """Free space where the store lies."""
-        return shutil.disk_usage(self.path).free
+        """Free space where the store lies or will lie."""
+        return shutil.disk_usage(self.folder_that_exists()).free
+
+    def folder_that_exists(self) -> Path:
+        """The store's folder, or the nearest one above it that is there."""
+        return next(p for p in (self.path, *self.path.absolute().parents) if p.is_dir())
 
 
-def to_bytes(tensors: dict[str, Tensor]) -> bytes:
-    """Tensors in the safetensors format, on the host and contiguous."""
-    return safetensors.torch.save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    )
-
-
-def parquet(table: pd.DataFrame) -> bytes:
-    """A table in the Parquet format."""
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    return buffer.getvalue()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file so that a kill or a power cut leaves the old content or the new.
-
-    Raises:
-        EnvironmentProblem: no space, no permission, or another fault of the file system.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise EnvironmentProblem(f"{path}: cannot be written: {error.strerror}") from None
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ def run_sweep(stages: list[Stage], lab: Lab, view: ProgressView) -> dict[str, st
     failed_ids: set[str] = set()
     for stage in stages:
         if lab.store.summary(stage.id) is not None:
+            lab.store.tidy(stage.id)
             continue
         if stage.parent is not None and stage.parent.id in failed_ids:
             continue

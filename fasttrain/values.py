@@ -17,13 +17,13 @@ def canonical(rate: float) -> float:
     return float(f"{rate:.6g}")
 
 
-def _number(text: Any, what: str) -> float:
+def _number(value: Any, what: str) -> float:
     try:
-        if isinstance(text, bool):
+        if isinstance(value, bool):
             raise ValueError
-        return float(text)
+        return float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{text!r} is not a {what}") from None
+        raise ValueError(f"{value!r} is not a {what}") from None
 
 
 def _spaced(text: str) -> list[float]:
@@ -40,7 +40,12 @@ def _spaced(text: str) -> list[float]:
 def _items(value: Any) -> list[Any]:
     if isinstance(value, str):
         return [item.strip() for item in value.split(",")] if value.strip() else []
-    return list(value) if isinstance(value, list | tuple) else [value]
+    items = list(value) if isinstance(value, list | tuple) else [value]
+    for item in items:
+        # Text is for the command line; a TOML array holds numbers.
+        if isinstance(item, str):
+            raise ValueError(f"{item!r} is text: write numbers without quotes in an array")
+    return items
 
 
 def learning_rates(value: Any) -> tuple[float, ...]:
@@ -76,7 +81,7 @@ def _ascending(values: list[Any], what: str, allow_empty: bool = False) -> tuple
     values = sorted(values)
     for left, right in zip(values, values[1:], strict=False):
         if left == right:
-            raise ValueError(f"{left:g} is given twice (learning rates count to six digits)")
+            raise ValueError(f"{left:g} is given twice")
     return tuple(values)
 
 

@@ -203,7 +203,7 @@ def _flip(
 
 
 def open_loader(
-    data: ImageData,
+    source: ImageData,
     split: str = "train",
     *,
     batch_size: int,
@@ -224,7 +224,7 @@ def open_loader(
     augmentation of the test split.
     """
     return ResidentLoader(
-        data,
+        source,
         split,
         batch_size=batch_size,
         seed=seed,

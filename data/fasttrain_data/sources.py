@@ -144,6 +144,7 @@ def _images(dataset: Any) -> np.ndarray:
 # Disk trouble, as opposed to the network trouble that OSError covers too.
 _DISK_ERRORS = {
     errno.EACCES,
+    errno.ENOENT,
     errno.EPERM,
     errno.EROFS,
     errno.ENOSPC,

@@ -33,7 +33,7 @@ class ImageClassifier(nn.Module):
     """A network whose conv weights lie on the sphere. Input (B, C, H, W), output logits (B, K)."""
 
     def named_sphere_parameters(self) -> list[tuple[str, Tensor]]:
-        """Names and values of the conv weights, in the order of the forward pass."""
+        """Names and values of the conv weights, in the order of `named_modules`."""
         return [
             (f"{name}.weight", module.weight)
             for name, module in self.named_modules()

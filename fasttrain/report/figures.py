@@ -6,6 +6,7 @@ are not finite are left out; stages that diverged are marked, never hidden. Colo
 viridis without its palest end, which is safe for the colour-blind and legible on white.
 """
 
+import io
 import os
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from matplotlib.colors import Colormap, ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from fasttrain.files import write_atomically
 from fasttrain.report.table import floats, number, seed_means
 
 _VARIABLES = {"finetune": ("flr", "FLR", "fine-tuning"), "swa": ("k", "k", "averaging")}
@@ -108,8 +110,10 @@ def save(figure: Figure, stem: str | os.PathLike[str]) -> tuple[Path, Path]:
     png, svg = (stem.with_name(stem.name + suffix) for suffix in (".png", ".svg"))
     # Without a salt the identifiers in an SVG file are random.
     with rc_context({"svg.hashsalt": "fasttrain"}):
-        figure.savefig(png, dpi=150, metadata={"Software": None})
-        figure.savefig(svg, metadata={"Date": None})
+        for path, options in ((png, {"Software": None}), (svg, {"Date": None})):
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format=path.suffix[1:], dpi=150, metadata=options)
+            write_atomically(path, drawn.getvalue())
     return png, svg
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined, Template
 from matplotlib.figure import Figure
 
+from fasttrain.files import write_atomically
 from fasttrain.report.cells import heatmap
 from fasttrain.report.figures import accuracy_against_plr, save, training_curves
 from fasttrain.report.table import (
@@ -96,9 +97,7 @@ def write_report(
         command=provenance.get("command"),
     )
     path = folder / "report.html"
-    partial = folder / f".report.html.{os.getpid()}"
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    write_atomically(path, page.encode())
     return path
 
 

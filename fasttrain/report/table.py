@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 import pandas as pd
+from rich import box
 from rich.table import Table
 
 # What tells the cells of one kind of stage apart, besides the seed.
@@ -120,11 +121,16 @@ def summary_rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
 
 
 def rich_table(table: pd.DataFrame) -> Table:
-    """The table of `summary` for a terminal."""
-    shown = Table(title="Test accuracy %, mean ± sample standard deviation (number of seeds)")
-    for heading in SUMMARY_HEADINGS:
-        shown.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
-    for row in summary_rows(table):
+    """The table of `summary` for a terminal of 80 columns: the number of seeds is in the title."""
+    counts = [int(n) for n in table["pretrained_n"].unique()] or [0]
+    seeds = str(counts[0]) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+    title = f"test accuracy, %: mean ± sample standard deviation over n = {seeds} seeds"
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("PLR", "pre-trained", "fine-tuned", "best FLR", "averaged", "best k", "state"):
+        shown.add_column(heading, justify="left" if heading == "state" else "right")
+    for row in table.assign(pretrained_n=math.nan, finetuned_n=math.nan, averaged_n=math.nan).pipe(
+        summary_rows
+    ):
         shown.add_row(*row)
     return shown
 
@@ -168,10 +174,11 @@ def number(value: float) -> str:
 
 
 def percent(mean: float, std: float, n: float) -> str:
-    """Fractions as "93.21 ± 0.30 (3)"; without the ± where there is no spread to state."""
+    """Fractions as "93.21 ± 0.30 (3)"; without the parts that are NaN."""
     if math.isnan(mean):
         return "–"
-    return f"{100 * mean:.2f}" + ("" if math.isnan(std) else f" ± {100 * std:.2f}") + f" ({n:.0f})"
+    spread = "" if math.isnan(std) else f" ± {100 * std:.2f}"
+    return f"{100 * mean:.2f}{spread}" + ("" if math.isnan(n) else f" ({n:.0f})")
 
 
 def _refuse_several_setups(stages: pd.DataFrame) -> None:

@@ -1,8 +1,13 @@
 """What the command line says: one line for a mistake, the right exit code, no traceback."""
 
+import contextlib
+import fcntl
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 
 import numpy as np
 import pytest
@@ -36,6 +41,7 @@ MISTAKES = [
     (["train", "digits"], "--plr"),
     (["train", "digits", "--plr=-1"], "--plr: -1: a learning rate"),
     (["train", "digits", "--plr", "1", "--seed=-1"], "--seed -1"),
+    (["train", "digits", "--plr", "1", "--seed", "9" * 23], "below 2^63"),
     (["report"], "directory of the results (required)"),
     (["data", "dgits"], "did you mean 'digits'"),
 ]
@@ -103,6 +109,30 @@ def test_data_describes_a_set(fasttrain):
     assert outcome.code == 0
     assert "8 x 8 x 1, uint8" in outcome.out
     assert "1437" in outcome.out
+
+
+def test_a_console_without_utf8_and_a_live_terminal(tmp_path, tiny):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "fasttrain", "sweep", str(tiny), "--seeds", "2"]
+    run = dict(cwd=tmp_path, env=environment, check=True)
+    subprocess.run(command, **run, capture_output=True)
+    # A terminal 80 columns wide shows the live table and no line per stage.
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
+    terminal = {**environment, "PYTHONIOENCODING": "utf-8", "TERM": "xterm"}
+    process = subprocess.Popen(
+        [*command, "--store", "live"], cwd=tmp_path, env=terminal, stdout=slave, stderr=slave
+    )
+    os.close(slave)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux: reading a terminal that has hung up fails.
+        while piece := os.read(master, 65536):
+            shown += piece
+    os.close(master)
+    assert process.wait() == 0
+    text = shown.decode()
+    assert "running" in text and "ETA" in text and "[1/" not in text
+    assert "report: live/report/report.html" in text
 
 
 def test_the_module_runs_and_help_does_not_wait_for_torch(tmp_path):

@@ -62,6 +62,7 @@ def test_learning_rate_lists():
         ("nan", "finite"),
         ("1e-3,1e-3", "0.001 is given twice"),
         ("1e-3,1.0000001e-3", "0.001 is given twice"),
+        (["1e-3", "1e-2"], "'1e-3' is text"),
         ("1e-3:1e-1", "FIRST:LAST:COUNT"),
         ("1e-3:1e-1:1", "COUNT of at least 2"),
         ("1e-1:1e-3:5", "FIRST < LAST"),
@@ -74,7 +75,7 @@ def test_bad_learning_rates(value, message):
         learning_rates(value)
 
 
-@pytest.mark.parametrize("value", ["0", [-1], "2.5", "x", "", [2, 2]])
+@pytest.mark.parametrize("value", ["0", [-1], "2.5", "x", "", [2, 2], ["2"]])
 def test_bad_counts(value):
     with pytest.raises(ValueError):
         epoch_counts(value)

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import shutil
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import filelock
@@ -11,7 +13,8 @@ import pytest
 import torch
 
 from fasttrain.errors import EnvironmentProblem
-from fasttrain.store import Store, write_atomically
+from fasttrain.files import write_atomically
+from fasttrain.store import Store
 
 
 @pytest.fixture
@@ -39,10 +42,11 @@ def test_progress_reads_back_and_goes_with_the_end(store):
     store.begin("b" * 16, {})
     assert store.load_progress("b" * 16) is None
     weights = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
-    store.save_progress("b" * 16, {"w": weights})
+    store.save_progress("b" * 16, {"w": weights, "series": torch.empty(0, 5)})
     assert torch.equal((store.load_progress("b" * 16) or {})["w"], weights)
     store.fail("b" * 16, "no luck")
     assert store.state("b" * 16) == "failed"
+    assert store.progress_epochs("b" * 16) == 0
     store.finish("b" * 16, {}, {"state": "diverged"})
     assert store.state("b" * 16) == "diverged"
     names = {path.name for path in (store.path / ("b" * 16)).iterdir()}
@@ -67,8 +71,12 @@ def damage(name: str):
     def other_json(folder: Path) -> None:
         (folder / "done.json").write_text("[1]")
 
-    def no_files(folder: Path) -> None:
+    def empty_json(folder: Path) -> None:
         (folder / "done.json").write_text("{}")
+
+    def edited(folder: Path) -> None:
+        done = folder / "done.json"
+        done.write_text(done.read_text().replace('"done"', '"diverged"'))
 
     return locals()[name]
 
@@ -81,7 +89,8 @@ def damage(name: str):
         ("flipped", "state.safetensors", "does not match its sha256"),
         ("no_json", "done.json", "is not valid JSON"),
         ("other_json", "done.json", "is not a JSON object"),
-        ("no_files", "done.json", "does not list its files"),
+        ("empty_json", "done.json", "does not match its sha256"),
+        ("edited", "done.json", "does not match its sha256"),
     ],
 )
 def test_a_damaged_stage_is_named_with_its_remedy(store, name, file, message):
@@ -117,6 +126,34 @@ def test_what_is_not_a_store_is_refused(tmp_path, store):
     (store.path / "store.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(EnvironmentProblem, match="store of format 99; this version reads format 1"):
         Store.open(store.path, create=True)
+
+
+def test_a_store_whose_making_was_killed_is_made(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / ".store.json.123.tmp").touch()
+    (tmp_path / "store" / ".lock").touch()
+    assert Store.open(tmp_path / "store", create=True).stages() == []
+
+
+def test_processes_may_make_the_same_store_at_once(tmp_path):
+    with ProcessPoolExecutor(3, mp_context=get_context("fork")) as pool:
+        for number in range(20):
+            assert list(pool.map(make_store, [tmp_path / f"store{number}"] * 3)) == [None] * 3
+
+
+def make_store(path: Path) -> None:
+    Store.open(path, create=True).begin("a" * 16, {})
+
+
+@pytest.mark.parametrize("name", ["stage.json", "done.json"])
+def test_a_damaged_json_file_is_one_line_for_every_command(fasttrain, tiny, tmp_path, name):
+    assert fasttrain("sweep", tiny, "--quiet", "--k", "none", "--plr", "0.1").code == 0
+    store = tmp_path / "runs" / "tiny"
+    (next(store.glob(f"*/{name}"))).write_text("{}")
+    for command in (["report", store], ["sweep", tiny, "--k", "none", "--plr", "0.1"]):
+        outcome = fasttrain(*command)
+        assert outcome.code == 1
+        assert outcome.err.count("\n") == 1 and f"{name}: " in outcome.err
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EIO])

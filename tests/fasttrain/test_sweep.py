@@ -13,6 +13,7 @@ from fasttrain.evaluate import reestimate_batch_norm_
 from fasttrain.lab import Lab
 from fasttrain.loop import train_epoch
 from fasttrain.plan import averages, build, predecessors, setup_sections
+from fasttrain.results import load_grids
 from fasttrain.stages import Progress, is_chance
 from fasttrain.store import Store
 from fasttrain_data import load as load_data
@@ -159,6 +160,8 @@ def test_chance_is_the_commonest_class_and_three_standard_errors():
     assert is_chance(0.10, data)
     assert is_chance(0.125, data)
     assert not is_chance(0.13, data)
+    few = data.subset(n_train=10)
+    assert is_chance(0.3, few) and not is_chance(1.0, few)
 
 
 def test_an_epoch_reads_nothing_from_the_device(tiny, tmp_path):
@@ -250,13 +253,72 @@ def test_train_runs_one_cell_that_the_sweep_shares(fasttrain, tiny, tmp_path):
     assert len(after) == 8
 
 
-def test_two_fine_tuning_lengths_are_two_set_ups(fasttrain, tiny, tmp_path):
+def test_two_fine_tuning_lengths_are_two_grids_of_one_store(fasttrain, tiny, tmp_path):
     store = tmp_path / "runs" / "tiny"
     assert fasttrain("sweep", tiny, "--k", "none").code == 0
-    assert fasttrain("sweep", tiny, "--k", "none", "--finetune-epochs", "1").code == 0
+    outcome = fasttrain("sweep", tiny, "--k", "none", "--finetune-epochs", "1")
+    assert outcome.code == 0
+    assert outcome.out.count("pre-trained") == 1
     table = package.load(store)
-    assert table.groupby("setup").size().tolist() == [4, 4]
-    assert table["stage"].nunique() == 6
+    assert len(table) == table["stage"].nunique() == 6
+    grids = load_grids(store)
+    assert grids.stages.groupby("setup").size().tolist() == [4, 4]
+    assert set(grids.stages["setup"]) == set(grids.epochs["setup"]) == set(grids.configurations)
+    lengths = [c["training"]["finetune_epochs"] for c in grids.configurations.values()]
+    assert sorted(lengths) == [1, 2]
+
+
+def test_what_is_left_counts_checkpoints_and_shorter_averages(
+    fasttrain, tiny, tmp_path, monkeypatch
+):
+    def stop_in_the_second(_, stage, epoch, __):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fasttrain.progress.ProgressView.epoch", stop_in_the_second)
+        assert fasttrain("sweep", tiny, "--plr", "0.1", "--k", "none").code == 130
+    # 1 of 3 epochs of pre-training is left, and 2 of fine-tuning.
+    words = fasttrain("sweep", tiny, "--plr", "0.1", "--k", "none", "--dry-run").out
+    assert "left: 2 stages, 3 epochs" in words
+    assert fasttrain("sweep", tiny, "--plr", "0.1", "--k", "3").code == 0
+    words = fasttrain("sweep", tiny, "--plr", "0.1", "--k", "3,5", "--dry-run").out
+    assert "left: 1 stages, 2 epochs" in words
+
+
+def test_the_table_fits_eighty_columns(fasttrain, tiny):
+    seeds = ("--seeds", "3", "--plr", "1.25e-2,1e-1", "--flr", "1.25e-3")
+    outcome = fasttrain("sweep", tiny, *seeds)
+    table = [line for line in outcome.out.splitlines() if " ± " in line]
+    assert len(table) == 3
+    assert "…" not in outcome.out
+    assert max(len(line) for line in table) <= 80
+
+
+def test_time_goes_on_after_an_interruption(fasttrain, tiny, tmp_path, monkeypatch):
+    class Clock:
+        now = 0.0
+
+        def monotonic(self) -> float:
+            self.now += 1.0
+            return self.now
+
+    monkeypatch.setattr("fasttrain.stages.time", Clock())
+    count = 0
+
+    def interrupt(*_):
+        nonlocal count
+        count += 1
+        if count == 2:
+            raise KeyboardInterrupt
+
+    one = ("sweep", tiny, "--plr", "0.1", "--k", "none")
+    with monkeypatch.context() as patch:
+        patch.setattr("fasttrain.progress.ProgressView.epoch", interrupt)
+        assert fasttrain(*one).code == 130
+    assert fasttrain(*one).code == 0
+    # The clock ticks a second in every epoch: 3 of pre-training, 2 of fine-tuning.
+    assert package.load(tmp_path / "runs" / "tiny")["time_s"].tolist() == [3, 2]
 
 
 def test_quiet_says_nothing_and_report_rebuilds(fasttrain, tiny, tmp_path):
@@ -282,6 +344,10 @@ def test_done_files_say_what_they_vouch_for(fasttrain, tiny, tmp_path):
     assert fasttrain("sweep", tiny, "--k", "2").code == 0
     for done in (tmp_path / "runs" / "tiny").glob("*/done.json"):
         record = json.loads(done.read_text())
-        assert set(record["files"]) == {"metrics.parquet", "state.safetensors"}
+        assert set(record["files"]) == {
+            "metrics.parquet",
+            "stage.json",
+            "state.safetensors",
+        }
         assert record["provenance"]["command"].startswith("fasttrain sweep")
         assert not (done.parent / "progress.safetensors").exists()
