@@ -62,10 +62,18 @@ def choose_backend(tensors: Sequence[Tensor], name: str | None = None) -> str:
 
 def load_backend(name: str) -> Backend:
     """The backend of a name."""
+    if name == "triton":
+        from . import group_sums, sgd_step, sphere_step
+
+        return Backend(
+            name,
+            sphere_step.sphere_step_,
+            sgd_step.sgd_step_,
+            group_sums.group_sums,
+            sphere_step.scale_,
+        )
     if name == "numba":
         from . import cpu as module
-    elif name == "triton":
-        from . import triton_backend as module
     else:
         module = reference
     return Backend(name, module.sphere_step_, module.sgd_step_, module.group_sums, module.scale_)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 import torch
-from numba import types
+from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 from torch import Tensor
@@ -242,7 +242,9 @@ def _widen(stored):
 @overload(_widen)
 def _overload_widen(stored):
     if stored == types.uint16:
-        return lambda stored: np.float64(_float_of_bits(np.uint32(stored) << np.uint32(16)))
+        return lambda stored: np.float64(
+            _float_of_bits(np.uint32(stored) << np.uint32(16))  # type: ignore
+        )
     return lambda stored: np.float64(stored)
 
 
@@ -256,7 +258,7 @@ def _overload_narrow(like, value):
     if like.dtype == types.uint16:
 
         def to_bf16(like, value):
-            bits = _bits_of_float(np.float32(value))
+            bits = _bits_of_float(np.float32(value))  # type: ignore
             rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> (
                 np.uint32(16)
             )
@@ -276,7 +278,7 @@ def _piece(address, like, row, element, end, num_rows, run):
     inside = element - run_index * run
     count = min(run - inside, end - element)
     offset = run_index * run * num_rows + row * run + inside
-    return numba.carray(_pointer(address + offset * like.itemsize), (count,), like.dtype)
+    return carray(_pointer(address + offset * like.itemsize), (count,), like.dtype)  # type: ignore
 
 
 @numba.njit(**OPTIONS)

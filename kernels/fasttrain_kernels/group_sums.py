@@ -14,34 +14,15 @@ does not depend on the number of tensors, groups or models.
 Legend: theta parameters, g gradients; a subscript i means group i.
 """
 
-import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .blocks import DTYPES, LAUNCH, Blocks, accumulator, blocks_of, check, options
 from .groups import Layout
-
-DTYPES = {
-    torch.float64: tl.float64,
-    torch.float32: tl.float32,
-    torch.bfloat16: tl.bfloat16,
-    torch.float16: tl.float16,
-}
-"""What parameters and gradients may be stored in."""
-
-# More than about this many blocks grow instead: it bounds the sum that the joint step repeats.
-MAX_BLOCKS = 2048
-MIN_BLOCK_ELEMENTS = 2048
-
-# Address tables that a layout remembers; gradients may move from step to step.
-MAX_ADDRESS_TABLES = 64
-
 
 @triton.jit
 def chunk_place(p_tensors, p_chunks, chunk):
@@ -65,7 +46,7 @@ def address_of(p_table, tensor, start, DTYPE: tl.constexpr):
 @triton.jit
 def is_aligned(address, DTYPE: tl.constexpr, VECTOR: tl.constexpr):
     """Whether an address is at a vector boundary."""
-    return address % (VECTOR * DTYPE.primitive_bitwidth // 8) == 0
+    return address & (VECTOR * DTYPE.primitive_bitwidth // 8 - 1) == 0
 
 
 @triton.jit
@@ -73,15 +54,15 @@ def vector_pointer(address, DTYPE: tl.constexpr, VECTOR: tl.constexpr):
     """Pointer that the compiler knows to be at a vector boundary."""
     num_bytes: tl.constexpr = VECTOR * DTYPE.primitive_bitwidth // 8
     # Rounding makes a new value, so that the hint cannot leak to where it does not hold.
-    rounded = address // num_bytes * num_bytes
+    rounded = address & -num_bytes
     return tl.multiple_of(rounded.to(tl.pointer_type(DTYPE)), num_bytes)
 
 
 @triton.jit
-def vector_offsets(num_elements, BLOCK: tl.constexpr, VECTOR: tl.constexpr):
-    """Offsets in a chunk of whole vectors, and which of them exist: (BLOCK,) each."""
-    offset = tl.arange(0, BLOCK)
-    return offset, offset < num_elements // VECTOR * VECTOR
+def vector_offsets(first, num_elements, BLOCK: tl.constexpr, VECTOR: tl.constexpr):
+    """BLOCK offsets in a chunk of whole vectors, and which of them exist: (BLOCK,) each."""
+    offset = first + tl.arange(0, BLOCK)
+    return offset, offset < tl.multiple_of(num_elements & -VECTOR, VECTOR)
 
 
 @triton.jit
@@ -103,6 +84,38 @@ def read(p_values, offset, mask, ACC: tl.constexpr):
 def write(p_values, offset, mask, values):
     """Store values in the type that the pointer has."""
     tl.store(p_values + offset, values.to(p_values.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def direction_of(grad, velocity, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr):
+    """d = v, or Nesterov's g + mu * v."""
+    if NESTEROV:
+        direction = grad + MOMENTUM * velocity
+    else:
+        direction = velocity
+    return direction
+
+
+@triton.jit
+def advance(
+    p_buffer, offset, mask, grad, HAS_BUFFER: tl.constexpr, MOMENTUM: tl.constexpr,
+    NESTEROV: tl.constexpr,
+):  # fmt: skip
+    """v <- mu * v + g, written; the direction of the step with v as it is stored."""
+    if HAS_BUFFER:
+        velocity = MOMENTUM * read(p_buffer, offset, mask, grad.dtype) + grad
+        write(p_buffer, offset, mask, velocity)
+        velocity = velocity.to(p_buffer.dtype.element_ty).to(grad.dtype)
+        direction = direction_of(grad, velocity, MOMENTUM, NESTEROV)
+    else:
+        direction = grad
+    return direction
+
+
+@triton.jit
+def is_alone(p_first_chunk):
+    """Whether a group is one chunk."""
+    return tl.load(p_first_chunk + 1) - tl.load(p_first_chunk) == 1
 
 
 @triton.jit
@@ -157,6 +170,7 @@ def _sums_kernel(
     ACC: tl.constexpr,
     VECTOR: tl.constexpr,
     BLOCK: tl.constexpr,
+    NARROW: tl.constexpr,
     HAS_GRAD: tl.constexpr,
 ):
     p_block = p_blocks + 3 * tl.program_id(0)
@@ -166,14 +180,11 @@ def _sums_kernel(
         a_grad = address_of(p_grads, tensor, start, GRAD) if HAS_GRAD else a_theta
         wide = whole & (count % VECTOR == 0) & is_aligned(a_theta, THETA, VECTOR)
         if wide & is_aligned(a_grad, GRAD, VECTOR):
-            offset, mask = vector_offsets(count, BLOCK, VECTOR)
-            theta = read(vector_pointer(a_theta, THETA, VECTOR), offset, mask, ACC)
-            grad = tl.zeros_like(theta)
-            if HAS_GRAD:
-                grad = read(vector_pointer(a_grad, GRAD, VECTOR), offset, mask, ACC)
-            tt, tg, gg = tl.sum(theta * theta), tl.sum(theta * grad), tl.sum(grad * grad)
+            tt, tg, gg = _wide_sums(
+                a_theta, a_grad, count, THETA, GRAD, ACC, VECTOR, BLOCK, HAS_GRAD
+            )
         else:
-            tt, tg, gg = narrow_sums(
+            tt, tg, gg = _narrow_sums(
                 a_theta,
                 a_grad,
                 count,
@@ -183,16 +194,39 @@ def _sums_kernel(
                 THETA,
                 GRAD,
                 ACC,
-                BLOCK // 16,
+                NARROW,
                 HAS_GRAD,
             )
         group = tl.load(p_group_of_chunk + chunk)
-        alone = tl.load(p_first_chunk + group + 1) - tl.load(p_first_chunk + group) == 1
+        alone = is_alone(p_first_chunk + group)
         store_sums(p_sums, p_partials, group, chunk, alone, num_groups, num_chunks, tt, tg, gg)
 
 
 @triton.jit
-def narrow_sums(
+def _wide_sums(
+    a_theta, a_grad, count,
+    THETA: tl.constexpr, GRAD: tl.constexpr, ACC: tl.constexpr, VECTOR: tl.constexpr,
+    BLOCK: tl.constexpr, HAS_GRAD: tl.constexpr,
+):  # fmt: skip
+    """The sums of a chunk of whole vectors."""
+    p_theta = vector_pointer(a_theta, THETA, VECTOR)
+    p_grad = vector_pointer(a_grad, GRAD, VECTOR)
+    tt = tl.zeros((), ACC)
+    tg = tl.zeros((), ACC)
+    gg = tl.zeros((), ACC)
+    for first in range(0, count, BLOCK):
+        offset, mask = vector_offsets(first, count, BLOCK, VECTOR)
+        theta = read(p_theta, offset, mask, ACC)
+        tt += tl.sum(theta * theta)
+        if HAS_GRAD:
+            grad = read(p_grad, offset, mask, ACC)
+            tg += tl.sum(theta * grad)
+            gg += tl.sum(grad * grad)
+    return tt, tg, gg
+
+
+@triton.jit
+def _narrow_sums(
     a_theta, a_grad, count, begin, num_rows, run,
     THETA: tl.constexpr, GRAD: tl.constexpr, ACC: tl.constexpr, NARROW: tl.constexpr,
     HAS_GRAD: tl.constexpr,
@@ -238,85 +272,6 @@ def _finish_kernel(
         tl.store(p_scale + model, 1.0 / tl.sqrt(range_sum(p_moved, first, last, ACC)))
 
 
-@dataclass(frozen=True, eq=False)
-class Blocks:
-    """A layout as the kernels take it."""
-
-    tensors: Tensor
-    """(num_tensors, 3) int32: num_rows, row_size, run"""
-    blocks: Tensor
-    """(num_blocks, 3) int32: first chunk, end chunk, model; in the order of the models"""
-    first_block_of_model: Tensor
-    """(num_models + 1,) int32"""
-    long_groups: Tensor
-    """groups of several chunks, or of none, int32"""
-    block: int
-    """elements that a program holds at once: a power of two, no less than any chunk"""
-    num_warps: int
-    addresses: dict[tuple[int, ...], tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """address tables by their content, on the host and on the device"""
-
-    def table(self, tensors: Sequence[Tensor]) -> Tensor:  # (num_tensors,) int64
-        """Addresses of tensors, on their device; copied there when they are new, without waiting."""
-        key = tuple(tensor.data_ptr() for tensor in tensors)
-        if key not in self.addresses:
-            if len(self.addresses) >= MAX_ADDRESS_TABLES:
-                self.addresses.pop(next(iter(self.addresses)))
-            host = torch.tensor(key, dtype=torch.int64, pin_memory=self.blocks.is_cuda)
-            self.addresses[key] = host, host.to(self.blocks.device, non_blocking=True)
-        return self.addresses[key][1]
-
-
-_blocks_of: weakref.WeakKeyDictionary[Layout, Blocks] = weakref.WeakKeyDictionary()
-
-
-def blocks_of(layout: Layout) -> Blocks:
-    """The blocks of a layout; made once, which waits for the device."""
-    if layout not in _blocks_of:
-        _blocks_of[layout] = _make_blocks(layout)
-    return _blocks_of[layout]
-
-
-def check(layout: Layout, thetas: Sequence[Tensor], *others: Sequence[Tensor] | None) -> None:
-    """Raise ValueError unless the kernels can take these tensors together."""
-    for tensors in (thetas, *others):
-        if tensors is None:
-            continue
-        found = {tensor.dtype for tensor in tensors}
-        if len(found) != 1 or not found <= DTYPES.keys():
-            raise ValueError(f"tensors of one call must share one of {[*DTYPES]}; got {found}")
-        for theta, tensor in zip(thetas, tensors, strict=True):
-            if tensor.device != layout.chunks.device or tensor.stride() != theta.stride():
-                raise ValueError(
-                    f"tensors must lie like their parameter, on {layout.chunks.device} with strides "
-                    f"{theta.stride()}; got {tensor.device} and {tensor.stride()}"
-                )
-
-
-def accumulator(thetas: Sequence[Tensor]) -> torch.dtype:
-    """Type of the sums: fp32, or fp64 for fp64 parameters."""
-    return torch.float64 if thetas[0].dtype == torch.float64 else torch.float32
-
-
-def options(
-    blocks: Blocks, thetas: Sequence[Tensor], others: Sequence[Tensor] | None
-) -> dict[str, Any]:
-    """What every kernel over chunks is specialised on."""
-    theta, other = thetas[0].dtype, (others or thetas)[0].dtype
-    return {
-        "THETA": DTYPES[theta],
-        "GRAD": DTYPES[other],
-        "ACC": DTYPES[accumulator(thetas)],
-        "VECTOR": 16 // theta.itemsize,
-        "BLOCK": blocks.block,
-        "num_warps": blocks.num_warps,
-        **LAUNCH,
-    }
-
-
-LAUNCH = {"num_stages": 1, "enable_fp_fusion": True}
-
-
 def finish_sums(blocks: Blocks, layout: Layout, partials: Tensor, sums: Tensor) -> None:
     """Add up the groups of several chunks: one launch, or none if there is no such group."""
     if len(blocks.long_groups):
@@ -355,7 +310,7 @@ def group_sums(
 ) -> Tensor:  # (3, num_groups) fp32, fp64 for fp64 parameters
     """See `reference.group_sums`: 8 bytes per fp32 parameter, 1 launch, 2 with long groups."""
     check(layout, thetas, grads)
-    blocks, dtype, device = blocks_of(layout), accumulator(thetas), layout.chunks.device
+    blocks, dtype, device = blocks_of(layout), accumulator(thetas[0].dtype), layout.chunks.device
     sums = torch.empty(3, layout.num_groups, dtype=dtype, device=device)
     partials = torch.empty(3, layout.num_chunks, dtype=dtype, device=device)
     if len(blocks.blocks):
@@ -376,35 +331,3 @@ def group_sums(
         )
     finish_sums(blocks, layout, partials, sums)
     return sums
-
-
-def _make_blocks(layout: Layout) -> Blocks:
-    chunks = layout.chunks.cpu().numpy().astype(np.int64)
-    tensor, row, size = chunks[:, 0], chunks[:, 1], chunks[:, 3] - chunks[:, 2]
-    model = row * layout.num_models // np.maximum(np.array(layout.num_rows), 1)[tensor]
-    limit = max(MIN_BLOCK_ELEMENTS, -(-int(size.sum()) // MAX_BLOCKS))
-    # A block ends with its tensor or model, and where its elements pass a multiple of the limit.
-    before = np.cumsum(size) - size
-    segment = tensor * layout.num_models + model
-    first_of_segment = np.searchsorted(segment, segment, side="left")
-    part = (before - before[first_of_segment]) // limit
-    first = np.flatnonzero(np.diff(segment, prepend=-1) | np.diff(part, prepend=-1))
-    table = np.stack([first, np.append(first[1:], len(chunks))[: len(first)], model[first]], axis=1)
-    table = table[np.argsort(table[:, 2], kind="stable")]
-    lengths = np.diff(layout.first_chunk_of_group.cpu().numpy())
-    longest = triton.next_power_of_2(int(size.max(initial=1)))
-    block = min(max(longest, 2048), 8192)
-
-    def on_device(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values, np.int32)).to(layout.chunks.device)
-
-    return Blocks(
-        tensors=on_device(np.stack([layout.num_rows, layout.row_size, layout.run], axis=1)),
-        blocks=on_device(table),
-        first_block_of_model=on_device(
-            np.searchsorted(table[:, 2], np.arange(layout.num_models + 1))
-        ),
-        long_groups=on_device(np.flatnonzero(lengths != 1)),
-        block=block,
-        num_warps=block // 512,
-    )

@@ -20,9 +20,12 @@ class Binding:
     backend: Backend
     layout: Layout
     names: list[str]
+    copied: bool = False
+    """whether projected copies have been written since the last step"""
     versions: list[int] | None = None
-    """torch's counts of in-place changes, after the last step with a deferred projection"""
+    """torch's counts of in-place changes, when we last looked"""
     zeros: dict[int, Tensor] = field(default_factory=dict)
+    scratch: list[Tensor] = field(default_factory=list)
     form: list[tuple[Any, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -33,6 +36,27 @@ class Binding:
         if index not in self.zeros:
             self.zeros[index] = torch.zeros_like(self.thetas[index])
         return self.zeros[index]
+
+    def scaled(self, grads: list[Tensor], factor: Tensor) -> list[Tensor]:
+        """The gradients times a factor per group, in memory that the next call takes again."""
+        if not self.scratch:
+            self.scratch = [torch.empty_like(grad) for grad in grads]
+        self.backend.scale_(grads, self.layout, factor, self.scratch)
+        return self.scratch
+
+    def wrote_(self) -> None:
+        """Tell torch that the tensors were written: autograd must not use values saved before."""
+        torch.autograd.graph.increment_version(self.thetas)
+        self.copied = False
+        self.remember()
+
+    def remember(self) -> None:
+        """Take note of torch's counts, which it keeps on the host."""
+        self.versions = [theta._version for theta in self.thetas]
+
+    def written_elsewhere(self) -> bool:
+        """Whether torch has seen a write since `remember`."""
+        return self.versions is not None and self.versions != [t._version for t in self.thetas]
 
 
 class GroupwiseSGD(torch.optim.Optimizer):
@@ -136,7 +160,7 @@ class GroupwiseSGD(torch.optim.Optimizer):
             nesterov=group["nesterov"],
             weight_decay=group["weight_decay"],
         )
-        torch.autograd.graph.increment_version(binding.thetas)
+        binding.wrote_()
         return binding, sums, binding.layout.per_group(eta)
 
     def _check(self, group: dict[str, Any], active: Sequence[int]) -> None:
@@ -201,7 +225,8 @@ class GroupwiseSGD(torch.optim.Optimizer):
     def _rates(self, group: dict[str, Any], binding: Binding) -> Tensor:
         """Raw learning rate of every model: (num_models,)."""
         theta = binding.thetas[0]
-        dtype = torch.float32 if theta.device.type == "mps" else torch.float64
+        on_cpu = theta.device.type == "cpu"
+        dtype = torch.float64 if on_cpu else torch.promote_types(theta.dtype, torch.float32)
         return torch.ones(group["num_models"], dtype=dtype, device=theta.device) * group["lr"]
 
 
