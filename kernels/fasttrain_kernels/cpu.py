@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 import torch
-from numba import carray, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 from torch import Tensor
@@ -278,7 +278,8 @@ def _piece(address, like, row, element, end, num_rows, run):
     inside = element - run_index * run
     count = min(run - inside, end - element)
     offset = run_index * run * num_rows + row * run + inside
-    return carray(_pointer(address + offset * like.itemsize), (count,), like.dtype)  # type: ignore
+    pointer = _pointer(address + offset * like.itemsize)  # type: ignore
+    return numba.carray(pointer, (count,), like.dtype)  # type: ignore
 
 
 @numba.njit(**OPTIONS)

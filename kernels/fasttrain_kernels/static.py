@@ -203,7 +203,6 @@ def _nvidia_code(compiled: Any, target: str) -> dict[str, Any]:
         if re.match(r"/\*[0-9a-f]{4,}\*/\s+[@A-Z]|\.L_", line)
     ]
     names = Counter(line.split()[0].rstrip(";") for line in code)
-    vector = r"\.(128|64)\b"
     return {
         "registers": registers,
         "spills": _count(names, r"(LDL|STL)"),
@@ -213,7 +212,7 @@ def _nvidia_code(compiled: Any, target: str) -> dict[str, Any]:
         "stores": _vectors(compiled.asm["ptx"], "st"),
         "atomics": _count(names, r"(ATOM|RED\b|RED\.)"),
         "fp64": _count(names, r"D(ADD|MUL|FMA|SETP|MNMX)\b|.*\.F64"),
-        "loop": _loop(code, rf"LDG\.E{vector}", r"BRA.*\(?`\((\.L_\w+)\)", r"(\.L_\w+):"),
+        "loop": _loop(code, r"LDG\.E\.128", r"BRA.*\(?`\((\.L_\w+)\)", r"(\.L_\w+):"),
     }
 
 
@@ -221,6 +220,15 @@ def _vectors(ptx: str, access: str) -> dict[int, int]:
     """Vector accesses to global memory by their bits."""
     found = re.findall(rf"{access}\.global\S*\.v(\d)\.b(\d+)", ptx)
     return dict(Counter(int(count) * int(bits) for count, bits in found))
+
+
+def _amd_vectors(llir: str, access: str) -> dict[int, int]:
+    """The same from LLVM's code, where they are plain accesses or calls of a buffer intrinsic."""
+    sizes = {"float": 32, "bfloat": 16, "i32": 32, "i16": 16, "f32": 32, "bf16": 16}
+    plain = re.findall(rf"{access} <(\d) x (\w+)>.*ptr addrspace\(1\)", llir)
+    calls = re.findall(rf"call .*\.buffer\.{access}\.v(\d)(\w+)\(", llir)
+    found = Counter(int(count) * sizes.get(kind, 64) for count, kind in plain + calls if count > "1")
+    return dict(found)
 
 
 def _amd_code(compiled: Any) -> dict[str, Any]:
@@ -232,22 +240,16 @@ def _amd_code(compiled: Any) -> dict[str, Any]:
     ]
     names = Counter(line.split()[0] for line in code)
     waves = int(re.search(r"; Occupancy: (\d+)", text)[1])  # type: ignore[index]
-    bits = {"dwordx4": 128, "dwordx2": 64, "dword": 32, "ushort": 16, "short": 16}
-
-    def vectors(access: str) -> dict[int, int]:
-        found = re.findall(rf"buffer_{access}_(dwordx4|dwordx2)\b", "\n".join(code))
-        return dict(Counter(bits[width] for width in found))
-
     spilled = re.findall(r"\.[sv]gpr_spill_count:\s+(\d+)", text)
     return {
         "registers": int(re.search(r"\.vgpr_count:\s+(\d+)", text)[1]),  # type: ignore[index]
         "spills": sum(map(int, spilled)),
         "occupancy": waves / 8,
-        "loads": vectors("load"),
-        "stores": vectors("store"),
+        "loads": _amd_vectors(compiled.asm["llir"], "load"),
+        "stores": _amd_vectors(compiled.asm["llir"], "store"),
         "atomics": _count(names, r".*_atomic_"),
         "fp64": _count(names, r".*_f64"),
-        "loop": _loop(code, r"buffer_load_dwordx", r"s_c?branch\w*\s+(\.LBB\w+)", r"(\.LBB\w+):"),
+        "loop": _loop(code, r"(?:buffer|global)_load_dwordx4", r"s_c?branch\w*\s+(\.LBB\w+)", r"(\.LBB\w+):"),
     }
 
 

@@ -39,7 +39,7 @@ class Binding:
 
     def scaled(self, grads: list[Tensor], factor: Tensor) -> list[Tensor]:
         """The gradients times a factor per group, in memory that the next call takes again."""
-        if not self.scratch:
+        if not self.scratch or self.scratch[0].dtype != grads[0].dtype:
             self.scratch = [torch.empty_like(grad) for grad in grads]
         self.backend.scale_(grads, self.layout, factor, self.scratch)
         return self.scratch
