@@ -35,7 +35,7 @@ MIN_BLOCK_ELEMENTS = 2048
 MAX_BLOCKS = 2048
 
 # Elements that a program reads at once, 8 per thread. Where it has to hold a whole chunk it takes 16
-# per thread (Nesterov's step has no registers for that), lest one program fill a multiprocessor.
+# per thread, lest one program fill a multiprocessor, if 64 registers suffice for that.
 BLOCK = 1024
 MIN_HELD_BLOCK = 2048
 
@@ -143,7 +143,10 @@ def block_options(
     hip: bool,
 ) -> dict[str, Any]:
     """The same for given dtypes: parameters, and gradients or outputs."""
-    num_threads = (held or BLOCK) // (16 if held and not nesterov else 8)
+    num_threads = (held or BLOCK) // (16 if held and not nesterov and not hip else 8)
+    limit: dict[str, int] = {"waves_per_eu": 8} if hip else {}
+    if held and theta != torch.float64 and not hip:
+        limit = {"maxnreg": 64}
     return {
         "THETA": DTYPES[theta],
         "GRAD": DTYPES[other],
@@ -152,8 +155,8 @@ def block_options(
         "BLOCK": held or BLOCK,
         "NARROW": num_threads,
         "num_warps": num_threads // (64 if hip else 32),
+        **limit,
         **LAUNCH,
-        **({"maxnreg": 64} if held and theta != torch.float64 and not hip else {}),
     }
 
 

@@ -12,6 +12,7 @@ its own, added in order afterwards: bits depend neither on the number of threads
 The compiled code is kept on disk between processes. bf16 travels as its bits, uint16.
 """
 
+import operator
 import threading
 import weakref
 from collections.abc import Sequence
@@ -31,6 +32,9 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 """What parameters and gradients may be stored in."""
 
 NUM_SPANS = 64
+
+GRAIN = 2**19
+"""Elements that are worth a thread: on busy cores waiting for it costs more than it saves."""
 
 # Sums may be reordered (and so vectorised), but NaN and infinity keep their meaning.
 FAST = {"reassoc", "contract", "nsz"}
@@ -88,7 +92,7 @@ def group_sums(thetas: Sequence[Tensor], grads: Sequence[Tensor] | None, layout:
     tables = _tables(layout)
     sums = np.zeros((3, layout.num_groups))
     with _lock:
-        _use_torch_threads()
+        _use_threads(layout)
         _sums_kernel(
             _addresses(thetas),
             _addresses(thetas if grads is None else grads),
@@ -112,7 +116,7 @@ def scale_(
     outputs = thetas if outputs is None else outputs
     factors = factor.to(torch.float64).contiguous().numpy()
     with _lock:
-        _use_torch_threads()
+        _use_threads(layout)
         _scale_kernel(
             _addresses(thetas),
             _addresses(outputs),
@@ -138,7 +142,7 @@ def _step(
 ) -> Tensor:
     sums = np.empty((3, layout.num_groups))
     with _lock:
-        _use_torch_threads()
+        _use_threads(layout)
         _step_kernel(
             mode,
             _addresses(thetas),
@@ -207,8 +211,11 @@ def _like(tensors: Sequence[Tensor]) -> np.ndarray:
     return _LIKE[tensors[0].dtype]
 
 
-def _use_torch_threads() -> None:
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+def _use_threads(layout: Layout) -> None:
+    """As many threads as torch uses, but none for less than `GRAIN` elements."""
+    size = sum(map(operator.mul, layout.num_rows, layout.row_size))
+    most = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    numba.set_num_threads(max(1, min(most, -(-size // GRAIN))))
 
 
 @intrinsic
@@ -292,6 +299,7 @@ def _advance(
     # The step is eta * (along * direction + beside * velocity).
     along = 1.0 if nesterov else 0.0
     beside = momentum if nesterov else 1.0
+    keep = 1.0 - eta * weight_decay
     element = begin
     while element < end:
         theta = _piece(a_theta, like, row, element, end, num_rows, run)
@@ -312,15 +320,18 @@ def _advance(
                 moved += new * new
         else:
             for i in range(len(theta)):
-                t = scale * _widen(theta[i])
+                t = _widen(theta[i])
                 g = _widen(grad[i])
-                new = t - eta * (g + weight_decay * t)
-                theta[i] = _narrow(like, new)
+                theta[i] = _narrow(like, scale * keep * t - eta * g)
                 theta_theta += t * t
                 theta_grad += t * g
                 grad_grad += g * g
-                moved += new * new
         element += len(theta)
+    if not has_buffer:
+        # Fewer operations per element: the loop bound is arithmetic where the data is in the cache.
+        theta_theta *= scale * scale
+        theta_grad *= scale
+        moved = keep * keep * theta_theta - 2 * keep * eta * theta_grad + eta * eta * grad_grad
     return theta_theta, theta_grad, grad_grad, moved
 
 

@@ -75,7 +75,8 @@ def cases() -> list[Case]:
         Case(name="group sums", kernel=group_sums._sums_kernel, constants={"HAS_GRAD": True}, other=o)
         for o in (fp32, bf16)
     ]
-    for momentum, nesterov, other in ((0.0, False, fp32), (0.9, False, fp32), (0.9, True, bf16)):
+    variants = ((0.0, False, fp32), (0.0, False, bf16), (0.9, False, fp32), (0.9, True, bf16))
+    for momentum, nesterov, other in variants:
         step = {"HAS_BUFFER": momentum > 0, "MOMENTUM": momentum, "NESTEROV": nesterov}
         joint, group = step | {"PER_GROUP": False}, step | {"PER_GROUP": True}
         label = "Nesterov" if nesterov else "momentum" if momentum else "-"

@@ -1,5 +1,6 @@
 """What the optimisers share: param groups bound to a backend, momentum, plain SGD, statistics."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -137,7 +138,7 @@ class GroupwiseSGD(torch.optim.Optimizer):
         """
         if not self._last:
             raise RuntimeError("statistics() needs a step: none has been taken yet")
-        names = [name for binding, _, _ in self._last for name in binding.names]
+        names = list(itertools.chain.from_iterable(b.names for b, _, _ in self._last))
         sums = torch.cat([sums for _, sums, _ in self._last], dim=1)
         eta = torch.cat([eta for _, _, eta in self._last])
         totals = [binding.layout.per_model(sums[0]) for binding, sums, _ in self._last]
