@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -227,7 +228,10 @@ def deferred_step(theta: Tensor, grad: Tensor, rho: float, scale: Tensor) -> Non
 
 def geoopt_step(problem: Problem) -> tuple[Step, Callable[[], Tensor]]:
     """geoopt's RiemannianSGD on unit spheres: the same points, at rho = 1."""
-    geoopt = importlib.import_module("geoopt")
+    with warnings.catch_warnings():
+        # It uses parts of torch that newer versions deprecate.
+        warnings.simplefilter("ignore")
+        geoopt = importlib.import_module("geoopt")
     theta, grad = problem.flat()
     size = problem.num_params() // len(problem.models)
     point = geoopt.ManifoldParameter(theta / problem.rho, manifold=geoopt.Sphere())

@@ -108,11 +108,11 @@ def check(layout: Layout, thetas: Sequence[Tensor], *others: Sequence[Tensor] | 
 
 def _lie_alike(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors have the same shape and memory format."""
-    if a.stride() == b.stride():
+    if a.shape != b.shape or a.stride() == b.stride() or a.numel() == 0:
         return a.shape == b.shape
     # The stride of a dimension of size 1 means nothing.
     strides = zip(a.shape, a.stride(), b.stride(), strict=True)
-    return a.shape == b.shape and all(size == 1 or x == y for size, x, y in strides)
+    return all(size == 1 or x == y for size, x, y in strides)
 
 
 def accumulator(theta: torch.dtype) -> torch.dtype:
