@@ -34,8 +34,8 @@ MIN_BLOCK_ELEMENTS = 2048
 # exact step repeats.
 MAX_BLOCKS = 2048
 
-# Elements that a program reads at once, 8 per thread. Where it has to hold a whole chunk it takes 16
-# per thread, lest one program fill a multiprocessor, if 64 registers suffice for that.
+# Elements that a program reads at once, 8 per thread. Where it has to hold a whole chunk it takes
+# 16 per thread, lest one program fill a multiprocessor, if 64 registers suffice for that.
 BLOCK = 1024
 MIN_HELD_BLOCK = 2048
 
@@ -101,8 +101,8 @@ def check(layout: Layout, thetas: Sequence[Tensor], *others: Sequence[Tensor] | 
         for theta, tensor in zip(thetas, tensors, strict=True):
             if tensor.device != layout.chunks.device or not _lie_alike(theta, tensor):
                 raise ValueError(
-                    f"tensors must lie like their parameter, on {layout.chunks.device} with strides "
-                    f"{theta.stride()}; got {tensor.device} and {tensor.stride()}"
+                    f"tensors must lie like their parameter, on {layout.chunks.device}, strides "
+                    f"{theta.stride()}; got {tensor.device}, {tensor.stride()}"
                 )
 
 

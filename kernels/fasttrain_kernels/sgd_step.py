@@ -10,6 +10,10 @@ Legend: theta parameters, g gradients, lambda weight decay, mu momentum, v momen
 learning rate.
 """
 
+# Kernels are written in Triton's language, which Python's types do not describe.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false
+
 from collections.abc import Sequence
 
 import torch
@@ -18,11 +22,10 @@ import triton.language as tl
 from torch import Tensor
 
 from .blocks import accumulator, blocks_of, check, options
-from .group_sums import (
+from .elements import (
     address_of,
     advance,
     chunk_place,
-    finish_sums,
     is_aligned,
     is_alone,
     read,
@@ -32,6 +35,7 @@ from .group_sums import (
     vector_pointer,
     write,
 )
+from .group_sums import finish_sums
 from .groups import Layout
 
 

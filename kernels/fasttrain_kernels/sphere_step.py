@@ -24,6 +24,10 @@ Legend: theta parameters, g gradients, v momentum buffer, d direction of the ste
 Nesterov's g + mu * v), eta raw learning rate, rho radius; a subscript i means group i.
 """
 
+# Kernels are written in Triton's language, which Python's types do not describe.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false
+
 from collections.abc import Sequence
 
 import torch
@@ -32,16 +36,12 @@ import triton.language as tl
 from torch import Tensor
 
 from .blocks import accumulator, blocks_of, check, options
-from .group_sums import (
+from .elements import (
     address_of,
     advance,
     chunk_place,
-    direction_of,
-    finish_group,
     is_aligned,
     is_alone,
-    launch_finish,
-    range_sum,
     read,
     run_offsets,
     store_sums,
@@ -49,7 +49,9 @@ from .group_sums import (
     vector_pointer,
     write,
 )
+from .group_sums import launch_finish
 from .groups import Layout
+from .sphere_apply import sphere_apply_
 
 
 @triton.jit
@@ -215,116 +217,6 @@ def _step_narrow(
     return tl.sum(tt), tl.sum(tg), tl.sum(gg), norm_squared
 
 
-@triton.jit
-def _apply_kernel(
-    p_thetas,
-    p_grads,
-    p_buffers,
-    p_tensors,
-    p_chunks,
-    p_group_of_chunk,
-    p_first_chunk,
-    p_blocks,
-    p_first_block,  # (num_models + 1,) first block of every model
-    p_long_groups,  # groups of several chunks
-    p_eta,
-    p_sums,
-    p_partials,
-    p_moved,
-    num_blocks,
-    num_groups,
-    num_chunks,
-    THETA: tl.constexpr,
-    GRAD: tl.constexpr,
-    ACC: tl.constexpr,
-    VECTOR: tl.constexpr,
-    BLOCK: tl.constexpr,
-    NARROW: tl.constexpr,
-    HAS_BUFFER: tl.constexpr,
-    MOMENTUM: tl.constexpr,
-    NESTEROV: tl.constexpr,
-    PER_GROUP: tl.constexpr,
-):
-    """The second pass: moves and projects; the last programs finish the sums of long groups."""
-    program = tl.program_id(0)
-    if program >= num_blocks:
-        group = tl.load(p_long_groups + program - num_blocks)
-        finish_group(p_partials, p_sums, p_first_chunk, group, num_groups, num_chunks, ACC)
-    else:
-        p_block = p_blocks + 3 * (num_blocks - 1 - program)
-        model = tl.load(p_block + 2)
-        factor = tl.zeros((), ACC)
-        if not PER_GROUP:
-            first, last = tl.load(p_first_block + model), tl.load(p_first_block + model + 1)
-            factor = 1.0 / tl.sqrt(range_sum(p_moved, first, last, ACC))
-        for chunk in range(tl.load(p_block), tl.load(p_block + 1)):
-            index = model
-            todo = True
-            if PER_GROUP:
-                index = tl.load(p_group_of_chunk + chunk)
-                first, last = tl.load(p_first_chunk + index), tl.load(p_first_chunk + index + 1)
-                todo = last - first > 1
-                if todo:
-                    moved = range_sum(p_partials + 3 * num_chunks, first, last, ACC)
-                    factor = 1.0 / tl.sqrt(moved)
-            if todo:
-                _apply_chunk(
-                    p_thetas, p_grads, p_buffers, p_tensors, p_chunks, chunk,
-                    tl.load(p_eta + index), factor,
-                    THETA, GRAD, ACC, VECTOR, BLOCK, NARROW, HAS_BUFFER, MOMENTUM, NESTEROV,
-                )  # fmt: skip
-
-
-@triton.jit
-def _apply_chunk(
-    p_thetas, p_grads, p_buffers, p_tensors, p_chunks, chunk, eta, factor,
-    THETA: tl.constexpr, GRAD: tl.constexpr, ACC: tl.constexpr, VECTOR: tl.constexpr,
-    BLOCK: tl.constexpr, NARROW: tl.constexpr, HAS_BUFFER: tl.constexpr, MOMENTUM: tl.constexpr,
-    NESTEROV: tl.constexpr,
-):  # fmt: skip
-    """theta <- factor * (theta - eta * d) for one chunk; v was written by the first pass."""
-    tensor, count, start, begin, num_rows, run, whole = chunk_place(p_tensors, p_chunks, chunk)
-    a_theta = address_of(p_thetas, tensor, start, THETA)
-    a_grad = address_of(p_grads, tensor, start, GRAD)
-    a_buffer = address_of(p_buffers, tensor, start, THETA) if HAS_BUFFER else a_theta
-    wide = whole & (count % VECTOR == 0) & is_aligned(a_theta, THETA, VECTOR)
-    if wide & is_aligned(a_grad, GRAD, VECTOR) & is_aligned(a_buffer, THETA, VECTOR):
-        p_theta = vector_pointer(a_theta, THETA, VECTOR)
-        p_grad = vector_pointer(a_grad, GRAD, VECTOR)
-        p_buffer = vector_pointer(a_buffer, THETA, VECTOR)
-        for first in range(0, count, BLOCK):
-            offset, mask = vector_offsets(first, count, BLOCK, VECTOR)
-            _apply_elements(
-                p_theta, p_grad, p_buffer, offset, mask, eta, factor,
-                ACC, HAS_BUFFER, MOMENTUM, NESTEROV,
-            )  # fmt: skip
-    else:
-        p_theta = a_theta.to(tl.pointer_type(THETA))
-        p_grad = a_grad.to(tl.pointer_type(GRAD))
-        p_buffer = a_buffer.to(tl.pointer_type(THETA))
-        for first in range(0, count, NARROW):
-            offset, mask = run_offsets(first, count, begin, num_rows, run, NARROW)
-            _apply_elements(
-                p_theta, p_grad, p_buffer, offset, mask, eta, factor,
-                ACC, HAS_BUFFER, MOMENTUM, NESTEROV,
-            )  # fmt: skip
-
-
-@triton.jit
-def _apply_elements(
-    p_theta, p_grad, p_buffer, offset, mask, eta, factor,
-    ACC: tl.constexpr, HAS_BUFFER: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr,
-):  # fmt: skip
-    theta = read(p_theta, offset, mask, ACC)
-    if HAS_BUFFER:
-        velocity = read(p_buffer, offset, mask, ACC)
-        grad = read(p_grad, offset, mask, ACC) if NESTEROV else velocity
-        direction = direction_of(grad, velocity, MOMENTUM, NESTEROV)
-    else:
-        direction = read(p_grad, offset, mask, ACC)
-    write(p_theta, offset, mask, factor * (theta - eta * direction))
-
-
 def sphere_step_(
     thetas: Sequence[Tensor],
     grads: Sequence[Tensor],
@@ -355,9 +247,7 @@ def sphere_step_(
     p_thetas, p_grads = blocks.table(thetas), blocks.table(grads)
     p_buffers = p_thetas if buffers is None else blocks.table(buffers)
     places = (blocks.tensors, layout.chunks, layout.group_of_chunk, layout.first_chunk_of_group)
-    special = options(
-        blocks, thetas, grads, hold=scope == "group", nesterov=nesterov
-    ) | {
+    special = options(blocks, thetas, grads, hold=scope == "group", nesterov=nesterov) | {
         "HAS_BUFFER": buffers is not None,
         "MOMENTUM": momentum,
         "NESTEROV": nesterov,
@@ -385,22 +275,8 @@ def sphere_step_(
         if factor is not scale:
             scale.copy_(factor)
     elif scope == "joint" or num_long:
-        _apply_kernel[(num_blocks + num_long,)](
-            p_thetas,
-            p_grads,
-            p_buffers,
-            *places,
-            blocks.blocks,
-            blocks.first_block_of_model,
-            blocks.long_groups,
-            eta,
-            sums,
-            partials,
-            moved,
-            num_blocks,
-            layout.num_groups,
-            layout.num_chunks,
-            **special,
+        sphere_apply_(
+            (p_thetas, p_grads, p_buffers), blocks, layout, eta, sums, partials, moved, special
         )
     return sums
 

@@ -27,10 +27,11 @@ from typing import Any
 
 import torch
 import triton
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import group_sums, sgd_step, sphere_step
+from . import group_sums, sgd_step, sphere_apply, sphere_step
 from .blocks import LAUNCH, block_options
 from .groups import CHUNK
 
@@ -72,7 +73,9 @@ def cases() -> list[Case]:
     """Every kernel, as it is launched: plain, with momentum, and with bf16 and Nesterov."""
     fp32, bf16 = torch.float32, torch.bfloat16
     made = [
-        Case(name="group sums", kernel=group_sums._sums_kernel, constants={"HAS_GRAD": True}, other=o)
+        Case(
+            name="group sums", kernel=group_sums._sums_kernel, constants={"HAS_GRAD": True}, other=o
+        )
         for o in (fp32, bf16)
     ]
     variants = ((0.0, False, fp32), (0.0, False, bf16), (0.9, False, fp32), (0.9, True, bf16))
@@ -82,7 +85,7 @@ def cases() -> list[Case]:
         label = "Nesterov" if nesterov else "momentum" if momentum else "-"
         for name, kernel, constants in (
             ("sphere exact, pass 1", sphere_step._step_kernel, joint | {"DEFERRED": False}),
-            ("sphere exact, pass 2", sphere_step._apply_kernel, joint),
+            ("sphere exact, pass 2", sphere_apply._apply_kernel, joint),
             ("sphere deferred", sphere_step._step_kernel, joint | {"DEFERRED": True}),
             ("sphere per group", sphere_step._step_kernel, group | {"DEFERRED": False}),
             ("sgd", sgd_step._sgd_kernel, step | {"WEIGHT_DECAY": 5e-4}),
@@ -99,7 +102,7 @@ def cases() -> list[Case]:
             )
     made.append(Case(name="scale", kernel=sphere_step._scale_kernel, constants={}, other=fp32))
     made.append(Case(name="scale", kernel=sphere_step._scale_kernel, constants={}, other=bf16))
-    finish = {"ACC": triton.language.float32, "num_warps": 4, **LAUNCH}
+    finish = {"ACC": triton.language.float32, "SCALES": True, "num_warps": 4, **LAUNCH}
     made.append(Case(name="finish", kernel=group_sums._finish_kernel, constants=finish))
     return made
 
@@ -110,7 +113,7 @@ def report(targets: tuple[str, ...] = tuple(TARGETS)) -> list[dict[str, Any]]:
     Raises:
         RuntimeError: the kernels were imported for Triton's interpreter.
     """
-    if triton.knobs.runtime.interpret:
+    if knobs.runtime.interpret:
         raise RuntimeError("the static report needs compiled kernels: unset TRITON_INTERPRET")
     return [_row(case, target) for case in cases() for target in targets]
 
@@ -122,7 +125,9 @@ def table(rows: list[dict[str, Any]] | None = None) -> None:
     cells = [columns] + [[_cell(row[column]) for column in columns] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     for line in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        )
 
 
 def _cell(value: Any) -> str:
@@ -193,7 +198,7 @@ def _nvidia_code(compiled: Any, target: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(compiled.asm["cubin"])
-        tools = triton.knobs.nvidia
+        tools = knobs.nvidia
         usage = _run(tools.cuobjdump.path, "--dump-resource-usage", str(cubin))
         text = _run(tools.nvdisasm.path, str(cubin))
     registers = int(re.search(r"REG:(\d+)", usage)[1])  # type: ignore[index]
@@ -228,7 +233,9 @@ def _amd_vectors(llir: str, access: str) -> dict[int, int]:
     sizes = {"float": 32, "bfloat": 16, "i32": 32, "i16": 16, "f32": 32, "bf16": 16}
     plain = re.findall(rf"{access} <(\d) x (\w+)>.*ptr addrspace\(1\)", llir)
     calls = re.findall(rf"call .*\.buffer\.{access}\.v(\d)(\w+)\(", llir)
-    found = Counter(int(count) * sizes.get(kind, 64) for count, kind in plain + calls if count > "1")
+    found = Counter(
+        int(count) * sizes.get(kind, 64) for count, kind in plain + calls if count > "1"
+    )
     return dict(found)
 
 
@@ -250,7 +257,9 @@ def _amd_code(compiled: Any) -> dict[str, Any]:
         "stores": _amd_vectors(compiled.asm["llir"], "store"),
         "atomics": _count(names, r".*_atomic_"),
         "fp64": _count(names, r".*_f64"),
-        "loop": _loop(code, r"(?:buffer|global)_load_dwordx4", r"s_c?branch\w*\s+(\.LBB\w+)", r"(\.LBB\w+):"),
+        "loop": _loop(
+            code, r"(?:buffer|global)_load_dwordx4", r"s_c?branch\w*\s+(\.LBB\w+)", r"(\.LBB\w+):"
+        ),
     }
 
 

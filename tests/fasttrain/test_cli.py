@@ -85,7 +85,7 @@ def test_help_comes_for_every_command(fasttrain, capsys):
     overview = fasttrain("--help")
     assert overview.code == 0 and "digits" in overview.out
     assert fasttrain().code == 2
-    for command in ("sweep", "train", "report", "data"):
+    for command in ("sweep", "train", "report", "data", "bench"):
         with pytest.raises(SystemExit) as stop:
             fasttrain(command, "--help")
         assert stop.value.code == 0

@@ -5,6 +5,8 @@ import copy
 import io
 import math
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -497,3 +499,9 @@ def test_distributed_data_parallel(tmp_path, view):
     with one_process_group(tmp_path):
         parallel = train(lambda m: DistributedDataParallel(m, gradient_as_bucket_view=view))
     torch.testing.assert_close(parallel, train(lambda m: m), **CLOSE)
+
+
+def test_the_package_imports_without_its_compilers():
+    code = "import sys, fasttrain_kernels; print({'numba', 'triton'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"

@@ -84,6 +84,6 @@ def test_table_prints_every_row(rows, capsys):
 
 
 def test_refuses_the_interpreter(monkeypatch):
-    monkeypatch.setattr(static.triton.knobs.runtime, "interpret", True)
+    monkeypatch.setattr(static.knobs.runtime, "interpret", True)
     with pytest.raises(RuntimeError, match="TRITON_INTERPRET"):
         static.report()
