@@ -5,9 +5,10 @@ A pass reads parameters and gradients, moves the parameters, and sums, all in re
     joint deferred, plain SGD, one sphere per group    12 bytes per fp32 parameter
     joint exact                                        20: the norm is known only after the pass
 
-Momentum adds 8, bf16 gradients take 2 off. Arithmetic and sums are fp64 whatever is stored. Work is
-cut into chunks (`groups.py`); threads take equally large spans of them, and every chunk has sums of
-its own, added in order afterwards: bits depend neither on the number of threads nor on timing.
+Momentum adds 8, bf16 gradients take 2 off. Sums are fp64 over blocks in fp32 (all fp64 with
+momentum, for fp64 parameters, and where fp32 has not the range). Work is cut into chunks
+(`groups.py`); threads take equally large spans of them, and every chunk has sums of its own, added
+in order afterwards: bits depend neither on the number of threads nor on timing.
 
 The compiled code is kept on disk between processes. bf16 travels as its bits, uint16.
 """
@@ -32,6 +33,12 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 """What parameters and gradients may be stored in."""
 
 NUM_SPANS = 64
+
+BLOCK = 1024
+"""Elements whose sums may be fp32: 16 or more lanes of at most 64 terms each."""
+
+LEAST, MOST = 1e-25, 1e25
+"""Where fp32 sums of squares, and factors, are safe from its range; elsewhere fp64 is used."""
 
 GRAIN = 2**19
 """Elements that are worth a thread: on busy cores waiting for it costs more than it saves."""
@@ -255,8 +262,24 @@ def _overload_widen(stored):
     return lambda stored: np.float64(stored)
 
 
+def _load(like, stored):
+    """A number or stored element in the type to compute in: fp64 for fp64 elements, else fp32."""
+    raise NotImplementedError
+
+
+@overload(_load)
+def _overload_load(like, stored):
+    if like.dtype == types.float64:
+        return lambda like, stored: _widen(stored)
+    if stored == types.uint16:
+        return lambda like, stored: _float_of_bits(  # type: ignore
+            np.uint32(stored) << np.uint32(16)
+        )
+    return lambda like, stored: np.float32(stored)
+
+
 def _narrow(like, value):
-    """An fp64 value as an element of `like`, rounded to the nearest, ties to even."""
+    """A value as an element of `like`, rounded to the nearest, ties to even."""
     raise NotImplementedError
 
 
@@ -290,53 +313,123 @@ def _piece(address, like, row, element, end, num_rows, run):
 
 
 @numba.njit(**OPTIONS)
+def _fits(value):
+    """Whether fp32 holds a factor without losing digits to its range."""
+    return value == 0.0 or LEAST < abs(value) < MOST
+
+
+@numba.njit(**OPTIONS)
+def _sums(theta, grad, like):
+    """||theta||^2, <theta, g>, ||g||^2 of at most a block, in fp64 if fp32 has not the range."""
+    zero = _load(like, 0.0)
+    theta_theta = theta_grad = grad_grad = zero
+    for i in range(len(theta)):
+        t = _load(like, theta[i])
+        g = _load(like, grad[i])
+        theta_theta += t * t
+        theta_grad += t * g
+        grad_grad += g * g
+    if LEAST < theta_theta < MOST and LEAST < grad_grad < MOST:
+        return np.float64(theta_theta), np.float64(theta_grad), np.float64(grad_grad)
+    wide_theta = wide_both = wide_grad = 0.0
+    for i in range(len(theta)):
+        t_wide = _widen(theta[i])
+        g_wide = _widen(grad[i])
+        wide_theta += t_wide * t_wide
+        wide_both += t_wide * g_wide
+        wide_grad += g_wide * g_wide
+    return wide_theta, wide_both, wide_grad
+
+
+@numba.njit(**OPTIONS)
+def _combine(theta, grad, like, keep, eta):
+    """theta <- keep * theta - eta * grad."""
+    if _fits(keep) and _fits(eta):
+        a, b = _load(like, keep), _load(like, eta)
+        for i in range(len(theta)):
+            theta[i] = _narrow(like, a * _load(like, theta[i]) - b * _load(like, grad[i]))
+    else:
+        for i in range(len(theta)):
+            theta[i] = _narrow(like, keep * _widen(theta[i]) - eta * _widen(grad[i]))
+
+
+@numba.njit(**OPTIONS)
 def _advance(
-    a_theta, a_grad, a_buffer, like, like_grad, row, begin, end, num_rows, run,
-    scale, eta, has_buffer, momentum, nesterov, weight_decay,
-):  # fmt: skip
+    a_theta, a_grad, like, like_grad, row, begin, end, num_rows, run, scale, eta, weight_decay
+):
     """Move one chunk; ||theta||^2, <theta, g>, ||g||^2 before, and ||theta||^2 after."""
-    theta_theta = theta_grad = grad_grad = moved = 0.0
-    # The step is eta * (along * direction + beside * velocity).
-    along = 1.0 if nesterov else 0.0
-    beside = momentum if nesterov else 1.0
-    keep = 1.0 - eta * weight_decay
+    theta_theta = theta_grad = grad_grad = 0.0
+    # What is left of theta, rounded as it will be applied.
+    keep = scale * (1.0 - eta * weight_decay)
+    if _fits(keep) and _fits(eta):
+        keep, eta = np.float64(_load(like, keep)), np.float64(_load(like, eta))
     element = begin
     while element < end:
         theta = _piece(a_theta, like, row, element, end, num_rows, run)
         grad = _piece(a_grad, like_grad, row, element, end, num_rows, run)
-        if has_buffer:
-            buffer = _piece(a_buffer, like, row, element, end, num_rows, run)
-            for i in range(len(theta)):
-                t = scale * _widen(theta[i])
-                g = _widen(grad[i])
-                d = g + weight_decay * t
-                v = momentum * _widen(buffer[i]) + d
-                new = t - eta * (along * d + beside * v)
-                buffer[i] = _narrow(like, v)
-                theta[i] = _narrow(like, new)
-                theta_theta += t * t
-                theta_grad += t * g
-                grad_grad += g * g
-                moved += new * new
-        else:
-            for i in range(len(theta)):
-                t = _widen(theta[i])
-                g = _widen(grad[i])
-                theta[i] = _narrow(like, scale * keep * t - eta * g)
-                theta_theta += t * t
-                theta_grad += t * g
-                grad_grad += g * g
+        # A block stays in the first-level cache between the two loops.
+        for first in range(0, len(theta), BLOCK):
+            t, g = theta[first : first + BLOCK], grad[first : first + BLOCK]
+            sums = _sums(t, g, like)
+            theta_theta += sums[0]
+            theta_grad += sums[1]
+            grad_grad += sums[2]
+            _combine(t, g, like, keep, eta)
         element += len(theta)
-    if not has_buffer:
-        # Fewer operations per element: the loop bound is arithmetic where the data is in the cache.
-        theta_theta *= scale * scale
-        theta_grad *= scale
-        moved = keep * keep * theta_theta - 2 * keep * eta * theta_grad + eta * eta * grad_grad
+    moved = keep * keep * theta_theta - 2 * keep * eta * theta_grad + eta * eta * grad_grad
+    return scale * scale * theta_theta, scale * theta_grad, grad_grad, moved
+
+
+@numba.njit(**OPTIONS)
+def _advance_with_momentum(
+    a_theta, a_grad, a_buffer, like, like_grad, row, begin, end, num_rows, run,
+    scale, eta, momentum, nesterov, weight_decay,
+):  # fmt: skip
+    """The same with a momentum buffer, which is moved too."""
+    theta_theta = theta_grad = grad_grad = moved = 0.0
+    # The step is eta * (along * direction + beside * velocity).
+    along = 1.0 if nesterov else 0.0
+    beside = momentum if nesterov else 1.0
+    element = begin
+    while element < end:
+        theta = _piece(a_theta, like, row, element, end, num_rows, run)
+        grad = _piece(a_grad, like_grad, row, element, end, num_rows, run)
+        buffer = _piece(a_buffer, like, row, element, end, num_rows, run)
+        for i in range(len(theta)):
+            t = scale * _widen(theta[i])
+            g = _widen(grad[i])
+            d = g + weight_decay * t
+            v = momentum * _widen(buffer[i]) + d
+            new = t - eta * (along * d + beside * v)
+            buffer[i] = _narrow(like, v)
+            theta[i] = _narrow(like, new)
+            theta_theta += t * t
+            theta_grad += t * g
+            grad_grad += g * g
+            moved += new * new
+        element += len(theta)
     return theta_theta, theta_grad, grad_grad, moved
 
 
 @numba.njit(**OPTIONS)
-def _scale_chunk(a_theta, a_output, like, like_output, row, begin, end, num_rows, run, factor):
+def _scale_chunk(a_theta, like, row, begin, end, num_rows, run, factor):
+    """Multiply one chunk in place."""
+    element = begin
+    while element < end:
+        theta = _piece(a_theta, like, row, element, end, num_rows, run)
+        if _fits(factor):
+            narrow = _load(like, factor)
+            for i in range(len(theta)):
+                theta[i] = _narrow(like, narrow * _load(like, theta[i]))
+        else:
+            for i in range(len(theta)):
+                theta[i] = _narrow(like, factor * _widen(theta[i]))
+        element += len(theta)
+
+
+@numba.njit(**OPTIONS)
+def _write_chunk(a_theta, a_output, like, like_output, row, begin, end, num_rows, run, factor):
+    """Write one chunk, multiplied, elsewhere: what may not overlap is vectorised."""
     element = begin
     while element < end:
         theta = _piece(a_theta, like, row, element, end, num_rows, run)
@@ -353,12 +446,11 @@ def _sum_chunk(a_theta, a_grad, like, like_grad, row, begin, end, num_rows, run)
     while element < end:
         theta = _piece(a_theta, like, row, element, end, num_rows, run)
         grad = _piece(a_grad, like_grad, row, element, end, num_rows, run)
-        for i in range(len(theta)):
-            t = _widen(theta[i])
-            g = _widen(grad[i])
-            theta_theta += t * t
-            theta_grad += t * g
-            grad_grad += g * g
+        for first in range(0, len(theta), BLOCK):
+            sums = _sums(theta[first : first + BLOCK], grad[first : first + BLOCK], like)
+            theta_theta += sums[0]
+            theta_grad += sums[1]
+            grad_grad += sums[2]
         element += len(theta)
     return theta_theta, theta_grad, grad_grad
 
@@ -405,17 +497,24 @@ def _step_kernel(
             group = group_of_chunk[c]
             model = model_of_group[group]
             rate = eta[group] if mode == PER_GROUP else eta[model]
-            parts[c] = _advance(
-                p_theta[tensor], p_grad[tensor], p_buffer[tensor], like, like_grad,
-                row, begin, end, num_rows[tensor], run[tensor],
-                scale[model], rate, has_buffer, momentum, nesterov, weight_decay,
-            )  # fmt: skip
+            if has_buffer:
+                parts[c] = _advance_with_momentum(
+                    p_theta[tensor], p_grad[tensor], p_buffer[tensor], like, like_grad,
+                    row, begin, end, num_rows[tensor], run[tensor],
+                    scale[model], rate, momentum, nesterov, weight_decay,
+                )  # fmt: skip
+            else:
+                parts[c] = _advance(
+                    p_theta[tensor], p_grad[tensor], like, like_grad,
+                    row, begin, end, num_rows[tensor], run[tensor],
+                    scale[model], rate, weight_decay,
+                )  # fmt: skip
             alone = first_chunk_of_group[group + 1] - first_chunk_of_group[group] == 1
             if mode == PER_GROUP and alone:
                 # The group is still in the cache: writing it again moves no memory.
                 _scale_chunk(
-                    p_theta[tensor], p_theta[tensor], like, like, row, begin, end,
-                    num_rows[tensor], run[tensor], radius[group] / np.sqrt(parts[c, 3]),
+                    p_theta[tensor], like, row, begin, end, num_rows[tensor], run[tensor],
+                    radius[group] / np.sqrt(parts[c, 3]),
                 )  # fmt: skip
     any_left = _finish(
         mode, parts, first_chunk_of_group, model_of_group, radius, scale, factor, sums
@@ -428,8 +527,8 @@ def _step_kernel(
                 if mode == EXACT or not alone:
                     tensor, row, begin, end = chunks[c]
                     _scale_chunk(
-                        p_theta[tensor], p_theta[tensor], like, like, row, begin, end,
-                        num_rows[tensor], run[tensor], factor[group],
+                        p_theta[tensor], like, row, begin, end, num_rows[tensor], run[tensor],
+                        factor[group],
                     )  # fmt: skip
 
 
@@ -461,7 +560,13 @@ def _scale_kernel(
     for span in numba.prange(len(spans) - 1):
         for c in range(spans[span], spans[span + 1]):
             tensor, row, begin, end = chunks[c]
-            _scale_chunk(
-                p_theta[tensor], p_output[tensor], like, like_output, row, begin, end,
-                num_rows[tensor], run[tensor], factor[group_of_chunk[c]],
-            )  # fmt: skip
+            if p_theta[tensor] == p_output[tensor]:
+                _scale_chunk(
+                    p_theta[tensor], like, row, begin, end, num_rows[tensor], run[tensor],
+                    factor[group_of_chunk[c]],
+                )  # fmt: skip
+            else:
+                _write_chunk(
+                    p_theta[tensor], p_output[tensor], like, like_output, row, begin, end,
+                    num_rows[tensor], run[tensor], factor[group_of_chunk[c]],
+                )  # fmt: skip

@@ -2,20 +2,20 @@
 
     theta <- rho * (theta - eta * d) / ||theta - eta * d||        (sources: `reference.py`)
 
-| projection      | bytes per fp32 parameter | launches                          |
-|-----------------|--------------------------|-----------------------------------|
-| joint, exact    | 20 (momentum 28)         | 2                                 |
-| joint, deferred | 12 (momentum 20)         | 2, the second one tiny            |
-| one per group   | 12 (momentum 20)         | 1; 2 if a group exceeds one chunk |
+| projection      | bytes per fp32 parameter      | launches                          |
+|-----------------|-------------------------------|-----------------------------------|
+| joint, exact    | 20; momentum 28, Nesterov 32  | 2                                 |
+| joint, deferred | 12; momentum 20               | 2, the second one tiny            |
+| one per group   | 12; momentum 20               | 1; 2 if a group exceeds one chunk |
 
-bf16 gradients take off 2 for every time that they are read.
+bf16 gradients take off 2 for every time that they are read: twice by `exact` without momentum and
+with Nesterov's, else once.
 
 The joint norm needs every gradient before any write. `exact` therefore reads twice: the first pass
-sums, the second one moves and projects. It runs backwards, because what was read last is still in
-the cache, and each of its programs adds up the norms of its model's blocks for itself. `deferred`
-writes unprojected parameters, and to `scale` the factor that they lack. A sphere per group has its
-norm within the registers of one program if the group is one chunk (up to 8,192 elements); longer
-groups take the two passes of `exact`.
+sums, the second one (`sphere_apply.py`) moves and projects. `deferred` writes unprojected
+parameters, and to `scale` the factor that they lack. A sphere per group has its norm within the
+registers of one program if the group is one chunk (up to 8,192 elements); longer groups take the
+two passes of `exact`.
 
 The squared norm of the moved parameters is summed as (theta / rho)^2 from the moved values
 themselves, so neither a tiny or huge radius nor a gradient along theta costs digits.

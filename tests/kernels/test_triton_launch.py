@@ -15,7 +15,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.runtime import driver  # noqa: E402
 
 from fasttrain_kernels import group_sums, sgd_step, sphere_step  # noqa: E402
-from fasttrain_kernels.blocks import blocks_of  # noqa: E402
+from fasttrain_kernels.blocks import MAX_ADDRESS_TABLES, blocks_of  # noqa: E402
 from fasttrain_kernels.groups import make_layout  # noqa: E402
 
 TARGETS = {"cuda": GPUTarget("cuda", 90, 32), "hip": GPUTarget("hip", "gfx942", 64)}
@@ -115,3 +115,32 @@ def test_the_others(launches, shapes):
     factor = torch.ones(layout.num_groups)
     sphere_step.scale_(thetas, layout, factor, tensors(shapes, torch.bfloat16))
     assert launches == [("_scale_kernel", num_blocks)]
+
+
+def test_address_tables_are_kept_and_bounded():
+    layout = make_layout(tensors(SHORT))
+    blocks, thetas = blocks_of(layout), tensors(SHORT)
+    table = blocks.table(thetas)
+    assert table.tolist() == [theta.data_ptr() for theta in thetas]
+    assert blocks.table(thetas) is table
+    moving = [tensors(SHORT) for _ in range(2 * MAX_ADDRESS_TABLES)]
+    for each in moving:
+        blocks.table(each)
+    assert len(blocks.addresses) == MAX_ADDRESS_TABLES
+    assert blocks.table(moving[0]).tolist() == [tensor.data_ptr() for tensor in moving[0]]
+
+
+def test_blocks_cover_every_chunk_once_by_model():
+    shapes = [(12, 3000), (6, 9), (3, 20000), (3, 0)]
+    layout = make_layout(tensors(shapes), num_models=3)
+    blocks = blocks_of(layout)
+    chunks = [c for first, last, _ in blocks.blocks.tolist() for c in range(first, last)]
+    assert sorted(chunks) == list(range(layout.num_chunks))
+    for first, last, model in blocks.blocks.tolist():
+        models = layout.model_of_group[layout.group_of_chunk[first:last].long()]
+        assert models.tolist() == [model] * (last - first)
+        assert len(set(layout.chunks[first:last, 0].tolist())) == 1
+    bounds = blocks.first_block_of_model.tolist()
+    for model in range(3):
+        part = blocks.blocks[bounds[model] : bounds[model + 1], 2]
+        assert part.tolist() == [model] * len(part) and len(part)
