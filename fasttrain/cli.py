@@ -1,4 +1,4 @@
-"""The command line: `fasttrain sweep | train | report | data`.
+"""The command line: `fasttrain sweep | train | report | data | bench`.
 
 Exit codes: 0 done, 1 something around the program is wrong or a stage failed, 2 wrong usage, 130
 interrupted. Imports that take seconds happen inside the commands, so that help and usage errors are
@@ -14,7 +14,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
@@ -45,6 +45,7 @@ usage: fasttrain COMMAND ...
   train PRESET|FILE.toml   run one cell of it
   report STORE             rebuild tables, figures and report.html of a store
   data DATASET             fetch a data set and say what it holds
+  bench kernels            time the optimiser's step against other ways to take it
 
 presets: {presets}
 fasttrain COMMAND --help tells more.
@@ -101,6 +102,22 @@ class Data:
     """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Time the optimiser's step against other ways to take it, on this machine's CPU."""
+
+    what: Positional[Literal["kernels"]] = "kernels"
+    """what to time"""
+    only: str | None = None
+    """one of resnet18-64, resnet18-32, convnet-32, pack; all of them if not given"""
+    rounds: int = 31
+    """how often every variant is timed, in turn"""
+    compile: bool = True
+    """time torch.compile too (needs a C++ compiler, and a minute)"""
+    static: FlagCreatePairsOff[bool] = False
+    """instead compile the GPU kernels for several GPUs, without one, and say what came out"""
+
+
 def main() -> None:
     """Entry point of the console script."""
     for stream in (sys.stdout, sys.stderr):
@@ -139,7 +156,13 @@ def _dispatch(arguments: list[str]) -> int:
 
         print(__version__)
         return 0
-    commands = {"sweep": _sweep, "train": _train, "report": _report, "data": _data}
+    commands = {
+        "sweep": _sweep,
+        "train": _train,
+        "report": _report,
+        "data": _data,
+        "bench": _bench,
+    }
     name, *rest = arguments
     if name not in commands:
         raise UsageError(
@@ -212,6 +235,28 @@ def _data(arguments: list[str]) -> int:
     from .session import describe_data
 
     return describe_data(command.dataset, command.data_root)
+
+
+def _bench(arguments: list[str]) -> int:
+    command = _parse(Bench, "bench", arguments)
+    if command.rounds < 2:
+        raise UsageError(f"--rounds {command.rounds}: must be at least 2")
+    if command.static:
+        from fasttrain_kernels.static import table
+
+        table()
+        return 0
+    from .benchmarks import CASES, about, tables
+
+    if command.only is not None and command.only not in CASES:
+        raise UsageError(
+            f"--only {command.only!r}{nearest(command.only, CASES)}; allowed are {', '.join(CASES)}"
+        )
+    print(f"{about()}\n")
+    names = list(CASES) if command.only is None else [command.only]
+    for text in tables(names, command.rounds, command.compile):
+        print(text, flush=True)
+    return 0
 
 
 def _preset_config(name: str, arguments: list[str]) -> Config:

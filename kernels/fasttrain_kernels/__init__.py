@@ -1,6 +1,13 @@
-"""Sphere-projected optimisers that track the norm of every filter."""
+"""Sphere-projected and plain SGD in one pass over memory, with the norm of every filter."""
 
-from .optim import SphereSGD
-from .statistics import Statistics
+from .invariance import scale_invariant_parameters
+from .optim import FusedSGD, SphereSGD
+from .statistics import Statistics, group_statistics
 
-__all__ = ["SphereSGD", "Statistics"]
+__all__ = [
+    "FusedSGD",
+    "SphereSGD",
+    "Statistics",
+    "group_statistics",
+    "scale_invariant_parameters",
+]

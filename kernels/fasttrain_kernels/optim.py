@@ -1,48 +1,55 @@
-"""`SphereSGD`: SGD that keeps its parameters on a sphere, as a `torch.optim.Optimizer`."""
+"""`SphereSGD` and `FusedSGD`: the steps of `reference.py` as `torch.optim.Optimizer`s."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from . import groups as group_ops
-from . import reference
-from .reference import GroupSums
-from .statistics import Statistics, statistics_from_sums
+from .stepping import Binding, GroupwiseSGD, check_device
 
-_CHOICES = {
-    "groups": ("filter", "tensor"),
-    "scope": ("joint", "group"),
-    "projection": ("exact", "deferred"),
-}
+Groups = Literal["filter", "tensor"]
+BackendName = Literal["numba", "triton", "reference"]
 
 
-class SphereSGD(torch.optim.Optimizer):
+class SphereSGD(GroupwiseSGD):
     """Sphere-projected SGD with a raw or an effective learning rate.
 
         eta = elr * radius^2        theta <- radius * (theta - eta * d) / ||theta - eta * d||
 
-    d is the gradient, or the momentum buffer v <- momentum * v + gradient (arXiv 2410.22113; with
-    `scope="group"` the fixed effective learning rate per group of arXiv 2209.03695). Every param
-    group is a sphere (or a set of spheres) of its own.
+    d is the gradient, or with momentum the buffer v <- momentum * v + gradient, or Nesterov's
+    gradient + momentum * v (arXiv 2410.22113; with `scope="group"` the fixed effective learning
+    rate per group of arXiv 2209.03695). Every param group is a sphere (or a set of spheres) of its
+    own; one with `sphere=False` takes plain SGD steps, with its own `lr` and `weight_decay`, so
+    that one optimiser serves a whole network.
 
     The constructor does not write to the parameters. If `radius` is not the norm that they have,
     call `projected_()` once before training.
 
+    A parameter without a gradient does not move: on its sphere it counts as one with a zero
+    gradient, so that the joint norm stays the radius. A param group in which no parameter has a
+    gradient is left as it is.
+
     Args:
         params: parameters, (name, parameter) pairs, or param groups, as for any torch optimiser.
-        lr: raw learning rate eta; a float or a 0-d tensor.
-        elr: effective learning rate; give either `lr` or `elr`. The one given is stored as
-            `param_groups[i]["lr"]`, where learning-rate schedulers find it.
+        lr: raw learning rate eta; a number, or a tensor, 0-d or one per model.
+        elr: effective learning rate; give either `lr` or `elr`, here and in a param group. The one
+            given is stored as `param_groups[i]["lr"]`, where learning-rate schedulers find it.
         radius: norm of all parameters together (scope "joint") or of each group (scope "group");
             None takes what they have at construction.
         momentum: in [0, 1).
+        nesterov: Nesterov's momentum.
         groups: "filter" tracks one norm per slice of the first dimension, "tensor" one per tensor.
         scope: "joint" is one sphere over the param group, "group" one sphere per group.
-        projection: "exact" leaves the parameters on the sphere after `step()`; "deferred" brings
-        them
-            there at the start of the next step. Call `projected_()` before reading them then.
+        projection: "exact" leaves the parameters on the sphere after `step()`; "deferred" leaves
+            them beside it and moves 12 bytes per fp32 parameter instead of 20. Gradients taken
+            there are converted to those on the sphere, which is exact for a network without
+            normaliser epsilon; with momentum that costs 8 bytes more. For any other network write
+            `projected_(copies)` after every step, and give the gradients taken at the copies.
+            Before anything else reads the parameters, call `projected_()`.
+        num_models: models of a pack, folded into the first dimension of every parameter; each has
+            spheres of its own.
+        backend: "numba" (CPU), "triton" (CUDA, ROCm) or "reference"; None chooses by the device.
 
     Raises:
         ValueError: an argument outside its range; the message states the value and what is allowed.
@@ -54,152 +61,227 @@ class SphereSGD(torch.optim.Optimizer):
         lr: float | Tensor | None = None,
         *,
         elr: float | Tensor | None = None,
-        radius: float | None = None,
+        radius: float | Tensor | None = None,
         momentum: float = 0.0,
-        groups: Literal["filter", "tensor"] = "filter",
+        nesterov: bool = False,
+        groups: Groups = "filter",
         scope: Literal["joint", "group"] = "joint",
         projection: Literal["exact", "deferred"] = "exact",
+        num_models: int = 1,
+        backend: BackendName | None = None,
     ) -> None:
         if (lr is None) == (elr is None):
             raise ValueError(f"give either lr or elr, not both or neither; got {lr=}, {elr=}")
         defaults = {
             "lr": lr if elr is None else elr,
             "effective": elr is not None,
+            "sphere": True,
             "radius": radius,
+            "scale": None,
             "momentum": momentum,
+            "nesterov": nesterov,
+            "weight_decay": 0.0,
             "groups": groups,
             "scope": scope,
             "projection": projection,
+            "num_models": num_models,
         }
-        self._sums: list[tuple[list[str], GroupSums, Tensor]] = []
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, backend)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.__dict__.setdefault("_sums", [])
+        for group in self.param_groups:
+            for key in ("radius", "scale"):
+                if isinstance(group[key], Tensor):
+                    group[key] = group[key].to(group["params"][0].device)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with their own options; they form a sphere of their own."""
-        super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        try:
-            _check_options(group)
-            group["radius"] = _radius(group)
-        except ValueError:
-            self.param_groups.pop()
-            raise
+        options = dict(param_group)
+        plain = not options.get("sphere", True)
+        if "lr" in options and "elr" in options or plain and "elr" in options:
+            raise ValueError("a param group takes either lr or elr; with sphere=False only lr")
+        if plain and "lr" not in options and self.defaults["effective"]:
+            raise ValueError("a param group with sphere=False needs its own lr")
+        if "elr" in options:
+            options["lr"] = options.pop("elr")
+            options["effective"] = True
+        elif plain or "lr" in options:
+            options.setdefault("effective", False)
+        super().add_param_group(options)
+
+    def _prepare(self, group: dict[str, Any]) -> None:
+        super()._prepare(group)
+        for option, allowed in _CHOICES.items():
+            if group[option] not in allowed:
+                raise ValueError(f"{option}={group[option]!r}: allowed are {', '.join(allowed)}")
+        if group["sphere"]:
+            if group["weight_decay"] != 0:
+                raise ValueError("weight_decay needs sphere=False: on a sphere it has no meaning")
+            group["radius"] = self._radius(group)
+
+    def _radius(self, group: dict[str, Any]) -> Tensor:
+        """The radius of every model, (num_models,), or of every group."""
+        radius = group["radius"]
+        if not isinstance(radius, Tensor) and radius is not None and not radius > 0:
+            raise ValueError(f"radius={radius}: must be above 0")
+        with torch.no_grad():
+            norms = self._norms(group, self._bind_all(len(self.param_groups) - 1, group))
+        if radius is not None:
+            return torch.ones_like(norms) * radius
+        if not bool((norms > 0).all()):
+            raise ValueError("radius=None needs parameters of non-zero norm; give radius")
+        return norms
+
+    def _check(self, group: dict[str, Any], active: Sequence[int]) -> None:
+        super()._check(group, active)
+        if group["sphere"]:
+            for theta in group["params"]:
+                check_device(theta, group["radius"])
+
+    def _step_group(
+        self, number: int, group: dict[str, Any], active: list[int]
+    ) -> tuple[Binding, Tensor, Tensor]:
+        if not group["sphere"]:
+            return super()._step_group(number, group, active)
+        binding = self._bind_all(number, group)
+        layout = binding.layout
+        eta, grads = self._rates(group, binding), self._gradients(binding)
+        buffers = self._buffers(group, binding)
+        scale = self._scale(group, binding) if _is_deferred(group) else None
+        rate, correction = eta, None
+        if scale is not None and not binding.copied:
+            # At theta / scale a scale-invariant function's gradient is `scale` times as large.
+            correction = 1 / scale
+            if buffers is None:
+                rate = eta * correction
+            else:
+                grads = binding.scaled(grads, layout.per_group(correction))
+                correction = None
+        sums = binding.backend.sphere_step_(
+            binding.thetas,
+            grads,
+            buffers,
+            layout,
+            rate,
+            group["radius"],
+            scale,
+            momentum=group["momentum"],
+            nesterov=group["nesterov"],
+            scope=group["scope"],
+        )
+        if correction is not None:
+            factor = layout.per_group(correction)
+            sums[1:] *= torch.stack((factor, factor.square()))
+        binding.wrote_()
+        return binding, sums, eta if group["scope"] == "group" else layout.per_group(eta)
+
+    def _rates(self, group: dict[str, Any], binding: Binding) -> Tensor:
+        """Raw learning rates: (num_models,), or (num_groups,) for scope "group"."""
+        if not group["sphere"]:
+            return super()._rates(group, binding)
+        lr, radius = group["lr"], group["radius"]
+        if group["scope"] == "group" and isinstance(lr, Tensor) and lr.ndim:
+            lr = binding.layout.per_group(lr)
+        return (radius.square() if group["effective"] else torch.ones_like(radius)) * lr
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Take one step; returns what `closure` returns.
+    def projected_(self, outputs: Sequence[Tensor] | None = None) -> None:
+        """Write every parameter projected onto its sphere, in place.
 
-        A parameter without a gradient counts as one with a zero gradient, so that the joint norm
-        stays the radius. A param group in which no parameter has a gradient is left as it is.
+        With `outputs`, one tensor per sphere parameter and in their order, of any floating-point
+        type, the projected values go there and the parameters stay as they are.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        self._sums = []
-        for index, group in enumerate(self.param_groups):
-            thetas: list[Tensor] = group["params"]
-            if all(theta.grad is None for theta in thetas):
+        rest = None if outputs is None else list(outputs)
+        for number, group in enumerate(self.param_groups):
+            if not group["sphere"]:
                 continue
-            grads = [_gradient(theta) for theta in thetas]
-            radius, eta = group["radius"], _eta(group)
-            sums = reference.sphere_step(
-                thetas,
-                grads,
-                self._momentum_buffers(group),
-                eta,
-                radius,
-                momentum=group["momentum"],
-                scope=group["scope"],
-                groups=group["groups"],
-                projection=group["projection"],
-            )
-            self._sums.append((_names(group, index), sums, eta))
-        return loss
+            binding = self._bind_all(number, group)
+            layout, scale = binding.layout, self._scale(group, binding)
+            factor = scale if group["scope"] == "group" else layout.per_group(scale)
+            if rest is None:
+                binding.backend.scale_(binding.thetas, layout, factor)
+                binding.wrote_()
+                if group["scale"] is not None:
+                    group["scale"].fill_(1.0)
+            else:
+                count = len(binding.thetas)
+                self._write(binding, factor, rest[:count])
+                binding.copied = True
+                rest = rest[count:]
 
-    @torch.no_grad()
-    def projected_(self) -> None:
-        """Write every parameter projected onto its sphere, in place."""
-        for group in self.param_groups:
-            reference.project_(group["params"], group["radius"], group["scope"], group["groups"])
+    def _write(self, binding: Binding, factor: Tensor, outputs: list[Tensor]) -> None:
+        laid_out = [
+            output if output.stride() == theta.stride() else torch.empty_like(theta)
+            for theta, output in zip(binding.thetas, outputs, strict=True)
+        ]
+        binding.backend.scale_(binding.thetas, binding.layout, factor, laid_out)
+        for output, source in zip(outputs, laid_out, strict=True):
+            if source is not output:
+                output.copy_(source)
 
-    @torch.no_grad()
-    def statistics(self) -> Statistics:
-        """Norms, effective learning rates and step angles of the last step, on the device.
+    def _bind_all(self, number: int, group: dict[str, Any]) -> Binding:
+        return self._bind(number, group, range(len(group["params"])))
 
-        Raises:
-            RuntimeError: no step has been taken yet.
+    def _scale(self, group: dict[str, Any], binding: Binding) -> Tensor:
+        """What the stored parameters must be multiplied by to lie on their spheres.
+
+        A deferred projection keeps it from step to step, until something else writes to the
+        parameters.
         """
-        if not self._sums:
-            raise RuntimeError("statistics() needs a step: none has been taken yet")
-        names = [name for group_names, _, _ in self._sums for name in group_names]
-        sums = GroupSums(
-            *(torch.cat(parts) for parts in zip(*(s for _, s, _ in self._sums), strict=True))
-        )
-        eta = torch.cat([eta.expand_as(s.grad_grad) for _, s, eta in self._sums])
-        return statistics_from_sums(names, sums, eta)
+        known: Tensor | None = group["scale"]
+        if known is not None and not binding.written_elsewhere():
+            return known
+        scale = group["radius"] / self._norms(group, binding)
+        if _is_deferred(group):
+            group["scale"] = scale
+            binding.remember()
+        return scale
 
-    def _momentum_buffers(self, group: dict[str, Any]) -> list[Tensor] | None:
-        if group["momentum"] == 0:
-            return None
-        for theta in group["params"]:
-            if "momentum_buffer" not in self.state[theta]:
-                self.state[theta]["momentum_buffer"] = torch.zeros_like(theta)
-        return [self.state[theta]["momentum_buffer"] for theta in group["params"]]
+    def _norms(self, group: dict[str, Any], binding: Binding) -> Tensor:
+        """Norms of the stored parameters, like the radius."""
+        squared = binding.backend.group_sums(binding.thetas, None, binding.layout)[0]
+        return (squared if group["scope"] == "group" else binding.layout.per_model(squared)).sqrt()
 
 
-def _gradient(theta: Tensor) -> Tensor:
-    if theta.grad is None:
-        return torch.zeros_like(theta)
-    if theta.grad.is_sparse:
-        raise ValueError(
-            f"SphereSGD takes dense gradients; got a sparse one of shape {tuple(theta.shape)}"
-        )
-    return theta.grad
+class FusedSGD(GroupwiseSGD):
+    """SGD with momentum and weight decay, as torch.optim.SGD, that tracks the norm of every group.
+
+    Args:
+        params: parameters, (name, parameter) pairs, or param groups, as for any torch optimiser.
+        lr: learning rate; a number, or a tensor, 0-d or one per model.
+        momentum, nesterov, weight_decay: as in torch.optim.SGD (without dampening).
+        groups, num_models, backend: as in `SphereSGD`.
+
+    Raises:
+        ValueError: an argument outside its range; the message states the value and what is allowed.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor,
+        *,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        groups: Groups = "filter",
+        num_models: int = 1,
+        backend: BackendName | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "weight_decay": weight_decay,
+            "groups": groups,
+            "num_models": num_models,
+        }
+        super().__init__(params, defaults, backend)
 
 
-def _eta(group: dict[str, Any]) -> Tensor:
-    """Raw learning rate: 0-d, or one per group for scope "group" with an effective rate."""
-    radius: Tensor = group["radius"]
-    lr = torch.as_tensor(group["lr"], dtype=radius.dtype, device=radius.device)
-    return lr * radius.square() if group["effective"] else lr
+_CHOICES = {"scope": ("joint", "group"), "projection": ("exact", "deferred")}
 
 
-def _radius(group: dict[str, Any]) -> Tensor:
-    """The radius or radii, in fp32 or wider, where the parameters are."""
-    with torch.no_grad():
-        squared = group_ops.squared_norms(group["params"], group["groups"])
-    norms = squared.sum().sqrt() if group["scope"] == "joint" else squared.sqrt()
-    if group["radius"] is not None:
-        return torch.full_like(norms, group["radius"])
-    if not bool((norms > 0).all()):
-        raise ValueError("radius=None needs parameters of non-zero norm; give radius")
-    return norms
-
-
-def _names(group: dict[str, Any], index: int) -> list[str]:
-    names = group.get("param_names") or [f"{index}.{i}" for i in range(len(group["params"]))]
-    return [
-        name
-        for tensor_name, theta in zip(names, group["params"], strict=True)
-        for name in group_ops.group_names(tensor_name, theta, group["groups"])
-    ]
-
-
-def _check_options(group: dict[str, Any]) -> None:
-    for option, allowed in _CHOICES.items():
-        if group[option] not in allowed:
-            raise ValueError(f"{option}={group[option]!r}: allowed are {', '.join(allowed)}")
-    if not isinstance(group["lr"], Tensor) and not group["lr"] >= 0:
-        raise ValueError(f"learning rate {group['lr']}: must be at least 0")
-    if not 0 <= group["momentum"] < 1:
-        raise ValueError(f"momentum={group['momentum']}: must be at least 0 and below 1")
-    if group["radius"] is not None and not group["radius"] > 0:
-        raise ValueError(f"radius={group['radius']}: must be above 0")
-    for theta in group["params"]:
-        if not theta.is_floating_point():
-            raise ValueError(f"SphereSGD takes floating-point parameters; got {theta.dtype}")
+def _is_deferred(group: dict[str, Any]) -> bool:
+    return group["projection"] == "deferred" and group["scope"] == "joint"

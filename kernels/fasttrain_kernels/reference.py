@@ -1,94 +1,150 @@
-"""Sphere-projected SGD in plain PyTorch: the meaning of every backend.
+"""One optimiser step in plain PyTorch: the meaning of every backend.
 
-One step on a sphere of radius rho (Sadrtdinov et al. 2024, arXiv 2410.22113; the published code):
+On a sphere of radius rho (Sadrtdinov et al. 2024, arXiv 2410.22113; the published code):
 
     eta = elr * rho^2        theta <- rho * (theta - eta * d) / ||theta - eta * d||
 
-d is the gradient g, or with momentum mu the buffer v <- mu * v + g. The gradient is not projected:
-it is orthogonal to theta for a scale-invariant network, up to the epsilon of its normalisers. With
-scope "joint" all tensors lie on one sphere; with "group" every group has its own (Kodryan et al.
-2022, arXiv 2209.03695: a fixed effective learning rate per group).
+d is the gradient g; with momentum mu the buffer v <- mu * v + g; with Nesterov's g + mu * v. The
+gradient is not projected: it is orthogonal to theta for a scale-invariant network, up to the
+epsilon of its normalisers. With scope "joint" all tensors of a model lie on one sphere; with
+"group" every group has its own (Kodryan et al. 2022, arXiv 2209.03695: a fixed effective learning
+rate per group).
+
+A backend is a module with the four public functions of this one. All work in place, read nothing on
+the host, and return sums of shape (3, num_groups), rows ||theta_i||^2, <theta_i, g_i>, ||g_i||^2,
+taken where the gradient was taken: at the projected theta, before the step.
 
 Legend: theta parameters, g gradients, eta raw learning rate, elr effective learning rate, rho
-radius; a subscript i means group i.
+radius, v momentum buffer; a subscript i means group i. Tables and order of groups: `groups.py`.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from . import groups as group_ops
+from .groups import Layout, rows
 
 
-class GroupSums(NamedTuple):
-    """What one pass over parameters and gradients yields per group, each (num_groups,)."""
-
-    theta_theta: Tensor  # ||theta_i||^2
-    theta_grad: Tensor  # <theta_i, g_i>
-    grad_grad: Tensor  # ||g_i||^2
-
-
-def group_sums(thetas: Sequence[Tensor], grads: Sequence[Tensor], groups: str) -> GroupSums:
-    """||theta_i||^2, <theta_i, g_i> and ||g_i||^2 of every group, in the order of the tensors."""
-    return GroupSums(
-        group_ops.squared_norms(thetas, groups),
-        torch.cat([group_ops.dot(t, g, groups) for t, g in zip(thetas, grads, strict=True)]),
-        group_ops.squared_norms(grads, groups),
-    )
-
-
-def project_(thetas: Sequence[Tensor], radius: Tensor, scope: str, groups: str) -> None:
-    """Rescale the tensors in place onto their sphere or spheres.
-
-    `radius` is 0-d for scope "joint" and (num_groups,) for scope "group".
-    """
-    squared = group_ops.squared_norms(thetas, groups)
-    norm = squared.sum().sqrt() if scope == "joint" else squared.sqrt()
-    _scale_(thetas, radius / norm, groups)
-
-
-def sphere_step(
+def sphere_step_(
     thetas: Sequence[Tensor],
     grads: Sequence[Tensor],
-    momentum_buffers: Sequence[Tensor] | None,
-    eta: Tensor,  # 0-d, or (num_groups,) for scope "group"
-    radius: Tensor,  # 0-d, or (num_groups,) for scope "group"
+    buffers: Sequence[Tensor] | None,
+    layout: Layout,
+    eta: Tensor,  # (num_models,); (num_groups,) for scope "group"
+    radius: Tensor,  # like eta
+    scale: Tensor | None,  # (num_models,) for the deferred projection, else None
     *,
-    momentum: float,
-    scope: str,
-    groups: str,
-    projection: str,
-) -> GroupSums:
-    """One step in place; returns the sums at the point where the gradient was taken.
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    scope: str = "joint",
+) -> Tensor:  # (3, num_groups)
+    """One step on the joint spheres of the models, or on one sphere per group.
 
-    With projection "exact" the parameters lie on the sphere when the step returns. With "deferred"
-    they are brought onto it at the start of the next step, or by `project_`.
+    With scope "joint" and `scale` the projection is deferred: `thetas` hold parameters that still
+    have to be multiplied by their model's `scale`; the step takes that into account, and leaves new
+    unprojected parameters and the new `scale` = rho / ||theta||.
     """
-    if projection == "deferred":
-        project_(thetas, radius, scope, groups)
-    sums = group_sums(thetas, grads, groups)
-    directions = grads
-    if momentum_buffers is not None:
-        for buffer, grad in zip(momentum_buffers, grads, strict=True):
-            buffer.mul_(momentum).add_(grad)
-        directions = momentum_buffers
-    start = 0
-    for theta, direction in zip(thetas, directions, strict=True):
-        stop = start + group_ops.num_groups(theta, groups)
-        step = group_ops.spread(eta[start:stop], theta, groups) if eta.ndim else eta
-        theta.sub_((step * direction).to(theta.dtype))
-        start = stop
-    if projection == "exact":
-        project_(thetas, radius, scope, groups)
+    eta = eta if scope == "group" else layout.per_group(eta)
+    before = None if scale is None else layout.per_group(scale)
+    sums, moved = _move(thetas, grads, buffers, layout, eta, before, momentum, nesterov, 0.0)
+    if scope == "group":
+        scale_(thetas, layout, radius / moved.sqrt())
+        return sums
+    factor = radius / layout.per_model(moved).sqrt()
+    if scale is None:
+        scale_(thetas, layout, layout.per_group(factor))
+    else:
+        scale.copy_(factor)
     return sums
 
 
-def _scale_(thetas: Sequence[Tensor], factor: Tensor, groups: str) -> None:
+def sgd_step_(
+    thetas: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    buffers: Sequence[Tensor] | None,
+    layout: Layout,
+    eta: Tensor,  # (num_models,)
+    *,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+) -> Tensor:  # (3, num_groups)
+    """One step of SGD as torch.optim.SGD takes it; the sums are without the weight decay."""
+    eta = layout.per_group(eta)
+    return _move(thetas, grads, buffers, layout, eta, None, momentum, nesterov, weight_decay)[0]
+
+
+def group_sums(
+    thetas: Sequence[Tensor], grads: Sequence[Tensor] | None, layout: Layout
+) -> Tensor:  # (3, num_groups)
+    """The sums without a step; without gradients the last two rows are zero."""
+    dtype = _accumulator(thetas)
+    sums = torch.zeros(3, layout.num_groups, dtype=dtype, device=thetas[0].device)
+    for index, part in _slices(layout):
+        theta = rows(thetas[index], layout.num_rows[index]).to(dtype)
+        sums[0, part] = theta.square().sum(1)
+        if grads is not None:
+            grad = rows(grads[index], layout.num_rows[index]).to(dtype)
+            sums[1, part] = (theta * grad).sum(1)
+            sums[2, part] = grad.square().sum(1)
+    return sums
+
+
+def scale_(
+    thetas: Sequence[Tensor],
+    layout: Layout,
+    factor: Tensor,  # (num_groups,)
+    outputs: Sequence[Tensor] | None = None,
+) -> None:
+    """Multiply every group by its factor, in place or into `outputs` of any floating dtype."""
+    for index, part in _slices(layout):
+        theta = rows(thetas[index], layout.num_rows[index]).to(factor.dtype)
+        output = (outputs or thetas)[index]
+        output.copy_((theta * factor[part, None]).reshape(output.shape))
+
+
+def _move(
+    thetas: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    buffers: Sequence[Tensor] | None,
+    layout: Layout,
+    eta: Tensor,  # (num_groups,)
+    scale: Tensor | None,  # (num_groups,)
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+) -> tuple[Tensor, Tensor]:  # (3, num_groups), (num_groups,)
+    """theta <- scale * theta - eta * d; the sums before, and ||theta_i||^2 after."""
+    dtype = _accumulator(thetas)
+    sums = torch.zeros(4, layout.num_groups, dtype=dtype, device=thetas[0].device)
+    for index, part in _slices(layout):
+        num_rows, shape = layout.num_rows[index], thetas[index].shape
+        theta = rows(thetas[index], num_rows).to(dtype)
+        grad = rows(grads[index], num_rows).to(dtype)
+        if scale is not None:
+            theta = theta * scale[part, None].to(dtype)
+        sums[0, part] = theta.square().sum(1)
+        sums[1, part] = (theta * grad).sum(1)
+        sums[2, part] = grad.square().sum(1)
+        direction = grad + weight_decay * theta if weight_decay else grad
+        if buffers is not None:
+            velocity = momentum * rows(buffers[index], num_rows).to(dtype) + direction
+            buffers[index].copy_(velocity.reshape(shape))
+            direction = direction + momentum * velocity if nesterov else velocity
+        thetas[index].copy_((theta - eta[part, None].to(dtype) * direction).reshape(shape))
+        sums[3, part] = rows(thetas[index], num_rows).to(dtype).square().sum(1)
+    return sums[:3], sums[3]
+
+
+def _slices(layout: Layout) -> Iterator[tuple[int, slice]]:
+    """Every tensor's index and its groups."""
     start = 0
-    for theta in thetas:
-        stop = start + group_ops.num_groups(theta, groups)
-        value = group_ops.spread(factor[start:stop], theta, groups) if factor.ndim else factor
-        theta.mul_(value.to(theta.dtype))
-        start = stop
+    for index, count in enumerate(layout.num_rows):
+        yield index, slice(start, start + count)
+        start += count
+
+
+def _accumulator(tensors: Sequence[Tensor]) -> torch.dtype:
+    """Sums are fp64, so that they neither overflow nor lose digits; Apple's GPUs have none."""
+    return torch.float32 if tensors[0].device.type == "mps" else torch.float64

@@ -1,4 +1,4 @@
-"""Per-group statistics of one optimiser step, all on the device.
+"""Statistics per group, all on the device: of an optimiser's step, or of any list of tensors.
 
 Effective learning rate of a group, and the angle its step turns it by (before any other group
 moves; arXiv 2410.22113, section on effective learning rates):
@@ -8,17 +8,21 @@ moves; arXiv 2410.22113, section on effective learning rates):
 On a joint sphere sum_i 1 / elr_i = 1 / elr.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .reference import GroupSums
+from .backend import choose_backend, load_backend
+from .groups import group_names, make_layout
 
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
     """State of every group at the point where the last step's gradient was taken.
+
+    The tensors are fp64 on a CPU and fp32 or wider elsewhere, on the parameters' device.
 
     Attributes:
         names: group names, in the order of the entries below.
@@ -26,7 +30,7 @@ class Statistics:
         grad_norm: ||g_i||, (num_groups,).
         elr: effective learning rate, (num_groups,).
         step_angle: radians in [0, pi], (num_groups,).
-        total_norm: norm of all parameters together, 0-d.
+        total_norm: norm of all parameters together, 0-d; of a pack, (num_models,).
     """
 
     names: list[str]
@@ -38,17 +42,61 @@ class Statistics:
 
     def to_dict(self) -> dict[str, list[str] | list[float] | float]:
         """Plain Python values; reads the device once."""
-        flat = torch.cat(
-            [self.norm, self.grad_norm, self.elr, self.step_angle, self.total_norm[None]]
-        )
-        values, size = flat.tolist(), len(self.names)
+        columns = (self.norm, self.grad_norm, self.elr, self.step_angle)
+        values = torch.cat([*columns, self.total_norm.reshape(-1)]).tolist()
+        size = len(self.names)
         fields = ("norm", "grad_norm", "elr", "step_angle")
-        columns = {name: values[i * size : (i + 1) * size] for i, name in enumerate(fields)}
-        return {"names": self.names, **columns, "total_norm": values[-1]}
+        table = {name: values[i * size : (i + 1) * size] for i, name in enumerate(fields)}
+        total = values[4 * size :]
+        return {
+            "names": self.names,
+            **table,
+            "total_norm": total if self.total_norm.ndim else total[0],
+        }
 
 
-def statistics_from_sums(names: list[str], sums: GroupSums, eta: Tensor) -> Statistics:
-    """Statistics from the sums of a step and its raw learning rate (0-d or one per group)."""
+@torch.no_grad()
+def group_statistics(
+    tensors: Sequence[Tensor],
+    grads: Sequence[Tensor] | None = None,
+    lr: float | Tensor = 0.0,
+    *,
+    names: Sequence[str] | None = None,
+    groups: str = "filter",
+    num_models: int = 1,
+    backend: str | None = None,
+) -> Statistics:
+    """Statistics of any tensors without a step, in one pass over memory.
+
+    Args:
+        tensors: dense tensors of one dtype on one device.
+        grads: their gradients; without them grad_norm and step_angle are 0.
+        lr: raw learning rate, a number or a tensor, 0-d or (num_models,).
+        names: one per tensor; their numbers if not given.
+        groups, num_models, backend: as for the optimisers.
+    """
+    layout = make_layout(tensors, groups, num_models)
+    chosen = load_backend(choose_backend(tensors, backend))
+    if grads is not None:
+        grads = aligned_gradients(tensors, grads)
+    sums = chosen.group_sums(tensors, grads, layout)
+    eta = layout.per_group(sums.new_ones(num_models) * lr)
+    labels = [str(index) for index in range(len(tensors))] if names is None else names
+    listed = [
+        name
+        for label, tensor in zip(labels, tensors, strict=True)
+        for name in group_names(label, tensor, groups, num_models)
+    ]
+    return statistics_from_sums(listed, sums, eta, layout.per_model(sums[0]))
+
+
+def statistics_from_sums(
+    names: list[str],
+    sums: Tensor,  # (3, num_groups)
+    eta: Tensor,  # (num_groups,)
+    total: Tensor,  # (num_models,): squared norms
+) -> Statistics:
+    """Statistics from the sums of a pass and the raw learning rates."""
     norm_squared, theta_grad, grad_squared = sums
     # Lagrange's identity: ||theta||^2 ||g||^2 - <theta, g>^2 is the squared area they span.
     area = (norm_squared * grad_squared - theta_grad.square()).clamp_min(0).sqrt()
@@ -58,5 +106,32 @@ def statistics_from_sums(names: list[str], sums: GroupSums, eta: Tensor) -> Stat
         grad_norm=grad_squared.sqrt(),
         elr=eta / norm_squared,
         step_angle=torch.atan2(eta * area, norm_squared - eta * theta_grad),
-        total_norm=norm_squared.sum().sqrt(),
+        total_norm=total.sqrt() if len(total) > 1 else total[0].sqrt(),
     )
+
+
+def aligned_gradients(tensors: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients as kernels take them: laid out like their tensors, all of one dtype.
+
+    That dtype is their own if they share it and it is the tensors' or bf16, else the tensors'.
+    """
+    dtypes = {grad.dtype for grad in grads}
+    keep = len(dtypes) == 1 and dtypes <= {tensors[0].dtype, torch.bfloat16}
+    return [
+        like(grad, tensor, None if keep else tensor.dtype)
+        for tensor, grad in zip(tensors, grads, strict=True)
+    ]
+
+
+def like(source: Tensor, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """`source` laid out in memory like `tensor`: itself, or a copy if that differs."""
+    dtype = source.dtype if dtype is None else dtype
+    if source.dtype == dtype and (
+        source.stride() == tensor.stride()
+        or all(
+            size < 2 or a == b
+            for size, a, b in zip(tensor.shape, source.stride(), tensor.stride(), strict=True)
+        )
+    ):
+        return source
+    return torch.empty_like(tensor, dtype=dtype).copy_(source)

@@ -43,6 +43,8 @@ MISTAKES = [
     (["train", "digits", "--plr", "1", "--seed=-1"], "--seed -1"),
     (["train", "digits", "--plr", "1", "--seed", "9" * 23], "below 2^63"),
     (["report"], "directory of the results (required)"),
+    (["bench", "--only", "packs"], "'packs' (did you mean 'pack'?); allowed are resnet18-64"),
+    (["bench", "--rounds", "1"], "--rounds 1: must be at least 2"),
     (["data", "dgits"], "did you mean 'digits'"),
 ]
 
@@ -89,7 +91,7 @@ def test_help_comes_for_every_command(fasttrain, capsys):
     overview = fasttrain("--help")
     assert overview.code == 0 and "digits" in overview.out
     assert fasttrain().code == 2
-    for command in ("sweep", "train", "report", "data"):
+    for command in ("sweep", "train", "report", "data", "bench"):
         with pytest.raises(SystemExit) as stop:
             fasttrain(command, "--help")
         assert stop.value.code == 0
@@ -140,3 +142,10 @@ def test_the_module_runs_and_help_does_not_wait_for_torch(tmp_path):
     for command in (["-c", code], ["-m", "fasttrain", "--version"]):
         done = subprocess.run([sys.executable, *command], cwd=tmp_path, env=dict(os.environ))
         assert done.returncode == 0
+
+
+def test_bench_checks_and_times_every_variant(fasttrain):
+    outcome = fasttrain("bench", "kernels", "--only", "pack", "--rounds", "2", "--no-compile")
+    assert outcome.code == 0, outcome.err
+    assert "16 ConvNets, width 8, packed: 390,528 parameters, n = 2" in outcome.out
+    assert "| ours, deferred, statistics | 12 |" in outcome.out

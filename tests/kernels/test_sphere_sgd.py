@@ -89,8 +89,11 @@ def test_deferred_projection_reads_what_exact_wrote():
     exact, deferred = parameters(), parameters()
     first = SphereSGD(exact, elr=0.01)
     second = SphereSGD(deferred, elr=0.01, projection="deferred")
+    copies = [torch.empty_like(p) for p in deferred]
     for _ in range(4):
         first.step()
+        # The gradients are those at the projected parameters.
+        second.projected_(copies)
         second.step()
     assert not torch.allclose(flat(exact), flat(deferred))
     second.projected_()

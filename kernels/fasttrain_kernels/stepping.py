@@ -1,0 +1,269 @@
+"""What the optimisers share: param groups bound to a backend, momentum, plain SGD, statistics."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .backend import Backend, check_backend, choose_backend, load_backend
+from .groups import Layout, group_names, make_layout
+from .statistics import Statistics, aligned_gradients, like, statistics_from_sums
+
+
+@dataclass
+class Binding:
+    """The tensors of a param group as they lay in memory when they were bound to a backend."""
+
+    thetas: list[Tensor]
+    backend: Backend
+    layout: Layout
+    names: list[str]
+    copied: bool = False
+    """whether projected copies have been written since the last step"""
+    versions: list[int] | None = None
+    """torch's counts of in-place changes, when we last looked"""
+    zeros: dict[int, Tensor] = field(default_factory=dict)
+    scratch: list[Tensor] = field(default_factory=list)
+    form: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.form = _form(self.thetas)
+
+    def zero(self, index: int) -> Tensor:
+        """Zeros like one of the tensors; nothing may write other values there."""
+        if index not in self.zeros:
+            self.zeros[index] = torch.zeros_like(self.thetas[index])
+        return self.zeros[index]
+
+    def scaled(self, grads: list[Tensor], factor: Tensor) -> list[Tensor]:
+        """The gradients times a factor per group, in memory that the next call takes again."""
+        if not self.scratch or self.scratch[0].dtype != grads[0].dtype:
+            self.scratch = [torch.empty_like(grad) for grad in grads]
+        self.backend.scale_(grads, self.layout, factor, self.scratch)
+        return self.scratch
+
+    def wrote_(self) -> None:
+        """Tell torch that the tensors were written: autograd must not use values saved before."""
+        torch.autograd.graph.increment_version(self.thetas)
+        self.copied = False
+        self.remember()
+
+    def remember(self) -> None:
+        """Take note of torch's counts, which it keeps on the host."""
+        self.versions = [theta._version for theta in self.thetas]
+
+    def written_elsewhere(self) -> bool:
+        """Whether torch has seen a write since `remember`."""
+        return self.versions is not None and self.versions != [t._version for t in self.thetas]
+
+
+class GroupwiseSGD(torch.optim.Optimizer):
+    """Base of the optimisers: steps every param group at once and keeps the sums of its groups."""
+
+    def __init__(self, params: Any, defaults: dict[str, Any], backend: str | None) -> None:
+        check_backend(backend)
+        self.backend = backend
+        self._forget()
+        super().__init__(params, defaults)
+
+    def _forget(self) -> None:
+        self._bindings: dict[tuple[int, ...], Binding] = {}
+        self._last: list[tuple[Binding, Tensor, Tensor]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "backend": self.backend}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._forget()
+        super().__setstate__(state)
+
+    def __repr__(self) -> str:
+        chosen = dict.fromkeys(
+            choose_backend(group["params"], self.backend) for group in self.param_groups
+        )
+        return f"{super().__repr__()[:-1]}\n    backend: {', '.join(chosen)}\n)"
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters with their own options."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            check_options(group)
+            choose_backend(group["params"], self.backend)
+            self._prepare(group)
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def _prepare(self, group: dict[str, Any]) -> None:
+        """Complete the options of a new param group."""
+        make_layout(group["params"], group["groups"], group["num_models"])
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Take one step; returns what `closure` returns.
+
+        A param group in which no parameter has a gradient is left as it is.
+
+        Raises:
+            ValueError: a sparse gradient, or parameters on another device than before; nothing has
+                been changed then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        active = [
+            [index for index, theta in enumerate(group["params"]) if theta.grad is not None]
+            for group in self.param_groups
+        ]
+        for group, indices in zip(self.param_groups, active, strict=True):
+            self._check(group, indices)
+        self._last = [
+            self._step_group(number, group, indices)
+            for number, (group, indices) in enumerate(zip(self.param_groups, active, strict=True))
+            if indices
+        ]
+        return loss
+
+    @torch.no_grad()
+    def statistics(self) -> Statistics:
+        """Norms, effective learning rates and step angles of the last step, on the device.
+
+        Raises:
+            RuntimeError: no step has been taken yet.
+        """
+        if not self._last:
+            raise RuntimeError("statistics() needs a step: none has been taken yet")
+        names = list(itertools.chain.from_iterable(b.names for b, _, _ in self._last))
+        sums = torch.cat([sums for _, sums, _ in self._last], dim=1)
+        eta = torch.cat([eta for _, _, eta in self._last])
+        totals = [binding.layout.per_model(sums[0]) for binding, sums, _ in self._last]
+        return statistics_from_sums(names, sums, eta, torch.stack(totals).sum(0))
+
+    def _step_group(
+        self, number: int, group: dict[str, Any], active: list[int]
+    ) -> tuple[Binding, Tensor, Tensor]:
+        """Plain SGD on the parameters that have a gradient; the others are skipped."""
+        binding = self._bind(number, group, active)
+        grads = self._gradients(binding)
+        eta = self._rates(group, binding)
+        sums = binding.backend.sgd_step_(
+            binding.thetas,
+            grads,
+            self._buffers(group, binding),
+            binding.layout,
+            eta,
+            momentum=group["momentum"],
+            nesterov=group["nesterov"],
+            weight_decay=group["weight_decay"],
+        )
+        binding.wrote_()
+        return binding, sums, binding.layout.per_group(eta)
+
+    def _check(self, group: dict[str, Any], active: Sequence[int]) -> None:
+        for index in active:
+            theta = group["params"][index]
+            if theta.grad.layout != torch.strided:
+                raise ValueError(
+                    f"{type(self).__name__} takes dense gradients; got one of layout "
+                    f"{theta.grad.layout} and shape {tuple(theta.shape)}"
+                )
+            buffer = self.state[theta].get("momentum_buffer") if theta in self.state else None
+            if buffer is not None:
+                check_device(theta, buffer)
+
+    def _bind(self, number: int, group: dict[str, Any], active: Sequence[int]) -> Binding:
+        """The param group's active tensors with backend and layout, made anew if they changed."""
+        thetas = [group["params"][index] for index in active]
+        binding = self._bindings.get((number, *active))
+        if binding is None or binding.form != _form(thetas):
+            names = group.get("param_names") or [
+                f"{number}.{index}" for index in range(len(group["params"]))
+            ]
+            groups, num_models = group["groups"], group["num_models"]
+            binding = Binding(
+                thetas,
+                load_backend(choose_backend(thetas, self.backend)),
+                make_layout(thetas, groups, num_models),
+                [
+                    name
+                    for index, theta in zip(active, thetas, strict=True)
+                    for name in group_names(names[index], theta, groups, num_models)
+                ],
+            )
+            self._bindings[(number, *active)] = binding
+        return binding
+
+    def _gradients(self, binding: Binding) -> list[Tensor]:
+        """Every tensor's gradient, zeros where there is none."""
+        grads = [
+            binding.zero(index) if theta.grad is None else theta.grad
+            for index, theta in enumerate(binding.thetas)
+        ]
+        return aligned_gradients(binding.thetas, grads)
+
+    def _buffers(self, group: dict[str, Any], binding: Binding) -> list[Tensor] | None:
+        """Momentum buffers; a parameter without a gradient keeps its own and does not move."""
+        if group["momentum"] == 0:
+            return None
+        buffers = []
+        for index, theta in enumerate(binding.thetas):
+            if theta.grad is None:
+                buffers.append(binding.zero(index))
+                continue
+            state = self.state[theta]
+            if "momentum_buffer" in state:
+                state["momentum_buffer"] = like(state["momentum_buffer"], theta, theta.dtype)
+            else:
+                state["momentum_buffer"] = torch.zeros_like(theta)
+            buffers.append(state["momentum_buffer"])
+        return buffers
+
+    def _rates(self, group: dict[str, Any], binding: Binding) -> Tensor:
+        """Raw learning rate of every model: (num_models,)."""
+        theta = binding.thetas[0]
+        on_cpu = theta.device.type == "cpu"
+        dtype = torch.float64 if on_cpu else torch.promote_types(theta.dtype, torch.float32)
+        return torch.ones(group["num_models"], dtype=dtype, device=theta.device) * group["lr"]
+
+
+def check_device(theta: Tensor, state: Tensor) -> None:
+    """Refuse a parameter that is on another device than the optimiser's state for it."""
+    if theta.device != state.device:
+        raise ValueError(
+            f"a parameter of shape {tuple(theta.shape)} is on {theta.device}, the optimiser's "
+            f"state for it on {state.device}: move the model before making its optimiser"
+        )
+
+
+def check_options(group: dict[str, Any]) -> None:
+    """Refuse options outside their range, with the value and what is allowed."""
+    lr, num_models = group["lr"], group["num_models"]
+    if group["groups"] not in ("filter", "tensor"):
+        raise ValueError(f"groups={group['groups']!r}: allowed are filter, tensor")
+    if not isinstance(num_models, int) or num_models < 1:
+        raise ValueError(f"num_models={num_models}: must be a whole number of at least 1")
+    if isinstance(lr, Tensor):
+        if lr.ndim and lr.shape != (num_models,):
+            raise ValueError(
+                f"a learning rate of shape {tuple(lr.shape)}: must be 0-d or ({num_models},)"
+            )
+    elif not lr >= 0:
+        raise ValueError(f"learning rate {lr}: must be at least 0")
+    if not 0 <= group["momentum"] < 1:
+        raise ValueError(f"momentum={group['momentum']}: must be at least 0 and below 1")
+    if group["nesterov"] and group["momentum"] == 0:
+        raise ValueError("nesterov=True: needs a momentum above 0")
+    if not group["weight_decay"] >= 0:
+        raise ValueError(f"weight_decay={group['weight_decay']}: must be at least 0")
+    for theta in group["params"]:
+        if not theta.is_floating_point():
+            raise ValueError(f"parameters must be of a floating-point type; got {theta.dtype}")
+
+
+def _form(thetas: Sequence[Tensor]) -> list[tuple[Any, ...]]:
+    return [(theta.shape, theta.stride(), theta.dtype, theta.device) for theta in thetas]

@@ -1,0 +1,89 @@
+"""What the kernels compile to for each target, without a GPU."""
+
+import pytest
+
+static = pytest.importorskip("fasttrain_kernels.static", reason="Triton is not installed here")
+
+# Memory traffic per fp32 parameter: kernel, gradients, momentum -> bytes.
+BYTES = {
+    ("group sums", "float32", "-"): 8,
+    ("group sums", "bfloat16", "-"): 6,
+    ("sphere exact", "float32", "-"): 20,
+    ("sphere exact", "bfloat16", "-"): 16,
+    ("sphere exact", "float32", "momentum"): 28,
+    ("sphere deferred", "float32", "-"): 12,
+    ("sphere deferred", "bfloat16", "-"): 10,
+    ("sphere deferred", "float32", "momentum"): 20,
+    ("sphere per group", "float32", "-"): 12,
+    ("sphere per group", "bfloat16", "-"): 10,
+    ("sphere per group", "float32", "momentum"): 20,
+    ("sgd", "float32", "-"): 12,
+    ("sgd", "bfloat16", "-"): 10,
+    ("sgd", "float32", "momentum"): 20,
+    ("scale", "float32", "-"): 8,
+    ("scale", "bfloat16", "-"): 6,
+}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return static.report()
+
+
+def label(row):
+    return f"{row['kernel']}, {row['gradients']}, {row['momentum']}, {row['target']}"
+
+
+def test_every_kernel_compiles_for_every_target(rows):
+    assert {row["target"] for row in rows} == {"sm_80", "sm_90", "sm_100", "gfx942"}
+    assert len({label(row) for row in rows}) == len(rows) == 4 * len(static.cases())
+
+
+@pytest.mark.parametrize("column", ["spills", "atomics", "fp64"])
+def test_none(rows, column):
+    assert not {label(row): row[column] for row in rows if row[column]}
+
+
+def test_at_most_64_registers(rows):
+    assert not {label(row): row["registers"] for row in rows if not 0 < row["registers"] <= 64}
+
+
+def test_occupancy_is_at_least_a_half(rows):
+    assert not {label(row): row["occupancy"] for row in rows if not 0.5 <= row["occupancy"] <= 1}
+
+
+def test_accesses_are_vectors(rows):
+    """128 bits of fp32; the 4 values of bf16 beside them are 64. Every byte moves in a vector."""
+    for row in rows:
+        if row["kernel"] == "finish":
+            continue
+        half = row["gradients"] == "bfloat16"
+        accesses = row["loads"].keys() | row["stores"].keys()
+        assert accesses == ({128, 64} if half else {128}), label(row)
+        vectors = row["loads"].get(128, 0) + row["stores"].get(128, 0)
+        halves = row["loads"].get(64, 0) + row["stores"].get(64, 0)
+        num_accesses = vectors + halves
+        # Per vector of 4 parameters: so many bytes, in accesses of 16 and of 8.
+        num_vectors = (16 * vectors + 8 * halves) / (4 * row["bytes"])
+        assert num_vectors in (2, 4) and num_accesses % num_vectors == 0, label(row)
+
+
+def test_bytes_per_parameter(rows):
+    found = {}
+    for row in rows:
+        if row["target"] == "sm_90":
+            key = row["kernel"].split(",")[0], row["gradients"], row["momentum"]
+            found[key] = found.get(key, 0) + row["bytes"]
+    assert {key: found[key] for key in BYTES} == BYTES
+
+
+def test_table_prints_every_row(rows, capsys):
+    static.table(rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(rows) + 1 and lines[0].split()[:2] == ["kernel", "gradients"]
+
+
+def test_refuses_the_interpreter(monkeypatch):
+    monkeypatch.setattr(static.knobs.runtime, "interpret", True)
+    with pytest.raises(RuntimeError, match="TRITON_INTERPRET"):
+        static.report()

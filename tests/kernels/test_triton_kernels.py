@@ -1,0 +1,34 @@
+"""Runs the cases of `triton_cases.py` in processes of their own.
+
+Triton reads TRITON_INTERPRET when a kernel is defined, and what is defined for the interpreter
+cannot be compiled; so the two do not share a process.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+CASES = Path(__file__).with_name("triton_cases.py")
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
+
+pytest.importorskip("triton", reason="Triton is not installed here")
+
+
+def run_cases(environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-x", str(CASES)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_cases_hold_in_the_interpreter():
+    run_cases({**os.environ, "TRITON_INTERPRET": "1"})
+
+
+@pytest.mark.gpu
+@NO_GPU
+def test_cases_hold_on_the_device():
+    run_cases({k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"})
