@@ -104,10 +104,10 @@ class Problem:
 
 
 def in_some_format(tensor: Tensor) -> Tensor:
-    """Four dimensions in channels_last, two transposed if square enough, others as they are."""
+    """Four dimensions in channels_last, two of some sizes transposed, others as they are."""
     if tensor.ndim == 4:
         return tensor.to(memory_format=torch.channels_last)
-    if tensor.ndim == 2 and tensor.shape[1] == 20:
+    if tensor.ndim == 2 and tensor.shape[1] in (20, 8210):
         return tensor.t().contiguous().t()
     return tensor
 
@@ -162,6 +162,12 @@ def test_three_models(kind, groups):
 def test_sixteen_models(kind):
     shapes = [(32, 27), (16, 8, 3, 3), (16,)]
     check_against_reference(Problem(shapes, kind, num_models=16, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_long_rows_that_are_not_consecutive(kind, monkeypatch):
+    monkeypatch.setattr(blocks_module, "BLOCK", 8192)
+    check_against_reference(Problem([(2, 8210)], kind, "nesterov"))
 
 
 def test_eighty_tensors():
