@@ -126,8 +126,9 @@ def rich_table(table: pd.DataFrame) -> Table:
     seeds = str(counts[0]) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
     title = f"test accuracy, %: mean ± sample standard deviation over n = {seeds} seeds"
     shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("PLR", "pre-trained", "fine-tuned", "best FLR", "averaged", "best k", "state"):
-        shown.add_column(heading, justify="left" if heading == "state" else "right")
+    for heading in ("PLR", "pre-trained", "fine-tuned", "FLR", "averaged", "k", "state"):
+        state = heading == "state"
+        shown.add_column(heading, justify="left" if state else "right", no_wrap=not state)
     for row in table.assign(pretrained_n=math.nan, finetuned_n=math.nan, averaged_n=math.nan).pipe(
         summary_rows
     ):
