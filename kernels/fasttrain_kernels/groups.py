@@ -155,10 +155,12 @@ def _rows(tensor: Tensor, groups: str, num_models: int) -> tuple[int, int, int]:
 
 
 def _is_dense(tensor: Tensor) -> bool:
+    if tensor.numel() == 0:
+        return True
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1:
             if stride != expected:
                 return False
             expected *= size
-    return tensor.numel() == 0 or expected == tensor.numel()
+    return expected == tensor.numel()

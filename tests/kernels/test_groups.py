@@ -84,3 +84,8 @@ def test_sums_per_model():
 def test_what_has_no_layout_is_refused(tensors, num_models, message):
     with pytest.raises(ValueError, match=message):
         make_layout(tensors, "filter", num_models)
+
+
+def test_tensors_without_elements_are_dense_whatever_their_strides():
+    empty = torch.empty(0).as_strided((2, 0, 1), (0, 1, 0))
+    assert make_layout([empty, torch.ones(3, 2)], "filter", 1).num_groups == 2 + 3
