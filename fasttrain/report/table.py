@@ -124,7 +124,7 @@ def rich_table(table: pd.DataFrame) -> Table:
     """The table of `summary` for a terminal of 80 columns: the number of seeds is in the title."""
     counts = [int(n) for n in table["pretrained_n"].unique()] or [0]
     seeds = str(counts[0]) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
-    title = f"test accuracy, %: mean ± sample standard deviation over n = {seeds} seeds"
+    title = f"test accuracy, %: mean ± sample standard deviation, n = {seeds}"
     shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("PLR", "pre-trained", "fine-tuned", "FLR", "averaged", "k", "state"):
         state = heading == "state"
