@@ -127,8 +127,9 @@ class Grids(NamedTuple):
 def load_grids(store: str | Path) -> Grids:
     """The tables of `load` and `load_epochs` by grid, and the configuration of each grid."""
     configurations = {f.setup: f.configuration() for f in finished(store)}
-    parts, named = [load(store).iloc[:0]], {}
-    for setup, rows in load(store).groupby("setup", sort=False):
+    table = load(store)
+    parts, named = [table.iloc[:0]], {}
+    for setup, rows in table.groupby("setup", sort=False):
         tuned = rows["kind"] == "finetune"
         lengths = [int(length) for length in sorted(rows.loc[tuned, "epochs"].unique())]
         for length in lengths or [None]:
@@ -147,7 +148,8 @@ def origin(store: str | Path) -> dict[str, str | float | None]:
 
     Where runs differ, the values stand in one string, in the order of the dates.
     """
-    records = [f.done["provenance"] for f in finished(store)]
+    stages = finished(store)
+    records = [f.done["provenance"] for f in stages]
     records.sort(key=lambda record: record["date"])
     merged: dict[str, str | float | None] = {}
     for key in records[-1] if records else ():
@@ -155,7 +157,7 @@ def origin(store: str | Path) -> dict[str, str | float | None]:
         if key == "date" and len(values) > 1:
             values = [f"{values[0]} to {values[-1]}"]
         merged[key] = "; ".join(values) or None
-    merged["time_s"] = sum(f.done["time_s"] for f in finished(store))
+    merged["time_s"] = sum(f.done["time_s"] for f in stages)
     return merged
 
 
