@@ -95,6 +95,14 @@ class RunOptions:
     """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:0, ..."""
+    engine: Literal["local"] = "local"
+    """local: processes of this machine, as many as it has GPUs or, without one, cores"""
+    processes: Annotated[int, Strict(), Field(gt=0)] | None = None
+    """how many processes train at once; 1 trains in this one; by the machine if not given"""
+    pack: Annotated[int, Strict(), Field(gt=0)] | None = None
+    """most models trained as one; by measurement if not given"""
+    checkpoint_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
+    """seconds between checkpoints of what is under way"""
     quiet: FlagCreatePairsOff[bool] = False
     """print nothing but errors"""
 

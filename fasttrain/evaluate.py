@@ -9,45 +9,53 @@ from torch import Tensor, nn
 
 from fasttrain_data import ResidentLoader
 
+from .models import ImageClassifier
 from .precision import autocast
 
 
 class Score(NamedTuple):
-    """Mean cross-entropy and fraction correct, 0-d fp64 device tensors."""
+    """Mean cross-entropy and fraction correct of every model, (num_models,) fp64 on the device."""
 
     loss: Tensor
     accuracy: Tensor
 
 
-def loss_and_correct(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy (0-d fp32) and number of correct predictions (0-d) of one batch."""
-    loss = F.cross_entropy(logits.float(), labels)
-    return loss, (logits.detach().argmax(dim=1) == labels).sum()
+def loss_and_correct(
+    logits: Tensor,  # (B, K), or of a pack (num_models, B, K)
+    labels: Tensor,  # (B,)
+) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy, fp32 or wider, and number of correct predictions: (num_models,) both."""
+    every = logits.view(-1, *logits.shape[-2:])
+    every = every.to(torch.promote_types(every.dtype, torch.float32))
+    targets = labels.expand(every.shape[:2])
+    losses = F.cross_entropy(every.flatten(0, 1), targets.reshape(-1), reduction="none")
+    hits = (every.detach().argmax(dim=2) == targets).sum(dim=1)
+    return losses.view_as(targets).mean(dim=1), hits
 
 
 @torch.no_grad()
 def score(
-    model: nn.Module,
+    model: ImageClassifier,
     batches: Iterable[tuple[Tensor, Tensor]],
     precision: str,
     device: torch.device,
 ) -> Score:
     """Mean loss and accuracy over the batches, in the mode that the model is in."""
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
+    loss_sum = torch.zeros(model.num_models, dtype=torch.float64, device=device)
+    correct = torch.zeros(model.num_models, dtype=torch.int64, device=device)
     count = 0
     for images, labels in batches:
         with autocast(precision, device):
             logits = model(images)
-        loss, hits = loss_and_correct(logits, labels)
-        loss_sum += loss * len(labels)
+        losses, hits = loss_and_correct(logits, labels)
+        loss_sum += losses * len(labels)
         correct += hits
         count += len(labels)
     return Score(loss_sum / count, correct.double() / count)
 
 
-def test_score(
-    model: nn.Module, loader: ResidentLoader, precision: str, device: torch.device
+def score_test_set(
+    model: ImageClassifier, loader: ResidentLoader, precision: str, device: torch.device
 ) -> Score:
     """Score on the test set in eval mode; the model is left in train mode."""
     model.eval()
@@ -57,7 +65,7 @@ def test_score(
 
 
 def reestimate_batch_norm_(
-    model: nn.Module,
+    model: ImageClassifier,
     batches: Iterable[tuple[Tensor, Tensor]],
     precision: str,
     device: torch.device,

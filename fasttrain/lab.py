@@ -1,16 +1,28 @@
 """What every stage of a sweep works with: data, device, arithmetic, and how to make a network."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from fasttrain_data import Augment, ImageData, ResidentLoader, open_loader
+from fasttrain_data import (
+    Augment,
+    DataError,
+    DataUnavailable,
+    ImageData,
+    ResidentLoader,
+    load,
+    open_loader,
+)
 from fasttrain_kernels import SphereSGD
 
-from .config import Config
-from .evaluate import Score, test_score
-from .models import MODELS, ImageClassifier
+from .config import Config, RunOptions
+from .errors import EnvironmentProblem, UsageError
+from .models import MODELS, ImageClassifier, fold
+from .precision import set_exact_arithmetic
 from .store import Store
 
 
@@ -24,6 +36,10 @@ class Lab:
     device: torch.device
     precision: str
     provenance: dict[str, str | None]
+    checkpoint_s: float = 30.0
+    """seconds between checkpoints of a pack"""
+    final_states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    """networks at the end of finished stages, by id: those that the next packs start from"""
     test_loader: ResidentLoader = field(init=False)
 
     def __post_init__(self) -> None:
@@ -31,27 +47,37 @@ class Lab:
             self.data, "test", batch_size=self.config.training.batch_size * 4, device=self.device
         )
 
-    def new_model(self, seed: int) -> ImageClassifier:
-        """The network as initialised from the seed: the same on every device."""
+    def new_model(self, seed: int, num_models: int = 1) -> ImageClassifier:
+        """The network as initialised from the seed, the same on every device, so many times."""
         network = self.config.network
+        make = functools.partial(
+            MODELS[network.model],
+            self.data.num_classes,
+            in_channels=self.data.train_images.shape[-1],
+            width=network.width,
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = MODELS[network.model](
-                self.data.num_classes,
-                in_channels=self.data.train_images.shape[-1],
-                width=network.width,
-            )
+            model = make()
+            if num_models > 1:
+                state = fold([model.state_dict()] * num_models)
+                model = make(num_models=num_models)
+                model.load_state_dict(state)
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def new_optimizer(self, model: ImageClassifier, elr: float) -> SphereSGD:
-        """The optimiser of all conv weights on one sphere."""
-        radius = self.config.network.radius
-        return SphereSGD(model.named_sphere_parameters(), elr=elr, radius=radius)
+    def new_optimizer(self, model: ImageClassifier, elrs: Sequence[float]) -> SphereSGD:
+        """The optimiser of all conv weights of each model on one sphere, a rate for each model."""
+        return SphereSGD(
+            model.named_sphere_parameters(),
+            elr=torch.tensor(elrs, dtype=torch.float64, device=self.device),
+            radius=self.config.network.radius,
+            num_models=model.num_models,
+        )
 
     @functools.cached_property
-    def num_filters(self) -> int:
-        """Number of conv filters: groups whose norms are tracked."""
-        return sum(weight.shape[0] for weight in self.new_model(0).sphere_parameters())
+    def sphere_names(self) -> list[str]:
+        """Names of the conv weights."""
+        return [name for name, _ in self.new_model(0).named_sphere_parameters()]
 
     def train_loader(self, seed: int) -> ResidentLoader:
         """The training batches of a seed."""
@@ -66,6 +92,57 @@ class Lab:
             device=self.device,
         )
 
-    def test(self, model: ImageClassifier) -> Score:
-        """Score on the test set."""
-        return test_score(model, self.test_loader, self.precision, self.device)
+
+def load_images(dataset: str, root: Path | None) -> ImageData:
+    """A data set by name or path.
+
+    Raises:
+        UsageError: no such data set, or a file that holds none.
+        EnvironmentProblem: it cannot be fetched.
+    """
+    try:
+        return load(dataset, root)
+    except DataError as error:
+        raise UsageError(str(error)) from None
+    except DataUnavailable as error:
+        raise EnvironmentProblem(str(error)) from None
+
+
+def configured_images(config: Config, root: Path | None) -> ImageData:
+    """The images of a configuration: a data set or a part of it.
+
+    Raises:
+        UsageError, EnvironmentProblem: as `load_images`; too small for what is asked of it.
+    """
+    data = load_images(config.data.dataset, root)
+    try:
+        data = data.subset(config.data.n_train, config.data.n_test)
+    except DataError as error:
+        raise UsageError(str(error)) from None
+    size = min(data.train_images.shape[1:3])
+    if config.data.crop_padding >= size:
+        raise UsageError(
+            f"crop_padding = {config.data.crop_padding}: images have {size} pixels a side"
+        )
+    return data
+
+
+def open_lab(
+    config: Config,
+    options: RunOptions,
+    store: Path,
+    device: torch.device,
+    precision: str,
+    provenance: dict[str, str | None],
+) -> Lab:
+    """The lab of a sweep on one device, in whatever process."""
+    set_exact_arithmetic()
+    return Lab(
+        config,
+        configured_images(config, options.data_root),
+        Store(store),
+        device,
+        precision,
+        provenance,
+        options.checkpoint_s,
+    )

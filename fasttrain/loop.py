@@ -4,16 +4,17 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fasttrain_kernels import SphereSGD
 
 from .evaluate import loss_and_correct
+from .models import ImageClassifier
 from .precision import autocast
 
 
 class EpochTotals(NamedTuple):
-    """What an epoch of training leaves on the device, all 0-d fp64."""
+    """What an epoch of training leaves on the device, all (num_models,) fp64."""
 
     train_loss: Tensor
     """mean over images, each at the weights of its step"""
@@ -24,7 +25,7 @@ class EpochTotals(NamedTuple):
 
 
 def train_epoch(
-    model: nn.Module,
+    model: ImageClassifier,
     optimizer: SphereSGD,
     batches: Iterable[tuple[Tensor, Tensor]],
     precision: str,
@@ -32,30 +33,36 @@ def train_epoch(
 ) -> EpochTotals:
     """Train on every batch: images (B, C, H, W), labels (B,). Nothing is read from the device."""
     model.train()
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    grad_norm_sum = torch.zeros((), dtype=torch.float64, device=device)
+    size = model.num_models
+    loss_sum = torch.zeros(size, dtype=torch.float64, device=device)
+    correct = torch.zeros(size, dtype=torch.int64, device=device)
+    grad_norm_sum = torch.zeros(size, dtype=torch.float64, device=device)
     num_images = num_steps = 0
     for images, labels in batches:
         with autocast(precision, device):
             logits = model(images)
-        loss, hits = loss_and_correct(logits, labels)
+        losses, hits = loss_and_correct(logits, labels)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        # Each model's gradient is that of its own loss: no weight is shared.
+        losses.sum().backward()
         optimizer.step()
         statistics = optimizer.statistics()
-        loss_sum += loss.detach() * len(labels)
+        loss_sum += losses.detach() * len(labels)
         correct += hits
-        grad_norm_sum += torch.linalg.vector_norm(statistics.grad_norm) * statistics.total_norm
+        grad_norm_sum += statistics.total_grad_norm * statistics.total_norm
         num_images += len(labels)
         num_steps += 1
     accuracy = correct.double() / num_images
     return EpochTotals(loss_sum / num_images, accuracy, grad_norm_sum / num_steps)
 
 
-def group_norms(weights: list[Tensor]) -> Tensor:
-    """||theta_i|| of every conv filter, in the order of the parameters: (num_filters,) fp32."""
+def filter_norms(model: ImageClassifier) -> Tensor:
+    """||theta_i|| of every conv filter in the order of the parameters: (num_models, F) fp32."""
     with torch.no_grad():
         return torch.cat(
-            [torch.linalg.vector_norm(p, dim=tuple(range(1, p.ndim))) for p in weights]
+            [
+                torch.linalg.vector_norm(weight, dim=(1, 2, 3)).view(model.num_models, -1)
+                for weight in model.sphere_parameters()
+            ],
+            dim=1,
         )

@@ -25,6 +25,15 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def set_exact_arithmetic() -> None:
+    """For this process: a resumed run finds the same bits, and fp32 is fp32.
+
+    Convolutions take neither the algorithm that happens to be fastest nor TF32's shorter mantissa.
+    """
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def device_name(device: torch.device) -> str:
     """The device in words, for the record."""
     if device.type == "cuda":

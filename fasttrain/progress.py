@@ -47,8 +47,9 @@ class ProgressView:
         self.every_epoch = every_epoch
         self.counts = Counter((stage.kind, state) for stage, state in states if state in STATES[:2])
         self.totals = Counter(stage.kind for stage, _ in states)
-        self.current: Stage | None = None
+        self.running: dict[str, Stage] = {}
         self.line = ""
+        self.lines: dict[str, str] = {}
         self.epochs_left = dict(epochs_left)
         self.epochs_run = 0
         self.started = time.monotonic()
@@ -64,28 +65,36 @@ class ProgressView:
         if self.live:
             self.live.stop()
 
-    def begin(self, stage: Stage) -> None:
-        """A stage starts."""
-        self.current, self.line = stage, stage.label()
+    def begin(self, pack: list[Stage]) -> None:
+        """Stages start that train in step."""
+        self.running |= {stage.id: stage for stage in pack}
+        self.line = f"{pack[0].label()}" + (f" and {len(pack) - 1} more" if pack[1:] else "")
+
+    def note(self, text: str) -> None:
+        """Something that the user should know."""
+        if not self.quiet:
+            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def epoch(self, stage: Stage, epoch: int, scores: dict[str, float]) -> None:
         """An epoch has ended; `epoch` counts from the start of pre-training."""
         self.epochs_run += 1
         self.epochs_left[stage.id] -= 1
         self.line = f"{stage.label()}  epoch {epoch}/{stage.end_epoch}  {_scores(scores)}"
+        self.lines[stage.id] = self.line
         if self.every_epoch and not self.live and not self.quiet:
             self.console.print(self.line, highlight=False, soft_wrap=True)
 
     def end(self, stage: Stage, state: str) -> None:
         """A stage has ended in a state."""
         self.counts[stage.kind, state] += 1
-        self.current = None
+        self.running.pop(stage.id, None)
         # A loss that became non-finite ends a stage early.
         self.epochs_left[stage.id] = 0
         if not self.live and not self.quiet:
             finished = sum(self.counts.values())
             self.console.print(
-                f"[{finished}/{self.totals.total()}] {self.line}  {state}  ETA {self.eta()}",
+                f"[{finished}/{self.totals.total()}] {self.lines.pop(stage.id, stage.label())}"
+                f"  {state}  ETA {self.eta()}",
                 highlight=False,
                 soft_wrap=True,
                 markup=False,
@@ -102,7 +111,7 @@ class ProgressView:
         table = Table("stage", *STATES, "running", "left", "total", box=None, pad_edge=False)
         for kind in KINDS:
             if self.totals[kind]:
-                running = int(self.current is not None and self.current.kind == kind)
+                running = sum(stage.kind == kind for stage in self.running.values())
                 counts = [self.counts[kind, state] for state in STATES]
                 left = self.totals[kind] - sum(counts) - running
                 cells = (*counts, running, left, self.totals[kind])

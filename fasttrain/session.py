@@ -4,17 +4,14 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
-from fasttrain_data import DataError, DataUnavailable, ImageData
-from fasttrain_data import load as load_data
-
+from .choice import choose
 from .config import Config, RunOptions
-from .errors import EnvironmentProblem, UsageError
+from .errors import EnvironmentProblem
 from .estimate import estimate
 from .files import is_empty, parquet, write_atomically
-from .lab import Lab
+from .lab import Lab, load_images, open_lab
 from .plan import KINDS, Stage, build, epochs_left, setup_sections, unshared_epochs
 from .precision import resolve_device, resolve_precision
 from .progress import ProgressView, duration
@@ -23,6 +20,7 @@ from .report import rich_table, summary, write_report
 from .results import load, load_grids, origin
 from .store import Store
 from .sweep import run_sweep
+from .tuning import measure
 
 
 def sweep(
@@ -46,28 +44,31 @@ def sweep(
     console = Console()
     device = resolve_device(options.device)
     precision = resolve_precision(config.training.precision, device)
-    # A resumed run should find the same bits, and fp32 is fp32: convolutions take neither the
-    # algorithm that happens to be fastest nor the shorter mantissa of TF32.
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.allow_tf32 = False
-    data = _images(config, options.data_root)
     path = options.store or Path("runs") / name
     fresh = not path.exists() or (path.is_dir() and is_empty(path))
-    store = Store(path) if dry_run and fresh else Store.open(path, create=not dry_run)
-    lab = Lab(config, data, store, device, precision, provenance(device, precision, command))
-    stages = build(config, setup_sections(config, data, precision), seeds)
+    record = provenance(device, precision, command)
+    lab = open_lab(config, options, path, device, precision, record)
+    if not (dry_run and fresh):
+        Store.open(path, create=not dry_run)
+    stages = build(config, setup_sections(config, lab.data, precision), seeds)
     if dry_run:
-        _print_plan(stages, lab, console)
+        _print_plan(stages, lab, options, console)
         return 0
-    with store.lock():
-        states = [(stage, store.state(stage.id)) for stage in stages]
-        left = epochs_left(stages, store)
-        view = ProgressView(states, left, console, quiet=options.quiet, every_epoch=every_epoch)
-        with view:
-            failures = run_sweep(stages, lab, view)
-        page = _write_report(store)
+    with lab.store.lock():
+        lab.store.clean()
+        states = [(stage, lab.store.state(stage.id)) for stage in stages]
+        failures: dict[str, str] = {}
+        if any(state in ("todo", "failed") for _, state in states):
+            choice = choose(stages, lab, options)
+            if not options.quiet:
+                console.print(choice.explain(), highlight=False, soft_wrap=True)
+            left = epochs_left(stages, lab.store)
+            view = ProgressView(states, left, console, quiet=options.quiet, every_epoch=every_epoch)
+            with view, choice.engine(lab, options) as engine:
+                failures = run_sweep(choice.packs, lab.store, engine, view)
+        page = _write_report(lab.store)
     if not options.quiet:
-        _print_outcome(stages, store, page, console)
+        _print_outcome(stages, lab.store, page, console)
     if failures:
         listing = "; ".join(f"{label}: {error}" for label, error in failures.items())
         raise EnvironmentProblem(
@@ -84,7 +85,7 @@ def report(path: Path) -> int:
 
 def describe_data(dataset: str, root: Path | None) -> int:
     """Print what a data set holds; returns the exit code."""
-    data = _load(dataset, root)
+    data = load_images(dataset, root)
     height, width, channels = data.train_images.shape[1:]
     counts = Counter(data.train_labels.tolist())
     per_class = sorted({counts[label] for label in range(data.num_classes)})
@@ -104,29 +105,7 @@ def describe_data(dataset: str, root: Path | None) -> int:
     return 0
 
 
-def _images(config: Config, root: Path | None) -> ImageData:
-    try:
-        data = _load(config.data.dataset, root).subset(config.data.n_train, config.data.n_test)
-    except DataError as error:
-        raise UsageError(str(error)) from None
-    size = min(data.train_images.shape[1:3])
-    if config.data.crop_padding >= size:
-        raise UsageError(
-            f"crop_padding = {config.data.crop_padding}: images have {size} pixels a side"
-        )
-    return data
-
-
-def _load(dataset: str, root: Path | None) -> ImageData:
-    try:
-        return load_data(dataset, root)
-    except DataError as error:
-        raise UsageError(str(error)) from None
-    except DataUnavailable as error:
-        raise EnvironmentProblem(str(error)) from None
-
-
-def _print_plan(stages: list[Stage], lab: Lab, console: Console) -> None:
+def _print_plan(stages: list[Stage], lab: Lab, options: RunOptions, console: Console) -> None:
     states = [(stage, lab.store.state(stage.id)) for stage in stages]
     left = [stage for stage, state in states if state in ("todo", "failed")]
     for kind in KINDS:
@@ -145,11 +124,14 @@ def _print_plan(stages: list[Stage], lab: Lab, console: Console) -> None:
     if not left:
         console.print("nothing left to run")
         return
-    cost = estimate(left, lab)
+    choice = choose(stages, lab, options)
+    timings = choice.timings or [measure(lab, choice.size)]
+    cost = estimate(choice.packs, timings, choice.processes, lab)
     lines = [
         f"left: {len(left)} stages, {cost.num_epochs} epochs"
         f" ({unshared_epochs(left)} if nothing were shared)",
-        f"measured: {cost.epoch_s:.3g} s per epoch on {lab.provenance['device']}, {lab.precision}",
+        choice.explain(),
+        f"measured on {lab.provenance['device']}, {lab.precision}",
         f"estimate: {duration(cost.time_s)}, {cost.disk_bytes / 2**20:.1f} MiB in {lab.store.path}"
         f" ({lab.store.free_bytes() / 2**30:.1f} GiB free)",
     ]

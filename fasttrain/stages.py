@@ -1,27 +1,25 @@
-"""Stages: from a start state to a finished stage in the store, resumable at every epoch.
+"""Stages: from their start states to finished stages in the store, several in step, resumable.
 
-Everything random is a function of (seed, epoch, sample index), and the checkpoint of an epoch holds
-all that the next one depends on: a stage that was killed and resumed ends in the same bits as one
-that was not, on the same machine with the same number of threads.
+Everything random is a function of (seed, epoch, sample index), and a checkpoint holds all that the
+next epoch depends on: a pack that was killed and resumed ends in the same bits as one that was not,
+on the same machine with the same number of threads.
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from fasttrain_data import ImageData, ResidentLoader
-from fasttrain_kernels import SphereSGD
+from fasttrain_data import ImageData
 
-from .evaluate import reestimate_batch_norm_
+from .checkpoints import CheckpointWriter
 from .files import parquet, tensors_to_bytes
 from .lab import Lab
-from .loop import group_norms, train_epoch
-from .models import ImageClassifier
+from .pack import Epoch, Pack, State
 from .plan import Stage, predecessors
 from .store import Store
 
@@ -37,33 +35,25 @@ OnEpoch = Callable[[Stage, int, dict[str, float]], None]
 class Progress:
     """What is known of a stage after some of its epochs: all that a checkpoint holds."""
 
-    model: dict[str, Tensor]
-    """the network's state_dict"""
-    average: dict[str, Tensor] = field(default_factory=dict)
+    model: State
+    """the network's state_dict; empty before the first epoch of a new network"""
+    average: State = field(default_factory=dict)
     """running mean of the sphere parameters over the checkpoints so far (SWA)"""
-    series: Tensor = field(
-        default_factory=lambda: torch.empty(0, len(COLUMNS), dtype=torch.float64)
-    )
-    """(epochs, columns)"""
-    norms: Tensor = field(default_factory=lambda: torch.empty(0))
-    """norm of every conv filter after each epoch, (epochs, filters) fp32"""
+    series: list[Tensor] = field(default_factory=list)
+    """of every epoch its scores, (len(COLUMNS),) fp64"""
+    norms: list[Tensor] = field(default_factory=list)
+    """of every epoch the norm of every conv filter, (filters,) fp32"""
     time_s: float = 0.0
-    """spent on the epochs and their tests, by all processes that worked on the stage"""
-
-    def append(self, model: dict[str, Tensor], row: Tensor, norms: Tensor) -> None:
-        """Add a finished epoch: the network after it, its scores, its filters' norms."""
-        self.model = model
-        self.series = torch.cat([self.series, row[None]])
-        self.norms = torch.cat([self.norms.reshape(-1, len(norms)), norms[None]])
-        count = len(self.series) + 1
-        for name, mean in self.average.items():
-            mean.lerp_(model[name], 1 / count)
+    """its share of the time spent on the epochs and their tests, by all processes"""
 
     def tensors(self) -> dict[str, Tensor]:
         """One flat dictionary for a file."""
         named = {f"model.{name}": value for name, value in self.model.items()}
         named |= {f"average.{name}": value for name, value in self.average.items()}
-        return {**named, "series": self.series, "norms": self.norms}
+        none = torch.empty(0, len(COLUMNS), dtype=torch.float64)
+        series = torch.stack(self.series) if self.series else none
+        norms = torch.stack(self.norms) if self.norms else torch.empty(0)
+        return {**named, "series": series, "norms": norms}
 
     def checkpoint(self) -> dict[str, Tensor]:
         """`tensors`, and what is no result."""
@@ -73,58 +63,65 @@ class Progress:
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "Progress":
         """The inverse of `tensors` and of `checkpoint`."""
 
-        def part(prefix: str) -> dict[str, Tensor]:
+        def part(prefix: str) -> State:
             return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
         time_s = float(tensors.get("time_s", 0))
-        return cls(part("model."), part("average."), tensors["series"], tensors["norms"], time_s)
+        series, norms = list(tensors["series"]), list(tensors["norms"])
+        return cls(part("model."), part("average."), series, norms, time_s)
 
 
-def run_stage(stage: Stage, lab: Lab, on_epoch: OnEpoch) -> str:
-    """Run one stage to its end, from its checkpoint if there is one; returns its state.
+@dataclass
+class Run:
+    """A stage under way."""
 
+    stage: Stage
+    progress: Progress
+    wanted: bool = True
+    """False for one that is finished, and here so that its pack goes on as it was"""
+    lost: bool = False
+    """the loss has become non-finite"""
+
+    @property
+    def next_epoch(self) -> int:
+        return self.stage.start_epoch + len(self.progress.series)
+
+
+def run_pack(stages: Sequence[Stage], lab: Lab, on_epoch: OnEpoch) -> dict[str, str]:
+    """Run stages of one seed and the same epochs to their end; returns the state of each, by id.
+
+    Finished ones are left out, except that a pack that was interrupted goes on as it was.
     "diverged" is a result like any other: the loss became non-finite (the stage ends there, without
     a state, and so do its children), or at its end the network does no better on its training set
     than guessing.
     """
-    about = {"dataset": lab.data.name, "num_classes": lab.data.num_classes}
-    lab.store.begin(stage.id, {**stage.description(), **about})
-    progress = Progress({})
-    result: dict[str, float] | None = None
-    if stage.parent is None or not is_lost(stage.parent, lab.store):
-        model = lab.new_model(stage.seed)
-        optimizer = lab.new_optimizer(model, stage.lr)
-        loader = lab.train_loader(stage.seed)
-        progress = _start(stage, lab, model, optimizer)
-        if _train(stage, lab, model, optimizer, loader, progress, on_epoch):
-            result = _result(stage, lab, model, loader, progress)
-    summary = {
-        "state": _state(stage, lab, result),
-        "epoch": stage.start_epoch + len(progress.series),
-        "result": {name: _json_number((result or {}).get(name)) for name in COLUMNS},
-        "time_s": round(progress.time_s, 3),
-        "provenance": lab.provenance,
-    }
-    files = {METRICS: _metrics(stage, progress)}
-    if result is not None:
-        files[STATE] = tensors_to_bytes(progress.tensors())
-    lab.store.finish(stage.id, files, summary)
-    return summary["state"]
+    todo = {stage.id for stage in stages if lab.store.summary(stage.id) is None}
+    under_way = {member for stage in todo for member in lab.store.checkpoint_members(stage)}
+    runs, states = [], {}
+    for stage in stages:
+        if stage.id not in todo | under_way:
+            continue
+        wanted = stage.id in todo
+        if wanted:
+            about = {"dataset": lab.data.name, "num_classes": lab.data.num_classes}
+            lab.store.begin(stage.id, {**stage.description(), **about})
+        if stage.parent is not None and is_lost(stage.parent, lab.store):
+            states[stage.id] = _finish(Run(stage, Progress({}), lost=True), None, lab)
+        else:
+            runs.append(Run(stage, _start(stage, lab), wanted))
+    together: dict[int, list[Run]] = {}
+    for run in runs:
+        together.setdefault(run.next_epoch, []).append(run)
+    for members in together.values():
+        states |= _run_in_step(members, lab, on_epoch)
+    lab.store.tidy_checkpoints()
+    return states
 
 
 def is_lost(stage: Stage, store: Store) -> bool:
     """Whether the stage finished with a non-finite loss, so that nothing can start from it."""
     summary = store.summary(stage.id)
     return summary is not None and STATE not in summary["files"]
-
-
-def _state(stage: Stage, lab: Lab, result: dict[str, float] | None) -> str:
-    """done or diverged; an average is what the run that it averages is."""
-    if result is None:
-        return "diverged"
-    if stage.kind == "swa" and stage.parent is not None:
-        return lab.store.state(stage.parent.id)
-    return "diverged" if is_chance(result["train_accuracy"], lab.data) else "done"
 
 
 def is_chance(train_accuracy: float, data: ImageData) -> bool:
@@ -138,8 +135,8 @@ def is_chance(train_accuracy: float, data: ImageData) -> bool:
     return train_accuracy < 1 and train_accuracy <= share + 3 * error
 
 
-def _start(stage: Stage, lab: Lab, model: ImageClassifier, optimizer: SphereSGD) -> Progress:
-    """Put the model where the stage stands: its checkpoint, what it builds on, or a new network."""
+def _start(stage: Stage, lab: Lab) -> Progress:
+    """Where the stage stands: its checkpoint, what it builds on, or a new network."""
     tensors = lab.store.load_progress(stage.id)
     if tensors is None:
         for earlier in predecessors(stage):
@@ -147,78 +144,141 @@ def _start(stage: Stage, lab: Lab, model: ImageClassifier, optimizer: SphereSGD)
                 tensors = lab.store.read_tensors(earlier.id, STATE)
                 break
     if tensors is not None:
-        progress = Progress.from_tensors(tensors)
-        model.load_state_dict(progress.model)
-        return progress
+        return Progress.from_tensors(tensors)
     if stage.parent is None:
-        optimizer.projected_()
-        return Progress(_snapshot(model))
-    parent = Progress.from_tensors(lab.store.read_tensors(stage.parent.id, STATE))
-    model.load_state_dict(parent.model)
-    average = {}
-    if stage.kind == "swa":
-        average = {name: parent.model[name].clone() for name, _ in model.named_sphere_parameters()}
-    return Progress(parent.model, average)
-
-
-def _train(
-    stage: Stage,
-    lab: Lab,
-    model: ImageClassifier,
-    optimizer: SphereSGD,
-    loader: ResidentLoader,
-    progress: Progress,
-    on_epoch: OnEpoch,
-) -> bool:
-    """Train what is left, a checkpoint after each epoch; False if the loss became non-finite."""
-    every = lab.config.training.evaluate_every
-    for epoch in range(stage.start_epoch + len(progress.series), stage.end_epoch):
-        started = time.monotonic()
-        totals = train_epoch(model, optimizer, loader.epoch(epoch), lab.precision, lab.device)
-        # A continuing run is tested by the cadence alone, so that it does not depend on where the
-        # averages of fewer checkpoints ended.
-        last = epoch + 1 == stage.end_epoch and stage.kind != "swa"
-        tested = last or (epoch + 1) % every == 0
-        scores = lab.test(model) if tested else (totals.train_loss * math.nan,) * 2
-        row = torch.stack([*totals, *scores]).cpu()
-        norms = group_norms(model.sphere_parameters()).cpu()
-        progress.append(_snapshot(model), row, norms)
-        progress.time_s += time.monotonic() - started
-        if math.isfinite(row[0]):
-            lab.store.save_progress(stage.id, progress.checkpoint())
-        on_epoch(stage, epoch + 1, dict(zip(COLUMNS, row.tolist(), strict=True)))
-        if not math.isfinite(row[0]):
-            return False
-    return True
-
-
-def _result(
-    stage: Stage, lab: Lab, model: ImageClassifier, loader: ResidentLoader, progress: Progress
-) -> dict[str, float]:
-    """The stage's final figures: its last epoch, or the scores of its average.
-
-    The average is scored as it is, not rescaled to the sphere, with batch-norm statistics
-    re-estimated over the training set; its training score is that of the same pass.
-    """
+        return Progress({})
+    parent = lab.final_states.get(stage.parent.id)
+    if parent is None:
+        tensors = lab.store.read_tensors(stage.parent.id, STATE)
+        parent = Progress.from_tensors(tensors).model
     if stage.kind != "swa":
-        return dict(zip(COLUMNS, progress.series[-1].tolist(), strict=True))
-    with torch.no_grad():
-        for name, parameter in model.named_sphere_parameters():
-            parameter.copy_(progress.average[name])
-    train = reestimate_batch_norm_(model, loader.epoch(stage.end_epoch), lab.precision, lab.device)
-    test = lab.test(model)
-    values = (*torch.stack(train).tolist(), math.nan, *torch.stack(test).tolist())
-    return dict(zip(COLUMNS, values, strict=True))
+        return Progress(parent)
+    return Progress(parent, {name: parent[name] for name in lab.sphere_names})
 
 
-def _snapshot(model: ImageClassifier) -> dict[str, Tensor]:
-    return {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
+def _pack(runs: list[Run], lab: Lab) -> Pack:
+    """The runs on the device."""
+    first = runs[0]
+    return Pack(
+        lab,
+        first.stage.seed,
+        [run.stage.lr for run in runs],
+        [run.progress.model for run in runs] if first.progress.model else None,
+        [run.progress.average for run in runs] if first.progress.average else (),
+        # The first checkpoint of an average is its parent's end.
+        num_averaged=len(first.progress.series) + 1,
+    )
 
 
-def _metrics(stage: Stage, progress: Progress) -> bytes:
+def _run_in_step(runs: list[Run], lab: Lab, on_epoch: OnEpoch) -> dict[str, str]:
+    """Train runs that stand at the same epoch, as one pack, and finish them; returns their states.
+
+    A run whose loss becomes non-finite ends there; the others go on without it.
+    """
+    stage, states = runs[0].stage, {}
+    with CheckpointWriter(lab.store, lab.checkpoint_s) as writer:
+        while runs and runs[0].next_epoch < stage.end_epoch:
+            pack = _pack(runs, lab)
+            while runs[0].next_epoch < stage.end_epoch and not any(run.lost for run in runs):
+                _run_epoch(pack, runs, lab, on_epoch, writer)
+            states |= _finish_all([run for run in runs if run.lost], None, lab)
+            runs = [run for run in runs if not run.lost]
+    if runs and stage.kind == "swa":
+        return states | _finish_all(runs, _pack(runs, lab).score_average(stage.end_epoch), lab)
+    return states | _finish_all(runs, [run.progress.series[-1] for run in runs], lab)
+
+
+def _run_epoch(
+    pack: Pack, runs: list[Run], lab: Lab, on_epoch: OnEpoch, writer: CheckpointWriter
+) -> None:
+    """One epoch of the pack; if it is interrupted, the last finished epoch is kept."""
+    stage, epoch = runs[0].stage, runs[0].next_epoch
+    # A continuing run is tested by the cadence alone, so that it does not depend on where the
+    # averages of fewer checkpoints ended.
+    last = epoch + 1 == stage.end_epoch and stage.kind != "swa"
+    tested = last or (epoch + 1) % lab.config.training.evaluate_every == 0
+
+    def content() -> dict[str, dict[str, Tensor]]:
+        return {run.stage.id: run.progress.checkpoint() for run in runs}
+
+    started = time.monotonic()
+    try:
+        result = pack.train(epoch, tested=tested)
+        share = (time.monotonic() - started) / len(runs)
+        for index, run in enumerate(runs):
+            _append(run, result, index, share)
+        if not any(run.lost for run in runs):
+            writer.offer(content)
+        for run in runs:
+            if run.wanted:
+                row = run.progress.series[-1].tolist()
+                scores = dict[str, float](zip(COLUMNS, row, strict=True))
+                on_epoch(run.stage, epoch + 1, scores)
+    except KeyboardInterrupt:
+        # Unless it struck between two runs of the pack, or before there was anything to keep.
+        epochs = {run.next_epoch for run in runs}
+        if len(epochs) == 1 and not any(run.lost for run in runs) and runs[0].progress.series:
+            writer.write(content)
+        raise
+
+
+def _append(run: Run, result: Epoch, index: int, time_s: float) -> None:
+    """Add a finished epoch."""
+    progress = run.progress
+    progress.series.append(result.scores[index])
+    progress.norms.append(result.norms[index])
+    progress.model, progress.average = result.states[index], result.averages[index]
+    progress.time_s += time_s
+    run.lost = not math.isfinite(result.scores[index, 0])
+
+
+def _finish_all(
+    runs: Sequence[Run], results: Sequence[Tensor] | Tensor | None, lab: Lab
+) -> dict[str, str]:
+    """Finish the runs that are wanted; results have one row of scores per run."""
+    rows = [None] * len(runs) if results is None else results
+    return {
+        run.stage.id: _finish(run, row, lab)
+        for run, row in zip(runs, rows, strict=True)
+        if run.wanted
+    }
+
+
+def _finish(run: Run, scores: Tensor | None, lab: Lab) -> str:
+    """Put a run's results into the store, with its final scores if any; returns its state."""
+    progress = run.progress
+    values = [None] * len(COLUMNS) if scores is None else scores.tolist()
+    result = dict[str, float | None](zip(COLUMNS, values, strict=True))
+    state = "diverged" if scores is None else _state(run.stage, scores, lab)
+    summary = {
+        "state": state,
+        "epoch": run.next_epoch,
+        "result": {name: _json_number(value) for name, value in result.items()},
+        "time_s": round(progress.time_s, 3),
+        "provenance": lab.provenance,
+    }
+    files = {METRICS: _metrics(run)}
+    if scores is not None:
+        files[STATE] = tensors_to_bytes(progress.tensors())
+        lab.final_states[run.stage.id] = progress.model
+    lab.store.finish(run.stage.id, files, summary)
+    return state
+
+
+def _state(stage: Stage, scores: Tensor, lab: Lab) -> str:
+    """done or diverged; an average is what the run that it averages is."""
+    if stage.kind == "swa" and stage.parent is not None:
+        return lab.store.state(stage.parent.id)
+    train_accuracy = float(scores[COLUMNS.index("train_accuracy")])
+    return "diverged" if is_chance(train_accuracy, lab.data) else "done"
+
+
+def _metrics(run: Run) -> bytes:
     """The epochs of the stage as a Parquet table."""
-    table = pd.DataFrame(progress.series.numpy(), columns=list(COLUMNS))
-    table.insert(0, "epoch", range(stage.start_epoch + 1, stage.start_epoch + 1 + len(table)))
+    series = run.progress.tensors()["series"]
+    table = pd.DataFrame(series.numpy(), columns=list(COLUMNS))
+    first = run.stage.start_epoch + 1
+    table.insert(0, "epoch", range(first, first + len(table)))
     return parquet(table)
 
 

@@ -3,7 +3,7 @@
     <store>/store.json                  format version
     <store>/.lock                       held by the one process that writes
     <store>/<stage>/stage.json          what the stage is (written first)
-    <store>/<stage>/progress.safetensors   its last finished epoch, while it runs
+    <store>/checkpoints/<pack>.safetensors   where the stages of a pack stand, while they run
     <store>/<stage>/*.safetensors, metrics.parquet   its results
     <store>/<stage>/failed.txt          why it could not be run, if so
     <store>/<stage>/done.json           a summary, digests of all of the above and of itself (last)
@@ -31,7 +31,7 @@ from .files import is_empty, json_bytes, tensors_to_bytes, write_atomically
 
 FORMAT = 1
 DESCRIPTION = "stage.json"
-PROGRESS = "progress.safetensors"
+CHECKPOINTS = "checkpoints"
 FAILURE = "failed.txt"
 
 
@@ -143,26 +143,65 @@ class Store:
         folder.mkdir(exist_ok=True)
         write_atomically(folder / DESCRIPTION, json_bytes(description))
 
-    def save_progress(self, stage: str, tensors: dict[str, Tensor]) -> None:
-        """Replace the stage's checkpoint."""
-        write_atomically(self.path / stage / PROGRESS, tensors_to_bytes(tensors))
+    def save_checkpoint(self, content: dict[str, dict[str, Tensor]]) -> None:
+        """Write where the stages of a pack stand, by id; what they stood at before goes."""
+        folder = self.path / CHECKPOINTS
+        folder.mkdir(exist_ok=True)
+        named = {f"{s}/{n}": tensor for s, part in content.items() for n, tensor in part.items()}
+        path = folder / f"{_digest(' '.join(content).encode())[:16]}.safetensors"
+        write_atomically(path, tensors_to_bytes(named))
+        self.tidy_checkpoints(keep=path)
+
+    def tidy_checkpoints(self, keep: Path | None = None) -> None:
+        """Drop checkpoints whose stages are all finished or stand in the one to keep."""
+        kept = set() if keep is None else set(_members(keep))
+        for path in self._checkpoints():
+            if path != keep and all(
+                stage in kept or (self.path / stage / "done.json").exists()
+                for stage in _members(path)
+            ):
+                path.unlink()
+
+    def clean(self) -> None:
+        """Drop what a process that was killed left; the caller holds the lock."""
+        self.tidy_checkpoints()
+        for path in self.path.glob("**/.*.tmp"):
+            path.unlink()
+
+    def checkpoint_members(self, stage: str) -> list[str]:
+        """The stages of the pack that the stage's checkpoint is of; none if it has none."""
+        path = self._checkpoint(stage)
+        return [] if path is None else list(_members(path))
 
     def load_progress(self, stage: str) -> dict[str, Tensor] | None:
-        """The stage's checkpoint, or None.
+        """The stage's part of its checkpoint, or None.
 
         Raises:
             EnvironmentProblem: the checkpoint is damaged.
         """
-        path = self.path / stage / PROGRESS
-        if not path.exists():
+        path = self._checkpoint(stage)
+        if path is None:
             return None
-        try:
-            return safetensors.torch.load(path.read_bytes())
-        except safetensors.SafetensorError as error:
-            raise _damaged(path, f"cannot be read ({error})") from None
+        with safetensors.safe_open(path, framework="pt") as file:
+            mine = (name for name in file.keys() if name.startswith(f"{stage}/"))  # noqa: SIM118
+            return {name.removeprefix(f"{stage}/"): file.get_tensor(name) for name in mine}
+
+    def progress_epochs(self, stage: str) -> int:
+        """Epochs of the stage that its checkpoint holds, read from the file's header."""
+        path = self._checkpoint(stage)
+        return 0 if path is None else _members(path)[stage]
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted((self.path / CHECKPOINTS).glob("*.safetensors"))
+
+    def _checkpoint(self, stage: str) -> Path | None:
+        """The checkpoint in which the stage stands farthest."""
+        found = [(_members(path).get(stage, -1), path) for path in self._checkpoints()]
+        epochs, path = max(found, default=(-1, None))
+        return None if epochs < 0 else path
 
     def finish(self, stage: str, files: dict[str, bytes], summary: dict[str, Any]) -> None:
-        """Write the results, then done.json, then drop the checkpoint."""
+        """Write the results, then done.json."""
         folder = self.path / stage
         for name, content in files.items():
             write_atomically(folder / name, content)
@@ -178,8 +217,7 @@ class Store:
 
     def tidy(self, stage: str) -> None:
         """Drop what a finished stage needs no more."""
-        for name in (PROGRESS, FAILURE):
-            (self.path / stage / name).unlink(missing_ok=True)
+        (self.path / stage / FAILURE).unlink(missing_ok=True)
 
     def fail(self, stage: str, error: str) -> None:
         """Record why a stage could not be run; the next sweep tries it again."""
@@ -194,17 +232,6 @@ class Store:
             return summary["state"]
         return "failed" if (self.path / stage / FAILURE).exists() else "todo"
 
-    def progress_epochs(self, stage: str) -> int:
-        """Epochs of the stage that its checkpoint holds, read from the file's header."""
-        path = self.path / stage / PROGRESS
-        if not path.exists():
-            return 0
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                return file.get_slice("series").get_shape()[0]
-        except safetensors.SafetensorError as error:
-            raise _damaged(path, f"cannot be read ({error})") from None
-
     def free_bytes(self) -> int:
         """Free space where the store lies or will lie."""
         return shutil.disk_usage(self.folder_that_exists()).free
@@ -212,6 +239,16 @@ class Store:
     def folder_that_exists(self) -> Path:
         """The store's folder, or the nearest one above it that is there."""
         return next(p for p in (self.path, *self.path.absolute().parents) if p.is_dir())
+
+
+def _members(checkpoint: Path) -> dict[str, int]:
+    """Stages of a checkpoint and their epochs, in the order of the pack, from the file's header."""
+    try:
+        with safetensors.safe_open(checkpoint, framework="pt") as file:
+            names = [name for name in file.keys() if name.endswith("/series")]  # noqa: SIM118
+            return {name[: -len("/series")]: file.get_slice(name).get_shape()[0] for name in names}
+    except safetensors.SafetensorError as error:
+        raise _damaged(checkpoint, f"cannot be read ({error})") from None
 
 
 def _digest(content: bytes) -> str:
@@ -231,9 +268,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _damaged(path: Path, what: str) -> EnvironmentProblem:
-    remedy = (
-        f"delete {path.parent} and run the sweep again"
-        if path.name != "store.json"
-        else "use another --store"
-    )
+    remedy = "use another --store"
+    if path.name != "store.json":
+        checkpoint = path.parent.name == CHECKPOINTS
+        remedy = f"delete {path if checkpoint else path.parent} and run the sweep again"
     return EnvironmentProblem(f"{path}: {what}; {remedy}")

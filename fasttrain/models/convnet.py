@@ -4,10 +4,12 @@ Max-pooling by 2 follows the second, third and fourth conv, and a max-pool over 
 at 32x32 a 4x4 one, as published. On smaller images a pooling that has nothing to halve is left out.
 """
 
+import itertools
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .head import ImageClassifier, batch_norm, linear_head
+from .head import Head, ImageClassifier, batch_norm, conv
 
 
 class ConvNet(ImageClassifier):
@@ -21,22 +23,26 @@ class ConvNet(ImageClassifier):
         width: int = 32,
         scale_invariant: bool = True,
         eps: float = 1e-5,
+        num_models: int = 1,
     ) -> None:
         super().__init__()
         widths = [in_channels, width, 2 * width, 4 * width, 8 * width]
         self.convs = nn.ModuleList(
-            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-            for inputs, outputs in zip(widths, widths[1:], strict=False)
+            conv(inputs, outputs, 3, num_models=num_models, reads_images=index == 0)
+            for index, (inputs, outputs) in enumerate(itertools.pairwise(widths))
         )
         self.norms = nn.ModuleList(
-            batch_norm(outputs, scale_invariant=scale_invariant, eps=eps) for outputs in widths[1:]
+            batch_norm(num_models * outputs, scale_invariant=scale_invariant, eps=eps)
+            for outputs in widths[1:]
         )
-        self.head = linear_head(8 * width, num_classes, bias=True, frozen=scale_invariant)
+        self.head = Head(
+            8 * width, num_classes, bias=True, frozen=scale_invariant, num_models=num_models
+        )
 
     def features(self, images: Tensor) -> Tensor:
         x = images
-        for index, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
-            x = F.relu(norm(conv(x)))
+        for index, (layer, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            x = F.relu(norm(layer(x)))
             if index > 0 and min(x.shape[-2:]) > 1:
                 x = F.max_pool2d(x, 2)
         return F.max_pool2d(x, x.shape[-2:]).flatten(1)

@@ -1,4 +1,4 @@
-"""Parts that every network shares: normalisation, the frozen head, and access to sphere parameters.
+"""Parts that every network shares: convolutions, normalisation, the frozen head, packs.
 
 A network is scale-invariant when multiplying its conv weights by a positive factor leaves its
 output: what a conv yields goes through a batch normalisation without affine parameters, no conv has
@@ -6,7 +6,14 @@ a bias, and the head is rescaled once to Frobenius norm 10 and frozen (arXiv 241
 published code). A conv that feeds a batch normalisation directly is invariant by itself; the convs
 that add to one residual stream are invariant together. The practical form has affine normalisation
 and a trainable head.
+
+A pack of K models is one network: the model axis is folded into the channels, models in order, so
+that every conv has K groups (the first one reads the images that all models share), batch
+normalisation is per model by construction, and the heads are one batched product. Of a state_dict,
+tensor rows r // (R / K) = k belong to model k; `fold` and `unfold` go back and forth.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,23 +21,64 @@ from torch import Tensor, nn
 HEAD_NORM = 10.0
 
 
+def conv(
+    inputs: int,
+    outputs: int,
+    kernel_size: int,
+    *,
+    num_models: int,
+    stride: int = 1,
+    reads_images: bool = False,
+) -> nn.Conv2d:
+    """Convolution of every model, without bias, that keeps the size at stride 1."""
+    return nn.Conv2d(
+        inputs if reads_images else inputs * num_models,
+        outputs * num_models,
+        kernel_size,
+        stride=stride,
+        padding=kernel_size // 2,
+        groups=1 if reads_images else num_models,
+        bias=False,
+    )
+
+
 def batch_norm(channels: int, *, scale_invariant: bool, eps: float) -> nn.BatchNorm2d:
     """Batch normalisation, affine only in the practical form."""
     return nn.BatchNorm2d(channels, eps=eps, affine=not scale_invariant)
 
 
-def linear_head(features: int, num_classes: int, *, bias: bool, frozen: bool) -> nn.Linear:
-    """Classifier; frozen means of Frobenius norm `HEAD_NORM` and without gradients."""
-    head = nn.Linear(features, num_classes, bias=bias)
-    if frozen:
-        with torch.no_grad():
-            head.weight.mul_(HEAD_NORM / head.weight.norm())
-        head.requires_grad_(False)
-    return head
+class Head(nn.Linear):
+    """Classifiers of a pack: (B, num_models * F) -> (num_models, B, K), of one model (B, K).
+
+    Frozen means: of Frobenius norm `HEAD_NORM` per model, and without gradients.
+    """
+
+    def __init__(
+        self, features: int, num_classes: int, *, bias: bool, frozen: bool, num_models: int
+    ) -> None:
+        super().__init__(features, num_models * num_classes, bias=bias)
+        self.num_models = num_models
+        if frozen:
+            with torch.no_grad():
+                rows = self.weight.view(num_models, -1)
+                rows.mul_(HEAD_NORM / rows.norm(dim=1, keepdim=True))
+            self.requires_grad_(False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.num_models == 1:
+            return super().forward(input)
+        features = input.unflatten(1, (self.num_models, -1)).transpose(0, 1)
+        weights = self.weight.unflatten(0, (self.num_models, -1)).transpose(1, 2)
+        if self.bias is None:
+            return torch.bmm(features, weights)
+        return torch.baddbmm(self.bias.view(self.num_models, 1, -1), features, weights)
 
 
 class ImageClassifier(nn.Module):
-    """A network whose conv weights lie on the sphere. Input (B, C, H, W), output logits (B, K)."""
+    """A network whose conv weights lie on the sphere, or a pack of them.
+
+    Input (B, C, H, W), output logits (B, K); of a pack (num_models, B, K).
+    """
 
     def named_sphere_parameters(self) -> list[tuple[str, Tensor]]:
         """Names and values of the conv weights, in the order of `named_modules`."""
@@ -45,10 +93,37 @@ class ImageClassifier(nn.Module):
         return [parameter for _, parameter in self.named_sphere_parameters()]
 
     def features(self, images: Tensor) -> Tensor:
-        """What the head sees: (B, C, H, W) -> (B, 8 * width)."""
+        """What the head sees: (B, C, H, W) -> (B, num_models * 8 * width)."""
         raise NotImplementedError
 
-    head: nn.Linear
+    head: Head
+
+    @property
+    def num_models(self) -> int:
+        """Models of the pack; 1 if it is none."""
+        return self.head.num_models
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
+
+
+def fold(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The state_dict of a pack from those of its models."""
+    if len(states) == 1:
+        return states[0]
+    # Counts of batches are the same in all models: they are trained in step.
+    return {
+        name: torch.cat([state[name] for state in states]) if first.ndim else first
+        for name, first in states[0].items()
+    }
+
+
+def unfold(state: dict[str, Tensor], num_models: int) -> list[dict[str, Tensor]]:
+    """The state_dicts of a pack's models; views, of memory that they do not share."""
+    return [
+        {
+            name: value.chunk(num_models)[index] if value.ndim else value.clone()
+            for name, value in state.items()
+        }
+        for index in range(num_models)
+    ]

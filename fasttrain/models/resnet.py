@@ -8,25 +8,36 @@ scale-invariant.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .head import ImageClassifier, batch_norm, linear_head
+from .head import Head, ImageClassifier, batch_norm, conv
 
 
 class PreActBlock(nn.Module):
     """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
 
     def __init__(
-        self, inputs: int, outputs: int, stride: int, *, scale_invariant: bool, eps: float
+        self,
+        inputs: int,
+        outputs: int,
+        stride: int,
+        *,
+        scale_invariant: bool,
+        eps: float,
+        num_models: int,
     ) -> None:
         super().__init__()
-        self.bn1 = batch_norm(inputs, scale_invariant=scale_invariant, eps=eps)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        self.bn2 = batch_norm(outputs, scale_invariant=scale_invariant, eps=eps)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+
+        def norm(channels: int) -> nn.BatchNorm2d:
+            return batch_norm(num_models * channels, scale_invariant=scale_invariant, eps=eps)
+
+        self.bn1 = norm(inputs)
+        self.conv1 = conv(inputs, outputs, 3, num_models=num_models, stride=stride)
+        self.bn2 = norm(outputs)
+        self.conv2 = conv(outputs, outputs, 3, num_models=num_models)
         self.downsample: nn.Sequential | None = None
         if stride != 1 or inputs != outputs:
             self.downsample = nn.Sequential(
-                batch_norm(inputs, scale_invariant=scale_invariant, eps=eps),
-                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False),
+                norm(inputs),
+                conv(inputs, outputs, 1, num_models=num_models, stride=stride),
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,22 +58,30 @@ class ResNet18(ImageClassifier):
         width: int = 32,
         scale_invariant: bool = True,
         eps: float = 1e-5,
+        num_models: int = 1,
     ) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        self.stem = conv(in_channels, width, 3, num_models=num_models, reads_images=True)
         blocks, inputs = [], width
         for stage, stride in enumerate((1, 2, 2, 2)):
             for block_stride in (stride, 1):
                 outputs = width * 2**stage
                 blocks.append(
                     PreActBlock(
-                        inputs, outputs, block_stride, scale_invariant=scale_invariant, eps=eps
+                        inputs,
+                        outputs,
+                        block_stride,
+                        scale_invariant=scale_invariant,
+                        eps=eps,
+                        num_models=num_models,
                     )
                 )
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
-        self.norm = batch_norm(inputs, scale_invariant=scale_invariant, eps=eps)
-        self.head = linear_head(inputs, num_classes, bias=False, frozen=scale_invariant)
+        self.norm = batch_norm(num_models * inputs, scale_invariant=scale_invariant, eps=eps)
+        self.head = Head(
+            inputs, num_classes, bias=False, frozen=scale_invariant, num_models=num_models
+        )
 
     def features(self, images: Tensor) -> Tensor:
         x = F.relu(self.norm(self.blocks(self.stem(images))))

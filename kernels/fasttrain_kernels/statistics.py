@@ -31,6 +31,7 @@ class Statistics:
         elr: effective learning rate, (num_groups,).
         step_angle: radians in [0, pi], (num_groups,).
         total_norm: norm of all parameters together, 0-d; of a pack, (num_models,).
+        total_grad_norm: norm of all gradients together, likewise.
     """
 
     names: list[str]
@@ -39,20 +40,18 @@ class Statistics:
     elr: Tensor
     step_angle: Tensor
     total_norm: Tensor
+    total_grad_norm: Tensor
 
     def to_dict(self) -> dict[str, list[str] | list[float] | float]:
         """Plain Python values; reads the device once."""
         columns = (self.norm, self.grad_norm, self.elr, self.step_angle)
-        values = torch.cat([*columns, self.total_norm.reshape(-1)]).tolist()
+        totals = torch.stack([self.total_norm, self.total_grad_norm])
+        values = torch.cat([*columns, totals.flatten()]).tolist()
         size = len(self.names)
         fields = ("norm", "grad_norm", "elr", "step_angle")
         table = {name: values[i * size : (i + 1) * size] for i, name in enumerate(fields)}
-        total = values[4 * size :]
-        return {
-            "names": self.names,
-            **table,
-            "total_norm": total if self.total_norm.ndim else total[0],
-        }
+        norms, grad_norms = torch.tensor(values[4 * size :]).view_as(totals).tolist()
+        return {"names": self.names, **table, "total_norm": norms, "total_grad_norm": grad_norms}
 
 
 @torch.no_grad()
@@ -87,26 +86,28 @@ def group_statistics(
         for label, tensor in zip(labels, tensors, strict=True)
         for name in group_names(label, tensor, groups, num_models)
     ]
-    return statistics_from_sums(listed, sums, eta, layout.per_model(sums[0]))
+    return statistics_from_sums(listed, sums, eta, layout.per_model(sums))
 
 
 def statistics_from_sums(
     names: list[str],
     sums: Tensor,  # (3, num_groups)
     eta: Tensor,  # (num_groups,)
-    total: Tensor,  # (num_models,): squared norms
+    totals: Tensor,  # (3, num_models): the same sums of all groups together
 ) -> Statistics:
     """Statistics from the sums of a pass and the raw learning rates."""
     norm_squared, theta_grad, grad_squared = sums
     # Lagrange's identity: ||theta||^2 ||g||^2 - <theta, g>^2 is the squared area they span.
     area = (norm_squared * grad_squared - theta_grad.square()).clamp_min(0).sqrt()
+    total_norm, _, total_grad_norm = totals.squeeze(1).sqrt()
     return Statistics(
         names=names,
         norm=norm_squared.sqrt(),
         grad_norm=grad_squared.sqrt(),
         elr=eta / norm_squared,
         step_angle=torch.atan2(eta * area, norm_squared - eta * theta_grad),
-        total_norm=total.sqrt() if len(total) > 1 else total[0].sqrt(),
+        total_norm=total_norm,
+        total_grad_norm=total_grad_norm,
     )
 
 

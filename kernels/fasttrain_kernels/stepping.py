@@ -141,7 +141,7 @@ class GroupwiseSGD(torch.optim.Optimizer):
         names = list(itertools.chain.from_iterable(b.names for b, _, _ in self._last))
         sums = torch.cat([sums for _, sums, _ in self._last], dim=1)
         eta = torch.cat([eta for _, _, eta in self._last])
-        totals = [binding.layout.per_model(sums[0]) for binding, sums, _ in self._last]
+        totals = [binding.layout.per_model(sums) for binding, sums, _ in self._last]
         return statistics_from_sums(names, sums, eta, torch.stack(totals).sum(0))
 
     def _step_group(

@@ -17,7 +17,8 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 def sweep_command(folder: Path, store: str) -> list[str]:
     (folder / "grid.toml").write_text(TINY.replace("epochs = 3", "epochs = 12"))
-    return [sys.executable, "-m", "fasttrain", "sweep", "grid.toml", "--store", store]
+    every_epoch = ("--checkpoint-s", "0")
+    return [sys.executable, "-m", "fasttrain", "sweep", "grid.toml", "--store", store, *every_epoch]
 
 
 def start(folder: Path, store: str) -> subprocess.Popen:
@@ -83,7 +84,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(tmp_path, trial):
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     for path, written in kept.items():
         assert Path(path).stat().st_mtime_ns == written
-    assert not list((tmp_path / "killed").rglob("progress.safetensors"))
+    assert not list((tmp_path / "killed").glob("checkpoints/*"))
 
 
 def test_a_second_process_is_refused_and_harms_nothing(tmp_path):
@@ -112,6 +113,8 @@ def test_ctrl_c_stops_and_says_how_to_resume(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "to resume, run again: fasttrain sweep grid.toml --store stopped" in errors
+    assert (
+        "to resume, run again: fasttrain sweep grid.toml --store stopped --checkpoint-s 0" in errors
+    )
     assert "Traceback" not in errors
     finish(tmp_path, "stopped")

@@ -38,19 +38,54 @@ def test_a_finished_stage_reads_back(store):
     assert store.summary("b" * 16) is None
 
 
-def test_progress_reads_back_and_goes_with_the_end(store):
-    store.begin("b" * 16, {})
-    assert store.load_progress("b" * 16) is None
+def standing(epochs: int) -> dict[str, torch.Tensor]:
+    """What a checkpoint holds of a stage after so many epochs."""
     weights = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
-    store.save_progress("b" * 16, {"w": weights, "series": torch.empty(0, 5)})
-    assert torch.equal((store.load_progress("b" * 16) or {})["w"], weights)
-    store.fail("b" * 16, "no luck")
-    assert store.state("b" * 16) == "failed"
-    assert store.progress_epochs("b" * 16) == 0
-    store.finish("b" * 16, {}, {"state": "diverged"})
-    assert store.state("b" * 16) == "diverged"
-    names = {path.name for path in (store.path / ("b" * 16)).iterdir()}
+    return {"w": weights, "series": torch.zeros(epochs, 5)}
+
+
+def test_a_checkpoint_reads_back_and_goes_with_the_last_of_its_stages(store):
+    one, two = "b" * 16, "c" * 16
+    for stage in (one, two):
+        store.begin(stage, {})
+    assert store.load_progress(one) is None and store.checkpoint_members(one) == []
+    content = {one: standing(2), two: standing(2)}
+    store.save_checkpoint(content)
+    assert torch.equal((store.load_progress(two) or {})["w"], content[two]["w"])
+    assert set(store.checkpoint_members(one)) == {one, two}
+    assert store.progress_epochs(one) == 2
+    store.fail(one, "no luck")
+    assert store.state(one) == "failed"
+    store.finish(one, {}, {"state": "diverged"})
+    store.tidy_checkpoints()
+    assert store.progress_epochs(two) == 2
+    store.finish(two, {}, {"state": "done"})
+    store.tidy_checkpoints()
+    assert store.progress_epochs(two) == 0
+    assert not list((store.path / "checkpoints").iterdir())
+    names = {path.name for path in (store.path / one).iterdir()}
     assert names == {"stage.json", "done.json"}
+
+
+def test_of_two_checkpoints_the_farther_one_counts_and_replaces_the_other(store):
+    one, two = "b" * 16, "c" * 16
+    store.save_checkpoint({one: standing(1), two: standing(1)})
+    store.save_checkpoint({one: standing(3)})
+    assert store.progress_epochs(one) == 3 and store.checkpoint_members(one) == [one]
+    assert store.progress_epochs(two) == 1
+    store.save_checkpoint({two: standing(2)})
+    assert store.progress_epochs(two) == 2
+    store.save_checkpoint({one: standing(4), two: standing(4)})
+    assert len(list((store.path / "checkpoints").iterdir())) == 1
+
+
+def test_cleaning_drops_what_a_killed_process_left(store):
+    (store.path / ("a" * 16) / ".metrics.parquet.1234.tmp").write_bytes(b"half")
+    store.save_checkpoint({"a" * 16: standing(1)})
+    store.clean()
+    assert not list(store.path.glob("**/.*.tmp"))
+    assert not list((store.path / "checkpoints").iterdir())
+    assert store.read("a" * 16, "state.safetensors") == b"weights"
 
 
 def damage(name: str):
@@ -105,8 +140,10 @@ def test_a_damaged_stage_is_named_with_its_remedy(store, name, file, message):
 
 def test_a_damaged_checkpoint_is_named(store):
     store.begin("b" * 16, {})
-    (store.path / ("b" * 16) / "progress.safetensors").write_bytes(b"\0" * 20)
-    with pytest.raises(EnvironmentProblem, match="progress.safetensors: cannot be read"):
+    store.save_checkpoint({"b" * 16: standing(1)})
+    (path,) = (store.path / "checkpoints").iterdir()
+    path.write_bytes(b"\0" * 20)
+    with pytest.raises(EnvironmentProblem, match=rf"cannot be read .*; delete {path} and"):
         store.load_progress("b" * 16)
 
 

@@ -7,14 +7,13 @@ import pytest
 import torch
 
 import fasttrain as package
-from fasttrain import sweep as sweep_module
 from fasttrain.config import load_config
-from fasttrain.evaluate import reestimate_batch_norm_
+from fasttrain.evaluate import reestimate_batch_norm_, score_test_set
 from fasttrain.lab import Lab
 from fasttrain.loop import train_epoch
 from fasttrain.plan import averages, build, predecessors, setup_sections
 from fasttrain.results import load_grids
-from fasttrain.stages import Progress, is_chance
+from fasttrain.stages import Progress, is_chance, run_pack
 from fasttrain.store import Store
 from fasttrain_data import load as load_data
 
@@ -96,7 +95,7 @@ def test_an_average_is_the_mean_of_the_checkpoints_of_the_continuing_run(fasttra
     model = lab.new_model(0)
     start = Progress.from_tensors(lab.store.read_tensors(pretrain.id, "state.safetensors"))
     model.load_state_dict(start.model)
-    optimizer = lab.new_optimizer(model, pretrain.lr)
+    optimizer = lab.new_optimizer(model, [pretrain.lr])
     checkpoints = [[w.detach().clone() for w in model.sphere_parameters()]]
     for epoch in (3, 4):
         batches = lab.train_loader(0).epoch(epoch)
@@ -113,7 +112,10 @@ def test_an_average_is_the_mean_of_the_checkpoints_of_the_continuing_run(fasttra
     train = reestimate_batch_norm_(model, lab.train_loader(0).epoch(5), "fp32", lab.device)
     result = (lab.store.summary(average.id) or {})["result"]
     assert result["train_accuracy"] == train.accuracy.item()
-    assert result["test_accuracy"] == lab.test(model).accuracy.item()
+    assert (
+        result["test_accuracy"]
+        == score_test_set(model, lab.test_loader, "fp32", lab.device).accuracy.item()
+    )
 
 
 def test_batch_norm_statistics_are_the_plain_mean_over_batches(tiny, tmp_path):
@@ -169,7 +171,7 @@ def test_an_epoch_reads_nothing_from_the_device(tiny, tmp_path):
     lab, _ = new_lab(tiny, tmp_path)
     lab.device = torch.device("meta")
     model = lab.new_model(0)
-    optimizer = lab.new_optimizer(model, 0.1)
+    optimizer = lab.new_optimizer(model, [0.1])
     batches = [(torch.empty(8, 1, 8, 8, device="meta"), torch.empty(8, device="meta").long())] * 2
     totals = train_epoch(model, optimizer, batches, "fp32", lab.device)
     assert all(value.is_meta for value in totals)
@@ -180,14 +182,12 @@ def test_an_epoch_reads_nothing_from_the_device(tiny, tmp_path):
 def test_a_failing_stage_leaves_the_others_and_is_tried_again(
     fasttrain, tiny, tmp_path, monkeypatch
 ):
-    run_stage = sweep_module.run_stage
-
-    def fails_once(stage, lab, on_epoch):
-        if stage.kind == "pretrain" and stage.plr == 0.01:
+    def fails_once(stages, lab, on_epoch):
+        if any(stage.kind == "pretrain" and stage.plr == 0.01 for stage in stages):
             raise RuntimeError("out of memory")
-        return run_stage(stage, lab, on_epoch)
+        return run_pack(stages, lab, on_epoch)
 
-    monkeypatch.setattr(sweep_module, "run_stage", fails_once)
+    monkeypatch.setattr("fasttrain.engines.run_pack", fails_once)
     outcome = fasttrain("sweep", tiny)
     assert outcome.code == 1
     assert "pretrain plr 0.01 seed 0: RuntimeError: out of memory" in outcome.err
@@ -350,4 +350,4 @@ def test_done_files_say_what_they_vouch_for(fasttrain, tiny, tmp_path):
             "state.safetensors",
         }
         assert record["provenance"]["command"].startswith("fasttrain sweep")
-        assert not (done.parent / "progress.safetensors").exists()
+    assert not list((tmp_path / "runs" / "tiny").glob("checkpoints/*"))

@@ -1,0 +1,95 @@
+"""How a plan is carried out on this machine: processes, threads, and the size of packs.
+
+None of it is part of a stage's identity: it changes the numbers within rounding only.
+"""
+
+import contextlib
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .config import RunOptions
+from .engines import Engine, InProcess, Workers
+from .lab import Lab, open_lab
+from .plan import Stage
+from .schedule import largest_wave, make_packs
+from .tuning import Timing, best_size, measure_packs
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The packs of a plan, and where they run."""
+
+    packs: list[list[Stage]]
+    processes: int
+    num_threads: int
+    """of each process"""
+    timings: list[Timing]
+    """what the size of packs was chosen by; empty if it was given"""
+    size: int
+    """most models in a pack"""
+
+    def explain(self) -> str:
+        """The choice and its figures, in a line or two."""
+        where = "this process" if self.processes == 1 else f"{self.processes} processes"
+        text = f"packs of up to {self.size} in {where}, {self.num_threads} threads each"
+        figures = ", ".join(f"{t.size}: {t.step_s / t.size * 1e3:.3g}" for t in self.timings)
+        return f"{text}; ms per step and model in packs of {figures}" if figures else text
+
+    def engine(self, lab: Lab, options: RunOptions) -> contextlib.AbstractContextManager[Engine]:
+        """The engine: this process, or workers with a lab of their own each."""
+        if self.processes == 1:
+            return contextlib.nullcontext(InProcess(lab))
+        return Workers(
+            [
+                functools.partial(
+                    open_lab,
+                    lab.config,
+                    options,
+                    lab.store.path,
+                    device,
+                    lab.precision,
+                    lab.provenance,
+                )
+                for device in _devices(lab.device, options.device, self.processes)
+            ],
+            self.num_threads,
+        )
+
+
+def choose(stages: Sequence[Stage], lab: Lab, options: RunOptions) -> Choice:
+    """Form the packs of a plan, by measurement unless their size is given."""
+    roots = sum(stage.parent is None for stage in stages)
+    available = torch.get_num_threads()
+    processes = options.processes or min(roots, _devices_or_cores(lab.device, options.device))
+    num_threads = max(1, available // processes)
+    timings: list[Timing] = []
+    size = options.pack
+    if size is None:
+        # Measured as the workers will run.
+        torch.set_num_threads(num_threads)
+        timings = measure_packs(lab, largest_wave(stages), processes)
+        torch.set_num_threads(available)
+        size = best_size(timings)
+    packs = make_packs(stages, size, math.ceil(roots / processes))
+    return Choice(packs, processes, num_threads, timings, max(len(pack) for pack in packs))
+
+
+def _devices_or_cores(device: torch.device, name: str) -> int:
+    """How many processes there is room for: one per GPU, unless one was named, or per core."""
+    if device.type != "cuda":
+        return torch.get_num_threads()
+    return torch.cuda.device_count() if name in ("auto", "cuda") else 1
+
+
+def _devices(device: torch.device, name: str, processes: int) -> list[torch.device]:
+    """The device of every process: the GPUs in turn."""
+    if device.type != "cuda":
+        return [device] * processes
+    count = _devices_or_cores(device, name)
+    if count == 1:
+        return [device] * processes
+    return [torch.device("cuda", index % count) for index in range(processes)]

@@ -1,0 +1,114 @@
+"""K models trained as one on the device: a pack, from state_dicts and back to them."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .evaluate import Score, reestimate_batch_norm_, score_test_set
+from .lab import Lab
+from .loop import filter_norms, train_epoch
+from .models import fold, unfold
+
+State = dict[str, Tensor]
+"""What one model's state_dict holds."""
+
+
+class Epoch(NamedTuple):
+    """What an epoch leaves on the host, for every model of the pack."""
+
+    scores: Tensor
+    """(num_models, 5) fp64, in the order of `stages.COLUMNS`"""
+    norms: Tensor
+    """||theta_i|| of every filter, (num_models, filters) fp32"""
+    states: list[State]
+    averages: list[State]
+    """running means of the sphere parameters; empty dictionaries unless the pack averages"""
+
+
+class Pack:
+    """Models of one seed, each with a learning rate of its own, on the same batches.
+
+    Args:
+        states: where every model starts; None is the network as initialised from the seed, put on
+            the sphere.
+        averages: running means of the sphere parameters over `num_averaged` checkpoints, if the
+            pack averages.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        seed: int,
+        lrs: Sequence[float],
+        states: Sequence[State] | None,
+        averages: Sequence[State] = (),
+        num_averaged: int = 0,
+    ) -> None:
+        self.lab = lab
+        self.size = len(lrs)
+        self.model = lab.new_model(seed, self.size)
+        self.optimizer = lab.new_optimizer(self.model, lrs)
+        self.loader = lab.train_loader(seed)
+        self.num_averaged = num_averaged
+        if states is None:
+            self.optimizer.projected_()
+        else:
+            self.model.load_state_dict(fold(states))
+        self.average = self._on_device(averages)
+
+    def _on_device(self, averages: Sequence[State]) -> State:
+        if not averages:
+            return {}
+        means = fold(averages)
+        return {
+            name: torch.empty_like(weight).copy_(means[name])
+            for name, weight in self.model.named_sphere_parameters()
+        }
+
+    def train(self, epoch: int, *, tested: bool) -> Epoch:
+        """Train one epoch, with a test pass at its end or NaN in its place."""
+        lab = self.lab
+        totals = train_epoch(
+            self.model, self.optimizer, self.loader.epoch(epoch), lab.precision, lab.device
+        )
+        scores = self.test() if tested else (totals.train_loss * math.nan,) * 2
+        if self.average:
+            self.num_averaged += 1
+            for name, weight in self.model.named_sphere_parameters():
+                self.average[name].lerp_(weight.detach(), 1 / self.num_averaged)
+        return Epoch(
+            torch.stack([*totals, *scores], dim=1).cpu(),
+            filter_norms(self.model).cpu(),
+            self._on_host(self.model.state_dict()),
+            self._on_host(self.average),
+        )
+
+    def _on_host(self, state: State) -> list[State]:
+        copies = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
+        return unfold(copies, self.size)
+
+    def states(self) -> list[State]:
+        """The models as they are now, on the host."""
+        return self._on_host(self.model.state_dict())
+
+    def test(self) -> Score:
+        """Scores on the test set."""
+        return score_test_set(self.model, self.lab.test_loader, self.lab.precision, self.lab.device)
+
+    def score_average(self, epoch: int) -> Tensor:
+        """Scores of the averages, (num_models, 5) on the host: training and test, no gradient norm.
+
+        The average is scored as it is, not rescaled to the sphere, with batch-norm statistics
+        re-estimated over the training set in the order of `epoch`; its training score is that of
+        the same pass (arXiv 2410.22113). The models are the averages afterwards.
+        """
+        with torch.no_grad():
+            for name, weight in self.model.named_sphere_parameters():
+                weight.copy_(self.average[name])
+        batches = self.loader.epoch(epoch)
+        train = reestimate_batch_norm_(self.model, batches, self.lab.precision, self.lab.device)
+        unknown = torch.full_like(train.loss, math.nan)
+        return torch.stack([*train, unknown, *self.test()], dim=1).cpu()
