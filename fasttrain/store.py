@@ -160,7 +160,7 @@ class Store:
                 stage in kept or (self.path / stage / "done.json").exists()
                 for stage in _members(path)
             ):
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def clean(self) -> None:
         """Drop what a process that was killed left; the caller holds the lock."""
@@ -247,6 +247,9 @@ def _members(checkpoint: Path) -> dict[str, int]:
         with safetensors.safe_open(checkpoint, framework="pt") as file:
             names = [name for name in file.keys() if name.endswith("/series")]  # noqa: SIM118
             return {name[: -len("/series")]: file.get_slice(name).get_shape()[0] for name in names}
+    except FileNotFoundError:
+        # Another worker has just finished its stages.
+        return {}
     except safetensors.SafetensorError as error:
         raise _damaged(checkpoint, f"cannot be read ({error})") from None
 
