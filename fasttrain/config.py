@@ -103,6 +103,9 @@ class RunOptions:
     """most models trained as one; by measurement if not given"""
     checkpoint_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
     """seconds between checkpoints of what is under way"""
+    stop_diverged: FlagCreatePairsOff[bool] = False
+    """give runs up after 10 epochs at chance with a loss above a guess's, and what builds on them;
+    without this they run to their end, in stores where they were given up too"""
     quiet: FlagCreatePairsOff[bool] = False
     """print nothing but errors"""
 

@@ -38,6 +38,8 @@ class Lab:
     provenance: dict[str, str | None]
     checkpoint_s: float = 30.0
     """seconds between checkpoints of a pack"""
+    stop_diverged: bool = False
+    """whether runs that have diverged for good end early"""
     final_states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     """networks at the end of finished stages, by id: those that the next packs start from"""
     test_loader: ResidentLoader = field(init=False)
@@ -140,9 +142,10 @@ def open_lab(
     return Lab(
         config,
         configured_images(config, options.data_root),
-        Store(store),
+        Store(store, accept_stopped=options.stop_diverged),
         device,
         precision,
         provenance,
         options.checkpoint_s,
+        options.stop_diverged,
     )

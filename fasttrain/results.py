@@ -80,21 +80,23 @@ def load(store: str | Path) -> pd.DataFrame:
     plr, flr (NaN unless finetune), k (missing unless swa), epoch (the last one, counted from the
     start of pre-training), epochs (the stage's own), train_loss, train_accuracy, grad_norm
     (effective, mean over the steps of the last epoch; NaN for swa), test_loss, test_accuracy
-    (accuracies in [0, 1]), state (done, diverged), time_s (of its epochs and their tests).
+    (accuracies in [0, 1]), state (done, diverged), stopped (given up early), time_s (its share of
+    the time of its epochs and their tests).
 
     Raises:
         EnvironmentProblem: not a store, or a damaged file in it.
     """
     rows = [
         {**f.identity(), "epoch": f.done["epoch"], "epochs": f.about["epochs"], **f.done["result"]}
-        | {"state": f.done["state"], "time_s": f.done["time_s"]}
+        | {"state": f.done["state"], "stopped": f.done.get("stopped", False)}
+        | {"time_s": f.done["time_s"]}
         for f in finished(store)
     ]
-    columns = [*IDENTITY, "epoch", "epochs", *COLUMNS, "state", "time_s"]
+    columns = [*IDENTITY, "epoch", "epochs", *COLUMNS, "state", "stopped", "time_s"]
     table = pd.DataFrame(rows, columns=columns)
     numbers = dict.fromkeys(("plr", "flr", *COLUMNS, "time_s"), "float64")
     whole = dict.fromkeys(("epoch", "epochs", "seed", "width"), "int64")
-    return _sorted(table.astype(numbers | whole | {"k": "Int64"}))
+    return _sorted(table.astype(numbers | whole | {"k": "Int64", "stopped": "bool"}))
 
 
 def load_epochs(store: str | Path) -> pd.DataFrame:

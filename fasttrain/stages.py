@@ -25,6 +25,8 @@ from .store import Store
 
 COLUMNS = ("train_loss", "train_accuracy", "grad_norm", "test_loss", "test_accuracy")
 """One value each per epoch; test scores are NaN in epochs without a test pass."""
+HOPELESS = 10
+"""epochs at chance after which a run may be given up"""
 STATE = "state.safetensors"
 METRICS = "metrics.parquet"
 
@@ -79,8 +81,13 @@ class Run:
     progress: Progress
     wanted: bool = True
     """False for one that is finished, and here so that its pack goes on as it was"""
-    lost: bool = False
-    """the loss has become non-finite"""
+    stopped: bool = False
+    """given up by the rule of `is_hopeless`"""
+
+    @property
+    def over(self) -> bool:
+        """Whether it ends here, without a state that something could start from."""
+        return self.stopped or not all(math.isfinite(row[0]) for row in self.progress.series[-1:])
 
     @property
     def next_epoch(self) -> int:
@@ -93,7 +100,7 @@ def run_pack(stages: Sequence[Stage], lab: Lab, on_epoch: OnEpoch) -> dict[str, 
     Finished ones are left out, except that a pack that was interrupted goes on as it was.
     "diverged" is a result like any other: the loss became non-finite (the stage ends there, without
     a state, and so do its children), or at its end the network does no better on its training set
-    than guessing.
+    than guessing. With `lab.stop_diverged` hopeless runs end early, like lost ones, and say so.
     """
     todo = {stage.id for stage in stages if lab.store.summary(stage.id) is None}
     under_way = {member for stage in todo for member in lab.store.checkpoint_members(stage)}
@@ -106,7 +113,8 @@ def run_pack(stages: Sequence[Stage], lab: Lab, on_epoch: OnEpoch) -> dict[str, 
             about = {"dataset": lab.data.name, "num_classes": lab.data.num_classes}
             lab.store.begin(stage.id, {**stage.description(), **about})
         if stage.parent is not None and is_lost(stage.parent, lab.store):
-            states[stage.id] = _finish(Run(stage, Progress({}), lost=True), None, lab)
+            stopped = lab.store.is_stopped(stage.parent.id)
+            states[stage.id] = _finish(Run(stage, Progress({}), stopped=stopped), None, lab)
         else:
             runs.append(Run(stage, _start(stage, lab), wanted))
     together: dict[int, list[Run]] = {}
@@ -119,7 +127,7 @@ def run_pack(stages: Sequence[Stage], lab: Lab, on_epoch: OnEpoch) -> dict[str, 
 
 
 def is_lost(stage: Stage, store: Store) -> bool:
-    """Whether the stage finished with a non-finite loss, so that nothing can start from it."""
+    """Whether the stage ended early, so that nothing can start from it."""
     summary = store.summary(stage.id)
     return summary is not None and STATE not in summary["files"]
 
@@ -133,6 +141,21 @@ def is_chance(train_accuracy: float, data: ImageData) -> bool:
     share = float(counts.max()) / len(data.train_labels)
     error = math.sqrt(share * (1 - share) / len(data.train_labels))
     return train_accuracy < 1 and train_accuracy <= share + 3 * error
+
+
+def is_hopeless(run: Run, data: ImageData) -> bool:
+    """Whether a run has diverged for good, as far as its epochs so far can tell.
+
+    In every one of the last `HOPELESS` epochs the training accuracy was a guess's (`is_chance`) and
+    the training loss above that of a uniform guess, ln(classes): the random walk of regime 3
+    (arXiv 2209.03695). A run that only learns slowly has a loss below that.
+    """
+    last = run.progress.series[-HOPELESS:]
+    loss, accuracy = COLUMNS.index("train_loss"), COLUMNS.index("train_accuracy")
+    return len(last) == HOPELESS and all(
+        row[loss] > math.log(data.num_classes) and is_chance(float(row[accuracy]), data)
+        for row in last
+    )
 
 
 def _start(stage: Stage, lab: Lab) -> Progress:
@@ -173,16 +196,16 @@ def _pack(runs: list[Run], lab: Lab) -> Pack:
 def _run_in_step(runs: list[Run], lab: Lab, on_epoch: OnEpoch) -> dict[str, str]:
     """Train runs that stand at the same epoch, as one pack, and finish them; returns their states.
 
-    A run whose loss becomes non-finite ends there; the others go on without it.
+    A run whose loss becomes non-finite, or that is given up, ends there; the others go on.
     """
     stage, states = runs[0].stage, {}
     with CheckpointWriter(lab.store, lab.checkpoint_s) as writer:
         while runs and runs[0].next_epoch < stage.end_epoch:
             pack = _pack(runs, lab)
-            while runs[0].next_epoch < stage.end_epoch and not any(run.lost for run in runs):
+            while runs[0].next_epoch < stage.end_epoch and not any(run.over for run in runs):
                 _run_epoch(pack, runs, lab, on_epoch, writer)
-            states |= _finish_all([run for run in runs if run.lost], None, lab)
-            runs = [run for run in runs if not run.lost]
+            states |= _finish_all([run for run in runs if run.over], None, lab)
+            runs = [run for run in runs if not run.over]
     if runs and stage.kind == "swa":
         return states | _finish_all(runs, _pack(runs, lab).score_average(stage.end_epoch), lab)
     return states | _finish_all(runs, [run.progress.series[-1] for run in runs], lab)
@@ -207,7 +230,8 @@ def _run_epoch(
         share = (time.monotonic() - started) / len(runs)
         for index, run in enumerate(runs):
             _append(run, result, index, share)
-        if not any(run.lost for run in runs):
+            run.stopped = lab.stop_diverged and is_hopeless(run, lab.data)
+        if not any(run.over for run in runs):
             writer.offer(content)
         for run in runs:
             if run.wanted:
@@ -217,7 +241,7 @@ def _run_epoch(
     except KeyboardInterrupt:
         # Unless it struck between two runs of the pack, or before there was anything to keep.
         epochs = {run.next_epoch for run in runs}
-        if len(epochs) == 1 and not any(run.lost for run in runs) and runs[0].progress.series:
+        if len(epochs) == 1 and not any(run.over for run in runs) and runs[0].progress.series:
             writer.write(content)
         raise
 
@@ -229,7 +253,6 @@ def _append(run: Run, result: Epoch, index: int, time_s: float) -> None:
     progress.norms.append(result.norms[index])
     progress.model, progress.average = result.states[index], result.averages[index]
     progress.time_s += time_s
-    run.lost = not math.isfinite(result.scores[index, 0])
 
 
 def _finish_all(
@@ -252,6 +275,7 @@ def _finish(run: Run, scores: Tensor | None, lab: Lab) -> str:
     state = "diverged" if scores is None else _state(run.stage, scores, lab)
     summary = {
         "state": state,
+        "stopped": run.stopped,
         "epoch": run.next_epoch,
         "result": {name: _json_number(value) for name, value in result.items()},
         "time_s": round(progress.time_s, 3),

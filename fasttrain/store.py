@@ -36,10 +36,15 @@ FAILURE = "failed.txt"
 
 
 class Store:
-    """One store directory. `open` it for reading; hold `lock()` to write."""
+    """One store directory. `open` it for reading; hold `lock()` to write.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        accept_stopped: whether a stage that was given up early counts as finished.
+    """
+
+    def __init__(self, path: Path, *, accept_stopped: bool = True) -> None:
         self.path = path
+        self.accept_stopped = accept_stopped
 
     @classmethod
     def open(cls, path: Path, *, create: bool) -> "Store":
@@ -112,7 +117,11 @@ class Store:
                 raise _damaged(path, "is missing")
             if path.stat().st_size != entry["bytes"]:
                 raise _damaged(path, f"has {path.stat().st_size} bytes instead of {entry['bytes']}")
-        return record
+        return None if record.get("stopped") and not self.accept_stopped else record
+
+    def is_stopped(self, stage: str) -> bool:
+        """Whether a finished stage was given up early."""
+        return bool((self.summary(stage) or {}).get("stopped"))
 
     def description(self, stage: str) -> dict[str, Any]:
         """The content of a finished stage's stage.json."""
@@ -141,6 +150,8 @@ class Store:
         """Make the stage's directory and say what it is."""
         folder = self.path / stage
         folder.mkdir(exist_ok=True)
+        # There if the stage was given up early, and is now to run to its end.
+        (folder / "done.json").unlink(missing_ok=True)
         write_atomically(folder / DESCRIPTION, json_bytes(description))
 
     def save_checkpoint(self, content: dict[str, dict[str, Tensor]]) -> None:

@@ -157,6 +157,31 @@ def test_a_non_finite_loss_is_a_result_that_is_kept(fasttrain, tiny, tmp_path):
     assert finish_times(tmp_path / "runs" / "tiny") == times
 
 
+def test_a_hopeless_run_is_given_up_if_the_user_allows_it_and_runs_in_full_otherwise(
+    fasttrain, tiny, tmp_path
+):
+    grid = ("sweep", tiny, "--plr", "1e-3,1", "--epochs", "16", "--k", "2", "--n-train", "500")
+    assert fasttrain(*grid, "--stop-diverged").code == 0
+    table = package.load(tmp_path / "runs" / "tiny")
+    given_up = table[table["stopped"]]
+    assert given_up["plr"].tolist() == [1.0] * 3
+    assert given_up["state"].tolist() == ["diverged"] * 3
+    assert given_up["epoch"].tolist() == [10, 16, 16]
+    assert table[~table["stopped"]]["epoch"].tolist() == [16, 18, 17]
+    times = finish_times(tmp_path / "runs" / "tiny")
+    assert fasttrain(*grid, "--stop-diverged").code == 0
+    assert finish_times(tmp_path / "runs" / "tiny") == times
+    # Without the permission only what was given up runs, and to its end.
+    assert "left: 3 stages" in fasttrain(*grid, "--dry-run").out
+    assert fasttrain(*grid).code == 0
+    full = package.load(tmp_path / "runs" / "tiny")
+    assert not full["stopped"].any()
+    assert full["epoch"].tolist() == [16, 16, 18, 18, 17, 17]
+    again = finish_times(tmp_path / "runs" / "tiny")
+    kept = set(table[~table["stopped"]]["stage"])
+    assert {s: again[s] for s in kept} == {s: times[s] for s in kept}
+
+
 def test_chance_is_the_commonest_class_and_three_standard_errors():
     data = load_data("digits")
     assert is_chance(0.10, data)
