@@ -2,10 +2,9 @@
 
 A block computes `out = relu(bn1(x))`, then `conv2(relu(bn2(conv1(out)))) + shortcut`, the shortcut
 being x, or BN then conv1x1 of `out` where the shape changes: the extra BN makes that conv
-scale-invariant.
+scale-invariant. ReLU is part of the normalising modules.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .head import ImageClassifier, batch_norm, linear_head
@@ -25,14 +24,14 @@ class PreActBlock(nn.Module):
         self.downsample: nn.Sequential | None = None
         if stride != 1 or inputs != outputs:
             self.downsample = nn.Sequential(
-                batch_norm(inputs, scale_invariant=scale_invariant, eps=eps),
+                batch_norm(inputs, scale_invariant=scale_invariant, eps=eps, relu=False),
                 nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False),
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(x))
+        out = self.bn1(x)
         shortcut = x if self.downsample is None else self.downsample(out)
-        out = self.conv2(F.relu(self.bn2(self.conv1(out))))
+        out = self.conv2(self.bn2(self.conv1(out)))
         return out + shortcut
 
 
@@ -65,5 +64,5 @@ class ResNet18(ImageClassifier):
         self.head = linear_head(inputs, num_classes, bias=False, frozen=scale_invariant)
 
     def features(self, images: Tensor) -> Tensor:
-        x = F.relu(self.norm(self.blocks(self.stem(images))))
+        x = self.norm(self.blocks(self.stem(images)))
         return x.mean(dim=(2, 3))

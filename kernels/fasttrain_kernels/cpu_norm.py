@@ -1,7 +1,7 @@
 """Batch normalisation, ReLU and max-pool on a CPU as one operation, compiled by numba.
 
-Forward reads y twice, for the statistics and to write the output; backward reads the output and its
-gradient, then y and the gradient, and writes dy. Tensors are channels_last; the statistics are fp64.
+Forward reads y twice, for the statistics and to write the output; backward reads the output and
+its gradient, then y and the gradient, and writes dy. Tensors are channels_last; statistics fp64.
 
 The threads are those of torch's own OpenMP, found through the library that torch has loaded: a pool
 of our own would fight over the cores with torch's workers, which go on spinning after an operation.
@@ -65,7 +65,7 @@ def forward(
         job.running_is_fp64 = running.mean.dtype == torch.float64
         job.num_batches = running.num_batches.data_ptr()
         job.momentum = -1.0 if running.momentum is None else running.momentum
-    _run("forward", job, y)
+    _run(job, y)
     return out, statistics
 
 
@@ -82,7 +82,7 @@ def backward(
     job = _job(y, pool, out.numel() // out.shape[1], relu)
     job.y, job.out, job.statistics = y.data_ptr(), out.data_ptr(), statistics.data_ptr()
     job.grad, job.dy = grad.data_ptr(), dy.data_ptr()
-    _run("backward", job, y)
+    _run(job, y)
     return dy
 
 
@@ -108,10 +108,10 @@ def _job(y: Tensor, pool: tuple[int, int], rows: int, relu: bool) -> Job:
     )
 
 
-def _run(loop: str, job: Job, y: Tensor) -> None:
+def _run(job: Job, y: Tensor) -> None:
     parts = torch.empty((job.num_chunks + 1) * 2 * job.c, dtype=torch.float64)
     job.parts = parts.data_ptr()
-    worker = _worker(loop, y.dtype)
+    worker, _ = _worker(y.dtype)
     threads = min(torch.get_num_threads(), 1 + y.numel() // GRAIN)
     openmp = _openmp() if threads > 1 else None
     if openmp is None:
@@ -146,23 +146,19 @@ def _openmp() -> _OpenMP | None:
 
 
 @functools.cache
-def _worker(loop: str, dtype: torch.dtype) -> Any:
-    """The compiled loop for a stored type."""
+def _worker(dtype: torch.dtype) -> tuple[Any, object]:
+    """The compiled loops for a stored type, to be called, and what keeps them alive."""
     table = np.float64 if dtype == torch.float64 else np.float32
-    compiled = _compile(loop, np.empty(0, _STORED[dtype]), np.empty(0, table), _digest())
-    worker = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(compiled.address)
-    worker.compiled = compiled
-    return worker
+    compiled = _compile(np.empty(0, _STORED[dtype]), np.empty(0, table), _digest())
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(compiled.address), compiled
 
 
-def _compile(loop: str, like: np.ndarray, table: np.ndarray, digest: str) -> Any:
-    function = getattr(cpu_norm_kernels, loop)
-
+def _compile(like: np.ndarray, table: np.ndarray, digest: str) -> Any:
     @numba.cfunc("void(int64)", cache=True, **cpu_vectors.OPTIONS)
     def worker(address):
         # Part of the key of numba's cache on disk, which looks at the time of this file only.
-        digest  # noqa: B018
-        function(address, like, table)
+        digest  # noqa: B018 # pyright: ignore[reportUnusedExpression]
+        cpu_norm_kernels.work(address, like, table)
 
     return worker
 

@@ -51,6 +51,7 @@ class Job(ctypes.Structure):
                 *("rows", "chunk_rows", "num_chunks"),
                 # Functions of OpenMP, 0 where it is missing: index of the thread, size of its team.
                 *("thread_num", "num_threads", "barrier"),
+                # grad and dy are 0 forward.
                 *("y", "out", "grad", "dy"),
                 # fp64 (2, C): mean and 1 / standard deviation; (num_chunks + 1, 2, C).
                 *("statistics", "parts"),
@@ -67,9 +68,17 @@ JOB, INT64, FP32, FP64 = (np.empty(0, kind) for kind in (Job, np.int64, np.float
 
 
 @numba.njit(**OPTIONS)
-def forward(address, like, table):
-    """What every thread of a team does to normalise."""
+def work(address, like, table):
+    """What every thread of a team does."""
     job = array(address, (1,), JOB)[0]
+    if job.dy == 0:
+        _forward(job, like, table)
+    else:
+        _backward(job, like, table)
+
+
+@numba.njit(**OPTIONS)
+def _forward(job, like, table):
     thread, threads = _team(job)
     if thread == 0 and job.num_batches != 0:
         array(job.num_batches, (1,), INT64)[0] += 1
@@ -95,9 +104,7 @@ def forward(address, like, table):
 
 
 @numba.njit(**OPTIONS)
-def backward(address, like, table):
-    """What every thread of a team does for the gradient."""
-    job = array(address, (1,), JOB)[0]
+def _backward(job, like, table):
     thread, threads = _team(job)
     for chunk in range(*_share(job.num_chunks, thread, threads)):
         _gradient_sums(job, like, table, chunk)

@@ -1,9 +1,9 @@
 """Vectors of 64 bytes of numbers inside numba's loops: what `cpu_norm_kernels.py` is written with.
 
 Runs of a few channels are too short for LLVM to vectorise by itself: its checks whether arrays
-overlap would cost more than the loop. A `Vector` is 16 fp32 or 8 fp64 numbers; in memory they may be
-bf16 as its bits, uint16. `like` is an array without elements that gives the stored type; addresses
-are int64 and need no alignment.
+overlap would cost more than the loop. A `Vector` is 16 fp32 or 8 fp64 numbers; in memory they may
+be bf16 as its bits, uint16. `like` is an array without elements that gives the stored type;
+addresses are int64 and need no alignment.
 """
 
 import operator
@@ -11,10 +11,10 @@ from typing import Any
 
 import numba
 from llvmlite import ir
-from numba import types
+from numba import extending, types
 from numba.core import cgutils
 from numba.core.datamodel import models
-from numba.extending import intrinsic, overload, register_model
+from numba.extending import overload, register_model
 
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 
@@ -22,10 +22,16 @@ _NUMBERS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 _INT16, _INT32 = ir.IntType(16), ir.IntType(32)
 
 
+def intrinsic(function: Any) -> Any:
+    """numba's decorator: the first argument, the typing context, is not the caller's."""
+    return extending.intrinsic(function)
+
+
 class Vector(types.Type):
     """64 bytes of fp32 or fp64."""
 
     def __init__(self, number: types.Float) -> None:
+        self.number = number
         self.lanes = 512 // number.bitwidth
         self.ir = ir.VectorType(_NUMBERS[number], self.lanes)
         super().__init__(f"Vector({number})")
@@ -67,7 +73,7 @@ def call(_, address):
 
 
 @numba.njit(**OPTIONS)
-def array(address, shape, like):
+def array(address, shape, like) -> Any:
     """The array at an address."""
     return numba.carray(pointer(address), shape, like.dtype)  # type: ignore
 
@@ -78,14 +84,14 @@ def _stored(like: types.Array, vector: Vector) -> ir.VectorType:
     return ir.VectorType(_INT16, vector.lanes) if narrow else vector.ir
 
 
-def _splat(builder: ir.IRBuilder, value: ir.Value, lanes: int) -> ir.Value:
+def _splat(builder: ir.IRBuilder, value: Any, lanes: int) -> Any:
     kind = ir.VectorType(value.type, lanes)
     single = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_INT32, 0))
     zeros = ir.Constant(ir.VectorType(_INT32, lanes), [0] * lanes)
     return builder.shuffle_vector(single, ir.Constant(kind, ir.Undefined), zeros)
 
 
-def _first(builder: ir.IRBuilder, count: ir.Value, lanes: int) -> ir.Value:
+def _first(builder: ir.IRBuilder, count: Any, lanes: int) -> Any:
     """Mask of the first `count` lanes."""
     kind = ir.VectorType(count.type, lanes)
     return builder.icmp_signed(
@@ -100,7 +106,7 @@ def _masked(builder: ir.IRBuilder, name: str, kind: Any, result: Any, arguments:
     return builder.call(cgutils.get_or_insert_function(builder.module, function, full), arguments)
 
 
-def _to_numbers(builder: ir.IRBuilder, value: ir.Value, vector: Vector) -> ir.Value:
+def _to_numbers(builder: ir.IRBuilder, value: Any, vector: Vector) -> Any:
     if value.type.element != _INT16:
         return value
     bits = ir.VectorType(_INT32, vector.lanes)
@@ -108,7 +114,7 @@ def _to_numbers(builder: ir.IRBuilder, value: ir.Value, vector: Vector) -> ir.Va
     return builder.bitcast(wide, vector.ir)
 
 
-def _to_stored(builder: ir.IRBuilder, value: ir.Value, stored: ir.VectorType) -> ir.Value:
+def _to_stored(builder: ir.IRBuilder, value: Any, stored: ir.VectorType) -> Any:
     """Round to the nearest, ties to even; NaN stays NaN."""
     if stored.element != _INT16:
         return value
@@ -193,15 +199,10 @@ def splat(_, like, value):
     vector = _vector(like)
 
     def codegen(context, builder, signature, arguments):
-        number = context.cast(builder, arguments[1], types.float64, vector_number(vector))
+        number = context.cast(builder, arguments[1], types.float64, vector.number)
         return _splat(builder, number, vector.lanes)
 
     return vector(like, types.float64), codegen
-
-
-def vector_number(vector: Vector) -> types.Float:
-    """The type of a vector's numbers."""
-    return types.float64 if vector is FP64 else types.float32
 
 
 def _arithmetic(operation: Any, name: str) -> None:
