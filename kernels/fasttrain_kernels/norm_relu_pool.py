@@ -24,13 +24,16 @@ from . import cpu_norm
 class NormReLUPool(nn.BatchNorm2d):
     """`nn.BatchNorm2d`, then ReLU unless `relu=False`, then max-pooling by the caller's windows.
 
-    State, arguments and modes are those of `nn.BatchNorm2d`. Training on a CPU without affine
-    parameters, in fp32, fp64 or bf16, is fused: its input is converted to channels_last where it is
-    not, and its output is channels_last. All else is the same in torch's operations.
+    State, arguments and modes are those of `nn.BatchNorm2d`, but that it is not affine by default.
+    Training on a CPU without affine parameters, in fp32, fp64 or bf16, is fused: its input is
+    converted to channels_last where it is not, and its output is channels_last. All else is the
+    same in torch's operations.
     """
 
-    def __init__(self, num_features: int, *, relu: bool = True, **options: Any) -> None:
-        super().__init__(num_features, **options)
+    def __init__(
+        self, num_features: int, *, relu: bool = True, affine: bool = False, **options: Any
+    ) -> None:
+        super().__init__(num_features, affine=affine, **options)
         self.relu = relu
 
     def forward(self, input: Tensor, pool: int | tuple[int, int] = 1) -> Tensor:
@@ -78,7 +81,8 @@ class NormReLUPool(nn.BatchNorm2d):
             running = cpu_norm.Running(
                 self.running_mean, self.running_var, self.num_batches_tracked, self.momentum
             )
-        return _Fused.apply(input, window, self.relu, self.eps, running)  # type: ignore[return-value]
+        y = input.contiguous(memory_format=torch.channels_last)
+        return _Fused.apply(y, window, self.relu, self.eps, running)  # type: ignore[return-value]
 
     def extra_repr(self) -> str:
         kind = "torch" if self.affine else "fused when training on a CPU"
@@ -97,7 +101,6 @@ class _Fused(torch.autograd.Function):
         eps: float,
         running: cpu_norm.Running | None,
     ) -> Tensor:
-        y = y.contiguous(memory_format=torch.channels_last)
         out, statistics = cpu_norm.forward(y, pool, relu, eps, running)
         ctx.save_for_backward(y, out, statistics)
         ctx.options = pool, relu, eps
