@@ -6,7 +6,6 @@ at 32x32 a 4x4 one, as published. On smaller images a pooling that has nothing t
 
 import itertools
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .head import Head, ImageClassifier, batch_norm, conv
@@ -42,7 +41,12 @@ class ConvNet(ImageClassifier):
     def features(self, images: Tensor) -> Tensor:
         x = images
         for index, (layer, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
-            x = F.relu(norm(layer(x)))
-            if index > 0 and min(x.shape[-2:]) > 1:
-                x = F.max_pool2d(x, 2)
-        return F.max_pool2d(x, x.shape[-2:]).flatten(1)
+            x = layer(x)
+            height, width = x.shape[-2:]
+            halved = index > 0 and min(height, width) > 1
+            if index < len(self.convs) - 1:
+                x = norm(x, 2 if halved else 1)
+            else:
+                # Two poolings in one: what halving would drop is not seen.
+                x = norm(x, (height // 2 * 2, width // 2 * 2) if halved else (height, width))
+        return x.flatten(1)

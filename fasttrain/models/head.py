@@ -18,6 +18,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from fasttrain_kernels import NormReLUPool
+
 HEAD_NORM = 10.0
 
 
@@ -42,9 +44,11 @@ def conv(
     )
 
 
-def batch_norm(channels: int, *, scale_invariant: bool, eps: float) -> nn.BatchNorm2d:
-    """Batch normalisation, affine only in the practical form."""
-    return nn.BatchNorm2d(channels, eps=eps, affine=not scale_invariant)
+def batch_norm(
+    channels: int, *, scale_invariant: bool, eps: float, relu: bool = True
+) -> NormReLUPool:
+    """Batch normalisation, affine only in the practical form, then ReLU if it is asked for."""
+    return NormReLUPool(channels, eps=eps, affine=not scale_invariant, relu=relu)
 
 
 class Head(nn.Linear):

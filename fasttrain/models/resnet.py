@@ -2,11 +2,12 @@
 
 A block computes `out = relu(bn1(x))`, then `conv2(relu(bn2(conv1(out)))) + shortcut`, the shortcut
 being x, or BN then conv1x1 of `out` where the shape changes: the extra BN makes that conv
-scale-invariant.
+scale-invariant. ReLU is part of the normalising modules.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fasttrain_kernels import NormReLUPool
 
 from .head import Head, ImageClassifier, batch_norm, conv
 
@@ -26,8 +27,10 @@ class PreActBlock(nn.Module):
     ) -> None:
         super().__init__()
 
-        def norm(channels: int) -> nn.BatchNorm2d:
-            return batch_norm(num_models * channels, scale_invariant=scale_invariant, eps=eps)
+        def norm(channels: int, *, relu: bool = True) -> NormReLUPool:
+            return batch_norm(
+                num_models * channels, scale_invariant=scale_invariant, eps=eps, relu=relu
+            )
 
         self.bn1 = norm(inputs)
         self.conv1 = conv(inputs, outputs, 3, num_models=num_models, stride=stride)
@@ -36,14 +39,14 @@ class PreActBlock(nn.Module):
         self.downsample: nn.Sequential | None = None
         if stride != 1 or inputs != outputs:
             self.downsample = nn.Sequential(
-                norm(inputs),
+                norm(inputs, relu=False),
                 conv(inputs, outputs, 1, num_models=num_models, stride=stride),
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(x))
+        out = self.bn1(x)
         shortcut = x if self.downsample is None else self.downsample(out)
-        out = self.conv2(F.relu(self.bn2(self.conv1(out))))
+        out = self.conv2(self.bn2(self.conv1(out)))
         return out + shortcut
 
 
@@ -84,5 +87,5 @@ class ResNet18(ImageClassifier):
         )
 
     def features(self, images: Tensor) -> Tensor:
-        x = F.relu(self.norm(self.blocks(self.stem(images))))
+        x = self.norm(self.blocks(self.stem(images)))
         return x.mean(dim=(2, 3))

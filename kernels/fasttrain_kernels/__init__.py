@@ -1,11 +1,13 @@
-"""Sphere-projected and plain SGD in one pass over memory, with the norm of every filter."""
+"""Sphere-projected and plain SGD in one pass over memory, and fused batch normalisation."""
 
 from .invariance import scale_invariant_parameters
+from .norm_relu_pool import NormReLUPool
 from .optim import FusedSGD, SphereSGD
 from .statistics import Statistics, group_statistics
 
 __all__ = [
     "FusedSGD",
+    "NormReLUPool",
     "SphereSGD",
     "Statistics",
     "group_statistics",

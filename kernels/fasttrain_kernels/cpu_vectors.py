@@ -1,0 +1,242 @@
+"""Vectors of 64 bytes of numbers inside numba's loops: what `cpu_norm_kernels.py` is written with.
+
+Runs of a few channels are too short for LLVM to vectorise by itself: its checks whether arrays
+overlap would cost more than the loop. A `Vector` is 16 fp32 or 8 fp64 numbers; in memory they may
+be bf16 as its bits, uint16. `like` is an array without elements that gives the stored type;
+addresses are int64 and need no alignment.
+"""
+
+import operator
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba import extending, types
+from numba.core import cgutils
+from numba.core.datamodel import models
+from numba.extending import overload, register_model
+
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+
+_NUMBERS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+_INT16, _INT32 = ir.IntType(16), ir.IntType(32)
+
+
+def intrinsic(function: Any) -> Any:
+    """numba's decorator: the first argument, the typing context, is not the caller's."""
+    return extending.intrinsic(function)
+
+
+class Vector(types.Type):
+    """64 bytes of fp32 or fp64."""
+
+    def __init__(self, number: types.Float) -> None:
+        self.number = number
+        self.lanes = 512 // number.bitwidth
+        self.ir = ir.VectorType(_NUMBERS[number], self.lanes)
+        super().__init__(f"Vector({number})")
+
+
+FP32, FP64 = Vector(types.float32), Vector(types.float64)
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, vector: Vector) -> None:
+        super().__init__(manager, vector, vector.ir)
+
+
+def _vector(like: types.Array) -> Vector:
+    """What elements of a stored type are computed in."""
+    return FP64 if like.dtype == types.float64 else FP32
+
+
+@intrinsic
+def pointer(_, address):
+    """An address as a pointer, for `numba.carray`."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), codegen
+
+
+@intrinsic
+def call(_, address):
+    """Call the C function `int f(void)` at an address."""
+
+    def codegen(context, builder, signature, arguments):
+        function = ir.FunctionType(_INT32, ()).as_pointer()
+        return builder.call(builder.inttoptr(arguments[0], function), ())
+
+    return types.int32(types.int64), codegen
+
+
+@numba.njit(**OPTIONS)
+def array(address, shape, like) -> Any:
+    """The array at an address."""
+    return numba.carray(pointer(address), shape, like.dtype)  # type: ignore
+
+
+def _stored(like: types.Array, vector: Vector) -> ir.VectorType:
+    """The vector as it lies in memory."""
+    narrow = like.dtype == types.uint16
+    return ir.VectorType(_INT16, vector.lanes) if narrow else vector.ir
+
+
+def _splat(builder: ir.IRBuilder, value: Any, lanes: int) -> Any:
+    kind = ir.VectorType(value.type, lanes)
+    single = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_INT32, 0))
+    zeros = ir.Constant(ir.VectorType(_INT32, lanes), [0] * lanes)
+    return builder.shuffle_vector(single, ir.Constant(kind, ir.Undefined), zeros)
+
+
+def _first(builder: ir.IRBuilder, count: Any, lanes: int) -> Any:
+    """Mask of the first `count` lanes."""
+    kind = ir.VectorType(count.type, lanes)
+    return builder.icmp_signed(
+        "<", ir.Constant(kind, [*range(lanes)]), _splat(builder, count, lanes)
+    )
+
+
+def _masked(builder: ir.IRBuilder, name: str, kind: Any, result: Any, arguments: list[Any]) -> Any:
+    """Call llvm.masked.load or llvm.masked.store."""
+    full = f"llvm.masked.{name}.v{kind.count}{kind.element.intrinsic_name}.p0"
+    function = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, full), arguments)
+
+
+def _to_numbers(builder: ir.IRBuilder, value: Any, vector: Vector) -> Any:
+    if value.type.element != _INT16:
+        return value
+    bits = ir.VectorType(_INT32, vector.lanes)
+    wide = builder.shl(builder.zext(value, bits), ir.Constant(bits, [16] * vector.lanes))
+    return builder.bitcast(wide, vector.ir)
+
+
+def _to_stored(builder: ir.IRBuilder, value: Any, stored: ir.VectorType) -> Any:
+    """Round to the nearest, ties to even; NaN stays NaN."""
+    if stored.element != _INT16:
+        return value
+    kind = ir.VectorType(_INT32, stored.count)
+
+    def constant(number: int) -> ir.Constant:
+        return ir.Constant(kind, [number] * stored.count)
+
+    bits = builder.bitcast(value, kind)
+    odd = builder.and_(builder.lshr(bits, constant(16)), constant(1))
+    rounded = builder.lshr(builder.add(builder.add(bits, constant(0x7FFF)), odd), constant(16))
+    is_nan = builder.fcmp_unordered("uno", value, value)
+    return builder.trunc(builder.select(is_nan, constant(0x7FC0), rounded), stored)
+
+
+@intrinsic
+def load(_, like, address):
+    """The vector at an address."""
+    vector = _vector(like)
+    stored = _stored(like, vector)
+
+    def codegen(context, builder, signature, arguments):
+        where = builder.inttoptr(arguments[1], stored.as_pointer())
+        value = builder.load(where, align=like.dtype.bitwidth // 8)
+        return _to_numbers(builder, value, vector)
+
+    return vector(like, types.int64), codegen
+
+
+@intrinsic
+def load_part(_, like, address, count, other):
+    """The first `count` numbers at an address, and the rest of `other`."""
+    vector = _vector(like)
+    stored = _stored(like, vector)
+
+    def codegen(context, builder, signature, arguments):
+        mask = _first(builder, arguments[2], vector.lanes)
+        where = builder.inttoptr(arguments[1], stored.as_pointer())
+        align = ir.Constant(_INT32, like.dtype.bitwidth // 8)
+        zero = ir.Constant(stored, None)
+        value = _masked(builder, "load", stored, stored, [where, align, mask, zero])
+        return builder.select(mask, _to_numbers(builder, value, vector), arguments[3])
+
+    return vector(like, types.int64, types.int64, vector), codegen
+
+
+@intrinsic
+def store_part(_, like, address, count, value):
+    """Write the first `count` numbers of a vector."""
+    stored = _stored(like, value)
+
+    def codegen(context, builder, signature, arguments):
+        mask = _first(builder, arguments[2], stored.count)
+        where = builder.inttoptr(arguments[1], stored.as_pointer())
+        align = ir.Constant(_INT32, like.dtype.bitwidth // 8)
+        narrow = _to_stored(builder, arguments[3], stored)
+        _masked(builder, "store", stored, ir.VoidType(), [narrow, where, align, mask])
+        return context.get_dummy_value()
+
+    return types.none(like, types.int64, types.int64, value), codegen
+
+
+@intrinsic
+def add_to_fp64(_, address, value):
+    """Add a vector to the fp64 numbers at an address."""
+    wide = ir.VectorType(ir.DoubleType(), value.lanes)
+
+    def codegen(context, builder, signature, arguments):
+        where = builder.inttoptr(arguments[0], wide.as_pointer())
+        number = arguments[1]
+        if number.type != wide:
+            number = builder.fpext(number, wide)
+        builder.store(builder.fadd(builder.load(where, align=8), number), where, align=8)
+        return context.get_dummy_value()
+
+    return types.none(types.int64, value), codegen
+
+
+@intrinsic
+def splat(_, like, value):
+    """A vector of one number."""
+    vector = _vector(like)
+
+    def codegen(context, builder, signature, arguments):
+        number = context.cast(builder, arguments[1], types.float64, vector.number)
+        return _splat(builder, number, vector.lanes)
+
+    return vector(like, types.float64), codegen
+
+
+def _arithmetic(operation: Any, name: str) -> None:
+    @intrinsic
+    def compute(_, a, b):
+        def codegen(context, builder, signature, arguments):
+            return getattr(builder, name)(*arguments, flags=("contract",))
+
+        return a(a, b), codegen
+
+    @overload(operation)
+    def _overload(a, b):
+        if isinstance(a, Vector) and a == b:
+            return lambda a, b: compute(a, b)
+        return None
+
+
+for _operation, _name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul")):
+    _arithmetic(_operation, _name)
+
+
+def _choice(comparison: str) -> Any:
+    @intrinsic
+    def choose(_, a, b, yes, no):
+        def codegen(context, builder, signature, arguments):
+            a, b, yes, no = arguments
+            return builder.select(builder.fcmp_ordered(comparison, a, b), yes, no)
+
+        return yes(a, b, yes, no), codegen
+
+    return choose
+
+
+where_greater = _choice(">")
+"""`yes` where a > b, else `no`; NaN is not greater."""
+where_equal = _choice("==")
+"""`yes` where a == b, else `no`."""

@@ -1,0 +1,126 @@
+"""Batch normalisation, ReLU and max-pool as one module, fused on a CPU.
+
+    out = maxpool(relu((y - mean) / sqrt(var + eps)))
+
+Without affine parameters every step is monotone, and so is rounding: pooling first gives the same
+bits. So the fused kernels (`cpu_norm.py`) never write the normalised map, and keep for the backward
+pass y, the output (which the next layer keeps anyway) and two numbers per channel:
+
+    dy = (g - mean(g) - x * mean(g * x)) / sqrt(var + eps)        x normalised y
+
+where g, the gradient of x, is that of the output at the first largest number of its window if that
+is positive, and 0 elsewhere. Everything is per channel: models side by side do not mix.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import cpu_norm
+
+
+class NormReLUPool(nn.BatchNorm2d):
+    """`nn.BatchNorm2d`, then ReLU unless `relu=False`, then max-pooling by the caller's windows.
+
+    State, arguments and modes are those of `nn.BatchNorm2d`, but that it is not affine by default.
+    Training on a CPU without affine parameters, in fp32, fp64 or bf16, is fused: its input is
+    converted to channels_last where it is not, and its output is channels_last. All else is the
+    same in torch's operations.
+    """
+
+    def __init__(
+        self, num_features: int, *, relu: bool = True, affine: bool = False, **options: Any
+    ) -> None:
+        super().__init__(num_features, affine=affine, **options)
+        self.relu = relu
+
+    def forward(self, input: Tensor, pool: int | tuple[int, int] = 1) -> Tensor:
+        """(N, C, H, W) -> (N, C, H // KH, W // KW); rows that fill no window are dropped.
+
+        Raises:
+            ValueError: an input that is not (N, C, H, W), one value per channel in training, or a
+                window that is empty or larger than the image.
+        """
+        self._check_input_dim(input)
+        window = (pool, pool) if isinstance(pool, int) else pool
+        height, width = input.shape[-2:]
+        if not (0 < window[0] <= height and 0 < window[1] <= width):
+            raise ValueError(f"pool={pool}: the window must be 1x1 to {height}x{width}, the image")
+        if self.fused(input):
+            return self._forward_fused(input, window)
+        out = super().forward(input)
+        out = F.max_pool2d(out, window) if window != (1, 1) else out
+        return F.relu(out) if self.relu else out
+
+    def fused(self, input: Tensor) -> bool:
+        """Whether the fused kernels take this input in this mode."""
+        running = self.running_mean
+        return (
+            (self.training or running is None)
+            and not self.affine
+            and input.device.type == "cpu"
+            and input.dtype in cpu_norm.STORED
+            and (running is None or running.dtype in (torch.float32, torch.float64))
+            and input.numel() > 0
+            and not torch.compiler.is_compiling()
+        )
+
+    def _forward_fused(self, input: Tensor, window: tuple[int, int]) -> Tensor:
+        n, channels, height, width = input.shape
+        if channels != self.num_features:
+            raise ValueError(f"expected {self.num_features} channels; got {tuple(input.shape)}")
+        if n * height * width == 1:
+            raise ValueError(
+                f"Expected more than 1 value per channel when training, got input {input.size()}"
+            )
+        running = None
+        if self.training and self.running_mean is not None:
+            assert self.running_var is not None and self.num_batches_tracked is not None
+            running = cpu_norm.Running(
+                self.running_mean, self.running_var, self.num_batches_tracked, self.momentum
+            )
+        y = input.contiguous(memory_format=torch.channels_last)
+        return _Fused.apply(y, window, self.relu, self.eps, running)  # type: ignore[return-value]
+
+    def extra_repr(self) -> str:
+        kind = "torch" if self.affine else "fused when training on a CPU"
+        return f"{super().extra_repr()}, relu={self.relu}, {kind}"
+
+
+class _Fused(torch.autograd.Function):
+    """The fused kernels; only the gradient of a gradient is left to torch's operations."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        y: Tensor,
+        pool: tuple[int, int],
+        relu: bool,
+        eps: float,
+        running: cpu_norm.Running | None,
+    ) -> Tensor:
+        out, statistics = cpu_norm.forward(y, pool, relu, eps, running)
+        ctx.save_for_backward(y, out, statistics)
+        ctx.options = pool, relu, eps
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        y, out, statistics = ctx.saved_tensors
+        pool, relu, eps = ctx.options
+        if torch.is_grad_enabled():
+            dy = _differentiable_gradient(grads[0], y, pool, relu, eps)
+        else:
+            grad = grads[0].contiguous(memory_format=torch.channels_last)
+            dy = cpu_norm.backward(grad, y, out, statistics, pool, relu)
+        return dy, None, None, None, None
+
+
+def _differentiable_gradient(
+    grad: Tensor, y: Tensor, pool: tuple[int, int], relu: bool, eps: float
+) -> Tensor:
+    """The gradient of y as a function of y and `grad`, for `create_graph=True`."""
+    out = F.max_pool2d(F.batch_norm(y, None, None, training=True, eps=eps), pool)
+    return torch.autograd.grad(F.relu(out) if relu else out, y, grad, create_graph=True)[0]
