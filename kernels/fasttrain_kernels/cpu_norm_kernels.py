@@ -35,7 +35,8 @@ TERMS = 64
 SAMPLE = 32
 """Rows of a chunk whose mean is taken off before its sums, lest a large mean cancel."""
 
-# Every function of the innermost loops becomes part of them: constants make loops straight.
+# What takes `like` becomes part of its caller: constants make loops straight, and without arrays
+# that somebody might own no references are counted in them.
 INLINE = {**OPTIONS, "forceinline": True}
 
 
@@ -67,7 +68,7 @@ class Job(ctypes.Structure):
 JOB, INT64, FP32, FP64 = (np.empty(0, kind) for kind in (Job, np.int64, np.float32, np.float64))
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INLINE)
 def work(address, like, table):
     """What every thread of a team does."""
     job = array(address, (1,), JOB)[0]
@@ -77,7 +78,7 @@ def work(address, like, table):
         _backward(job, like, table)
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INLINE)
 def _forward(job, like, table):
     thread, threads = _team(job)
     if thread == 0 and job.num_batches != 0:
@@ -103,7 +104,7 @@ def _forward(job, like, table):
         _forward_runs(job, like, table, tables, width, begin, end, job.kh, job.kw)
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INLINE)
 def _backward(job, like, table):
     thread, threads = _team(job)
     for chunk in range(*_share(job.num_chunks, thread, threads)):
@@ -216,7 +217,7 @@ def _summing(terms):
 _sum_deviations, _sum_products = _summing(_deviation), _summing(_product)
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INLINE)
 def _moments(job, like, table, chunk):
     """Mean and sum of squared deviations of a chunk."""
     first = chunk * job.chunk_rows
@@ -238,7 +239,7 @@ def _moments(job, like, table, chunk):
         part[1, channel] = square - deviation * (deviation / rows)
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INLINE)
 def _sample_mean(a_y, like, table, rows, c, shift):
     """About the mean of the first rows: exact where they are all the same."""
     lanes = 64 // table.itemsize
@@ -253,7 +254,7 @@ def _sample_mean(a_y, like, table, rows, c, shift):
         store_part(table, shift.ctypes.data + v * table.itemsize, c - v, start + total * factor)
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INLINE)
 def _gradient_sums(job, like, table, chunk):
     """Sums of a chunk's gradient, where ReLU lets it pass, and of its product with the output."""
     first = chunk * job.chunk_rows
@@ -477,7 +478,7 @@ def _backward_vector(job, like, table, tables, a_y, a_grad, a_dy, width, v, coun
             store_part(like, a_dy_v + beside, count, here + ((y - high) * slope + offset))
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INLINE)
 def _backward_outside(job, like, table, tables, image):
     """Write the gradient of what no window reaches."""
     lanes = 64 // table.itemsize
