@@ -10,8 +10,8 @@ epsilon of its normalisers. With scope "joint" all tensors of a model lie on one
 "group" every group has its own (Kodryan et al. 2022, arXiv 2209.03695: a fixed effective learning
 rate per group).
 
-A backend is a module with the four public functions of this one. All work in place, read nothing on
-the host, and return sums of shape (3, num_groups), rows ||theta_i||^2, <theta_i, g_i>, ||g_i||^2,
+A backend is a module with the five public functions of this one. They read nothing on the host;
+steps work in place and return sums of shape (3, num_groups), rows ||theta_i||^2, <theta_i, g_i>, ||g_i||^2,
 taken where the gradient was taken: at the projected theta, before the step.
 
 Legend: theta parameters, g gradients, eta raw learning rate, elr effective learning rate, rho
@@ -102,6 +102,24 @@ def scale_(
         theta = rows(thetas[index], layout.num_rows[index]).to(factor.dtype)
         output = (outputs or thetas)[index]
         output.copy_((theta * factor[part, None]).reshape(output.shape))
+
+
+def describe(
+    sums: Tensor,  # (3, num_groups)
+    eta: Tensor,  # (num_models,), or (num_groups,)
+    layout: Layout,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What the sums say of every group: ||theta_i||, ||g_i||, effective learning rate, step angle.
+
+    The fifth is the squared norm of every model, (num_models,). See `statistics.py`.
+    """
+    theta_theta, theta_grad, grad_grad = sums
+    eta = eta if len(eta) == layout.num_groups else layout.per_group(eta)
+    # Lagrange's identity: ||theta||^2 ||g||^2 - <theta, g>^2 is the squared area they span.
+    area = (theta_theta * grad_grad - theta_grad.square()).clamp_min(0).sqrt()
+    angle = torch.atan2(eta * area, theta_theta - eta * theta_grad)
+    totals = layout.per_model(theta_theta)
+    return theta_theta.sqrt(), grad_grad.sqrt(), eta / theta_theta, angle, totals
 
 
 def _move(

@@ -143,7 +143,8 @@ def test_bf16_parameters_round_to_the_nearest():
     for ours, theirs in zip(fused, plain, strict=True):
         # The two may round a tie apart.
         torch.testing.assert_close(ours, theirs, rtol=2**-7, atol=0)
-        assert (ours == theirs).double().mean() > 0.999
+        if ours.dtype == torch.bfloat16:
+            assert (ours == theirs).double().mean() > 0.999
 
 
 @pytest.mark.parametrize("mode", ["exact", "deferred", "group"])
