@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cpu_kernels import DEFERRED, EXACT, NUM_SPANS, PER_GROUP, PLAIN, SCALE, SUMS, Job, describe_kernel
-from .cpu_team import run, team_functions
+from .cpu_kernels import DEFERRED, EXACT, NUM_SPANS, PER_GROUP, PLAIN, SCALE, SUMS, Job
+from .cpu_team import run, run_describe, team_functions
 from .groups import Layout
 
 STRIPE = 4096
@@ -95,13 +95,20 @@ def scale_(
 
 
 def describe(
-    sums: Tensor, eta: Tensor, layout: Layout
+    sums: Tensor, eta: Tensor, layout: Layout, factor: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `reference.describe`."""
     out = torch.empty((5, layout.num_groups), dtype=torch.float64)
     totals = torch.empty(layout.num_models, dtype=torch.float64)
-    models = layout.model_of_group.numpy()
-    describe_kernel(sums.numpy(), _fp64(eta).numpy(), models, out.numpy(), totals.numpy())
+    eta = _fp64(eta)
+    job = Job.from_buffer_copy(_tables(layout).job)
+    job.mode = PER_GROUP if len(eta) == layout.num_groups else PLAIN
+    job.sums, job.eta, job.scale = sums.data_ptr(), eta.data_ptr(), 0
+    if factor is not None:
+        factor = _fp64(factor)
+        job.scale = factor.data_ptr()
+    job.parts, job.totals = out.data_ptr(), totals.data_ptr()
+    run_describe(job)
     norm, grad_norm, elr, y, x = out.unbind()
     return norm, grad_norm, elr, torch.atan2(y, x), totals
 
@@ -216,6 +223,7 @@ def _make_tables(layout: Layout) -> Tables:
     spans = np.searchsorted(np.append(0, work), np.linspace(0, total, NUM_SPANS + 1))
     ends = first[long_groups], first[long_groups + 1]
     arrays = {
+        "model_of_group": layout.model_of_group.numpy(),
         "stripes": stripes.astype(np.int32),
         "tensors": np.column_stack([layout.num_rows, layout.run]).astype(np.int64),
         "spans": spans.astype(np.int32),

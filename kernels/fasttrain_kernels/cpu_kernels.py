@@ -37,7 +37,7 @@ class Job(ctypes.Structure):
                 # Functions of OpenMP, 0 where it is missing: index of the thread, size of its team.
                 *("thread_num", "num_threads", "barrier"),
                 # Tables of the layout, see `cpu.py`.
-                *("stripes", "tensors", "spans", "long_groups"),
+                *("stripes", "tensors", "spans", "long_groups", "model_of_group"),
                 # (num_tensors,) int64, addresses; buffers is 0 without momentum.
                 *("thetas", "grads", "buffers"),
                 # (num_models,) or (num_groups,) fp64; scale is 0 where it is 1.
@@ -361,23 +361,35 @@ def work(address, like, like_other):
             _write_stripe(job, like, like_other, s, totals, True)
 
 
-@numba.njit(**OPTIONS, cache=True)
-def describe_kernel(sums, eta, model_of_group, out, totals):
-    """Norm, gradient norm, effective rate, and (y, x) of the step angle, of every group.
+@numba.njit(**OPTIONS)
+def describe(address):
+    """Norm, gradient norm, effective rate, and y and x of the step angle, of every group.
 
-    sums (3, num_groups); eta (num_models,) or (num_groups,); out (5, num_groups); squared norms of
-    the models in totals, (num_models,).
+    They go to `parts`, (5, num_groups), and the squared norms of the models to `totals`; `scale`
+    multiplies the gradients. See `reference.describe`.
     """
-    totals[:] = 0.0
-    own_rate = len(eta) == sums.shape[1]
-    for group in range(sums.shape[1]):
-        model = model_of_group[group]
-        theta_theta, theta_grad, grad_grad = sums[0, group], sums[1, group], sums[2, group]
-        rate = eta[group] if own_rate else eta[model]
-        totals[model] += theta_theta
-        area = theta_theta * grad_grad - theta_grad * theta_grad
-        out[0, group] = np.sqrt(theta_theta)
-        out[1, group] = np.sqrt(grad_grad)
-        out[2, group] = rate / theta_theta
-        out[3, group] = rate * np.sqrt(area if area > 0.0 else area * 0.0)
-        out[4, group] = theta_theta - rate * theta_grad
+    job = table(address, (1,), JOB)[0]
+    models = table(job.model_of_group, (job.num_groups,), INT32)
+    theta_theta, theta_grad, grad_grad = table(job.sums, (3, job.num_groups), FLOAT64)
+    out = table(job.parts, (5, job.num_groups), FLOAT64)
+    totals = table(job.totals, (job.num_models,), FLOAT64)
+    for model in range(job.num_models):
+        totals[model] = 0.0
+    for group in range(job.num_groups):
+        model = models[group]
+        totals[model] += theta_theta[group]
+        out[3, group] = table(job.eta, (job.num_groups,), FLOAT64)[
+            group if job.mode == PER_GROUP else model
+        ]
+        out[4, group] = table(job.scale, (model + 1,), FLOAT64)[model] if job.scale != 0 else 1.0
+    for group in range(job.num_groups):
+        norm, both, grad = theta_theta[group], theta_grad[group], grad_grad[group]
+        eta, factor = out[3, group], out[4, group]
+        # Lagrange's identity: the squared area that theta and the gradient span; NaN stays NaN.
+        area = norm * grad - both * both
+        area = 0.0 if area < 0.0 else area
+        out[0, group] = np.sqrt(norm)
+        out[1, group] = factor * np.sqrt(grad)
+        out[2, group] = eta / norm
+        out[3, group] = eta * factor * np.sqrt(area)
+        out[4, group] = norm - eta * factor * both

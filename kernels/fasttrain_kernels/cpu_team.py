@@ -65,9 +65,31 @@ def _openmp() -> Any:
 def _worker(theta: torch.dtype, other: torch.dtype) -> tuple[int, Any]:
     """The compiled worker for stored types: its address, and the same to be called from here."""
     compiled = _compile(np.empty(0, _STORED[theta]), np.empty(0, _STORED[other]), _digest())
+    return compiled.address, _callable(compiled)
+
+
+def run_describe(job: Job) -> None:
+    """Carry out `cpu_kernels.describe`."""
+    _describer()(ctypes.byref(job))
+
+
+@functools.cache
+def _describer() -> Any:
+    digest = _digest()
+
+    @numba.cfunc("void(int64)", cache=True, **OPTIONS)
+    def describer(address):
+        digest  # noqa: B018
+        cpu_kernels.describe(address)
+
+    return _callable(describer)
+
+
+def _callable(compiled: Any) -> Any:
     function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(compiled.address)
+    # Its code lives as long as it does.
     function.compiled = compiled
-    return compiled.address, function
+    return function
 
 
 def _compile(like: np.ndarray, like_other: np.ndarray, digest: str) -> Any:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .stepping import Binding, GroupwiseSGD, check_device
+from .stepping import Binding, GroupwiseSGD, Taken, check_device
 
 Groups = Literal["filter", "tensor"]
 BackendName = Literal["numba", "triton", "reference"]
@@ -141,7 +141,7 @@ class SphereSGD(GroupwiseSGD):
 
     def _step_group(
         self, number: int, group: dict[str, Any], grads: list[Tensor | None]
-    ) -> tuple[Binding, Tensor, Tensor]:
+    ) -> Taken:
         if not group["sphere"]:
             return super()._step_group(number, group, grads)
         binding = self._bind(number, group)
@@ -172,11 +172,8 @@ class SphereSGD(GroupwiseSGD):
             nesterov=group["nesterov"],
             scope=group["scope"],
         )
-        if correction is not None:
-            factor = layout.per_group(correction)
-            sums[1:] *= torch.stack((factor, factor.square()))
         binding.wrote_()
-        return binding, sums, eta
+        return Taken(binding, sums, eta, correction)
 
     def _rates(self, group: dict[str, Any], binding: Binding) -> Tensor:
         """Raw learning rates: (num_models,), or (num_groups,) for scope "group"."""

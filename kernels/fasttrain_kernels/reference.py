@@ -108,12 +108,17 @@ def describe(
     sums: Tensor,  # (3, num_groups)
     eta: Tensor,  # (num_models,), or (num_groups,)
     layout: Layout,
+    factor: Tensor | None = None,  # (num_models,)
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What the sums say of every group: ||theta_i||, ||g_i||, effective learning rate, step angle.
 
-    The fifth is the squared norm of every model, (num_models,). See `statistics.py`.
+    The fifth is the squared norm of every model, (num_models,). With `factor` the gradients are as
+    many times what the sums were taken of. See `statistics.py`.
     """
     theta_theta, theta_grad, grad_grad = sums
+    if factor is not None:
+        factor = layout.per_group(factor)
+        theta_grad, grad_grad = factor * theta_grad, factor.square() * grad_grad
     eta = eta if len(eta) == layout.num_groups else layout.per_group(eta)
     # Lagrange's identity: ||theta||^2 ||g||^2 - <theta, g>^2 is the squared area they span.
     area = (theta_theta * grad_grad - theta_grad.square()).clamp_min(0).sqrt()

@@ -4,7 +4,7 @@ import itertools
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -77,6 +77,22 @@ class Binding:
         return self.versions is not None and self.versions != [t._version for t in self.thetas]
 
 
+class Taken(NamedTuple):
+    """What is kept of a step of one param group."""
+
+    binding: Binding
+    sums: Tensor
+    """(3, num_groups)"""
+    eta: Tensor
+    """raw learning rates, (num_models,) or (num_groups,)"""
+    factor: Tensor | None = None
+    """what the sums' gradients have to be multiplied by, (num_models,)"""
+
+    def describe(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        binding = self.binding
+        return binding.backend.describe(self.sums, self.eta, binding.layout, self.factor)
+
+
 class GroupwiseSGD(torch.optim.Optimizer):
     """Base of the optimisers: steps every param group at once and keeps the sums of its groups."""
 
@@ -88,7 +104,7 @@ class GroupwiseSGD(torch.optim.Optimizer):
 
     def _forget(self) -> None:
         self._bindings: dict[tuple[int, ...], Binding] = {}
-        self._last: list[tuple[Binding, Tensor, Tensor]] = []
+        self._last: list[Taken] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "backend": self.backend}
@@ -169,15 +185,14 @@ class GroupwiseSGD(torch.optim.Optimizer):
         """
         if not self._last:
             raise RuntimeError("statistics() needs a step: none has been taken yet")
-        names = self._last[0][0].names
+        names = self._last[0].binding.names
         if len(self._last) > 1:
-            names = list(itertools.chain.from_iterable(b.names for b, _, _ in self._last))
-        parts = [b.backend.describe(sums, eta, b.layout) for b, sums, eta in self._last]
-        return joined_statistics(names, parts)
+            names = list(itertools.chain.from_iterable(taken.binding.names for taken in self._last))
+        return joined_statistics(names, [taken.describe() for taken in self._last])
 
     def _step_group(
         self, number: int, group: dict[str, Any], grads: list[Tensor | None]
-    ) -> tuple[Binding, Tensor, Tensor]:
+    ) -> Taken:
         """Plain SGD on the parameters that have a gradient; the others are skipped."""
         active = [index for index, grad in enumerate(grads) if grad is not None]
         binding = self._bind(number, group, active)
@@ -193,7 +208,7 @@ class GroupwiseSGD(torch.optim.Optimizer):
             weight_decay=group["weight_decay"],
         )
         binding.wrote_()
-        return binding, sums, eta
+        return Taken(binding, sums, eta)
 
     def _check(self, group: dict[str, Any], grads: list[Tensor | None]) -> None:
         for theta, grad in zip(group["params"], grads, strict=True):
