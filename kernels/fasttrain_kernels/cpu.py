@@ -98,7 +98,7 @@ def describe(
     sums: Tensor, eta: Tensor, layout: Layout, factor: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `reference.describe`."""
-    out = torch.empty((5, layout.num_groups), dtype=torch.float64)
+    out = torch.empty((4, layout.num_groups), dtype=torch.float64)
     totals = torch.empty(layout.num_models, dtype=torch.float64)
     eta = _fp64(eta)
     job = Job.from_buffer_copy(_tables(layout).job)
@@ -109,8 +109,8 @@ def describe(
         job.scale = factor.data_ptr()
     job.parts, job.totals = out.data_ptr(), totals.data_ptr()
     run_describe(job)
-    norm, grad_norm, elr, y, x = out.unbind()
-    return norm, grad_norm, elr, torch.atan2(y, x), totals
+    norm, grad_norm, elr, angle = out.unbind()
+    return norm, grad_norm, elr, angle, totals
 
 
 def _step(
@@ -199,9 +199,10 @@ def _tables(layout: Layout) -> Tables:
 
 def _make_tables(layout: Layout) -> Tables:
     first = layout.first_chunk_of_group.numpy()
-    group, model = layout.group_of_chunk.numpy(), layout.model_of_group.numpy()[
-        layout.group_of_chunk.numpy()
-    ]
+    group, model = (
+        layout.group_of_chunk.numpy(),
+        layout.model_of_group.numpy()[layout.group_of_chunk.numpy()],
+    )
     tensor, row, begin, end = layout.chunks.numpy().T
     long_groups = np.flatnonzero(np.diff(first) != 1)
     long = np.full(layout.num_groups, -1)
@@ -211,12 +212,18 @@ def _make_tables(layout: Layout) -> Tables:
     segment = tensor * layout.num_models + model
     whole = (end - begin == size) & (size <= run)
     start = np.searchsorted(segment, segment)
-    part = np.where(whole, (row - row[start]) // np.maximum(STRIPE // np.maximum(size, 1), 1), np.arange(len(row)))
+    part = np.where(
+        whole,
+        (row - row[start]) // np.maximum(STRIPE // np.maximum(size, 1), 1),
+        np.arange(len(row)),
+    )
     joined = (np.diff(segment, prepend=-1) == 0) & (np.diff(part, prepend=-1) == 0)
     heads = np.flatnonzero(~joined)
     rows = np.diff(heads, append=len(row))
     chunk = [tensor, model, np.arange(len(row)), group, long[group], row]
-    stripes = np.column_stack([*(column[heads] for column in chunk), rows, begin[heads], end[heads]])
+    stripes = np.column_stack(
+        [*(column[heads] for column in chunk), rows, begin[heads], end[heads]]
+    )
     # Besides its elements' work a chunk is as much as some hundred more.
     work = np.cumsum(end - begin + 200)[np.append(heads, len(row))[1:] - 1]
     total = work[-1] if len(work) else 0

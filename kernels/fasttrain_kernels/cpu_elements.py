@@ -118,13 +118,13 @@ def fits(value):
 
 
 @numba.njit(**INLINE)
-def table(address, shape, like):
+def table(address, shape, like) -> Any:
     """The array at an address."""
     return numba.carray(pointer(address), shape, like.dtype)  # type: ignore
 
 
 @numba.njit(**INLINE)
-def piece(address, like, place, element):
+def piece(address, like, place, element) -> Any:
     """What of a place is consecutive in memory from one of its elements on."""
     row, rows, begin, end, num_rows, run = place
     if end <= run:

@@ -14,7 +14,19 @@ import ctypes
 import numba
 import numpy as np
 
-from .cpu_elements import INLINE, LEAST, MOST, OPTIONS, call, fits, load, narrow, piece, table, widen
+from .cpu_elements import (
+    INLINE,
+    LEAST,
+    MOST,
+    OPTIONS,
+    call,
+    fits,
+    load,
+    narrow,
+    piece,
+    table,
+    widen,
+)
 
 EXACT, DEFERRED, PER_GROUP, PLAIN, SUMS, SCALE = range(6)
 
@@ -337,7 +349,7 @@ def work(address, like, like_other):
     job = table(address, (1,), JOB)[0]
     thread, threads = 0, 1
     if job.num_threads != 0:
-        thread, threads = call(job.thread_num), call(job.num_threads)
+        thread, threads = call(job.thread_num), call(job.num_threads)  # type: ignore
     spans = table(job.spans, (NUM_SPANS + 1,), INT32)
     begin, end = spans[thread * NUM_SPANS // threads], spans[(thread + 1) * NUM_SPANS // threads]
     if job.mode == SCALE:
@@ -352,7 +364,7 @@ def work(address, like, like_other):
         if job.mode < SUMS:
             _write_stripe(job, like, like_other, s, totals, False)
     if threads > 1:
-        call(job.barrier)
+        call(job.barrier)  # type: ignore
     totals = _totals(job, thread)
     if thread == 0:
         _finish(job, totals)
@@ -361,35 +373,61 @@ def work(address, like, like_other):
             _write_stripe(job, like, like_other, s, totals, True)
 
 
+@numba.njit(**INLINE)
+def _angle(y, x):
+    """atan2(y, x) for y >= 0, without branches; Cephes' rational function, to 2 ulp."""
+    most, least = max(y, abs(x)), min(y, abs(x))
+    # Beyond tan(pi / 8) by the tangent of the difference to pi / 4.
+    high = least > 0.41421356237309503 * most
+    top = least - most if high else least
+    bottom = least + most if high else most
+    q = top / (bottom if bottom != 0.0 else 1.0)
+    z = q * q
+    numerator = -8.750608600031904122785e-1
+    for c in (-1.615753718733365076637e1, -7.500855792314704667340e1,
+              -1.228866684490136173410e2, -6.485021904942025371773e1):  # fmt: skip
+        numerator = numerator * z + c
+    denominator = 1.0
+    for c in (2.485846490142306297962e1, 1.650270098316988542046e2, 4.328810604912902668951e2,
+              4.853903996359136964868e2, 1.945506571482613964425e2):  # fmt: skip
+        denominator = denominator * z + c
+    angle = q + q * (z * numerator / denominator)
+    angle = angle + np.pi / 4 if high else angle
+    angle = np.pi / 2 - angle if y > abs(x) else angle
+    return np.pi - angle if x < 0.0 else angle
+
+
 @numba.njit(**OPTIONS)
 def describe(address):
-    """Norm, gradient norm, effective rate, and y and x of the step angle, of every group.
+    """Norm, gradient norm, effective rate and step angle of every group, and norm of every model.
 
-    They go to `parts`, (5, num_groups), and the squared norms of the models to `totals`; `scale`
-    multiplies the gradients. See `reference.describe`.
+    They go to `parts`, (4, num_groups), and `totals`; `scale` multiplies the gradients. See
+    `reference.describe`.
     """
     job = table(address, (1,), JOB)[0]
     models = table(job.model_of_group, (job.num_groups,), INT32)
     theta_theta, theta_grad, grad_grad = table(job.sums, (3, job.num_groups), FLOAT64)
-    out = table(job.parts, (5, job.num_groups), FLOAT64)
+    out = table(job.parts, (4, job.num_groups), FLOAT64)
     totals = table(job.totals, (job.num_models,), FLOAT64)
     for model in range(job.num_models):
         totals[model] = 0.0
     for group in range(job.num_groups):
         model = models[group]
         totals[model] += theta_theta[group]
-        out[3, group] = table(job.eta, (job.num_groups,), FLOAT64)[
+        out[2, group] = table(job.eta, (job.num_groups,), FLOAT64)[
             group if job.mode == PER_GROUP else model
         ]
-        out[4, group] = table(job.scale, (model + 1,), FLOAT64)[model] if job.scale != 0 else 1.0
+        out[3, group] = table(job.scale, (job.num_models,), FLOAT64)[model] if job.scale else 1.0
+    for model in range(job.num_models):
+        totals[model] = np.sqrt(totals[model])
     for group in range(job.num_groups):
         norm, both, grad = theta_theta[group], theta_grad[group], grad_grad[group]
-        eta, factor = out[3, group], out[4, group]
+        eta, factor = out[2, group], out[3, group]
         # Lagrange's identity: the squared area that theta and the gradient span; NaN stays NaN.
         area = norm * grad - both * both
         area = 0.0 if area < 0.0 else area
         out[0, group] = np.sqrt(norm)
         out[1, group] = factor * np.sqrt(grad)
         out[2, group] = eta / norm
-        out[3, group] = eta * factor * np.sqrt(area)
-        out[4, group] = norm - eta * factor * both
+        step = eta * factor
+        out[3, group] = _angle(step * np.sqrt(area), norm - step * both)

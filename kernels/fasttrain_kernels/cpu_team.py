@@ -28,12 +28,17 @@ _FUNCTIONS = {
 
 def run(job: Job, theta: torch.dtype, other: torch.dtype, threads: int) -> None:
     """Carry out a job on parameters and gradients (or outputs) of these types."""
-    address, function = _worker(theta, other)
+    worker = _worker(theta, other)
     launch = _openmp() if threads > 1 else None
     if launch is None:
-        function(ctypes.byref(job))
+        worker.call(ctypes.byref(job))
     else:
-        launch(address, ctypes.byref(job), threads, 0)
+        launch(worker.address, ctypes.byref(job), threads, 0)
+
+
+def run_describe(job: Job) -> None:
+    """Carry out `cpu_kernels.describe`."""
+    _describer().call(ctypes.byref(job))
 
 
 @functools.cache
@@ -61,45 +66,43 @@ def _openmp() -> Any:
     return launch
 
 
+class Compiled:
+    """A compiled function of the address of a `Job`."""
+
+    def __init__(self, function: Any) -> None:
+        self.address = function.address
+        self.call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function.address)
+        # The code lives as long as this.
+        self.function = function
+
+
+# numba's cache on disk looks at the time of this file only, and at what its functions close over:
+# `source`.
+
+
 @functools.cache
-def _worker(theta: torch.dtype, other: torch.dtype) -> tuple[int, Any]:
-    """The compiled worker for stored types: its address, and the same to be called from here."""
-    compiled = _compile(np.empty(0, _STORED[theta]), np.empty(0, _STORED[other]), _digest())
-    return compiled.address, _callable(compiled)
-
-
-def run_describe(job: Job) -> None:
-    """Carry out `cpu_kernels.describe`."""
-    _describer()(ctypes.byref(job))
-
-
-@functools.cache
-def _describer() -> Any:
-    digest = _digest()
+def _worker(theta: torch.dtype, other: torch.dtype) -> Compiled:
+    source = _digest()
+    like, like_other = np.empty(0, _STORED[theta]), np.empty(0, _STORED[other])
 
     @numba.cfunc("void(int64)", cache=True, **OPTIONS)
-    def describer(address):
-        digest  # noqa: B018
-        cpu_kernels.describe(address)
-
-    return _callable(describer)
-
-
-def _callable(compiled: Any) -> Any:
-    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(compiled.address)
-    # Its code lives as long as it does.
-    function.compiled = compiled
-    return function
-
-
-def _compile(like: np.ndarray, like_other: np.ndarray, digest: str) -> Any:
-    @numba.cfunc("void(int64)", cache=True, **OPTIONS)
-    def worker(address):
-        # Part of the key of numba's cache on disk, which looks at the time of this file only.
-        digest  # noqa: B018
+    def work(address):
+        _ = source
         cpu_kernels.work(address, like, like_other)
 
-    return worker
+    return Compiled(work)
+
+
+@functools.cache
+def _describer() -> Compiled:
+    source = _digest()
+
+    @numba.cfunc("void(int64)", cache=True, **OPTIONS)
+    def describe(address):
+        _ = source
+        cpu_kernels.describe(address)
+
+    return Compiled(describe)
 
 
 def _digest() -> str:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .stepping import Binding, GroupwiseSGD, Taken, check_device
+from .stepping import Binding, GroupwiseSGD, Taken, check_device, uncompiled
 
 Groups = Literal["filter", "tensor"]
 BackendName = Literal["numba", "triton", "reference"]
@@ -139,9 +139,7 @@ class SphereSGD(GroupwiseSGD):
             for theta in group["params"]:
                 check_device(theta, group["radius"])
 
-    def _step_group(
-        self, number: int, group: dict[str, Any], grads: list[Tensor | None]
-    ) -> Taken:
+    def _step_group(self, number: int, group: dict[str, Any], grads: list[Tensor | None]) -> Taken:
         if not group["sphere"]:
             return super()._step_group(number, group, grads)
         binding = self._bind(number, group)
@@ -182,13 +180,20 @@ class SphereSGD(GroupwiseSGD):
         lr, radius, effective = group["lr"], group["radius"], group["effective"]
         made_from = lr, effective, radius._version
         known = binding.rates
-        if isinstance(lr, Tensor) or known is None or known[0] != made_from or known[2] is not radius:
+        if (
+            isinstance(lr, Tensor)
+            or known is None
+            or known[0] != made_from
+            or known[2] is not radius
+        ):
             if group["scope"] == "group" and isinstance(lr, Tensor) and lr.ndim:
                 lr = binding.layout.per_group(lr)
             rates = (radius.square() if effective else torch.ones_like(radius)) * lr
             binding.rates = made_from, rates, radius
-        return binding.rates[1]
+            return rates
+        return known[1]
 
+    @uncompiled
     @torch.no_grad()
     def projected_(self, outputs: Sequence[Tensor] | None = None) -> None:
         """Write every parameter projected onto its sphere, in place.

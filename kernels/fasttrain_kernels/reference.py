@@ -11,8 +11,8 @@ epsilon of its normalisers. With scope "joint" all tensors of a model lie on one
 rate per group).
 
 A backend is a module with the five public functions of this one. They read nothing on the host;
-steps work in place and return sums of shape (3, num_groups), rows ||theta_i||^2, <theta_i, g_i>, ||g_i||^2,
-taken where the gradient was taken: at the projected theta, before the step.
+steps work in place and return sums of shape (3, num_groups), rows ||theta_i||^2, <theta_i, g_i>,
+||g_i||^2, taken where the gradient was taken: at the projected theta, before the step.
 
 Legend: theta parameters, g gradients, eta raw learning rate, elr effective learning rate, rho
 radius, v momentum buffer; a subscript i means group i. Tables and order of groups: `groups.py`.
@@ -112,7 +112,7 @@ def describe(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What the sums say of every group: ||theta_i||, ||g_i||, effective learning rate, step angle.
 
-    The fifth is the squared norm of every model, (num_models,). With `factor` the gradients are as
+    The fifth is the norm of every model, (num_models,). With `factor` the gradients are as
     many times what the sums were taken of. See `statistics.py`.
     """
     theta_theta, theta_grad, grad_grad = sums
@@ -123,7 +123,7 @@ def describe(
     # Lagrange's identity: ||theta||^2 ||g||^2 - <theta, g>^2 is the squared area they span.
     area = (theta_theta * grad_grad - theta_grad.square()).clamp_min(0).sqrt()
     angle = torch.atan2(eta * area, theta_theta - eta * theta_grad)
-    totals = layout.per_model(theta_theta)
+    totals = layout.per_model(theta_theta).sqrt()
     return theta_theta.sqrt(), grad_grad.sqrt(), eta / theta_theta, angle, totals
 
 

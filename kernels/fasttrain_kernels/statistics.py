@@ -94,14 +94,14 @@ def joined_statistics(
     names: list[str], parts: Sequence[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]
 ) -> Statistics:
     """Statistics of one or several lists of tensors, each as `reference.describe` has it."""
-    if len(parts) == 1:
-        *columns, total = parts[0]
-    else:
-        *listed, totals = zip(*parts, strict=True)
-        columns = [torch.cat(column) for column in listed]
-        total = torch.stack(totals).sum(0)
-    total_norm = total.sqrt_() if len(total) > 1 else total[0].sqrt_()
-    return Statistics(names, *columns, total_norm)
+    norm, grad_norm, elr, step_angle, total = parts[0]
+    if len(parts) > 1:
+        norm, grad_norm, elr, step_angle = (
+            torch.cat([part[column] for part in parts]) for column in range(4)
+        )
+        total = torch.linalg.vector_norm(torch.stack([part[4] for part in parts]), dim=0)
+    total = total if total.shape[0] > 1 else total[0]
+    return Statistics(names, norm, grad_norm, elr, step_angle, total)
 
 
 def aligned_gradients(tensors: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Tensor]:

@@ -1,5 +1,6 @@
 """What the optimisers share: param groups bound to a backend, momentum, plain SGD, statistics."""
 
+import functools
 import itertools
 import operator
 from collections.abc import Callable, Sequence
@@ -8,7 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim import optimizer
+from torch.optim import Optimizer
+from torch.optim import optimizer as hooks  # type: ignore[attr-defined]
 
 from .backend import Backend, check_backend, choose_backend, load_backend
 from .groups import Layout, group_names, make_layout
@@ -77,6 +79,19 @@ class Binding:
         return self.versions is not None and self.versions != [t._version for t in self.thetas]
 
 
+def uncompiled(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that `torch.compile` leaves as it is: it breaks the graph, and runs."""
+    apart = torch._disable_dynamo(method)  # type: ignore[attr-defined]
+
+    @functools.wraps(method)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return apart(*args, **kwargs)
+        return method(*args, **kwargs)
+
+    return wrapper
+
+
 class Taken(NamedTuple):
     """What is kept of a step of one param group."""
 
@@ -93,7 +108,7 @@ class Taken(NamedTuple):
         return binding.backend.describe(self.sums, self.eta, binding.layout, self.factor)
 
 
-class GroupwiseSGD(torch.optim.Optimizer):
+class GroupwiseSGD(Optimizer):
     """Base of the optimisers: steps every param group at once and keeps the sums of its groups."""
 
     def __init__(self, params: Any, defaults: dict[str, Any], backend: str | None) -> None:
@@ -135,6 +150,7 @@ class GroupwiseSGD(torch.optim.Optimizer):
         """Complete the options of a new param group."""
         make_layout(group["params"], group["groups"], group["num_models"])
 
+    @uncompiled
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Take one step; returns what `closure` returns.
 
@@ -146,20 +162,18 @@ class GroupwiseSGD(torch.optim.Optimizer):
         """
         # torch would wrap this in its hooks and a profiler's record, which take 8 us even if there
         # are none. A subclass that overrides `step` is wrapped as usual.
-        watched = torch.autograd._profiler_enabled() or any(map(len, self._hooks()))
+        watched = (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or hooks._global_optimizer_pre_hooks
+            or hooks._global_optimizer_post_hooks
+            or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+        )
         if watched and type(self).step is GroupwiseSGD.step:
             return _hooked_step(self, closure)
         return self._step(closure)
 
     step.hooked = True  # type: ignore[attr-defined]
-
-    def _hooks(self) -> tuple[dict[int, Any], ...]:
-        return (
-            self._optimizer_step_pre_hooks,
-            self._optimizer_step_post_hooks,
-            optimizer._global_optimizer_pre_hooks,
-            optimizer._global_optimizer_post_hooks,
-        )
 
     @torch.no_grad()
     def _step(self, closure: Callable[[], Any] | None) -> Any:
@@ -176,7 +190,7 @@ class GroupwiseSGD(torch.optim.Optimizer):
         self._last = [self._step_group(*item) for item in work]
         return loss
 
-    @torch.no_grad()
+    @uncompiled
     def statistics(self) -> Statistics:
         """Norms, effective learning rates and step angles of the last step, on the device.
 
@@ -190,9 +204,7 @@ class GroupwiseSGD(torch.optim.Optimizer):
             names = list(itertools.chain.from_iterable(taken.binding.names for taken in self._last))
         return joined_statistics(names, [taken.describe() for taken in self._last])
 
-    def _step_group(
-        self, number: int, group: dict[str, Any], grads: list[Tensor | None]
-    ) -> Taken:
+    def _step_group(self, number: int, group: dict[str, Any], grads: list[Tensor | None]) -> Taken:
         """Plain SGD on the parameters that have a gradient; the others are skipped."""
         active = [index for index, grad in enumerate(grads) if grad is not None]
         binding = self._bind(number, group, active)
@@ -211,13 +223,14 @@ class GroupwiseSGD(torch.optim.Optimizer):
         return Taken(binding, sums, eta)
 
     def _check(self, group: dict[str, Any], grads: list[Tensor | None]) -> None:
-        for theta, grad in zip(group["params"], grads, strict=True):
+        for grad in grads:
             if grad is not None and grad.layout is not torch.strided:
                 raise ValueError(
                     f"{type(self).__name__} takes dense gradients; got one of layout "
-                    f"{grad.layout} and shape {tuple(theta.shape)}"
+                    f"{grad.layout} and shape {tuple(grad.shape)}"
                 )
-            if self.state and theta in self.state and "momentum_buffer" in self.state[theta]:
+        for theta in group["params"] if self.state else ():
+            if "momentum_buffer" in self.state.get(theta, ()):
                 check_device(theta, self.state[theta]["momentum_buffer"])
 
     def _bind(
@@ -230,7 +243,9 @@ class GroupwiseSGD(torch.optim.Optimizer):
         binding = self._bindings.get(key)
         if binding is None or binding.form != _form(thetas):
             indices = range(len(params)) if active is None else active
-            names = group.get("param_names") or [f"{number}.{index}" for index in range(len(params))]
+            names = group.get("param_names") or [
+                f"{number}.{index}" for index in range(len(params))
+            ]
             groups, num_models = group["groups"], group["num_models"]
             binding = self._bindings[key] = Binding(
                 list(thetas),
@@ -272,7 +287,7 @@ class GroupwiseSGD(torch.optim.Optimizer):
         return binding.rates[1]
 
 
-_hooked_step = optimizer.Optimizer.profile_hook_step(GroupwiseSGD._step)
+_hooked_step = Optimizer.profile_hook_step(GroupwiseSGD._step)
 
 
 def check_device(theta: Tensor, state: Tensor) -> None:
