@@ -123,7 +123,11 @@ class Variant:
 
 
 def ours(
-    projection: str = "exact", scope: str = "joint", *, with_statistics: bool = True
+    projection: str = "exact",
+    scope: str = "joint",
+    *,
+    momentum: float = 0.0,
+    with_statistics: bool = True,
 ) -> Callable[[Problem], tuple[Step, Callable[[], Tensor]]]:
     """`SphereSGD` over all models at once."""
 
@@ -136,6 +140,7 @@ def ours(
             radius=radius,
             projection=projection,  # type: ignore[arg-type]
             scope=scope,  # type: ignore[arg-type]
+            momentum=momentum,
             num_models=num_models,
         )
 
@@ -250,6 +255,7 @@ def variants(compiled: bool = True) -> dict[str, Variant]:
         "ours, deferred, statistics": Variant(12, ours("deferred")),
         "ours, deferred": Variant(12, ours("deferred", with_statistics=False)),
         "ours, sphere per group, statistics": Variant(12, ours(scope="group"), joint=False),
+        "ours, exact, momentum, statistics": Variant(28, ours(momentum=0.9)),
         "loop over tensors": Variant(24, eager("loop")),
         "SGD(foreach) + norm + scale": Variant(24, eager("foreach")),
         "the same, filter norms": Variant(32, eager("foreach", with_statistics=True)),

@@ -1,6 +1,6 @@
 """Which implementation steps a list of tensors: numba on the CPU, Triton on GPUs, plain PyTorch.
 
-All three give the four functions of `reference.py`. numba and Triton are imported when the first
+All three give the five functions of `reference.py`. numba and Triton are imported when the first
 tensor needs them.
 """
 
@@ -21,13 +21,14 @@ STORED = (torch.float32, torch.float64, torch.bfloat16)
 
 
 class Backend(NamedTuple):
-    """The four functions of `reference.py`, as one backend has them."""
+    """The five functions of `reference.py`, as one backend has them."""
 
     name: str
     sphere_step_: Callable[..., Tensor]
     sgd_step_: Callable[..., Tensor]
     group_sums: Callable[..., Tensor]
     scale_: Callable[..., None]
+    describe: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]
 
 
 def check_backend(name: str | None) -> None:
@@ -71,9 +72,17 @@ def load_backend(name: str) -> Backend:
             sgd_step.sgd_step_,
             group_sums.group_sums,
             sphere_step.scale_,
+            reference.describe,
         )
     if name == "numba":
         from . import cpu as module
     else:
         module = reference
-    return Backend(name, module.sphere_step_, module.sgd_step_, module.group_sums, module.scale_)
+    return Backend(
+        name,
+        module.sphere_step_,
+        module.sgd_step_,
+        module.group_sums,
+        module.scale_,
+        module.describe,
+    )

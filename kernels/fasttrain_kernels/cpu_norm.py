@@ -31,9 +31,6 @@ MIN_CHUNK, MAX_CHUNKS = 2**13, 64
 
 _STORED = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.uint16}
 
-STORED = (*_STORED,)
-"""Dtypes that the kernels take."""
-
 
 class Running(NamedTuple):
     """Running statistics and how to update them, as in `nn.BatchNorm2d`."""

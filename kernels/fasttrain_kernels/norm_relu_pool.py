@@ -12,13 +12,18 @@ where g, the gradient of x, is that of the output at the first largest number of
 is positive, and 0 elsewhere. Everything is per channel: models side by side do not mix.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import cpu_norm
+if TYPE_CHECKING:
+    from .cpu_norm import Running
+
+# Where the kernels are used they are imported: a program that never trains needs no compiler.
+FUSED_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+"""Dtypes that the fused kernels take."""
 
 
 class NormReLUPool(nn.BatchNorm2d):
@@ -61,7 +66,7 @@ class NormReLUPool(nn.BatchNorm2d):
             (self.training or running is None)
             and not self.affine
             and input.device.type == "cpu"
-            and input.dtype in cpu_norm.STORED
+            and input.dtype in FUSED_DTYPES
             and (running is None or running.dtype in (torch.float32, torch.float64))
             and input.numel() > 0
             and not torch.compiler.is_compiling()
@@ -78,7 +83,9 @@ class NormReLUPool(nn.BatchNorm2d):
         running = None
         if self.training and self.running_mean is not None:
             assert self.running_var is not None and self.num_batches_tracked is not None
-            running = cpu_norm.Running(
+            from .cpu_norm import Running
+
+            running = Running(
                 self.running_mean, self.running_var, self.num_batches_tracked, self.momentum
             )
         y = input.contiguous(memory_format=torch.channels_last)
@@ -99,8 +106,10 @@ class _Fused(torch.autograd.Function):
         pool: tuple[int, int],
         relu: bool,
         eps: float,
-        running: cpu_norm.Running | None,
+        running: "Running | None",
     ) -> Tensor:
+        from . import cpu_norm
+
         out, statistics = cpu_norm.forward(y, pool, relu, eps, running)
         ctx.save_for_backward(y, out, statistics)
         ctx.options = pool, relu, eps
@@ -113,6 +122,8 @@ class _Fused(torch.autograd.Function):
         if torch.is_grad_enabled():
             dy = _differentiable_gradient(grads[0], y, pool, relu, eps)
         else:
+            from . import cpu_norm
+
             grad = grads[0].contiguous(memory_format=torch.channels_last)
             dy = cpu_norm.backward(grad, y, out, statistics, pool, relu)
         return dy, None, None, None, None

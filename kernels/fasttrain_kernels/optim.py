@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .stepping import Binding, GroupwiseSGD, check_device
+from .stepping import Binding, GroupwiseSGD, Taken, check_device, uncompiled
 
 Groups = Literal["filter", "tensor"]
 BackendName = Literal["numba", "triton", "reference"]
@@ -126,41 +126,41 @@ class SphereSGD(GroupwiseSGD):
         if not isinstance(radius, Tensor) and radius is not None and not radius > 0:
             raise ValueError(f"radius={radius}: must be above 0")
         with torch.no_grad():
-            norms = self._norms(group, self._bind_all(len(self.param_groups) - 1, group))
+            norms = self._norms(group, self._bind(len(self.param_groups) - 1, group))
         if radius is not None:
             return torch.ones_like(norms) * radius
         if not bool((norms > 0).all()):
             raise ValueError("radius=None needs parameters of non-zero norm; give radius")
         return norms
 
-    def _check(self, group: dict[str, Any], active: Sequence[int]) -> None:
-        super()._check(group, active)
+    def _check(self, group: dict[str, Any], grads: list[Tensor | None]) -> None:
+        super()._check(group, grads)
         if group["sphere"]:
             for theta in group["params"]:
                 check_device(theta, group["radius"])
 
-    def _step_group(
-        self, number: int, group: dict[str, Any], active: list[int]
-    ) -> tuple[Binding, Tensor, Tensor]:
+    def _step_group(self, number: int, group: dict[str, Any], grads: list[Tensor | None]) -> Taken:
         if not group["sphere"]:
-            return super()._step_group(number, group, active)
-        binding = self._bind_all(number, group)
-        layout = binding.layout
-        eta, grads = self._rates(group, binding), self._gradients(binding)
+            return super()._step_group(number, group, grads)
+        binding = self._bind(number, group)
+        layout, eta = binding.layout, self._rates(group, binding)
+        given = binding.aligned(
+            [binding.zero(i) if grad is None else grad for i, grad in enumerate(grads)]
+        )
         buffers = self._buffers(group, binding)
         scale = self._scale(group, binding) if _is_deferred(group) else None
         rate, correction = eta, None
         if scale is not None and not binding.copied:
             # At theta / scale a scale-invariant function's gradient is `scale` times as large.
-            correction = 1 / scale
+            correction = scale.reciprocal()
             if buffers is None:
                 rate = eta * correction
             else:
-                grads = binding.scaled(grads, layout.per_group(correction))
+                given = binding.scaled(given, layout.per_group(correction))
                 correction = None
         sums = binding.backend.sphere_step_(
             binding.thetas,
-            grads,
+            given,
             buffers,
             layout,
             rate,
@@ -170,21 +170,30 @@ class SphereSGD(GroupwiseSGD):
             nesterov=group["nesterov"],
             scope=group["scope"],
         )
-        if correction is not None:
-            factor = layout.per_group(correction)
-            sums[1:] *= torch.stack((factor, factor.square()))
         binding.wrote_()
-        return binding, sums, eta if group["scope"] == "group" else layout.per_group(eta)
+        return Taken(binding, sums, eta, correction)
 
     def _rates(self, group: dict[str, Any], binding: Binding) -> Tensor:
         """Raw learning rates: (num_models,), or (num_groups,) for scope "group"."""
         if not group["sphere"]:
             return super()._rates(group, binding)
-        lr, radius = group["lr"], group["radius"]
-        if group["scope"] == "group" and isinstance(lr, Tensor) and lr.ndim:
-            lr = binding.layout.per_group(lr)
-        return (radius.square() if group["effective"] else torch.ones_like(radius)) * lr
+        lr, radius, effective = group["lr"], group["radius"], group["effective"]
+        made_from = lr, effective, radius._version
+        known = binding.rates
+        if (
+            isinstance(lr, Tensor)
+            or known is None
+            or known[0] != made_from
+            or known[2] is not radius
+        ):
+            if group["scope"] == "group" and isinstance(lr, Tensor) and lr.ndim:
+                lr = binding.layout.per_group(lr)
+            rates = (radius.square() if effective else torch.ones_like(radius)) * lr
+            binding.rates = made_from, rates, radius
+            return rates
+        return known[1]
 
+    @uncompiled
     @torch.no_grad()
     def projected_(self, outputs: Sequence[Tensor] | None = None) -> None:
         """Write every parameter projected onto its sphere, in place.
@@ -196,7 +205,7 @@ class SphereSGD(GroupwiseSGD):
         for number, group in enumerate(self.param_groups):
             if not group["sphere"]:
                 continue
-            binding = self._bind_all(number, group)
+            binding = self._bind(number, group)
             layout, scale = binding.layout, self._scale(group, binding)
             factor = scale if group["scope"] == "group" else layout.per_group(scale)
             if rest is None:
@@ -219,9 +228,6 @@ class SphereSGD(GroupwiseSGD):
         for output, source in zip(outputs, laid_out, strict=True):
             if source is not output:
                 output.copy_(source)
-
-    def _bind_all(self, number: int, group: dict[str, Any]) -> Binding:
-        return self._bind(number, group, range(len(group["params"])))
 
     def _scale(self, group: dict[str, Any], binding: Binding) -> Tensor:
         """What the stored parameters must be multiplied by to lie on their spheres.

@@ -10,9 +10,9 @@ epsilon of its normalisers. With scope "joint" all tensors of a model lie on one
 "group" every group has its own (Kodryan et al. 2022, arXiv 2209.03695: a fixed effective learning
 rate per group).
 
-A backend is a module with the four public functions of this one. All work in place, read nothing on
-the host, and return sums of shape (3, num_groups), rows ||theta_i||^2, <theta_i, g_i>, ||g_i||^2,
-taken where the gradient was taken: at the projected theta, before the step.
+A backend is a module with the five public functions of this one. They read nothing on the host;
+steps work in place and return sums of shape (3, num_groups), rows ||theta_i||^2, <theta_i, g_i>,
+||g_i||^2, taken where the gradient was taken: at the projected theta, before the step.
 
 Legend: theta parameters, g gradients, eta raw learning rate, elr effective learning rate, rho
 radius, v momentum buffer; a subscript i means group i. Tables and order of groups: `groups.py`.
@@ -102,6 +102,29 @@ def scale_(
         theta = rows(thetas[index], layout.num_rows[index]).to(factor.dtype)
         output = (outputs or thetas)[index]
         output.copy_((theta * factor[part, None]).reshape(output.shape))
+
+
+def describe(
+    sums: Tensor,  # (3, num_groups)
+    eta: Tensor,  # (num_models,), or (num_groups,)
+    layout: Layout,
+    factor: Tensor | None = None,  # (num_models,)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What the sums say of every group: ||theta_i||, ||g_i||, effective learning rate, step angle.
+
+    The fifth is the norm of every model and of its gradient, (2, num_models). With `factor` the
+    gradients are as many times what the sums were taken of. See `statistics.py`.
+    """
+    theta_theta, theta_grad, grad_grad = sums
+    if factor is not None:
+        factor = layout.per_group(factor)
+        theta_grad, grad_grad = factor * theta_grad, factor.square() * grad_grad
+    eta = eta if len(eta) == layout.num_groups else layout.per_group(eta)
+    # Lagrange's identity: ||theta||^2 ||g||^2 - <theta, g>^2 is the squared area they span.
+    area = (theta_theta * grad_grad - theta_grad.square()).clamp_min(0).sqrt()
+    angle = torch.atan2(eta * area, theta_theta - eta * theta_grad)
+    totals = layout.per_model(torch.stack((theta_theta, grad_grad))).sqrt()
+    return theta_theta.sqrt(), grad_grad.sqrt(), eta / theta_theta, angle, totals
 
 
 def _move(

@@ -79,36 +79,28 @@ def group_statistics(
     if grads is not None:
         grads = aligned_gradients(tensors, grads)
     sums = chosen.group_sums(tensors, grads, layout)
-    eta = layout.per_group(sums.new_ones(num_models) * lr)
+    eta = sums.new_ones(num_models) * lr
     labels = [str(index) for index in range(len(tensors))] if names is None else names
     listed = [
         name
         for label, tensor in zip(labels, tensors, strict=True)
         for name in group_names(label, tensor, groups, num_models)
     ]
-    return statistics_from_sums(listed, sums, eta, layout.per_model(sums))
+    return joined_statistics(listed, [chosen.describe(sums, eta, layout)])
 
 
-def statistics_from_sums(
-    names: list[str],
-    sums: Tensor,  # (3, num_groups)
-    eta: Tensor,  # (num_groups,)
-    totals: Tensor,  # (3, num_models): the same sums of all groups together
+def joined_statistics(
+    names: list[str], parts: Sequence[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]
 ) -> Statistics:
-    """Statistics from the sums of a pass and the raw learning rates."""
-    norm_squared, theta_grad, grad_squared = sums
-    # Lagrange's identity: ||theta||^2 ||g||^2 - <theta, g>^2 is the squared area they span.
-    area = (norm_squared * grad_squared - theta_grad.square()).clamp_min(0).sqrt()
-    total_norm, _, total_grad_norm = totals.squeeze(1).sqrt()
-    return Statistics(
-        names=names,
-        norm=norm_squared.sqrt(),
-        grad_norm=grad_squared.sqrt(),
-        elr=eta / norm_squared,
-        step_angle=torch.atan2(eta * area, norm_squared - eta * theta_grad),
-        total_norm=total_norm,
-        total_grad_norm=total_grad_norm,
-    )
+    """Statistics of one or several lists of tensors, each as `reference.describe` has it."""
+    norm, grad_norm, elr, step_angle, totals = parts[0]
+    if len(parts) > 1:
+        norm, grad_norm, elr, step_angle = (
+            torch.cat([part[column] for part in parts]) for column in range(4)
+        )
+        totals = torch.linalg.vector_norm(torch.stack([part[4] for part in parts]), dim=0)
+    total_norm, total_grad_norm = totals.squeeze(1)
+    return Statistics(names, norm, grad_norm, elr, step_angle, total_norm, total_grad_norm)
 
 
 def aligned_gradients(tensors: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Tensor]:

@@ -1,16 +1,20 @@
 """What the optimisers share: param groups bound to a backend, momentum, plain SGD, statistics."""
 
+import functools
 import itertools
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim import optimizer as hooks  # type: ignore[attr-defined]
 
 from .backend import Backend, check_backend, choose_backend, load_backend
 from .groups import Layout, group_names, make_layout
-from .statistics import Statistics, aligned_gradients, like, statistics_from_sums
+from .statistics import Statistics, aligned_gradients, joined_statistics, like
 
 
 @dataclass
@@ -24,10 +28,14 @@ class Binding:
     copied: bool = False
     """whether projected copies have been written since the last step"""
     versions: list[int] | None = None
-    """torch's counts of in-place changes, when we last looked"""
+    """torch's counts of in-place changes when we last looked, where somebody asks for them"""
     zeros: dict[int, Tensor] = field(default_factory=dict)
     scratch: list[Tensor] = field(default_factory=list)
     form: list[tuple[Any, ...]] = field(default_factory=list)
+    grad_form: list[tuple[Any, ...]] = field(default_factory=list)
+    """dtype and stride of gradients that needed no copy"""
+    rates: tuple[tuple[Any, ...], Tensor, Tensor | None] | None = None
+    """learning rates, after the numbers and before the radius that they were made from"""
 
     def __post_init__(self) -> None:
         self.form = _form(self.thetas)
@@ -37,6 +45,16 @@ class Binding:
         if index not in self.zeros:
             self.zeros[index] = torch.zeros_like(self.thetas[index])
         return self.zeros[index]
+
+    def aligned(self, grads: list[Tensor]) -> list[Tensor]:
+        """The gradients as the backend takes them; mostly they are what they were last time."""
+        form = [(grad.dtype, grad.stride()) for grad in grads]
+        if form == self.grad_form:
+            return grads
+        aligned = aligned_gradients(self.thetas, grads)
+        if all(map(operator.is_, aligned, grads)):
+            self.grad_form = form
+        return aligned
 
     def scaled(self, grads: list[Tensor], factor: Tensor) -> list[Tensor]:
         """The gradients times a factor per group, in memory that the next call takes again."""
@@ -49,7 +67,8 @@ class Binding:
         """Tell torch that the tensors were written: autograd must not use values saved before."""
         torch.autograd.graph.increment_version(self.thetas)
         self.copied = False
-        self.remember()
+        if self.versions is not None:
+            self.remember()
 
     def remember(self) -> None:
         """Take note of torch's counts, which it keeps on the host."""
@@ -60,7 +79,36 @@ class Binding:
         return self.versions is not None and self.versions != [t._version for t in self.thetas]
 
 
-class GroupwiseSGD(torch.optim.Optimizer):
+def uncompiled(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that `torch.compile` leaves as it is: it breaks the graph, and runs."""
+    apart = torch._disable_dynamo(method)  # type: ignore[attr-defined]
+
+    @functools.wraps(method)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return apart(*args, **kwargs)
+        return method(*args, **kwargs)
+
+    return wrapper
+
+
+class Taken(NamedTuple):
+    """What is kept of a step of one param group."""
+
+    binding: Binding
+    sums: Tensor
+    """(3, num_groups)"""
+    eta: Tensor
+    """raw learning rates, (num_models,) or (num_groups,)"""
+    factor: Tensor | None = None
+    """what the sums' gradients have to be multiplied by, (num_models,)"""
+
+    def describe(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        binding = self.binding
+        return binding.backend.describe(self.sums, self.eta, binding.layout, self.factor)
+
+
+class GroupwiseSGD(Optimizer):
     """Base of the optimisers: steps every param group at once and keeps the sums of its groups."""
 
     def __init__(self, params: Any, defaults: dict[str, Any], backend: str | None) -> None:
@@ -71,7 +119,7 @@ class GroupwiseSGD(torch.optim.Optimizer):
 
     def _forget(self) -> None:
         self._bindings: dict[tuple[int, ...], Binding] = {}
-        self._last: list[tuple[Binding, Tensor, Tensor]] = []
+        self._last: list[Taken] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "backend": self.backend}
@@ -102,7 +150,7 @@ class GroupwiseSGD(torch.optim.Optimizer):
         """Complete the options of a new param group."""
         make_layout(group["params"], group["groups"], group["num_models"])
 
-    @torch.no_grad()
+    @uncompiled
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Take one step; returns what `closure` returns.
 
@@ -112,24 +160,37 @@ class GroupwiseSGD(torch.optim.Optimizer):
             ValueError: a sparse gradient, or parameters on another device than before; nothing has
                 been changed then.
         """
+        # torch would wrap this in its hooks and a profiler's record, which take 8 us even if there
+        # are none. A subclass that overrides `step` is wrapped as usual.
+        watched = (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or hooks._global_optimizer_pre_hooks
+            or hooks._global_optimizer_post_hooks
+            or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+        )
+        if watched and type(self).step is GroupwiseSGD.step:
+            return _hooked_step(self, closure)
+        return self._step(closure)
+
+    step.hooked = True  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        active = [
-            [index for index, theta in enumerate(group["params"]) if theta.grad is not None]
-            for group in self.param_groups
-        ]
-        for group, indices in zip(self.param_groups, active, strict=True):
-            self._check(group, indices)
-        self._last = [
-            self._step_group(number, group, indices)
-            for number, (group, indices) in enumerate(zip(self.param_groups, active, strict=True))
-            if indices
-        ]
+        work = []
+        for number, group in enumerate(self.param_groups):
+            grads = [theta.grad for theta in group["params"]]
+            if any(grad is not None for grad in grads):
+                self._check(group, grads)
+                work.append((number, group, grads))
+        self._last = [self._step_group(*item) for item in work]
         return loss
 
-    @torch.no_grad()
+    @uncompiled
     def statistics(self) -> Statistics:
         """Norms, effective learning rates and step angles of the last step, on the device.
 
@@ -138,22 +199,19 @@ class GroupwiseSGD(torch.optim.Optimizer):
         """
         if not self._last:
             raise RuntimeError("statistics() needs a step: none has been taken yet")
-        names = list(itertools.chain.from_iterable(b.names for b, _, _ in self._last))
-        sums = torch.cat([sums for _, sums, _ in self._last], dim=1)
-        eta = torch.cat([eta for _, _, eta in self._last])
-        totals = [binding.layout.per_model(sums) for binding, sums, _ in self._last]
-        return statistics_from_sums(names, sums, eta, torch.stack(totals).sum(0))
+        names = self._last[0].binding.names
+        if len(self._last) > 1:
+            names = list(itertools.chain.from_iterable(taken.binding.names for taken in self._last))
+        return joined_statistics(names, [taken.describe() for taken in self._last])
 
-    def _step_group(
-        self, number: int, group: dict[str, Any], active: list[int]
-    ) -> tuple[Binding, Tensor, Tensor]:
+    def _step_group(self, number: int, group: dict[str, Any], grads: list[Tensor | None]) -> Taken:
         """Plain SGD on the parameters that have a gradient; the others are skipped."""
+        active = [index for index, grad in enumerate(grads) if grad is not None]
         binding = self._bind(number, group, active)
-        grads = self._gradients(binding)
         eta = self._rates(group, binding)
         sums = binding.backend.sgd_step_(
             binding.thetas,
-            grads,
+            binding.aligned([grad for grad in grads if grad is not None]),
             self._buffers(group, binding),
             binding.layout,
             eta,
@@ -162,49 +220,44 @@ class GroupwiseSGD(torch.optim.Optimizer):
             weight_decay=group["weight_decay"],
         )
         binding.wrote_()
-        return binding, sums, binding.layout.per_group(eta)
+        return Taken(binding, sums, eta)
 
-    def _check(self, group: dict[str, Any], active: Sequence[int]) -> None:
-        for index in active:
-            theta = group["params"][index]
-            if theta.grad.layout != torch.strided:
+    def _check(self, group: dict[str, Any], grads: list[Tensor | None]) -> None:
+        for grad in grads:
+            if grad is not None and grad.layout is not torch.strided:
                 raise ValueError(
                     f"{type(self).__name__} takes dense gradients; got one of layout "
-                    f"{theta.grad.layout} and shape {tuple(theta.shape)}"
+                    f"{grad.layout} and shape {tuple(grad.shape)}"
                 )
-            buffer = self.state[theta].get("momentum_buffer") if theta in self.state else None
-            if buffer is not None:
-                check_device(theta, buffer)
+        for theta in group["params"] if self.state else ():
+            if "momentum_buffer" in self.state.get(theta, ()):
+                check_device(theta, self.state[theta]["momentum_buffer"])
 
-    def _bind(self, number: int, group: dict[str, Any], active: Sequence[int]) -> Binding:
-        """The param group's active tensors with backend and layout, made anew if they changed."""
-        thetas = [group["params"][index] for index in active]
-        binding = self._bindings.get((number, *active))
+    def _bind(
+        self, number: int, group: dict[str, Any], active: Sequence[int] | None = None
+    ) -> Binding:
+        """The param group's (active) tensors with backend and layout, made anew if they changed."""
+        params = group["params"]
+        thetas = params if active is None else [params[index] for index in active]
+        key = (number,) if active is None else (number, *active)
+        binding = self._bindings.get(key)
         if binding is None or binding.form != _form(thetas):
+            indices = range(len(params)) if active is None else active
             names = group.get("param_names") or [
-                f"{number}.{index}" for index in range(len(group["params"]))
+                f"{number}.{index}" for index in range(len(params))
             ]
             groups, num_models = group["groups"], group["num_models"]
-            binding = Binding(
-                thetas,
+            binding = self._bindings[key] = Binding(
+                list(thetas),
                 load_backend(choose_backend(thetas, self.backend)),
                 make_layout(thetas, groups, num_models),
                 [
                     name
-                    for index, theta in zip(active, thetas, strict=True)
+                    for index, theta in zip(indices, thetas, strict=True)
                     for name in group_names(names[index], theta, groups, num_models)
                 ],
             )
-            self._bindings[(number, *active)] = binding
         return binding
-
-    def _gradients(self, binding: Binding) -> list[Tensor]:
-        """Every tensor's gradient, zeros where there is none."""
-        grads = [
-            binding.zero(index) if theta.grad is None else theta.grad
-            for index, theta in enumerate(binding.thetas)
-        ]
-        return aligned_gradients(binding.thetas, grads)
 
     def _buffers(self, group: dict[str, Any], binding: Binding) -> list[Tensor] | None:
         """Momentum buffers; a parameter without a gradient keeps its own and does not move."""
@@ -225,10 +278,16 @@ class GroupwiseSGD(torch.optim.Optimizer):
 
     def _rates(self, group: dict[str, Any], binding: Binding) -> Tensor:
         """Raw learning rate of every model: (num_models,)."""
-        theta = binding.thetas[0]
-        on_cpu = theta.device.type == "cpu"
-        dtype = torch.float64 if on_cpu else torch.promote_types(theta.dtype, torch.float32)
-        return torch.ones(group["num_models"], dtype=dtype, device=theta.device) * group["lr"]
+        theta, lr = binding.thetas[0], group["lr"]
+        if isinstance(lr, Tensor) or binding.rates is None or binding.rates[0] != (lr,):
+            on_cpu = theta.device.type == "cpu"
+            dtype = torch.float64 if on_cpu else torch.promote_types(theta.dtype, torch.float32)
+            ones = torch.ones(group["num_models"], dtype=dtype, device=theta.device)
+            binding.rates = (lr,), ones * lr, None
+        return binding.rates[1]
+
+
+_hooked_step = Optimizer.profile_hook_step(GroupwiseSGD._step)
 
 
 def check_device(theta: Tensor, state: Tensor) -> None:

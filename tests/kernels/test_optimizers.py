@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fasttrain_kernels import FusedSGD, SphereSGD, group_statistics
@@ -499,6 +500,59 @@ def test_distributed_data_parallel(tmp_path, view):
     with one_process_group(tmp_path):
         parallel = train(lambda m: DistributedDataParallel(m, gradient_as_bucket_view=view))
     torch.testing.assert_close(parallel, train(lambda m: m), **CLOSE)
+
+
+@pytest.mark.parametrize("maker", ["exact", "deferred", "sgd"])
+def test_a_compiled_training_step_may_call_the_optimiser(maker):
+    """It breaks the graph and steps as ever."""
+
+    def train(wrap) -> Tensor:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+        optimizer = MAKERS[maker](list(model.parameters()))
+        batch = torch.randn(7, 6, dtype=torch.float64)
+
+        def step(batch: Tensor) -> Tensor:
+            optimizer.zero_grad()
+            model(batch).square().sum().backward()
+            optimizer.step()
+            return optimizer.statistics().total_norm
+
+        compiled = wrap(step)
+        norms = [compiled(batch) for _ in range(3)]
+        return torch.cat([flat(model.parameters()), torch.stack(norms)])
+
+    found = train(lambda step: torch.compile(step, backend="aot_eager"))
+    torch.testing.assert_close(found, train(lambda step: step), **CLOSE)
+
+
+class Doubled(SphereSGD):
+    """A user's subclass with a step of its own."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        return super().step()
+
+
+@pytest.mark.parametrize("kind", [SphereSGD, Doubled])
+def test_hooks_and_profilers_see_every_step_once(kind):
+    params, seen = parameters(), []
+    optimizer = kind(params, elr=0.01)
+    optimizer.register_step_pre_hook(lambda opt, args, kwargs: seen.append("before"))
+    handle = optimizer.register_step_post_hook(lambda opt, args, kwargs: seen.append("after"))
+    every = register_optimizer_step_post_hook(lambda opt, args, kwargs: seen.append("every"))
+    try:
+        assert optimizer.step(lambda: 3.0) == (3.0 if kind is SphereSGD else None)
+    finally:
+        every.remove()
+    assert seen == ["before", "after", "every"]
+    handle.remove()
+    optimizer.step()
+    assert seen[3:] == ["before"]
+    with torch.autograd.profiler.profile() as profile:
+        optimizer.step()
+    names = [event.name for event in profile.function_events]
+    assert names.count(f"Optimizer.step#{kind.__name__}.step") == 1
 
 
 def test_the_package_imports_without_its_compilers():
