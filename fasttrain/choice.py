@@ -14,9 +14,12 @@ import torch
 from .config import RunOptions
 from .engines import Engine, InProcess, Workers
 from .lab import Lab, open_lab
-from .plan import Stage
+from .plan import Stage, epochs_left
 from .schedule import largest_wave, make_packs
-from .tuning import Timing, best_size, measure_packs
+from .tuning import Timing, fastest, measure_compiled, measure_packs
+
+WORTH_S = 600.0
+"""a plan that takes longer is worth the compilation that shows whether it is faster"""
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,23 @@ class Choice:
     """what the size of packs was chosen by; empty if it was given"""
     size: int
     """most models in a pack"""
+    compiled: bool
 
     def explain(self) -> str:
         """The choice and its figures, in a line or two."""
         where = "this process" if self.processes == 1 else f"{self.processes} processes"
         text = f"packs of up to {self.size} in {where}, {self.num_threads} threads each"
-        figures = ", ".join(f"{t.size}: {t.step_s / t.size * 1e3:.3g}" for t in self.timings)
+        text += ", compiled" if self.compiled else ""
+        figures = ", ".join(
+            f"{t.size}{' compiled' if t.compiled else ''}: {t.model_step_s * 1e3:.3g}"
+            for t in self.timings
+        )
         return f"{text}; ms per step and model in packs of {figures}" if figures else text
 
     def engine(self, lab: Lab, options: RunOptions) -> contextlib.AbstractContextManager[Engine]:
         """The engine: this process, or workers with a lab of their own each."""
         if self.processes == 1:
+            lab.compiled = self.compiled
             return contextlib.nullcontext(InProcess(lab))
         return Workers(
             [
@@ -53,6 +62,7 @@ class Choice:
                     device,
                     lab.precision,
                     lab.provenance,
+                    self.compiled,
                 )
                 for device in _devices(lab.device, options.device, self.processes)
             ],
@@ -67,15 +77,26 @@ def choose(stages: Sequence[Stage], lab: Lab, options: RunOptions) -> Choice:
     processes = options.processes or min(roots, _devices_or_cores(lab.device, options.device))
     num_threads = max(1, available // processes)
     timings: list[Timing] = []
-    size = options.pack
+    size, compiled = options.pack, options.compile == "on"
+    # Measured as the workers will run.
+    torch.set_num_threads(num_threads)
     if size is None:
-        # Measured as the workers will run.
-        torch.set_num_threads(num_threads)
         timings = measure_packs(lab, largest_wave(stages), processes)
-        torch.set_num_threads(available)
-        size = best_size(timings)
+        size = fastest(timings).size
+        if options.compile == "auto" and _remaining_s(stages, timings, processes, lab) > WORTH_S:
+            timings.append(measure_compiled(lab, size, processes))
+            compiled = fastest([t for t in timings if t.size == size]).compiled
+    torch.set_num_threads(available)
     packs = make_packs(stages, size, math.ceil(roots / processes))
-    return Choice(packs, processes, num_threads, timings, max(len(pack) for pack in packs))
+    return Choice(packs, processes, num_threads, timings, max(map(len, packs)), compiled)
+
+
+def _remaining_s(
+    stages: Sequence[Stage], timings: Sequence[Timing], processes: int, lab: Lab
+) -> float:
+    """About how long the rest of the plan takes without compilation."""
+    num_epochs = sum(epochs_left(list(stages), lab.store).values())
+    return num_epochs * len(lab.train_loader(0)) * fastest(timings).model_step_s / processes
 
 
 def _devices_or_cores(device: torch.device, name: str) -> int:

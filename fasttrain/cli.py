@@ -27,6 +27,7 @@ from .config import (
     RunOptions,
     TrainingConfig,
     check,
+    check_options,
     load_config,
     presets,
 )
@@ -179,7 +180,7 @@ def _sweep(arguments: list[str]) -> int:
 
     return sweep(
         check(command.config, "command line"),
-        command.options,
+        check_options(command.options),
         name=Path(command.preset).stem,
         command=shlex.join(["fasttrain", "sweep", *arguments]),
         dry_run=command.dry_run,
@@ -216,7 +217,7 @@ def _train(arguments: list[str]) -> int:
 
     return sweep(
         dataclasses.replace(checked, grid=grid),
-        command.options,
+        check_options(command.options),
         name=Path(command.preset).stem,
         command=shlex.join(["fasttrain", "train", *arguments]),
         seeds=[command.seed],

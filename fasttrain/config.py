@@ -10,7 +10,7 @@ import tomllib
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes
@@ -19,6 +19,7 @@ from .errors import UsageError, nearest
 from .values import EpochCounts, LearningRates
 
 _CLOSED = ConfigDict(extra="forbid")
+T = TypeVar("T")
 Count = Annotated[int, Strict(), Field(gt=0)]
 
 
@@ -89,6 +90,7 @@ class Config:
 class RunOptions:
     """Where and how to run: nothing that a stage's identity depends on."""
 
+    __pydantic_config__ = _CLOSED
     store: Path | None = None
     """directory of the results; runs/PRESET if not given"""
     data_root: Path | None = None
@@ -97,10 +99,13 @@ class RunOptions:
     """auto, cpu, cuda, cuda:0, ..."""
     engine: Literal["local"] = "local"
     """local: processes of this machine, as many as it has GPUs or, without one, cores"""
-    processes: Annotated[int, Strict(), Field(gt=0)] | None = None
+    processes: Count | None = None
     """how many processes train at once; 1 trains in this one; by the machine if not given"""
-    pack: Annotated[int, Strict(), Field(gt=0)] | None = None
+    pack: Count | None = None
     """most models trained as one; by measurement if not given"""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """run the networks as torch.compile makes them; auto measures whether that is faster if the
+    sweep will take more than 10 minutes"""
     checkpoint_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
     """seconds between checkpoints of what is under way"""
     stop_diverged: FlagCreatePairsOff[bool] = False
@@ -156,15 +161,24 @@ def check(config: Config | dict[str, Any], origin: str) -> Config:
     Raises:
         UsageError: in one line, where (`origin`), which key, the value, what is allowed.
     """
-    table = config if isinstance(config, dict) else dataclasses.asdict(config)
+    return _checked(Config(), config, origin)
+
+
+def check_options(options: RunOptions) -> RunOptions:
+    """The options with every value checked, as `check` does."""
+    return _checked(options, options, "command line")
+
+
+def _checked(kind: T, value: T | dict[str, Any], origin: str) -> T:
+    table = value if isinstance(value, dict) else dataclasses.asdict(cast(Any, value))
     try:
-        return TypeAdapter(Config).validate_python(table)
+        return TypeAdapter(type(kind)).validate_python(table)
     except ValidationError as error:
         first = error.errors()[0]
     keys = [str(part) for part in first["loc"] if isinstance(part, str)]
     where = f"{origin}: {'.'.join(keys)}"
     if first["type"] == "unexpected_keyword_argument":
-        allowed = _keys_at(keys[:-1])
+        allowed = _keys_at(kind, keys[:-1])
         raise UsageError(
             f"{where}: no such key{nearest(keys[-1], allowed)}; allowed here: {', '.join(allowed)}"
         )
@@ -174,8 +188,7 @@ def check(config: Config | dict[str, Any], origin: str) -> Config:
     raise UsageError(f"{where} = {first['input']!r}: {reason}")
 
 
-def _keys_at(path: list[str]) -> list[str]:
-    at: Any = Config()
+def _keys_at(at: Any, path: list[str]) -> list[str]:
     for key in path:
         at = getattr(at, key)
     return [f.name for f in dataclasses.fields(at)]

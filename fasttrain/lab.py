@@ -38,6 +38,8 @@ class Lab:
     provenance: dict[str, str | None]
     checkpoint_s: float = 30.0
     """seconds between checkpoints of a pack"""
+    compiled: bool = False
+    """whether networks run as torch.compile makes them"""
     stop_diverged: bool = False
     """whether runs that have diverged for good end early"""
     final_states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
@@ -65,7 +67,12 @@ class Lab:
                 state = fold([model.state_dict()] * num_models)
                 model = make(num_models=num_models)
                 model.load_state_dict(state)
-        return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.compiled:
+            # On CUDA with graphs: forward and backward pass are one launch each.
+            graphs = self.device.type == "cuda"
+            model.compile(mode="reduce-overhead" if graphs else None, dynamic=False)
+        return model
 
     def new_optimizer(self, model: ImageClassifier, elrs: Sequence[float]) -> SphereSGD:
         """The optimiser of all conv weights of each model on one sphere, a rate for each model."""
@@ -136,6 +143,7 @@ def open_lab(
     device: torch.device,
     precision: str,
     provenance: dict[str, str | None],
+    compiled: bool = False,
 ) -> Lab:
     """The lab of a sweep on one device, in whatever process."""
     set_exact_arithmetic()
@@ -147,5 +155,6 @@ def open_lab(
         precision,
         provenance,
         options.checkpoint_s,
+        compiled,
         options.stop_diverged,
     )

@@ -5,12 +5,13 @@ faster per model or would not fit into memory. What was measured is kept in the 
 directory, by network, batch, device, arithmetic and versions, so that it is measured once.
 """
 
+import dataclasses
 import itertools
 import json
 import os
 import resource
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -46,6 +47,12 @@ class Timing:
     """one batch of a test pass of all models"""
     memory_bytes: int
     """what it added to the process's peak"""
+    compiled: bool = False
+
+    @property
+    def model_step_s(self) -> float:
+        """One step of one model."""
+        return self.step_s / self.size
 
 
 def measure_packs(lab: Lab, largest: int, processes: int) -> list[Timing]:
@@ -69,19 +76,29 @@ def measure_packs(lab: Lab, largest: int, processes: int) -> list[Timing]:
                 text = f"the network cannot be run on {lab.device}: {reason}"
                 raise EnvironmentProblem(text) from None
             break
-        fastest = min(timing.step_s / timing.size for timing in timings)
-        if timings[-1].step_s / size > WORSE * fastest:
+        least = min(timing.model_step_s for timing in timings)
+        if timings[-1].model_step_s > WORSE * least:
             break
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json_bytes({"timings": [asdict(timing) for timing in timings]}))
     return timings
 
 
-def best_size(timings: Iterable[Timing]) -> int:
+def measure_compiled(lab: Lab, size: int, processes: int) -> Timing:
+    """The timing of a pack of compiled networks, from the cache if it has it."""
+    path = cache_directory() / "tuning" / f"{_key(lab, size, processes)}-compiled.json"
+    if not path.exists():
+        timing = measure(dataclasses.replace(lab, compiled=True), size)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json_bytes(asdict(timing)))
+    return Timing(**json.loads(path.read_bytes()))
+
+
+def fastest(timings: Sequence[Timing]) -> Timing:
     """The smallest pack that is as fast per model as the fastest."""
-    rates = {timing.size: timing.step_s / timing.size for timing in timings}
-    fastest = min(rates.values())
-    return min(size for size, rate in rates.items() if rate <= EQUAL * fastest)
+    least = min(timing.model_step_s for timing in timings)
+    good = (timing for timing in timings if timing.model_step_s <= EQUAL * least)
+    return min(good, key=lambda timing: timing.size)
 
 
 def measure(lab: Lab, size: int) -> Timing:
@@ -107,7 +124,8 @@ def measure(lab: Lab, size: int) -> Timing:
     _wait(lab.device)
     tested = time.perf_counter()
     step_s = (trained - timed.started) / timed.num_steps
-    return Timing(size, step_s, (tested - trained) / count, _peak_bytes(lab.device) - before)
+    added = _peak_bytes(lab.device) - before
+    return Timing(size, step_s, (tested - trained) / count, added, lab.compiled)
 
 
 def cache_directory() -> Path:
@@ -141,12 +159,15 @@ def _key(lab: Lab, largest: int, processes: int) -> str:
 
 def _fits(measured: Timing, size: int, processes: int, device: torch.device) -> bool:
     """Whether packs of a larger size will leave memory to others."""
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     needed = measured.memory_bytes * size / measured.size * processes
-    return needed <= MEMORY_SHARE * free
+    return needed <= MEMORY_SHARE * free_bytes(device)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of the device that nobody uses."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _peak_bytes(device: torch.device) -> int:

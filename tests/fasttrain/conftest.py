@@ -1,5 +1,7 @@
 """A grid small enough to run in seconds, and a way to run command lines in this process."""
 
+import os
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +26,11 @@ plr = [1e-2, 1e-1]
 flr = [1e-2]
 k = [2, 3]
 """
+
+
+# What is measured here is kept here: in a cache directory that every test's processes share.
+_CACHE = tempfile.TemporaryDirectory(prefix="fasttrain-tests-")
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 
 class Outcome(NamedTuple):

@@ -1,0 +1,89 @@
+"""Choosing by measurement: what is measured, what follows from it, and what overrides it."""
+
+import json
+
+import pytest
+from torch import nn
+
+import fasttrain as package
+from fasttrain import tuning
+from fasttrain.models import ImageClassifier
+from fasttrain.tuning import Timing, fastest
+
+
+def timing(size: int, per_model_ms: float, *, compiled: bool = False) -> Timing:
+    return Timing(size, size * per_model_ms / 1e3, 0.001, 1_000_000 * size, compiled)
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path) -> list[int]:
+    """An empty cache, and made-up timings in place of measured ones: the sizes asked for."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    sizes: list[int] = []
+    per_model_ms = {1: 4.0, 2: 2.0, 4: 1.0, 8: 0.99, 16: 3.0}
+
+    def measure(lab, size):
+        sizes.append(size)
+        return timing(size, per_model_ms.get(size, 1.0))
+
+    monkeypatch.setattr(tuning, "measure", measure)
+    return sizes
+
+
+def test_of_packs_about_as_fast_the_smallest_is_chosen():
+    assert fastest([timing(1, 4), timing(4, 1.02), timing(8, 1.0), timing(16, 3)]).size == 4
+    assert fastest([timing(4, 1.0), timing(4, 0.5, compiled=True)]).compiled
+
+
+def test_the_search_ends_when_packs_get_slower_and_is_done_once(
+    fasttrain, tiny, tmp_path, measured
+):
+    grid = ("sweep", tiny, "--plr", "1e-3:1e-1:40", "--flr", "1e-3", "--k", "none", "--dry-run")
+    outcome = fasttrain(*grid)
+    assert measured == [1, 2, 4, 8, 16]
+    assert "packs of up to 4 in this process" in outcome.out
+    assert "in packs of 1: 4, 2: 2, 4: 1, 8: 0.99, 16: 3" in outcome.out
+    assert fasttrain(*grid).out == outcome.out
+    assert measured == [1, 2, 4, 8, 16]
+    (kept,) = (tmp_path / "cache" / "fasttrain" / "tuning").iterdir()
+    assert [entry["size"] for entry in json.loads(kept.read_text())["timings"]] == measured
+    assert fasttrain(*grid, "--batch-size", "32").code == 0
+    assert len(measured) == 10
+
+
+def test_packs_that_would_not_fit_are_not_tried(fasttrain, tiny, monkeypatch, measured):
+    # What a pack of one adds, and the free memory: two fit, four do not.
+    monkeypatch.setattr(tuning, "free_bytes", lambda device: 6_000_000)
+    assert fasttrain("sweep", tiny, "--plr", "1e-3:1e-1:40", "--dry-run").code == 0
+    assert measured == [1, 2]
+
+
+def test_a_given_size_is_taken_without_measuring(fasttrain, tiny, measured):
+    outcome = fasttrain("sweep", tiny, "--pack", "1", "--quiet")
+    assert outcome.code == 0 and measured == []
+
+
+@pytest.mark.parametrize("option", ["--pack", "--processes"])
+def test_no_pack_and_no_process_are_refused(fasttrain, tiny, option):
+    outcome = fasttrain("sweep", tiny, option, "0")
+    assert outcome.code == 2 and option.strip("-") in outcome.err
+
+
+def test_compiled_networks_give_the_same_results(fasttrain, tiny, tmp_path, monkeypatch):
+    compiled = []
+
+    def compile_quickly(self, **options):
+        compiled.append(self.num_models)
+        nn.Module.compile(self, backend="eager", dynamic=options["dynamic"])
+
+    monkeypatch.setattr(ImageClassifier, "compile", compile_quickly)
+    grid = ("sweep", tiny, "--plr", "1e-3,2e-3", "--k", "2", "--pack", "2")
+    assert fasttrain(*grid, "--store", "eager", "--compile", "off").code == 0
+    assert not compiled
+    outcome = fasttrain(*grid, "--store", "compiled", "--compile", "on")
+    assert outcome.code == 0 and "compiled" in outcome.out
+    assert 2 in compiled
+    eager, ours = (package.load(tmp_path / name) for name in ("eager", "compiled"))
+    assert eager["stage"].equals(ours["stage"])
+    # Rounding, amplified by four epochs of three steps.
+    assert (eager["train_loss"] - ours["train_loss"]).abs().max() < 1e-3
