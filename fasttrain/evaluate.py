@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fasttrain_data import ResidentLoader
+from fasttrain_data import Loader
 
 from .precision import autocast
 
@@ -46,9 +46,7 @@ def score(
     return Score(loss_sum / count, correct.double() / count)
 
 
-def test_score(
-    model: nn.Module, loader: ResidentLoader, precision: str, device: torch.device
-) -> Score:
+def test_score(model: nn.Module, loader: Loader, precision: str, device: torch.device) -> Score:
     """Score on the test set in eval mode; the model is left in train mode."""
     model.eval()
     result = score(model, loader.epoch(0), precision, device)

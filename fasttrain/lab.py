@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from fasttrain_data import Augment, ImageData, ResidentLoader, open_loader
+from fasttrain_data import Augment, ImageData, Loader, open_loader
 from fasttrain_kernels import SphereSGD
 
 from .config import Config
@@ -24,7 +24,7 @@ class Lab:
     device: torch.device
     precision: str
     provenance: dict[str, str | None]
-    test_loader: ResidentLoader = field(init=False)
+    test_loader: Loader = field(init=False)
 
     def __post_init__(self) -> None:
         self.test_loader = open_loader(
@@ -53,7 +53,7 @@ class Lab:
         """Number of conv filters: groups whose norms are tracked."""
         return sum(weight.shape[0] for weight in self.new_model(0).sphere_parameters())
 
-    def train_loader(self, seed: int) -> ResidentLoader:
+    def train_loader(self, seed: int) -> Loader:
         """The training batches of a seed."""
         data = self.config.data
         augment = Augment(flip=data.flip, crop_padding=data.crop_padding)

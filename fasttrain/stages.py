@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fasttrain_data import ImageData, ResidentLoader
+from fasttrain_data import ImageData, Loader
 from fasttrain_kernels import SphereSGD
 
 from .evaluate import reestimate_batch_norm_
@@ -166,7 +166,7 @@ def _train(
     lab: Lab,
     model: ImageClassifier,
     optimizer: SphereSGD,
-    loader: ResidentLoader,
+    loader: Loader,
     progress: Progress,
     on_epoch: OnEpoch,
 ) -> bool:
@@ -193,7 +193,7 @@ def _train(
 
 
 def _result(
-    stage: Stage, lab: Lab, model: ImageClassifier, loader: ResidentLoader, progress: Progress
+    stage: Stage, lab: Lab, model: ImageClassifier, loader: Loader, progress: Progress
 ) -> dict[str, float]:
     """The stage's final figures: its last epoch, or the scores of its average.
 
