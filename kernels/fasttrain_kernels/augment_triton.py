@@ -22,6 +22,9 @@ BLOCK = 1024
 MAX_BLOCKS = 16
 """Of one program: enough that drawing its words costs little."""
 
+LAUNCH = {"num_warps": 4, "enable_fp_fusion": False}
+"""Compile options."""
+
 FLIP = tl.constexpr(streams.FLIP)
 CROP_Y = tl.constexpr(streams.CROP_Y)
 CROP_X = tl.constexpr(streams.CROP_X)
@@ -105,7 +108,7 @@ def augment(
         seed - 2**64 if seed >= 2**63 else seed,
         epoch,
         **constants(height, width, channels, flip=flip, padding=padding, cutout=cutout),
-        num_warps=4,
+        **LAUNCH,
     )
 
 

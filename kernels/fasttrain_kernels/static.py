@@ -113,7 +113,7 @@ def cases() -> list[Case]:
         Case(
             name="augment",
             kernel=augment_triton._augment_kernel,
-            constants={**augment, "num_warps": 4},
+            constants=augment | augment_triton.LAUNCH,
         )
     )
     return made

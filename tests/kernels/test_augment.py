@@ -116,7 +116,7 @@ table = byte_table(torch.ones(3, dtype=torch.float64), torch.ones(3, dtype=torch
 expected = augment(images, rows, table, flip=True).numpy()
 child = os.fork()
 if child == 0:
-    os._exit((augment(images, rows, table, flip=True).numpy() != expected).any())
+    os._exit(int((augment(images, rows, table, flip=True).numpy() != expected).any()))
 assert os.waitpid(child, 0)[1] == 0
 """
 
