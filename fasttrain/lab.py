@@ -63,6 +63,7 @@ class Lab:
             batch_size=self.config.training.batch_size,
             seed=seed,
             augment=augment if data.flip or data.crop_padding else None,
+            loader=data.loader,
             device=self.device,
         )
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from fasttrain_data import DataError, DataUnavailable, ImageData
-from fasttrain_data import load as load_data
+from fasttrain_data import DataError, ImageData
 
 from .config import Config, RunOptions
+from .datasets import load_images
 from .errors import EnvironmentProblem, UsageError
 from .estimate import estimate
 from .files import is_empty, parquet, write_atomically
@@ -82,31 +82,10 @@ def report(path: Path) -> int:
     return 0
 
 
-def describe_data(dataset: str, root: Path | None) -> int:
-    """Print what a data set holds; returns the exit code."""
-    data = _load(dataset, root)
-    height, width, channels = data.train_images.shape[1:]
-    counts = Counter(data.train_labels.tolist())
-    per_class = sorted({counts[label] for label in range(data.num_classes)})
-    lines = {
-        "name": data.name,
-        "training images": len(data.train_images),
-        "test images": len(data.test_images),
-        "shape (H, W, C)": f"{height} x {width} x {channels}, uint8",
-        "classes": f"{data.num_classes}: {', '.join(data.class_names)}",
-        "training images per class": " to ".join(str(c) for c in (per_class[0], per_class[-1])),
-        "mean": ", ".join(f"{value:.4f}" for value in data.mean),
-        "std": ", ".join(f"{value:.4f}" for value in data.std),
-        "digest": data.digest,
-    }
-    for key, value in lines.items():
-        print(f"{key:26}{value}")
-    return 0
-
-
 def _images(config: Config, root: Path | None) -> ImageData:
     try:
-        data = _load(config.data.dataset, root).subset(config.data.n_train, config.data.n_test)
+        data = load_images(config.data.dataset, root)
+        data = data.subset(config.data.n_train, config.data.n_test)
     except DataError as error:
         raise UsageError(str(error)) from None
     size = min(data.train_images.shape[1:3])
@@ -115,15 +94,6 @@ def _images(config: Config, root: Path | None) -> ImageData:
             f"crop_padding = {config.data.crop_padding}: images have {size} pixels a side"
         )
     return data
-
-
-def _load(dataset: str, root: Path | None) -> ImageData:
-    try:
-        return load_data(dataset, root)
-    except DataError as error:
-        raise UsageError(str(error)) from None
-    except DataUnavailable as error:
-        raise EnvironmentProblem(str(error)) from None
 
 
 def _print_plan(stages: list[Stage], lab: Lab, console: Console) -> None:

@@ -6,6 +6,7 @@ the loader refuses.
 """
 
 import hashlib
+import io
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -159,11 +160,11 @@ class _Samples:
 
 
 def _jpeg(image: np.ndarray) -> bytes:
-    import torch
-    from torchvision.io import encode_jpeg
+    from PIL import Image
 
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
-    return encode_jpeg(pixels, quality=JPG_QUALITY).numpy().tobytes()
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=JPG_QUALITY)
+    return buffer.getvalue()
 
 
 def checksums(path: Path | int, num_samples: int, mode: Mode) -> tuple[int, str, str]:
