@@ -13,7 +13,7 @@ from .errors import EnvironmentProblem, UsageError
 
 def load_images(dataset: str, root: Path | None) -> ImageData:
     """The data set of a name or path; problems are errors of the command line."""
-    with _one_line_errors():
+    with one_line_errors():
         return load(dataset, root)
 
 
@@ -23,7 +23,7 @@ def write(
     """Write a split of a data set as an FFCV file; returns the exit code."""
     if out.suffix != ".beton":
         raise UsageError(f"{out}: the name of an FFCV file ends in .beton")
-    with _one_line_errors():
+    with one_line_errors():
         manifest = write_beton(load(dataset, root), out, split=split, mode=mode)
     _print_manifest(out, manifest)
     return 0
@@ -32,7 +32,7 @@ def write(
 def inspect(source: str, root: Path | None) -> int:
     """Print what a data set, or an FFCV file by its manifest, holds; returns the exit code."""
     if source.endswith(".beton"):
-        with _one_line_errors():
+        with one_line_errors():
             beton = Beton(source, "fast")
         _print_manifest(beton.path, beton.manifest)
     else:
@@ -42,14 +42,15 @@ def inspect(source: str, root: Path | None) -> int:
 
 def verify(path: Path) -> int:
     """Check every byte of an FFCV file; returns the exit code."""
-    with _one_line_errors():
+    with one_line_errors():
         manifest = Beton(path, "full").manifest
     print(f"{path} is sound: {manifest.num_samples} images, {manifest.size} bytes")
     return 0
 
 
 @contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
+def one_line_errors() -> Iterator[None]:
+    """Turn errors of `fasttrain_data` into those that the command line prints in one line."""
     try:
         yield
     except DataError as error:

@@ -10,7 +10,7 @@ from rich.console import Console
 from fasttrain_data import DataError, ImageData
 
 from .config import Config, RunOptions
-from .datasets import load_images
+from .datasets import load_images, one_line_errors
 from .errors import EnvironmentProblem, UsageError
 from .estimate import estimate
 from .files import is_empty, parquet, write_atomically
@@ -56,6 +56,10 @@ def sweep(
     store = Store(path) if dry_run and fresh else Store.open(path, create=not dry_run)
     lab = Lab(config, data, store, device, precision, provenance(device, precision, command))
     stages = build(config, setup_sections(config, data, precision), seeds)
+    with one_line_errors():
+        batches = f"batches: {lab.train_loader(0).explain()}"
+    if not options.quiet:
+        console.print(batches, highlight=False, soft_wrap=True)
     if dry_run:
         _print_plan(stages, lab, console)
         return 0
