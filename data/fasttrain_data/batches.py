@@ -7,6 +7,7 @@ the loader, the batch size, `drop_last`, workers or the device.
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -143,7 +144,7 @@ class Loader:
             return epoch_order(self.num_samples, self.settings.seed, epoch, device)
         return torch.arange(self.num_samples, device=device)
 
-    def _draws(self, epoch: int) -> dict[str, int]:
+    def _draws(self, epoch: int) -> dict[str, Any]:
         """Return what the augmentation is keyed by and consists of."""
         augment = self.settings.augment
         return {

@@ -161,7 +161,7 @@ class Beton:
         breaks = np.flatnonzero(np.diff(self.pointers) != self.sizes[:-1]) + 1
         bounds = [0, *breaks.tolist(), len(images)]
         for first, last in zip(bounds[:-1], bounds[1:], strict=True):
-            buffer = memoryview(images[first:last]).cast("B")
+            buffer = images[first:last].data.cast("B")
             position = int(self.pointers[first])
             while buffer:
                 count = os.preadv(self.descriptor, [buffer], position)

@@ -15,7 +15,7 @@ import dataclasses
 import importlib.util
 import os
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import numba
@@ -141,7 +141,7 @@ class FfcvLoader(Loader):
                 # Whoever abandons the epoch ends the worker here.
                 yield images, labels[batch]
 
-    def _pixels(self, order: np.ndarray) -> Iterator[Tensor]:
+    def _pixels(self, order: np.ndarray) -> Generator[Tensor, None, None]:
         """Yield the bytes of every batch on the device; the next one overwrites them on a CPU."""
         with _threads_kept():
             worker = self._iterator(self._ffcv, order.astype(np.uint64))
