@@ -1,4 +1,4 @@
-"""The Triton augmentation against the reference; run by `test_augment_triton.py`, or by hand:
+"""The Triton augmentation against the reference; run by `test_triton_kernels.py`, or by hand:
 
 TRITON_INTERPRET=1 pytest tests/kernels/augment_triton_cases.py
 """

@@ -1,9 +1,5 @@
-"""The Triton augmentation: its cases in a process of their own, what it compiles to, its launch."""
+"""The Triton augmentation: what it compiles to, and its launch."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,25 +9,6 @@ pytest.importorskip("triton", reason="Triton is not installed here")
 
 from fasttrain_kernels import augment_triton, static  # noqa: E402
 from fasttrain_kernels.augment import augment, byte_table  # noqa: E402
-
-CASES = Path(__file__).with_name("augment_triton_cases.py")
-NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
-
-
-def run_cases(environment):
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-x", str(CASES)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_cases_hold_in_the_interpreter():
-    run_cases({**os.environ, "TRITON_INTERPRET": "1"})
-
-
-@pytest.mark.gpu
-@NO_GPU
-def test_cases_hold_on_the_device():
-    run_cases({k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"})
 
 
 @pytest.mark.parametrize("target", static.TARGETS)
