@@ -5,6 +5,7 @@ compiled loop serves all types of a width. The compiled code is kept on disk bet
 """
 
 import os
+import threading
 from typing import Any
 
 import numba
@@ -22,7 +23,6 @@ from .augment_words import (
     MULTIPLIERS,
     NUM_ROUNDS,
 )
-from .cpu import _lock
 
 GRAIN = 2**17
 """Values that are worth a thread: waking one takes some 50 us, as long as these."""
@@ -39,6 +39,9 @@ ONLY_PRANGE = dict.fromkeys(
 PARALLEL: dict[str, Any] = {**OPTIONS, "parallel": {**ONLY_PRANGE, "prange": True}}
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+# numba's fallback thread pool takes one caller at a time.
+_lock = threading.Lock()
 
 # GNU OpenMP kills a forked child that enters a parallel region: such a process uses one thread.
 _OWNER = os.getpid()
@@ -78,7 +81,6 @@ def augment(
     if num_threads == 1 or os.getpid() != _OWNER:
         _some_images(*arguments, 0, len(out))
         return
-    # numba's fallback thread pool takes one caller at a time.
     with _lock:
         numba.set_num_threads(num_threads)
         _all_images(*arguments, num_threads * PARTS_PER_THREAD)
