@@ -6,7 +6,8 @@ that the two agree bit for bit. The order is handed to FFCV for every epoch.
 
 Its faults are kept out: it never sees a file that its manifest does not vouch for; images are read
 with `pread`, which reports a short read where a memory map ends the process; a worker that dies is
-an error, and one whose epoch is abandoned is ended; torch's number of threads is put back.
+an error, and one whose epoch is abandoned is ended; torch's number of threads is put back, and the
+types that numba shares are kept from it.
 """
 
 import contextlib
@@ -72,6 +73,22 @@ def _threads_kept() -> Iterator[None]:
         numba.set_num_threads(before[1])
 
 
+@contextlib.contextmanager
+def _types_kept() -> Iterator[None]:
+    """Keep FFCV from changing the type of byte arrays that all of numba shares.
+
+    Its memory manager makes `uint8[::1]` read-only in place; the type's hash changes with that, and
+    every table of compiled functions that it is a key of breaks. While the shared one looks like no
+    other, FFCV is given one of its own.
+    """
+    shared: Any = numba.types.uint8[::1]
+    shared.mutable = None
+    try:
+        yield
+    finally:
+        shared.mutable = True
+
+
 def checked_workers(workers: int) -> int:
     """Return the number of threads that decode: at most one per core that this process may use.
 
@@ -102,7 +119,7 @@ class FfcvLoader(Loader):
         self._beton = beton
         ffcv = import_ffcv()
         decoder = _decoder(ffcv, beton)
-        with _threads_kept():
+        with _threads_kept(), _types_kept():
             self._ffcv = ffcv.loader.Loader(
                 # The file that was checked, whatever lies at its path by now.
                 f"/proc/self/fd/{beton.descriptor}",

@@ -6,6 +6,7 @@ import resource
 import threading
 import time
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -179,6 +180,21 @@ def test_torch_keeps_its_threads(path):
     for _ in loader.epoch(0):
         assert torch.get_num_threads() == before
     assert torch.get_num_threads() == before
+
+
+def test_numba_goes_on_compiling(path):
+    @numba.njit
+    def count(array):
+        return len(array)
+
+    shared = numba.types.uint8[::1]
+    assert count(np.zeros(3, np.uint8)) == 3
+    for _ in range(2):
+        loader = open_ffcv(path)
+        next(loader.epoch(0))
+        assert numba.types.uint8[::1] is shared and shared.mutable
+    assert count(np.zeros(4, np.uint16)) == 4
+    assert len(count.nopython_signatures) == 2
 
 
 @pytest.mark.parametrize("workers", [0, -1])
