@@ -8,7 +8,7 @@ demo: $(INSTALLED)
 	$(BIN)/fasttrain sweep digits
 
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(BIN)/pytest -rs
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -27,4 +27,8 @@ $(INSTALLED): pyproject.toml
 		|| { echo "fasttrain needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@if pkg-config --exists opencv4 libturbojpeg 2>/dev/null; then \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[ffcv]' \
+		|| echo "FFCV could not be built here: its tests will be skipped"; \
+	else echo "no OpenCV and turbojpeg here (pkg-config): FFCV is left out, its tests skipped"; fi
 	touch $@

@@ -45,14 +45,6 @@ def network(model: str, width: int) -> tuple[torch.nn.Module, SphereSGD]:
     return net, SphereSGD(net.named_sphere_parameters(), elr=1e-4)
 
 
-@pytest.mark.parametrize("augment", [False, True], ids=["plain", "flip and crop"])
-@pytest.mark.benchmark(group="one epoch of batches, 2,000 images of 32x32")
-def bench_loader(benchmark, images, augment):
-    how = fasttrain_data.Augment(flip=True, crop_padding=4) if augment else None
-    loader = fasttrain_data.open_loader(images, batch_size=128, augment=how)
-    benchmark(lambda: sum(len(labels) for _, labels in loader.epoch(0)))
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(("model", "width"), [("convnet", 16), ("resnet18", 8)])
 @pytest.mark.benchmark(group="four steps of batch 64")

@@ -45,8 +45,9 @@ usage: fasttrain COMMAND ...
   sweep PRESET|FILE.toml   run a grid of pre-training x fine-tuning learning rates
   train PRESET|FILE.toml   run one cell of it
   report STORE             rebuild tables, figures and report.html of a store
-  data DATASET             fetch a data set and say what it holds
-  bench kernels            time the optimiser's step against other ways to take it
+  data inspect DATASET     fetch a data set, or open a .beton file, and say what it holds
+  data write DATASET FILE  write it as an FFCV file; data verify FILE checks every byte of one
+  bench kernels|data       time the optimiser's step, or the loaders, against others
 
 presets: {presets}
 fasttrain COMMAND --help tells more.
@@ -94,25 +95,54 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data:
-    """Fetch a data set if it is not there yet, and say what it holds."""
+class DataWrite:
+    """Write one split of a data set as an FFCV file, with a manifest beside it."""
 
     dataset: Positional[str]
     """digits, cifar10, cifar100, fashion-mnist, or the path of an .npz file"""
+    out: Positional[Path]
+    """the file to write, *.beton"""
+    split: Literal["train", "test"] = "train"
+    """which images"""
+    mode: Literal["raw", "jpg"] = "raw"
+    """raw is exact, jpg smaller"""
     data_root: Path | None = None
     """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
-    """Time the optimiser's step against other ways to take it, on this machine's CPU."""
+class DataInspect:
+    """Fetch a data set if it is not there yet, and say what it, or an FFCV file, holds."""
 
-    what: Positional[Literal["kernels"]] = "kernels"
+    source: Positional[str]
+    """digits, cifar10, cifar100, fashion-mnist, or the path of an .npz or .beton file"""
+    data_root: Path | None = None
+    """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataVerify:
+    """Check every byte of an FFCV file against its manifest."""
+
+    file: Positional[Path]
+    """the .beton file"""
+
+
+DATA_ACTIONS = {"write": DataWrite, "inspect": DataInspect, "verify": DataVerify}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Time the optimiser's step, or the loaders, against others, on this machine's CPU."""
+
+    what: Positional[Literal["kernels", "data"]] = "kernels"
     """what to time"""
     only: str | None = None
     """one of resnet18-64, resnet18-32, convnet-32, pack; all of them if not given"""
-    rounds: int = 31
-    """how often every variant is timed, in turn"""
+    rounds: int | None = None
+    """how often every variant is timed, in turn; 31 steps or 11 epochs if not given"""
+    dataset: str | None = None
+    """of bench data: a data set's name or path; generated images of CIFAR's size if not given"""
     compile: bool = True
     """time torch.compile too (needs a C++ compiler, and a minute)"""
     static: FlagCreatePairsOff[bool] = False
@@ -232,16 +262,35 @@ def _report(arguments: list[str]) -> int:
 
 
 def _data(arguments: list[str]) -> int:
-    command = _parse(Data, "data", arguments)
-    from .session import describe_data
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: fasttrain data {'|'.join(DATA_ACTIONS)} ...; --help after one tells more")
+        return 0 if arguments else 2
+    action, *rest = arguments
+    if action not in DATA_ACTIONS:
+        raise UsageError(
+            f"data: {action!r} is no action{nearest(action, DATA_ACTIONS)}; allowed are"
+            f" {', '.join(DATA_ACTIONS)}, as in: fasttrain data inspect {action}"
+        )
+    command = _parse(DATA_ACTIONS[action], f"data {action}", rest)
+    from . import datasets
 
-    return describe_data(command.dataset, command.data_root)
+    if isinstance(command, DataWrite):
+        root = command.data_root
+        return datasets.write(command.dataset, command.out, command.split, command.mode, root)
+    if isinstance(command, DataVerify):
+        return datasets.verify(command.file)
+    return datasets.inspect(command.source, command.data_root)
 
 
 def _bench(arguments: list[str]) -> int:
     command = _parse(Bench, "bench", arguments)
-    if command.rounds < 2:
+    rounds = command.rounds or (11 if command.what == "data" else 31)
+    if command.rounds is not None and command.rounds < 2:
         raise UsageError(f"--rounds {command.rounds}: must be at least 2")
+    if command.what == "data":
+        from .benchmarks_data import run as run_data
+
+        return run_data(command.dataset, rounds)
     if command.static:
         from fasttrain_kernels.static import table
 
@@ -255,7 +304,7 @@ def _bench(arguments: list[str]) -> int:
         )
     print(f"{about()}\n")
     names = list(CASES) if command.only is None else [command.only]
-    for text in tables(names, command.rounds, command.compile):
+    for text in tables(names, rounds, command.compile):
         print(text, flush=True)
     return 0
 

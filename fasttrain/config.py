@@ -36,6 +36,8 @@ class DataConfig:
     """augment by random horizontal flips"""
     crop_padding: Annotated[int, Strict(), Field(ge=0)] = 0
     """augment by random crops after padding by this many pixels"""
+    loader: Literal["auto", "resident", "ffcv"] = "auto"
+    """where batches come from: the device's memory, an FFCV file, or what fits; the same batches"""
 
 
 @dataclass(frozen=True, kw_only=True)

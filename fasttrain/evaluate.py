@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fasttrain_data import ResidentLoader
+from fasttrain_data import Loader
 
 from .models import ImageClassifier
 from .precision import autocast
@@ -55,7 +55,7 @@ def score(
 
 
 def score_test_set(
-    model: ImageClassifier, loader: ResidentLoader, precision: str, device: torch.device
+    model: ImageClassifier, loader: Loader, precision: str, device: torch.device
 ) -> Score:
     """Score on the test set in eval mode; the model is left in train mode."""
     model.eval()

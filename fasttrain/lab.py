@@ -13,7 +13,7 @@ from fasttrain_data import (
     DataError,
     DataUnavailable,
     ImageData,
-    ResidentLoader,
+    Loader,
     load,
     open_loader,
 )
@@ -44,7 +44,7 @@ class Lab:
     """whether runs that have diverged for good end early"""
     final_states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     """networks at the end of finished stages, by id: those that the next packs start from"""
-    test_loader: ResidentLoader = field(init=False)
+    test_loader: Loader = field(init=False)
 
     def __post_init__(self) -> None:
         self.test_loader = open_loader(
@@ -88,7 +88,7 @@ class Lab:
         """Names of the conv weights."""
         return [name for name, _ in self.new_model(0).named_sphere_parameters()]
 
-    def train_loader(self, seed: int) -> ResidentLoader:
+    def train_loader(self, seed: int) -> Loader:
         """The training batches of a seed."""
         data = self.config.data
         augment = Augment(flip=data.flip, crop_padding=data.crop_padding)
@@ -98,6 +98,7 @@ class Lab:
             batch_size=self.config.training.batch_size,
             seed=seed,
             augment=augment if data.flip or data.crop_padding else None,
+            loader=data.loader,
             device=self.device,
         )
 

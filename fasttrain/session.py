@@ -8,10 +8,11 @@ from rich.console import Console
 
 from .choice import choose
 from .config import Config, RunOptions
+from .datasets import one_line_errors
 from .errors import EnvironmentProblem
 from .estimate import estimate
 from .files import is_empty, parquet, write_atomically
-from .lab import Lab, load_images, open_lab
+from .lab import Lab, open_lab
 from .plan import KINDS, Stage, build, epochs_left, setup_sections, unshared_epochs
 from .precision import resolve_device, resolve_precision
 from .progress import ProgressView, duration
@@ -51,6 +52,10 @@ def sweep(
     if not (dry_run and fresh):
         Store.open(path, create=not dry_run)
     stages = build(config, setup_sections(config, lab.data, precision), seeds)
+    with one_line_errors():
+        batches = f"batches: {lab.train_loader(0).explain()}"
+    if not options.quiet:
+        console.print(batches, highlight=False, soft_wrap=True)
     if dry_run:
         _print_plan(stages, lab, options, console)
         return 0
@@ -80,28 +85,6 @@ def sweep(
 def report(path: Path) -> int:
     """Rebuild everything that is derived from a store; returns the exit code."""
     print(_write_report(Store.open(path, create=False)))
-    return 0
-
-
-def describe_data(dataset: str, root: Path | None) -> int:
-    """Print what a data set holds; returns the exit code."""
-    data = load_images(dataset, root)
-    height, width, channels = data.train_images.shape[1:]
-    counts = Counter(data.train_labels.tolist())
-    per_class = sorted({counts[label] for label in range(data.num_classes)})
-    lines = {
-        "name": data.name,
-        "training images": len(data.train_images),
-        "test images": len(data.test_images),
-        "shape (H, W, C)": f"{height} x {width} x {channels}, uint8",
-        "classes": f"{data.num_classes}: {', '.join(data.class_names)}",
-        "training images per class": " to ".join(str(c) for c in (per_class[0], per_class[-1])),
-        "mean": ", ".join(f"{value:.4f}" for value in data.mean),
-        "std": ", ".join(f"{value:.4f}" for value in data.std),
-        "digest": data.digest,
-    }
-    for key, value in lines.items():
-        print(f"{key:26}{value}")
     return 0
 
 

@@ -46,6 +46,6 @@ def test_the_wheel_holds_three_packages_and_imports_from_an_empty_directory(tmp_
     environment = {**os.environ, "PYTHONPATH": str(target)}
     code = USE.format(target=str(target))
     subprocess.run([sys.executable, "-c", code], cwd=empty, env=environment, check=True)
-    run = [sys.executable, "-m", "fasttrain", "data", "digits"]
+    run = [sys.executable, "-m", "fasttrain", "data", "inspect", "digits"]
     subprocess.run(run, cwd=empty, env=environment, check=True, capture_output=True)
     assert list(empty.iterdir()) == []

@@ -1,20 +1,31 @@
-"""Data sets as uint8 arrays, and loaders that keep them where the compute is."""
+"""Data sets as uint8 arrays, FFCV files of them, and loaders that keep up with the device."""
 
+from fasttrain_data.batches import Augment, Loader
+from fasttrain_data.beton import Beton
+from fasttrain_data.beton_writer import write_beton
 from fasttrain_data.errors import DataError, DataUnavailable
 from fasttrain_data.images import ImageData
+from fasttrain_data.labels import MappedLabels, RandomLabels, relabelled
+from fasttrain_data.loader import open_loader
+from fasttrain_data.manifest import Manifest
 from fasttrain_data.randomness import epoch_order
-from fasttrain_data.resident import Augment, ResidentLoader, open_loader
 from fasttrain_data.sources import DATASETS, cache_dir, load
 
 __all__ = [
     "DATASETS",
     "Augment",
+    "Beton",
     "DataError",
     "DataUnavailable",
     "ImageData",
-    "ResidentLoader",
+    "Loader",
+    "Manifest",
+    "MappedLabels",
+    "RandomLabels",
     "cache_dir",
     "epoch_order",
     "load",
     "open_loader",
+    "relabelled",
+    "write_beton",
 ]

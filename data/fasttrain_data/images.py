@@ -24,13 +24,20 @@ def channel_statistics(images: npt.NDArray[np.uint8]) -> tuple[list[float], list
     `images` is uint8 (N, H, W, C). The sums are exact integers, so that the floats, and with them
     the digest of a data set, are the same on every machine.
     """
+    counts = [np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])]
+    return statistics_of_counts(np.stack(counts))
+
+
+def statistics_of_counts(
+    counts: npt.NDArray[np.int64],  # (C, 256), how often each byte occurs
+) -> tuple[list[float], list[float]]:
+    """Return what `channel_statistics` does, from histograms."""
     values = range(256)
     means, stds = [], []
-    for channel in range(images.shape[-1]):
-        counts = np.bincount(images[..., channel].ravel(), minlength=256).tolist()
-        count = sum(counts)
-        total = sum(n * v for n, v in zip(counts, values, strict=True))
-        squares = sum(n * v * v for n, v in zip(counts, values, strict=True))
+    for channel in counts.tolist():
+        count = sum(channel)
+        total = sum(n * v for n, v in zip(channel, values, strict=True))
+        squares = sum(n * v * v for n, v in zip(channel, values, strict=True))
         means.append(total / (255 * count))
         stds.append(math.sqrt((squares * count - total * total) / (255 * count) ** 2))
     return means, stds

@@ -1,8 +1,8 @@
 """Counter-based random numbers: every draw is a function of (seed, epoch, sample index, use).
 
-Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011), in integer
-arithmetic on torch tensors, so that every device gives the same words. No state is kept: what a
-sample draws does not depend on batch size, position, worker or what was drawn before.
+Philox4x32-10 (`fasttrain_kernels.augment_words`) in integer arithmetic, so that every device and
+every backend gives the same words. No state is kept: what a sample draws does not depend on batch
+size, position, worker or what was drawn before.
 
     counter = (index low, index high, epoch, stream)      key = (seed low, seed high)
 
@@ -15,13 +15,10 @@ import torch
 from torch import Tensor
 
 from fasttrain_data.errors import DataError
+from fasttrain_kernels import augment_words
+from fasttrain_kernels.augment_words import MASK, Words, philox, uniform_integers
 
-MASK = 0xFFFFFFFF
-MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
-NUM_ROUNDS = 10
-
-Words = tuple[Tensor, Tensor, Tensor, Tensor]
+__all__ = ["Stream", "check_key", "epoch_order", "philox", "sample_words", "uniform_integers"]
 
 
 class Stream(IntEnum):
@@ -31,26 +28,12 @@ class Stream(IntEnum):
     """
 
     ORDER = 0
-    FLIP = 1
-    CROP_Y = 2
-    CROP_X = 3
+    FLIP = augment_words.FLIP
+    CROP_Y = augment_words.CROP_Y
+    CROP_X = augment_words.CROP_X
     SPLIT = 4
-
-
-def philox(counter: Words, key: tuple[int, int]) -> Words:
-    """Return the four output words of Philox4x32-10.
-
-    `counter` is four int64 tensors of one shape with values in [0, 2^32), `key` two such integers.
-    """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(NUM_ROUNDS):
-        # int64 products wrap modulo 2^64: both 32-bit halves survive in the masked bit pattern.
-        p0, p1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
-        high0, high1 = (p0 >> 32) & MASK, (p1 >> 32) & MASK
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, p1 & MASK, high0 ^ c3 ^ k1, p0 & MASK
-        k0, k1 = (k0 + KEY_INCREMENTS[0]) & MASK, (k1 + KEY_INCREMENTS[1]) & MASK
-    return c0, c1, c2, c3
+    CUTOUT = augment_words.CUTOUT
+    LABELS = 6
 
 
 def sample_words(
@@ -75,18 +58,6 @@ def check_key(seed: int, epoch: int) -> None:
         raise DataError(f"seed is {seed}, it must lie in 0..2^64-1")
     if not 0 <= epoch < 1 << 32:
         raise DataError(f"epoch is {epoch}, it must lie in 0..2^32-1")
-
-
-def uniform_integers(
-    words: Tensor,  # (...) int64, 32-bit words
-    num_values: int,  # 1..2^31
-) -> Tensor:
-    """Return integers in [0, num_values) by multiply-shift: floor(word * num_values / 2^32).
-
-    Each value has floor or ceil of 2^32 / num_values words, so its probability differs from
-    1 / num_values by less than 2^-32.
-    """
-    return (words * num_values) >> 32
 
 
 def epoch_order(

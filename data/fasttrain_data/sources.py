@@ -7,6 +7,7 @@ against its published MD5, into a cache directory where the files can also be pu
 import errno
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from fasttrain_data.errors import DataError, DataUnavailable, nearest
 from fasttrain_data.images import ImageData, as_floats, channel_statistics
@@ -37,14 +39,21 @@ class _Published:
 
     class_name: str
     folder: str  # below the cache directory, where torchvision looks for the archives
+    num_bytes: int  # of the archives together
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
 
 _PUBLISHED = {
-    "cifar10": _Published(class_name="CIFAR10", folder="", mean=CIFAR_MEAN, std=CIFAR_STD),
-    "cifar100": _Published(class_name="CIFAR100", folder="", mean=CIFAR_MEAN, std=CIFAR_STD),
-    "fashion-mnist": _Published(class_name="FashionMNIST", folder="FashionMNIST/raw"),
+    "cifar10": _Published(
+        class_name="CIFAR10", folder="", num_bytes=170_498_071, mean=CIFAR_MEAN, std=CIFAR_STD
+    ),
+    "cifar100": _Published(
+        class_name="CIFAR100", folder="", num_bytes=169_001_437, mean=CIFAR_MEAN, std=CIFAR_STD
+    ),
+    "fashion-mnist": _Published(
+        class_name="FashionMNIST", folder="FashionMNIST/raw", num_bytes=30_878_645
+    ),
 }
 
 DATASETS: tuple[str, ...] = ("digits", *_PUBLISHED)
@@ -163,7 +172,8 @@ def _open(dataset_class: Any, name: str, root: Path) -> tuple[Any, Any]:
     except Exception:
         pass
     try:
-        return _construct(dataset_class, root, download=True)
+        with _only_one(name, root):
+            return _download(dataset_class, name, root)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             raise DataUnavailable(
@@ -171,6 +181,53 @@ def _open(dataset_class: Any, name: str, root: Path) -> tuple[Any, Any]:
                 f" set {CACHE_VARIABLE} to one that can be written"
             ) from error
         raise DataUnavailable(_advice(dataset_class, name, root, error)) from error
+
+
+def _download(dataset_class: Any, name: str, root: Path) -> tuple[Any, Any]:
+    """Fetch what is missing, after saying what that is, and return the train and test objects."""
+    try:
+        # Another process may have fetched it while this one waited.
+        return _construct(dataset_class, root, download=False)
+    except Exception:
+        pass
+    archives, url = _archives(dataset_class)
+    folder = root / _PUBLISHED[name].folder
+    if not all(_is_intact(folder / archive, md5) for archive, md5 in archives.items()):
+        print(
+            f"{name}: downloading {_PUBLISHED[name].num_bytes / 2**20:.0f} MiB"
+            f" ({', '.join(archives)}) from {url} to {folder}",
+            file=sys.stderr,
+        )
+    return _construct(dataset_class, root, download=True)
+
+
+@contextmanager
+def _only_one(name: str, root: Path) -> Iterator[None]:
+    """Let one process at a time download a data set; the others wait and find it there."""
+    root.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(root / f".{name}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        print(f"{name}: waiting for another process that downloads it", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _archives(dataset_class: Any) -> tuple[dict[str, str], str]:
+    """Return the MD5 of every archive by its name, and where they come from."""
+    if hasattr(dataset_class, "resources"):
+        return dict(dataset_class.resources), dataset_class.mirrors[0]
+    return {dataset_class.filename: dataset_class.tgz_md5}, dataset_class.url
+
+
+def _is_intact(path: Path, md5: str) -> bool:
+    from torchvision.datasets.utils import check_integrity
+
+    return check_integrity(path, md5)
 
 
 def _construct(dataset_class: Any, root: Path, *, download: bool) -> tuple[Any, Any]:
@@ -197,22 +254,14 @@ def _socket_timeout(timeout_s: float) -> Iterator[None]:
 
 def _advice(dataset_class: Any, name: str, root: Path, error: Exception) -> str:
     """Return one line that says which files to put where."""
-    from torchvision.datasets.utils import check_integrity
-
     folder = root / _PUBLISHED[name].folder
-    if hasattr(dataset_class, "resources"):
-        archives = dict(dataset_class.resources)
-        url = dataset_class.mirrors[0]
-    else:
-        archives = {dataset_class.filename: dataset_class.tgz_md5}
-        url = dataset_class.url
+    archives, url = _archives(dataset_class)
     # An unpacked file of an earlier run hides its archive from torchvision: it has to go as well.
     unwanted = [
         str(folder / path)
         for archive, md5 in archives.items()
         for path in (archive, archive.removesuffix(".gz"))
-        if (folder / path).is_file()
-        and not (path == archive and check_integrity(folder / path, md5))
+        if (folder / path).is_file() and not (path == archive and _is_intact(folder / path, md5))
     ]
     delete = f"delete {', '.join(unwanted)} (damaged or incomplete) and " if unwanted else ""
     reason = " ".join(str(error).split()) or type(error).__name__

@@ -14,7 +14,8 @@ minute, later ones are read from Triton's cache. It needs compiled kernels, so n
 | loads,stores | vector accesses in the code: how many of how many bits                        |
 | instructions | per element, in the smallest loop around the vector loads; where a chunk is   |
 |              | held in registers that loop is the whole kernel, so an upper bound            |
-| bytes        | of memory traffic per parameter, by the loads and stores of whole chunks      |
+| bytes        | of memory traffic per parameter, by the loads and stores of whole chunks; of  |
+|              | the augmentation per value, 4 of them from the table, which stays in a cache  |
 """
 
 import re
@@ -31,7 +32,7 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import group_sums, sgd_step, sphere_apply, sphere_step
+from . import augment_triton, group_sums, sgd_step, sphere_apply, sphere_step
 from .blocks import LAUNCH, block_options
 from .groups import CHUNK
 
@@ -54,6 +55,9 @@ _INTEGER_TABLES = {
     "p_first_block",
     "p_long_groups",
 }
+# Of the augmentation, whose values are moved as bits.
+_TYPES = {"p_images": "*u8", "p_rows": "*i64", "p_samples": "*i64", "seed": "i64", "epoch": "i64"}
+_TYPES |= {"p_out": "*i32", "p_table": "*i32"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +108,14 @@ def cases() -> list[Case]:
     made.append(Case(name="scale", kernel=sphere_step._scale_kernel, constants={}, other=bf16))
     finish = {"ACC": triton.language.float32, "SCALES": True, "num_warps": 4, **LAUNCH}
     made.append(Case(name="finish", kernel=group_sums._finish_kernel, constants=finish))
+    augment = augment_triton.constants(32, 32, 3, flip=True, padding=4, cutout=8)
+    made.append(
+        Case(
+            name="augment",
+            kernel=augment_triton._augment_kernel,
+            constants=augment | augment_triton.LAUNCH,
+        )
+    )
     return made
 
 
@@ -181,6 +193,8 @@ def _compile(kernel: Any, chosen: dict[str, Any], target: str) -> Any:
 def _type(name: str) -> str:
     if name.isupper():
         return "constexpr"
+    if name in _TYPES:
+        return _TYPES[name]
     if name in _ADDRESS_TABLES:
         return "*i64"
     if name in _INTEGER_TABLES:

@@ -59,6 +59,8 @@ def test_streams_keep_their_numbers():
         "CROP_Y": 2,
         "CROP_X": 3,
         "SPLIT": 4,
+        "CUTOUT": 5,
+        "LABELS": 6,
     }
 
 

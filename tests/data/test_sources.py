@@ -7,12 +7,14 @@ import pickle
 import re
 import socket
 import tarfile
+import threading
 from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torchvision.datasets
+from filelock import FileLock
 
 from fasttrain_data import DATASETS, DataError, DataUnavailable, cache_dir, load
 
@@ -195,6 +197,34 @@ def test_offline_says_which_file_to_put_where(tmp_path, offline):
     assert f"put {archives} (from " in message
     assert message.endswith(f" into {place / 'FashionMNIST' / 'raw'}")
     assert offline
+
+
+def test_a_download_is_announced_with_its_size_and_place(tmp_path, capsys):
+    unavailable("cifar10", tmp_path)
+    error = capsys.readouterr().err
+    assert error.startswith("cifar10: downloading 163 MiB (cifar-10-python.tar.gz) from https://")
+    assert error.rstrip().endswith(f"to {tmp_path}")
+
+
+def test_an_archive_that_is_there_is_not_announced(monkeypatch, tmp_path, capsys):
+    put_cifar(monkeypatch, tmp_path, "cifar10")
+    load("cifar10", tmp_path)
+    assert "downloading" not in capsys.readouterr().err
+
+
+def test_a_second_process_waits_for_the_download_and_uses_it(monkeypatch, tmp_path, capsys):
+    lock = FileLock(tmp_path / ".cifar10.lock")
+    lock.acquire()
+    loaded = []
+    other = threading.Thread(target=lambda: loaded.append(load("cifar10", tmp_path)))
+    other.start()
+    while "waiting for another process" not in capsys.readouterr().err:
+        other.join(0.01)
+        assert other.is_alive()
+    put_cifar(monkeypatch, tmp_path, "cifar10")
+    lock.release()
+    other.join(60)
+    assert len(loaded) == 1
 
 
 def test_a_damaged_archive_is_named(monkeypatch, tmp_path):

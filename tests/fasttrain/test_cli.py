@@ -45,7 +45,14 @@ MISTAKES = [
     (["report"], "directory of the results (required)"),
     (["bench", "--only", "packs"], "'packs' (did you mean 'pack'?); allowed are resnet18-64"),
     (["bench", "--rounds", "1"], "--rounds 1: must be at least 2"),
-    (["data", "dgits"], "did you mean 'digits'"),
+    (["data", "inspect", "dgits"], "did you mean 'digits'"),
+    (["data", "inspct", "digits"], "'inspct' is no action (did you mean 'inspect'?)"),
+    (["data", "inspect", "no.beton"], "no.beton cannot be read: No such file"),
+    (["data", "verify", "no.beton"], "no.beton cannot be read: No such file"),
+    (["data", "write", "digits", "x.bin"], "x.bin: the name of an FFCV file ends in .beton"),
+    (["data", "write", "digits", "x.beton", "--mode", "png"], "png"),
+    (["data", "write", "digits", "x.beton", "--mode", "jpg"], "mode 'jpg' needs 3 channels"),
+    (["sweep", "digits", "--loader", "ffvc"], "ffvc"),
 ]
 
 
@@ -91,9 +98,10 @@ def test_help_comes_for_every_command(fasttrain, capsys):
     overview = fasttrain("--help")
     assert overview.code == 0 and "digits" in overview.out
     assert fasttrain().code == 2
-    for command in ("sweep", "train", "report", "data", "bench"):
+    assert "write|inspect|verify" in fasttrain("data", "--help").out
+    for command in ("sweep", "train", "report", "data inspect", "data write", "bench"):
         with pytest.raises(SystemExit) as stop:
-            fasttrain(command, "--help")
+            fasttrain(*command.split(), "--help")
         assert stop.value.code == 0
         assert f"fasttrain {command}" in capsys.readouterr().out
 
@@ -107,10 +115,25 @@ def test_help_shows_the_values_of_the_preset(fasttrain, capsys):
 
 
 def test_data_describes_a_set(fasttrain):
-    outcome = fasttrain("data", "digits")
+    outcome = fasttrain("data", "inspect", "digits")
     assert outcome.code == 0
     assert "8 x 8 x 1, uint8" in outcome.out
     assert "1437" in outcome.out
+
+
+def test_data_writes_inspects_and_verifies_a_file(fasttrain, tmp_path):
+    file = str(tmp_path / "digits.beton")
+    written = fasttrain("data", "write", "digits", file, "--split", "test")
+    assert written.code == 0
+    assert "digits, test" in written.out and "360, raw" in written.out
+    assert fasttrain("data", "inspect", file).out == written.out
+    assert fasttrain("data", "verify", file).out.startswith(f"{file} is sound: 360 images")
+    with open(file, "r+b") as content:
+        content.seek(2**23 + 5)
+        content.write(b"xyz")
+    outcome = fasttrain("data", "verify", file)
+    assert outcome.code == 2
+    assert "is damaged" in outcome.err and outcome.err.count("\n") == 1
 
 
 def test_a_console_without_utf8_and_a_live_terminal(tmp_path, tiny):

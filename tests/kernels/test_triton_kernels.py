@@ -1,4 +1,4 @@
-"""Runs the cases of `triton_cases.py` in processes of their own.
+"""Runs the cases of `triton_cases.py` and `augment_triton_cases.py` in processes of their own.
 
 Triton reads TRITON_INTERPRET when a kernel is defined, and what is defined for the interpreter
 cannot be compiled; so the two do not share a process.
@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
-CASES = Path(__file__).with_name("triton_cases.py")
+CASES = [Path(__file__).with_name(name) for name in ("triton_cases.py", "augment_triton_cases.py")]
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
 
 pytest.importorskip("triton", reason="Triton is not installed here")
 
 
 def run_cases(environment: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-x", str(CASES)]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-x", *map(str, CASES)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 

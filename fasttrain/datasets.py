@@ -1,0 +1,101 @@
+"""What `fasttrain data` does: write, inspect and verify data sets and FFCV files."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from fasttrain_data import Beton, DataError, DataUnavailable, ImageData, Manifest, load, write_beton
+
+from .errors import EnvironmentProblem, UsageError
+from .lab import load_images
+
+
+def write(
+    dataset: str, out: Path, split: str, mode: Literal["raw", "jpg"], root: Path | None
+) -> int:
+    """Write a split of a data set as an FFCV file; returns the exit code."""
+    if out.suffix != ".beton":
+        raise UsageError(f"{out}: the name of an FFCV file ends in .beton")
+    with one_line_errors():
+        manifest = write_beton(load(dataset, root), out, split=split, mode=mode)
+    _print_manifest(out, manifest)
+    return 0
+
+
+def inspect(source: str, root: Path | None) -> int:
+    """Print what a data set, or an FFCV file by its manifest, holds; returns the exit code."""
+    if source.endswith(".beton"):
+        with one_line_errors():
+            beton = Beton(source, "fast")
+        _print_manifest(beton.path, beton.manifest)
+    else:
+        _print_images(load_images(source, root))
+    return 0
+
+
+def verify(path: Path) -> int:
+    """Check every byte of an FFCV file; returns the exit code."""
+    with one_line_errors():
+        manifest = Beton(path, "full").manifest
+    print(f"{path} is sound: {manifest.num_samples} images, {manifest.size} bytes")
+    return 0
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn errors of `fasttrain_data` into those that the command line prints in one line."""
+    try:
+        yield
+    except DataError as error:
+        raise UsageError(str(error)) from None
+    except DataUnavailable as error:
+        raise EnvironmentProblem(str(error)) from None
+
+
+def _print_images(data: ImageData) -> None:
+    counts = Counter(data.train_labels.tolist())
+    per_class = sorted({counts[label] for label in range(data.num_classes)})
+    _print_lines(
+        {
+            "name": data.name,
+            "training images": len(data.train_images),
+            "test images": len(data.test_images),
+            **_about(data.train_images.shape[1:], data.class_names, data.mean, data.std),
+            "training images per class": " to ".join(str(c) for c in (per_class[0], per_class[-1])),
+            "digest": data.digest,
+        }
+    )
+
+
+def _print_manifest(path: Path, manifest: Manifest) -> None:
+    _print_lines(
+        {
+            "file": path,
+            "name": f"{manifest.name}, {manifest.split}",
+            "images": f"{manifest.num_samples}, {manifest.mode}",
+            **_about(manifest.shape, manifest.class_names, manifest.mean, manifest.std),
+            "bytes": manifest.size,
+            "sha256": manifest.sha256,
+        }
+    )
+
+
+def _about(
+    shape: Sequence[int],
+    class_names: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> dict[str, str]:
+    return {
+        "shape (H, W, C)": f"{' x '.join(map(str, shape))}, uint8",
+        "classes": f"{len(class_names)}: {', '.join(class_names)}",
+        "mean": ", ".join(f"{value:.4f}" for value in mean),
+        "std": ", ".join(f"{value:.4f}" for value in std),
+    }
+
+
+def _print_lines(lines: dict[str, object]) -> None:
+    for key, value in lines.items():
+        print(f"{key:26}{value}")

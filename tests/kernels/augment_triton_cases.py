@@ -1,0 +1,61 @@
+"""The Triton augmentation against the reference; run by `test_triton_kernels.py`, or by hand:
+
+TRITON_INTERPRET=1 pytest tests/kernels/augment_triton_cases.py
+"""
+
+import itertools
+import os
+
+import pytest
+import torch
+
+from fasttrain_kernels import augment_triton
+from fasttrain_kernels.augment import augment, byte_table
+
+DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+
+SHAPES = [(7, 9, 3), (8, 8, 1), (32, 32, 3), (80, 75, 3)]
+"""The last one takes two programs per image."""
+
+DRAWS = [
+    {"flip": flip, "padding": padding, "cutout": cutout}
+    for flip, padding, cutout in itertools.product((False, True), (0, 3), (0, 5))
+]
+
+
+def pair(shape, dtype, *, seed, epoch, **draws):
+    """The batch of the kernel, and of the reference on the host."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (6, *shape), dtype=torch.uint8, generator=generator)
+    rows = torch.tensor([5, 0, 3])
+    samples = torch.tensor([2**33 + 1, 0, 77])
+    mean = torch.linspace(0.2, 0.6, shape[2], dtype=torch.float64)
+    table = byte_table(mean, mean / 2, dtype)
+    expected = augment(
+        images, rows, table, samples=samples, backend="reference", seed=seed, epoch=epoch, **draws
+    )
+    out = torch.full((3, *shape), float("nan"), dtype=dtype, device=DEVICE)
+    given = (tensor.to(DEVICE) for tensor in (images, rows, samples, table))
+    augment_triton.augment(*given, out, seed=seed, epoch=epoch, **draws)
+    return out.permute(0, 3, 1, 2).cpu(), expected
+
+
+@pytest.mark.parametrize("draws", DRAWS, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_bits_are_the_references(shape, draws):
+    found, expected = pair(shape, torch.float32, seed=3, epoch=2, **draws)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_every_type(dtype):
+    found, expected = pair((7, 9, 3), dtype, seed=0, epoch=0, **DRAWS[-1])
+    assert found.dtype == dtype
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**31, 2**32 + 1, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("epoch", [0, 1, 2**32 - 1])
+def test_seeds_and_epochs_of_any_size(seed, epoch):
+    found, expected = pair((7, 9, 3), torch.float32, seed=seed, epoch=epoch, **DRAWS[-1])
+    assert torch.equal(found, expected)
