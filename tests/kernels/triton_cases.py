@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fasttrain_kernels import blocks as blocks_module
-from fasttrain_kernels import group_sums, reference, sgd_step, sphere_apply, sphere_step
+from fasttrain_kernels import group_sums, reference, scale, sgd_step, sphere_apply, sphere_step
 from fasttrain_kernels.groups import make_layout
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
@@ -272,7 +272,7 @@ class Launches:
 def test_number_of_launches(kind, long, monkeypatch):
     """Constant, for 80 tensors of 16 models as for one."""
     kernels = []
-    for module in (group_sums, sgd_step, sphere_apply, sphere_step):
+    for module in (group_sums, scale, sgd_step, sphere_apply, sphere_step):
         for name in ("_sums_kernel", "_finish_kernel", "_sgd_kernel", "_step_kernel",
                      "_apply_kernel", "_scale_kernel"):  # fmt: skip
             if hasattr(module, name):
@@ -315,7 +315,7 @@ def test_scale(output):
     )
     truth = problem.copy(torch.float64).thetas
     reference.scale_(truth, problem.layout, factor.double())
-    sphere_step.scale_(problem.thetas, problem.layout, factor, outputs)
+    scale.scale_(problem.thetas, problem.layout, factor, outputs)
     for found, exact in zip(outputs or problem.thetas, truth, strict=True):
         assert error(found, exact) <= TOLERANCES[output or torch.float32]
 
