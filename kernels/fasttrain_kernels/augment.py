@@ -7,6 +7,7 @@ and the three give the same bits. What a sample draws depends on (seed, epoch, s
 
 import functools
 import importlib.util
+import os
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,9 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 BACKENDS = {"numba": ("cpu",), "triton": ("cuda",), "reference": ()}
 """Device types of each backend; the reference takes any."""
+
+OWNER = os.getpid()
+"""The process that imported this; another one is a fork of it."""
 
 
 class ByteMap(NamedTuple):

@@ -11,16 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .augment import ByteMap
+from .augment import OWNER, ByteMap
 from .augment_words import MASK
 from .cpu_augment_kernels import Job, work
 from .cpu_team import worker
 
 GRAIN = 2**15
 """Values that are worth a thread: some 5 us."""
-
-# GNU OpenMP hangs a forked child that enters a parallel region: such a process uses one thread.
-_OWNER = os.getpid()
 
 
 def augment(
@@ -41,7 +38,8 @@ def augment(
     scale, shift, _ = values
     rows, samples = rows.contiguous(), samples.contiguous()
     threads = min(torch.get_num_threads(), 1 + out.numel() // GRAIN)
-    if os.getpid() != _OWNER:
+    if os.getpid() != OWNER:
+        # GNU OpenMP hangs a forked child that enters a parallel region.
         threads = 1
     # A line of scales, of shifts, and an image; whole lines of cache for each thread.
     size = -(-width * channels * (2 * scale.element_size() + height) // 64) * 64

@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -132,12 +133,25 @@ def test_nothing_is_returned_for_no_rows():
     assert augment(images, rows[:0], values, **ALL).shape == (0, 3, 7, 9)
 
 
+def test_several_callers_at_once(monkeypatch):
+    images, rows, values = problem((32, 32, 3))
+    expected = [augment(images, rows, values, epoch=epoch, **ALL) for epoch in range(8)]
+    monkeypatch.setattr(cpu_augment, "GRAIN", 1)
+    with ThreadPoolExecutor(4) as callers:
+        epochs = [*range(8)] * 10
+        found = callers.map(lambda e: augment(images, rows, values, epoch=e, **ALL), epochs)
+        for epoch, batch in zip(epochs, found, strict=True):
+            assert torch.equal(batch, expected[epoch])
+
+
 FORKED = """
 import os, torch
 from fasttrain_kernels.augment import augment, byte_map
 images, rows = torch.zeros(200, 32, 32, 3, dtype=torch.uint8), torch.arange(200)
 values = byte_map(torch.ones(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64))
-expected = augment(images, rows, values, flip=True).numpy()
+backend = {backend!r}
+# In the threads of torch either way.
+expected = augment(images, rows, values, flip=True, backend=backend).numpy()
 child = os.fork()
 if child == 0:
     os._exit(int((augment(images, rows, values, flip=True).numpy() != expected).any()))
@@ -145,9 +159,10 @@ assert os.waitpid(child, 0)[1] == 0
 """
 
 
-def test_a_forked_process_can_augment():
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+def test_a_forked_process_can_augment(backend):
     # GNU OpenMP hangs a child that enters a parallel region after its parent did.
-    command = [sys.executable, "-W", "ignore", "-c", FORKED]
+    command = [sys.executable, "-W", "ignore", "-c", FORKED.format(backend=backend)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
