@@ -43,7 +43,7 @@ class Lab:
     stop_diverged: bool = False
     """whether runs that have diverged for good end early"""
     final_states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    """networks at the end of finished stages, by id: those that the next packs start from"""
+    """networks at the end of pre-training, by stage: those that the next packs start from"""
     test_loader: Loader = field(init=False)
 
     def __post_init__(self) -> None:

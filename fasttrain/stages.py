@@ -284,7 +284,8 @@ def _finish(run: Run, scores: Tensor | None, lab: Lab) -> str:
     files = {METRICS: _metrics(run)}
     if scores is not None:
         files[STATE] = tensors_to_bytes(progress.tensors())
-        lab.final_states[run.stage.id] = progress.model
+        if run.stage.parent is None:
+            lab.final_states[run.stage.id] = progress.model
     lab.store.finish(run.stage.id, files, summary)
     return state
 

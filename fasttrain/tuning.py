@@ -5,6 +5,7 @@ faster per model or would not fit into memory. What was measured is kept in the 
 directory, by network, batch, device, arithmetic and versions, so that it is measured once.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -61,10 +62,10 @@ def measure_packs(lab: Lab, largest: int, processes: int) -> list[Timing]:
     Raises:
         EnvironmentProblem: not even one model can be run on this device.
     """
-    path = cache_directory() / "tuning" / f"{_key(lab, largest, processes)}.json"
-    if path.exists():
-        return [Timing(**entry) for entry in json.loads(path.read_bytes())["timings"]]
-    timings: list[Timing] = []
+    key = _key(lab, largest, processes)
+    timings = _kept(key)
+    if timings:
+        return timings
     for size in _sizes(largest):
         if timings and not _fits(timings[-1], size, processes, lab.device):
             break
@@ -79,19 +80,18 @@ def measure_packs(lab: Lab, largest: int, processes: int) -> list[Timing]:
         least = min(timing.model_step_s for timing in timings)
         if timings[-1].model_step_s > WORSE * least:
             break
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json_bytes({"timings": [asdict(timing) for timing in timings]}))
+    _keep(key, timings)
     return timings
 
 
 def measure_compiled(lab: Lab, size: int, processes: int) -> Timing:
     """The timing of a pack of compiled networks, from the cache if it has it."""
-    path = cache_directory() / "tuning" / f"{_key(lab, size, processes)}-compiled.json"
-    if not path.exists():
-        timing = measure(dataclasses.replace(lab, compiled=True), size)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json_bytes(asdict(timing)))
-    return Timing(**json.loads(path.read_bytes()))
+    key = f"{_key(lab, size, processes)}-compiled"
+    timings = _kept(key)
+    if not timings:
+        timings = [measure(dataclasses.replace(lab, compiled=True), size)]
+        _keep(key, timings)
+    return timings[0]
 
 
 def fastest(timings: Sequence[Timing]) -> Timing:
@@ -131,6 +131,24 @@ def measure(lab: Lab, size: int) -> Timing:
 def cache_directory() -> Path:
     """Where the user's programs keep what they can make again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fasttrain"
+
+
+def _kept(key: str) -> list[Timing]:
+    """What was measured before; nothing if that cannot be read."""
+    try:
+        content = json.loads((cache_directory() / "tuning" / f"{key}.json").read_bytes())
+        return [Timing(**entry) for entry in content["timings"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _keep(key: str, timings: list[Timing]) -> None:
+    """Keep what was measured, where the user's cache directory can be written."""
+    folder = cache_directory() / "tuning"
+    with contextlib.suppress(OSError, EnvironmentProblem):
+        folder.mkdir(parents=True, exist_ok=True)
+        content = json_bytes({"timings": [asdict(timing) for timing in timings]})
+        write_atomically(folder / f"{key}.json", content)
 
 
 def _sizes(largest: int) -> Iterator[int]:

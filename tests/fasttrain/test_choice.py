@@ -49,6 +49,16 @@ def test_the_search_ends_when_packs_get_slower_and_is_done_once(
     assert [entry["size"] for entry in json.loads(kept.read_text())["timings"]] == measured
     assert fasttrain(*grid, "--batch-size", "32").code == 0
     assert len(measured) == 10
+    kept.write_text("{")
+    assert fasttrain(*grid).out == outcome.out
+    assert len(measured) == 15
+
+
+def test_a_cache_that_cannot_be_written_only_costs_time(fasttrain, tiny, tmp_path, measured):
+    (tmp_path / "cache").write_text("a file where the directory would be")
+    for _ in range(2):
+        assert fasttrain("sweep", tiny, "--dry-run").code == 0
+    assert measured == [1, 2] * 2
 
 
 def test_packs_that_would_not_fit_are_not_tried(fasttrain, tiny, monkeypatch, measured):
