@@ -87,7 +87,8 @@ def test_compiled_networks_give_the_same_results(fasttrain, tiny, tmp_path, monk
         nn.Module.compile(self, backend="eager", dynamic=options["dynamic"])
 
     monkeypatch.setattr(ImageClassifier, "compile", compile_quickly)
-    grid = ("sweep", tiny, "--plr", "1e-3,2e-3", "--k", "2", "--pack", "2")
+    grid = ("sweep", tiny, "--plr", "1e-4,2e-4", "--flr", "1e-4", "--k", "2")
+    grid = (*grid, "--pack", "2")
     assert fasttrain(*grid, "--store", "eager", "--compile", "off").code == 0
     assert not compiled
     outcome = fasttrain(*grid, "--store", "compiled", "--compile", "on")
