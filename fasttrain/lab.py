@@ -71,6 +71,9 @@ class Lab:
         if self.compiled:
             # On CUDA with graphs: forward and backward pass are one launch each.
             graphs = self.device.type == "cuda"
+            # One per size of a pack, of a batch, and mode; without room for all it would run eager.
+            torch._dynamo.config.recompile_limit = 256
+            torch._dynamo.config.fail_on_recompile_limit_hit = True
             model.compile(mode="reduce-overhead" if graphs else None, dynamic=False)
         return model
 
@@ -148,6 +151,9 @@ def open_lab(
 ) -> Lab:
     """The lab of a sweep on one device, in whatever process."""
     set_exact_arithmetic()
+    if device.type == "cuda":
+        # Kernels are launched on the current device, whatever device their tensors are on.
+        torch.cuda.set_device(device)
     return Lab(
         config,
         configured_images(config, options.data_root),
