@@ -1,5 +1,6 @@
 """The numba backend against the reference, in fp64 and in what it stores."""
 
+import itertools
 import math
 
 import pytest
@@ -82,7 +83,7 @@ def assert_close(actual: list[Tensor], expected: list[Tensor]) -> None:
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9], ids=["", "momentum"])
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if case != "1e6"])
 def test_fp64_is_the_reference(case, mode, momentum):
     start = state(CASES[case])
     assert_close(
@@ -95,7 +96,8 @@ def test_fp64_is_the_reference(case, mode, momentum):
 @pytest.mark.parametrize("num_models", [3, 16])
 @pytest.mark.parametrize("mode", MODES)
 def test_packs_are_the_reference(mode, num_models, groups):
-    start = state([(num_models * rows, *rest) for rows, *rest in CASES["ragged"]])
+    shapes = CASES["ragged"] if num_models == 3 else CASES["ragged"][:3]
+    start = state([(num_models * rows, *rest) for rows, *rest in shapes])
     assert_close(
         take(cpu, mode, start, num_models, groups=groups),
         take(reference, mode, start, num_models, groups=groups),
@@ -125,9 +127,14 @@ def test_a_pack_is_its_models_one_by_one(mode):
             torch.testing.assert_close(whole.chunk(3)[1], part, rtol=RTOL, atol=RTOL)
 
 
-@pytest.mark.parametrize("grad_dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("case", ["27", "4608", "1e6", "ragged"])
+@pytest.mark.parametrize(
+    ("case", "grad_dtype"),
+    [
+        *itertools.product(["27", "4608", "ragged"], [torch.float32, torch.bfloat16]),
+        ("1e6", torch.float32),
+    ],
+)
 def test_fp32_errs_no_more_than_the_reference(case, mode, grad_dtype):
     start = state(CASES[case], torch.float32, grad_dtype)
     exact = take(reference, mode, tuple([t.double() for t in p] for p in start), 1)
