@@ -9,7 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fasttrain_kernels import cpu, cpu_team, reference
+from fasttrain_kernels import (
+    cpu,
+    cpu_describe,
+    cpu_kernels,
+    cpu_norm_kernels,
+    cpu_norm_runs,
+    cpu_norm_sums,
+    cpu_places,
+    cpu_team,
+    reference,
+)
 from fasttrain_kernels.groups import make_layout
 
 # fp64: both round a handful of operations per element, and sums of up to 1e6 in another order.
@@ -263,6 +273,25 @@ def test_angles_are_those_of_atan2():
         # Away from 0 and pi the angle is well conditioned.
         torch.testing.assert_close(found[3][50:-57], expected[3][50:-57], rtol=1e-12, atol=0)
     torch.testing.assert_close(cpu.describe(sums, eta, layout)[3][50:1950], angles[50:1950])
+
+
+def test_only_the_sums_of_blocks_may_be_reordered():
+    """Elsewhere the order of terms would be another one each time that the code is compiled."""
+    modules = (
+        cpu_describe,
+        cpu_kernels,
+        cpu_places,
+        cpu_norm_kernels,
+        cpu_norm_runs,
+        cpu_norm_sums,
+    )
+    free = {
+        name
+        for module in modules
+        for name, function in vars(module).items()
+        if "reassoc" in getattr(function, "targetoptions", {}).get("fastmath", ())
+    }
+    assert free == {"_sum_block"}
 
 
 def test_without_openmp_the_calling_thread_works_alone(monkeypatch):
