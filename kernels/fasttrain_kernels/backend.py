@@ -64,14 +64,14 @@ def choose_backend(tensors: Sequence[Tensor], name: str | None = None) -> str:
 def load_backend(name: str) -> Backend:
     """The backend of a name."""
     if name == "triton":
-        from . import group_sums, sgd_step, sphere_step
+        from . import group_sums, scale, sgd_step, sphere_step
 
         return Backend(
             name,
             sphere_step.sphere_step_,
             sgd_step.sgd_step_,
             group_sums.group_sums,
-            sphere_step.scale_,
+            scale.scale_,
             reference.describe,
         )
     if name == "numba":

@@ -10,31 +10,27 @@ fp64 parameters, and where fp32 has not the range). Work is cut into chunks (`gr
 take equally large shares of them, and every chunk has sums of its own, added in order afterwards:
 bits depend neither on the number of threads nor on timing.
 
-The threads are those of torch's own OpenMP, found through the library that torch has loaded: a pool
-of our own would fight over the cores with torch's workers, which go on spinning after an operation.
-
 The compiled code is kept on disk between processes. bf16 travels as its bits, uint16.
 """
 
 import ctypes
 import operator
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from . import cpu_describe, cpu_kernels
 from .cpu_kernels import DEFERRED, EXACT, NUM_SPANS, PER_GROUP, PLAIN, SCALE, SUMS, Job
-from .cpu_team import run, run_describe, team_functions
+from .cpu_team import GRAIN, worker
 from .groups import Layout
 
 STRIPE = 4096
 """Elements of several rows that are worked on together."""
-
-GRAIN = 2**15
-"""Elements that are worth a thread, as for torch's own operations."""
 
 
 def sphere_step_(
@@ -108,7 +104,7 @@ def describe(
         factor = _fp64(factor)
         job.scale = factor.data_ptr()
     job.parts, job.totals = out.data_ptr(), totals.data_ptr()
-    run_describe(job)
+    worker(_make_describe)(job)
     norm, grad_norm, elr, angle = out.unbind()
     return norm, grad_norm, elr, angle, totals
 
@@ -160,7 +156,23 @@ def _run(
     job.buffers = 0 if buffers is None else job.grads + 8 * job.num_tensors
     job.parts = scratch.data_ptr()
     job.totals = job.parts + 8 * 4 * job.num_chunks
-    run(job, thetas[0].dtype, others[0].dtype, threads)
+    worker(_make_step, thetas[0].dtype, others[0].dtype)(job, threads)
+
+
+def _make_step(source: str, like: np.ndarray, like_other: np.ndarray) -> Callable[[Any], None]:
+    def step(address):
+        _ = source
+        cpu_kernels.work(address, like, like_other)
+
+    return step
+
+
+def _make_describe(source: str) -> Callable[[Any], None]:
+    def describe(address):
+        _ = source
+        cpu_describe.describe(address)
+
+    return describe
 
 
 def _fp64(values: Tensor) -> Tensor:
@@ -243,7 +255,6 @@ def _make_tables(layout: Layout) -> Tables:
         num_long=len(long_groups),
         num_groups=layout.num_groups,
         num_models=layout.num_models,
-        **team_functions(),
         **{name: array.ctypes.data for name, array in arrays.items()},
     )
     return Tables(sum(map(operator.mul, layout.num_rows, layout.row_size)), arrays, job)

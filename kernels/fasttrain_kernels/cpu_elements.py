@@ -1,4 +1,4 @@
-"""Stored elements and raw memory inside numba's loops: what `cpu_kernels.py` is written with.
+"""Stored elements and raw memory inside numba's loops.
 
 An element is fp64, fp32, or bf16 as its bits, uint16. `like` is an array without elements that
 gives the stored type. Addresses are int64.
@@ -8,39 +8,34 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
+from numba import extending, types
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 
-# Sums may be reordered (and so vectorised), but NaN and infinity keep their meaning.
-FAST = {"reassoc", "contract", "nsz"}
-OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": FAST}
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+# What takes `like` becomes part of its caller: constants make loops straight, and without arrays
+# that somebody might own no references are counted in them.
 INLINE: dict[str, Any] = {**OPTIONS, "forceinline": True}
+
+INT32, INT64, FP32, FP64 = (np.empty(0, t) for t in (np.int32, np.int64, np.float32, np.float64))
 
 LEAST, MOST = 1e-25, 1e25
 """Where fp32 sums of squares, and factors, are safe from its range; elsewhere fp64 is used."""
 
 
+def intrinsic(function: Any) -> Any:
+    """numba's decorator: the first argument, the typing context, is not the caller's."""
+    return extending.intrinsic(function)
+
+
 @intrinsic
-def pointer(_, address):
+def _pointer(_, address):
     """An address as a pointer, for `numba.carray`."""
 
     def codegen(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
 
     return types.voidptr(types.int64), codegen
-
-
-@intrinsic
-def call(_, address):
-    """Call the C function `int f(void)` at an address."""
-
-    def codegen(context, builder, signature, arguments):
-        function = ir.FunctionType(ir.IntType(32), ()).as_pointer()
-        return builder.call(builder.inttoptr(arguments[0], function), ())
-
-    return types.int32(types.int64), codegen
 
 
 def _bitcast(source, target):
@@ -66,9 +61,7 @@ def widen(stored):
 @overload(widen)
 def _overload_widen(stored):
     if stored == types.uint16:
-        return lambda stored: np.float64(
-            _float_of_bits(np.uint32(stored) << np.uint32(16))  # type: ignore
-        )
+        return lambda stored: np.float64(_float_of_bits(np.uint32(stored) << np.uint32(16)))
     return lambda stored: np.float64(stored)
 
 
@@ -82,9 +75,7 @@ def _overload_load(like, stored):
     if like.dtype == types.float64:
         return lambda like, stored: widen(stored)
     if stored == types.uint16:
-        return lambda like, stored: _float_of_bits(  # type: ignore
-            np.uint32(stored) << np.uint32(16)
-        )
+        return lambda like, stored: _float_of_bits(np.uint32(stored) << np.uint32(16))
     return lambda like, stored: np.float32(stored)
 
 
@@ -98,7 +89,7 @@ def _overload_narrow(like, value):
     if like.dtype == types.uint16:
 
         def to_bf16(like, value):
-            bits = _bits_of_float(np.float32(value))  # type: ignore
+            bits = _bits_of_float(np.float32(value))
             rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> (
                 np.uint32(16)
             )
@@ -118,9 +109,9 @@ def fits(value):
 
 
 @numba.njit(**INLINE)
-def table(address, shape, like) -> Any:
+def array(address, shape, like) -> Any:
     """The array at an address."""
-    return numba.carray(pointer(address), shape, like.dtype)  # type: ignore
+    return numba.carray(_pointer(address), shape, like.dtype)  # type: ignore
 
 
 @numba.njit(**INLINE)
@@ -129,8 +120,8 @@ def piece(address, like, place, element) -> Any:
     row, rows, begin, end, num_rows, run = place
     if end <= run:
         count = (rows - 1) * run + end - element
-        return table(address + (row * run + element) * like.itemsize, (count,), like)
+        return array(address + (row * run + element) * like.itemsize, (count,), like)
     run_index = element // run
     inside = element - run_index * run
     offset = run_index * run * num_rows + row * run + inside
-    return table(address + offset * like.itemsize, (min(run - inside, end - element),), like)
+    return array(address + offset * like.itemsize, (min(run - inside, end - element),), like)

@@ -1,22 +1,30 @@
-"""Threads for `cpu_kernels.py`: a compiled function, run by the team of torch's own OpenMP.
+"""Threads for numba's loops: compiled workers, run by the team of torch's own OpenMP.
+
+A worker takes the address of a job, a C structure. Every thread of a team runs it on the same job:
+`member` says which share of the work is its own, and `wait` ends a pass that others build on.
 
 OpenMP is found through the library that torch has loaded, by the interface of GNU's runtime, which
-LLVM's and Intel's have too. Where that is missing, the calling thread works alone.
+LLVM's and Intel's have too: a pool of our own would fight over the cores with torch's workers,
+which go on spinning after an operation. Where there is none, the calling thread works alone.
 """
 
 import ctypes
 import functools
 import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import torch
+from llvmlite import ir
+from numba import types
 
-from . import cpu_elements, cpu_kernels
-from .cpu_elements import OPTIONS
-from .cpu_kernels import Job
+from .cpu_elements import OPTIONS, intrinsic
+
+GRAIN = 2**15
+"""Elements that are worth a thread, as for torch's own operations."""
 
 _STORED = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.uint16}
 _FUNCTIONS = {
@@ -26,36 +34,60 @@ _FUNCTIONS = {
 }
 
 
-def run(job: Job, theta: torch.dtype, other: torch.dtype, threads: int) -> None:
-    """Carry out a job on parameters and gradients (or outputs) of these types."""
-    worker = _worker(theta, other)
-    launch = _openmp() if threads > 1 else None
-    if launch is None:
-        worker.call(ctypes.byref(job))
-    else:
-        launch(worker.address, ctypes.byref(job), threads, 0)
+def fields(integers: Sequence[str], numbers: Sequence[str]) -> list[tuple[str, Any]]:
+    """Fields of a job: int64 (numbers and addresses), fp64, and what a team needs."""
+    return [
+        *((name, ctypes.c_int64) for name in (*_FUNCTIONS, *integers)),
+        *((name, ctypes.c_double) for name in numbers),
+    ]
 
 
-def run_describe(job: Job) -> None:
-    """Carry out `cpu_kernels.describe`."""
-    _describer().call(ctypes.byref(job))
+class Worker:
+    """A compiled function of the address of a job."""
+
+    def __init__(self, function: Any) -> None:
+        self.address = function.address
+        self._call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function.address)
+        # The code lives as long as this.
+        self._function = function
+
+    def __call__(self, job: Any, threads: int = 1) -> None:
+        """Carry out a job in a team of so many threads."""
+        openmp = _openmp() if threads > 1 else None
+        if openmp is None:
+            self._call(ctypes.byref(job))
+        else:
+            job.thread_num, job.num_threads, job.barrier = openmp.functions
+            openmp.launch(self.address, ctypes.byref(job), threads, 0)
 
 
 @functools.cache
-def team_functions() -> dict[str, int]:
-    """Addresses of the functions that a `Job` names; none where OpenMP is missing."""
-    if _openmp() is None:
-        return {}
-    library = ctypes.CDLL(torch._C.__file__)
-    return {
-        field: ctypes.cast(library[name], ctypes.c_void_p).value or 0
-        for field, name in _FUNCTIONS.items()
-    }
+def worker(make: Callable[..., Callable[[Any], None]], *dtypes: torch.dtype) -> Worker:
+    """The worker that `make` returns for a digest and arrays without elements of these types.
+
+    It is compiled once and kept on disk. numba looks there at the time of the file that defines the
+    function, and at what that closes over: it has to close over the digest, which stands for all
+    the sources that it calls.
+    """
+    function = make(_digest(), *(np.empty(0, _STORED[dtype]) for dtype in dtypes))
+    return Worker(numba.cfunc("void(int64)", cache=True, **OPTIONS)(function))
+
+
+def _digest() -> str:
+    sources = sorted(Path(__file__).parent.glob("cpu*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+
+
+class _OpenMP(NamedTuple):
+    launch: Any
+    """GOMP_parallel(function, argument, threads, flags)"""
+    functions: list[int]
+    """addresses of `_FUNCTIONS`"""
 
 
 @functools.cache
-def _openmp() -> Any:
-    """GOMP_parallel(function, argument, threads, flags) of the runtime that torch uses."""
+def _openmp() -> _OpenMP | None:
+    """The runtime that torch uses."""
     # Looked up through torch's extension, a symbol is found in the libraries that it depends on.
     library = ctypes.CDLL(torch._C.__file__)
     if not all(hasattr(library, name) for name in ("GOMP_parallel", *_FUNCTIONS.values())):
@@ -63,49 +95,37 @@ def _openmp() -> Any:
     launch = library.GOMP_parallel
     launch.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
     launch.restype = None
-    return launch
+    functions = (ctypes.cast(library[name], ctypes.c_void_p) for name in _FUNCTIONS.values())
+    return _OpenMP(launch, [function.value or 0 for function in functions])
 
 
-class Compiled:
-    """A compiled function of the address of a `Job`."""
+@intrinsic
+def _call(_, address):
+    """Call the C function `int f(void)` at an address."""
 
-    def __init__(self, function: Any) -> None:
-        self.address = function.address
-        self.call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function.address)
-        # The code lives as long as this.
-        self.function = function
+    def codegen(context, builder, signature, arguments):
+        function = ir.FunctionType(ir.IntType(32), ()).as_pointer()
+        return builder.call(builder.inttoptr(arguments[0], function), ())
 
-
-# numba's cache on disk looks at the time of this file only, and at what its functions close over:
-# `source`.
+    return types.int32(types.int64), codegen
 
 
-@functools.cache
-def _worker(theta: torch.dtype, other: torch.dtype) -> Compiled:
-    source = _digest()
-    like, like_other = np.empty(0, _STORED[theta]), np.empty(0, _STORED[other])
-
-    @numba.cfunc("void(int64)", cache=True, **OPTIONS)
-    def work(address):
-        _ = source
-        cpu_kernels.work(address, like, like_other)
-
-    return Compiled(work)
+@numba.njit(**OPTIONS)
+def member(job):
+    """Index of this thread, and how many there are."""
+    if job.thread_num == 0:
+        return 0, 1
+    return np.int64(_call(job.thread_num)), np.int64(_call(job.num_threads))
 
 
-@functools.cache
-def _describer() -> Compiled:
-    source = _digest()
-
-    @numba.cfunc("void(int64)", cache=True, **OPTIONS)
-    def describe(address):
-        _ = source
-        cpu_kernels.describe(address)
-
-    return Compiled(describe)
+@numba.njit(**OPTIONS)
+def wait(job):
+    """Until every thread of the team is here."""
+    if job.barrier != 0:
+        _call(job.barrier)
 
 
-def _digest() -> str:
-    """What the compiled code depends on beside this file."""
-    sources = [Path(str(module.__file__)).read_bytes() for module in (cpu_elements, cpu_kernels)]
-    return hashlib.sha256(b"".join(sources)).hexdigest()
+@numba.njit(**OPTIONS)
+def share(count, thread, threads):
+    """First and end of what is one thread's, of `count` things."""
+    return thread * count // threads, (thread + 1) * count // threads

@@ -1,4 +1,4 @@
-"""Vectors of 64 bytes of numbers inside numba's loops: what `cpu_norm_kernels.py` is written with.
+"""Vectors of 64 bytes of numbers inside numba's loops.
 
 Runs of a few channels are too short for LLVM to vectorise by itself: its checks whether arrays
 overlap would cost more than the loop. A `Vector` is 16 fp32 or 8 fp64 numbers; in memory they may
@@ -9,22 +9,16 @@ addresses are int64 and need no alignment.
 import operator
 from typing import Any
 
-import numba
 from llvmlite import ir
-from numba import extending, types
+from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.extending import overload, register_model
 
-OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+from .cpu_elements import intrinsic
 
 _NUMBERS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 _INT16, _INT32 = ir.IntType(16), ir.IntType(32)
-
-
-def intrinsic(function: Any) -> Any:
-    """numba's decorator: the first argument, the typing context, is not the caller's."""
-    return extending.intrinsic(function)
 
 
 class Vector(types.Type):
@@ -37,7 +31,7 @@ class Vector(types.Type):
         super().__init__(f"Vector({number})")
 
 
-FP32, FP64 = Vector(types.float32), Vector(types.float64)
+_FP32, _FP64 = Vector(types.float32), Vector(types.float64)
 
 
 @register_model(Vector)
@@ -48,34 +42,7 @@ class _VectorModel(models.PrimitiveModel):
 
 def _vector(like: types.Array) -> Vector:
     """What elements of a stored type are computed in."""
-    return FP64 if like.dtype == types.float64 else FP32
-
-
-@intrinsic
-def pointer(_, address):
-    """An address as a pointer, for `numba.carray`."""
-
-    def codegen(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
-
-    return types.voidptr(types.int64), codegen
-
-
-@intrinsic
-def call(_, address):
-    """Call the C function `int f(void)` at an address."""
-
-    def codegen(context, builder, signature, arguments):
-        function = ir.FunctionType(_INT32, ()).as_pointer()
-        return builder.call(builder.inttoptr(arguments[0], function), ())
-
-    return types.int32(types.int64), codegen
-
-
-@numba.njit(**OPTIONS)
-def array(address, shape, like) -> Any:
-    """The array at an address."""
-    return numba.carray(pointer(address), shape, like.dtype)  # type: ignore
+    return _FP64 if like.dtype == types.float64 else _FP32
 
 
 def _stored(like: types.Array, vector: Vector) -> ir.VectorType:

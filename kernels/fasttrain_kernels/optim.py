@@ -6,7 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .stepping import Binding, GroupwiseSGD, Taken, check_device, uncompiled
+from .binding import Binding, Taken, check_device
+from .stepping import GroupwiseSGD, uncompiled
 
 Groups = Literal["filter", "tensor"]
 BackendName = Literal["numba", "triton", "reference"]

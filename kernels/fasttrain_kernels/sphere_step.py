@@ -37,10 +37,8 @@ from torch import Tensor
 
 from .blocks import accumulator, blocks_of, check, options
 from .elements import (
-    address_of,
     advance,
-    chunk_place,
-    is_aligned,
+    chunk_addresses,
     is_alone,
     read,
     run_offsets,
@@ -94,12 +92,11 @@ def _step_kernel(
         index = group if PER_GROUP else model
         eta, inverse = tl.load(p_eta + index), 1.0 / tl.load(p_radius + index)
         scale = tl.load(p_scale + model) if DEFERRED else 1.0
-        tensor, count, start, begin, num_rows, run, whole = chunk_place(p_tensors, p_chunks, chunk)
-        a_theta = address_of(p_thetas, tensor, start, THETA)
-        a_grad = address_of(p_grads, tensor, start, GRAD)
-        a_buffer = address_of(p_buffers, tensor, start, THETA) if HAS_BUFFER else a_theta
-        wide = whole & (count % VECTOR == 0) & is_aligned(a_theta, THETA, VECTOR)
-        if wide & is_aligned(a_grad, GRAD, VECTOR) & is_aligned(a_buffer, THETA, VECTOR):
+        a_theta, a_grad, a_buffer, count, begin, num_rows, run, wide = chunk_addresses(
+            p_thetas, p_grads, p_buffers, p_tensors, p_chunks, chunk,
+            THETA, GRAD, VECTOR, HAS_BUFFER,
+        )  # fmt: skip
+        if wide:
             if PER_GROUP:
                 tt, tg, gg, moved = _group_wide(
                     a_theta, a_grad, a_buffer, count, eta, p_radius + group,
@@ -279,62 +276,3 @@ def sphere_step_(
             (p_thetas, p_grads, p_buffers), blocks, layout, eta, sums, partials, moved, special
         )
     return sums
-
-
-@triton.jit
-def _scale_kernel(
-    p_thetas,
-    p_outputs,
-    p_tensors,
-    p_chunks,
-    p_group_of_chunk,
-    p_blocks,
-    p_factor,  # (num_groups,)
-    THETA: tl.constexpr,
-    GRAD: tl.constexpr,  # of the outputs
-    ACC: tl.constexpr,
-    VECTOR: tl.constexpr,
-    BLOCK: tl.constexpr,
-    NARROW: tl.constexpr,
-):
-    p_block = p_blocks + 3 * tl.program_id(0)
-    for chunk in range(tl.load(p_block), tl.load(p_block + 1)):
-        factor = tl.load(p_factor + tl.load(p_group_of_chunk + chunk))
-        tensor, count, start, begin, num_rows, run, whole = chunk_place(p_tensors, p_chunks, chunk)
-        a_theta = address_of(p_thetas, tensor, start, THETA)
-        a_output = address_of(p_outputs, tensor, start, GRAD)
-        wide = whole & (count % VECTOR == 0) & is_aligned(a_theta, THETA, VECTOR)
-        if wide & is_aligned(a_output, GRAD, VECTOR):
-            p_theta = vector_pointer(a_theta, THETA, VECTOR)
-            p_output = vector_pointer(a_output, GRAD, VECTOR)
-            for first in range(0, count, BLOCK):
-                offset, mask = vector_offsets(first, count, BLOCK, VECTOR)
-                write(p_output, offset, mask, factor * read(p_theta, offset, mask, ACC))
-        else:
-            p_theta = a_theta.to(tl.pointer_type(THETA))
-            p_output = a_output.to(tl.pointer_type(GRAD))
-            for first in range(0, count, NARROW):
-                offset, mask = run_offsets(first, count, begin, num_rows, run, NARROW)
-                write(p_output, offset, mask, factor * read(p_theta, offset, mask, ACC))
-
-
-def scale_(
-    thetas: Sequence[Tensor],
-    layout: Layout,
-    factor: Tensor,  # (num_groups,)
-    outputs: Sequence[Tensor] | None = None,
-) -> None:
-    """See `reference.scale_`: 8 bytes per fp32 parameter, 6 into a bf16 copy; 1 launch."""
-    check(layout, thetas, outputs)
-    blocks = blocks_of(layout)
-    if len(blocks.blocks):
-        _scale_kernel[(len(blocks.blocks),)](
-            blocks.table(thetas),
-            blocks.table(outputs or thetas),
-            blocks.tensors,
-            layout.chunks,
-            layout.group_of_chunk,
-            blocks.blocks,
-            factor.to(accumulator(thetas[0].dtype)).contiguous(),
-            **options(blocks, thetas, outputs),
-        )

@@ -1,9 +1,9 @@
 """What the Triton kernels compile to, without a GPU: registers, spills, access widths, bytes.
 
-Every kernel is compiled ahead of time for each target and its machine code is read: NVIDIA's with
-the disassembler that comes with Triton, AMD's as the assembly that the compiler writes. Run it by
-`fasttrain bench --static` or `python -m fasttrain_kernels.static`; the first time takes about a
-minute, later ones are read from Triton's cache. It needs compiled kernels, so not the interpreter.
+Every kernel is compiled ahead of time for each target and its machine code is read
+(`machine_code.py`). Run it by `fasttrain bench --static` or `python -m fasttrain_kernels.static`;
+the first time takes about a minute, later ones are read from Triton's cache. It needs compiled
+kernels, so not the interpreter.
 
 | column       | meaning                                                                       |
 |--------------|-------------------------------------------------------------------------------|
@@ -19,11 +19,7 @@ minute, later ones are read from Triton's cache. It needs compiled kernels, so n
 """
 
 import re
-import subprocess
-import tempfile
-from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,9 +28,10 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import augment_triton, group_sums, sgd_step, sphere_apply, sphere_step
+from . import augment_triton, group_sums, scale, sgd_step, sphere_apply, sphere_step
 from .blocks import LAUNCH, block_options
 from .groups import CHUNK
+from .machine_code import amd_code, nvidia_code
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -42,9 +39,6 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-# Shared memory of a multiprocessor in bytes; all have 65,536 registers, 64 warps, 32 programs.
-_SHARED = {"sm_80": 164 * 1024, "sm_90": 228 * 1024, "sm_100": 228 * 1024}
-
 _ADDRESS_TABLES = {"p_thetas", "p_grads", "p_buffers", "p_outputs"}
 _INTEGER_TABLES = {
     "p_tensors",
@@ -104,8 +98,8 @@ def cases() -> list[Case]:
                     momentum=label,
                 )
             )
-    made.append(Case(name="scale", kernel=sphere_step._scale_kernel, constants={}, other=fp32))
-    made.append(Case(name="scale", kernel=sphere_step._scale_kernel, constants={}, other=bf16))
+    made.append(Case(name="scale", kernel=scale._scale_kernel, constants={}, other=fp32))
+    made.append(Case(name="scale", kernel=scale._scale_kernel, constants={}, other=bf16))
     finish = {"ACC": triton.language.float32, "SCALES": True, "num_warps": 4, **LAUNCH}
     made.append(Case(name="finish", kernel=group_sums._finish_kernel, constants=finish))
     augment = augment_triton.constants(32, 32, 3, flip=True, padding=4, cutout=8)
@@ -157,7 +151,7 @@ def _row(case: Case, target: str) -> dict[str, Any]:
         chosen |= block_options(torch.float32, case.other, held, nesterov=nesterov, hip=hip)
     compiled = _compile(case.kernel, chosen, target)
     per_thread = chosen.get("BLOCK", 0) // chosen.get("NARROW", 1)
-    code = _amd_code(compiled) if hip else _nvidia_code(compiled, target)
+    code = amd_code(compiled) if hip else nvidia_code(compiled, target)
     return {
         "kernel": case.name,
         "gradients": str(case.other).removeprefix("torch.") if case.other else "-",
@@ -206,114 +200,6 @@ def _bytes_per_parameter(ttir: str, block: int) -> int:
     """Bytes of every load and store of a whole block, in the code before it is lowered."""
     accesses = re.findall(rf"tt\.(?:load|store) .*tensor<{block}x!tt\.ptr<[a-z]+(\d+)>>", ttir)
     return sum(int(bits) // 8 for bits in accesses)
-
-
-def _nvidia_code(compiled: Any, target: str) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "kernel.cubin"
-        cubin.write_bytes(compiled.asm["cubin"])
-        tools = knobs.nvidia
-        usage = _run(tools.cuobjdump.path, "--dump-resource-usage", str(cubin))
-        text = _run(tools.nvdisasm.path, str(cubin))
-    registers = int(re.search(r"REG:(\d+)", usage)[1])  # type: ignore[index]
-    lines = [line.strip() for line in text.splitlines()]
-    code = [
-        re.sub(r"^/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?", "", line)
-        for line in lines
-        if re.match(r"/\*[0-9a-f]{4,}\*/\s+[@A-Z]|\.L_", line)
-    ]
-    names = Counter(line.split()[0].rstrip(";") for line in code)
-    return {
-        "registers": registers,
-        "spills": _count(names, r"(LDL|STL)"),
-        "occupancy": _occupancy(registers, compiled.metadata, target),
-        # Addresses are 64 bits too, but loaded one by one: PTX tells them from vectors.
-        "loads": _vectors(compiled.asm["ptx"], "ld"),
-        "stores": _vectors(compiled.asm["ptx"], "st"),
-        "atomics": _count(names, r"(ATOM|RED\b|RED\.)"),
-        "fp64": _count(names, r"D(ADD|MUL|FMA|SETP|MNMX)\b|.*\.F64"),
-        "loop": _loop(code, r"LDG\.E\.128", r"BRA.*\(?`\((\.L_\w+)\)", r"(\.L_\w+):"),
-    }
-
-
-def _vectors(ptx: str, access: str) -> dict[int, int]:
-    """Vector accesses to global memory by their bits."""
-    found = re.findall(rf"{access}\.global\S*\.v(\d)\.b(\d+)", ptx)
-    return dict(Counter(int(count) * int(bits) for count, bits in found))
-
-
-def _amd_vectors(llir: str, access: str) -> dict[int, int]:
-    """The same from LLVM's code, where they are plain accesses or calls of a buffer intrinsic."""
-    sizes = {"float": 32, "bfloat": 16, "i32": 32, "i16": 16, "f32": 32, "bf16": 16}
-    plain = re.findall(rf"{access} <(\d) x (\w+)>.*ptr addrspace\(1\)", llir)
-    calls = re.findall(rf"call .*\.buffer\.{access}\.v(\d)(\w+)\(", llir)
-    found = Counter(
-        int(count) * sizes.get(kind, 64) for count, kind in plain + calls if count > "1"
-    )
-    return dict(found)
-
-
-def _amd_code(compiled: Any) -> dict[str, Any]:
-    text = compiled.asm["amdgcn"]
-    code = [
-        line.strip()
-        for line in text.splitlines()
-        if re.match(r"\s+[a-z]\w+|\.LBB\w+:", line) and not re.match(r"\s+\.", line)
-    ]
-    names = Counter(line.split()[0] for line in code)
-    waves = int(re.search(r"; Occupancy: (\d+)", text)[1])  # type: ignore[index]
-    spilled = re.findall(r"\.[sv]gpr_spill_count:\s+(\d+)", text)
-    return {
-        "registers": int(re.search(r"\.vgpr_count:\s+(\d+)", text)[1]),  # type: ignore[index]
-        "spills": sum(map(int, spilled)),
-        "occupancy": waves / 8,
-        "loads": _amd_vectors(compiled.asm["llir"], "load"),
-        "stores": _amd_vectors(compiled.asm["llir"], "store"),
-        "atomics": _count(names, r".*_atomic_"),
-        "fp64": _count(names, r".*_f64"),
-        "loop": _loop(
-            code, r"(?:buffer|global)_load_dwordx4", r"s_c?branch\w*\s+(\.LBB\w+)", r"(\.LBB\w+):"
-        ),
-    }
-
-
-def _run(tool: str, *arguments: str) -> str:
-    return subprocess.run([tool, *arguments], capture_output=True, text=True, check=True).stdout
-
-
-def _count(names: Counter[str], pattern: str) -> int:
-    return sum(count for name, count in names.items() if re.match(pattern, name))
-
-
-def _loop(code: list[str], load: str, branch: str, label: str) -> int:
-    """Instructions of the smallest loop that contains every vector load; 0 without such a load."""
-    labels, inside, position = {}, [], 0
-    jumps = []
-    for line in code:
-        if found := re.match(label, line):
-            labels[found[1]] = position
-            continue
-        if re.match(load, line):
-            inside.append(position)
-        if (found := re.match(branch, line)) and found[1] in labels:
-            jumps.append((labels[found[1]], position))
-        position += 1
-    if not inside:
-        return 0
-    around = [end - start for start, end in jumps if start <= inside[0] and inside[-1] <= end]
-    return min(around, default=position) + 1
-
-
-def _occupancy(registers: int, metadata: Any, target: str) -> float:
-    per_warp = -(-registers * 32 // 256) * 256
-    # A program uses 1 KiB of shared memory beside its own.
-    programs = min(
-        65536 // per_warp // metadata.num_warps,
-        64 // metadata.num_warps,
-        32,
-        _SHARED[target] // (metadata.shared + 1024),
-    )
-    return programs * metadata.num_warps / 64
 
 
 if __name__ == "__main__":

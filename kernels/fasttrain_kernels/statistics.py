@@ -50,7 +50,8 @@ class Statistics:
         size = len(self.names)
         fields = ("norm", "grad_norm", "elr", "step_angle")
         table = {name: values[i * size : (i + 1) * size] for i, name in enumerate(fields)}
-        norms, grad_norms = torch.tensor(values[4 * size :]).view_as(totals).tolist()
+        rest = torch.tensor(values[4 * size :], dtype=torch.float64)
+        norms, grad_norms = rest.view_as(totals).tolist()
         return {"names": self.names, **table, "total_norm": norms, "total_grad_norm": grad_norms}
 
 

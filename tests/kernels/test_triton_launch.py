@@ -14,7 +14,7 @@ triton = pytest.importorskip("triton", reason="Triton is not installed here")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.runtime import driver  # noqa: E402
 
-from fasttrain_kernels import group_sums, sgd_step, sphere_step  # noqa: E402
+from fasttrain_kernels import group_sums, scale, sgd_step, sphere_step  # noqa: E402
 from fasttrain_kernels.blocks import MAX_ADDRESS_TABLES, blocks_of  # noqa: E402
 from fasttrain_kernels.groups import make_layout  # noqa: E402
 
@@ -113,7 +113,7 @@ def test_the_others(launches, shapes):
     assert launches == [("_sums_kernel", num_blocks), *finish]
     launches.clear()
     factor = torch.ones(layout.num_groups)
-    sphere_step.scale_(thetas, layout, factor, tensors(shapes, torch.bfloat16))
+    scale.scale_(thetas, layout, factor, tensors(shapes, torch.bfloat16))
     assert launches == [("_scale_kernel", num_blocks)]
 
 
