@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fasttrain_data.errors import DataError
 from fasttrain_data.randomness import check_key, epoch_order
-from fasttrain_kernels.augment import DTYPES, byte_table
+from fasttrain_kernels.augment import DTYPES, byte_map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class Loader:
         self.part, self.settings, self.reason = part, settings, reason
         self.num_samples = part.shape[0]
         self.device = settings.device
-        self._table = byte_table(
+        self._values = byte_map(
             torch.tensor(part.mean, dtype=torch.float64),
             torch.tensor(part.std, dtype=torch.float64),
             settings.dtype,

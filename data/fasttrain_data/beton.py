@@ -6,6 +6,7 @@ is an error, not a signal.
 """
 
 import os
+import stat
 import weakref
 from pathlib import Path
 from typing import Literal
@@ -42,11 +43,12 @@ class Beton:
             raise DataError(f"verify is {verify!r}, allowed are {', '.join(VERIFY)}")
         self.path = Path(path).expanduser()
         try:
-            self.descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            # A pipe would be waited for.
+            self.descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise DataError(f"{self.path} cannot be read: {error.strerror}") from None
         weakref.finalize(self, os.close, self.descriptor)
-        if not self.path.is_file():
+        if not stat.S_ISREG(os.fstat(self.descriptor).st_mode):
             raise DataError(f"{self.path} is no file")
         self._state = self._stat()
         self.manifest = read_manifest(self.path)

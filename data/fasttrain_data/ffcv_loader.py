@@ -92,7 +92,7 @@ def _types_kept() -> Iterator[None]:
 def checked_workers(workers: int) -> int:
     """Return the number of threads that decode: at most one per core that this process may use.
 
-    Without a thread pool that takes several callers FFCV's and ours would collide: then it is one.
+    Without a thread pool that takes several callers two loaders would collide: then it is one.
     Raises `DataError` for a number below 1.
     """
     if workers < 1:
@@ -153,7 +153,7 @@ class FfcvLoader(Loader):
             for number, pixels in enumerate(batches):
                 batch = slice(number * size, number * size + len(pixels))
                 images = augment(
-                    pixels, rows[: len(pixels)], self._table, samples=samples[batch], **draws
+                    pixels, rows[: len(pixels)], self._values, samples=samples[batch], **draws
                 )
                 # Whoever abandons the epoch ends the worker here.
                 yield images, labels[batch]

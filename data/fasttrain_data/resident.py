@@ -1,7 +1,7 @@
 """The resident loader: the whole split on the device as uint8, augmented and normalised there.
 
-An epoch is a permutation, and a few batches at a time one fused kernel from bytes to the training
-precision. Nothing is read back to the host, so the loader never makes the training loop wait.
+An epoch is a permutation, a batch one fused kernel from bytes to the training precision. Nothing is
+read back to the host, so the loader never makes the training loop wait.
 """
 
 from collections.abc import Iterator
@@ -11,9 +11,6 @@ from torch import Tensor
 
 from fasttrain_data.batches import Loader, Settings, Split, on_device
 from fasttrain_kernels.augment import augment
-
-BLOCK_BYTES = 8 * 2**20
-"""Batches are made together up to this size: a launch, and waking threads, cost as much for one."""
 
 
 class ResidentLoader(Loader):
@@ -31,8 +28,6 @@ class ResidentLoader(Loader):
     ) -> None:
         super().__init__(part, settings, reason)
         self._images = on_device(images, self.device)
-        values = self._images[0].numel() * settings.dtype.itemsize
-        self._block = max(1, BLOCK_BYTES // (values * settings.batch_size)) * settings.batch_size
 
     def explain(self) -> str:
         """See `Loader.explain`."""
@@ -47,9 +42,7 @@ class ResidentLoader(Loader):
         order = self._order(epoch, self.device)[: len(self) * size]
         labels = self._labels.index_select(0, order)
         draws = self._draws(epoch)
-        for start in range(0, len(order), self._block):
-            rows = order[start : start + self._block]
-            images = augment(self._images, rows, self._table, **draws)
-            for first in range(0, len(rows), size):
-                batch = slice(start + first, start + min(first + size, len(rows)))
-                yield images[first : first + size], labels[batch]
+        for first in range(0, len(order), size):
+            batch = slice(first, first + size)
+            images = augment(self._images, order[batch], self._values, **draws)
+            yield images, labels[batch]

@@ -7,13 +7,14 @@ For image b with sample index i, padding p and the draws of (seed, epoch, i):
     out[b, c, y, x] = table[c, image[y + top - p, x' + left - p, c]]
 
 A pixel from outside the image is byte 0; then the square (size x size, clipped at the borders, in
-the coordinates of the result) becomes 0, the mean. Normalisation and cast are the table's: every
-backend only looks values up, so none can round differently.
+the coordinates of the result) becomes 0, the mean. The table holds what `ByteMap` says: here and on
+a GPU it is looked up, on a CPU computed again, with the same three roundings.
 """
 
 import torch
 from torch import Tensor
 
+from .augment import ByteMap
 from .augment_words import CROP_X, CROP_Y, CUTOUT, FLIP, MASK, Words, philox, uniform_integers
 
 
@@ -21,7 +22,7 @@ def augment(
     images: Tensor,  # (N, H, W, C) uint8
     rows: Tensor,  # (B,) int64
     samples: Tensor,  # (B,) int64
-    table: Tensor,  # (C, 256)
+    values: ByteMap,
     out: Tensor,  # (B, H, W, C), of the table's dtype
     *,
     seed: int = 0,
@@ -49,7 +50,7 @@ def augment(
     inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
     y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
     pixels = images[rows[:, None, None], y[:, :, None], x[:, None, :]].long() * inside[..., None]
-    values = table[torch.arange(channels, device=device), pixels]
+    result = values.table[torch.arange(channels, device=device), pixels]
     if cutout:
         drawn = words(CUTOUT)
         top = uniform_integers(drawn[0], height)[:, None] - cutout // 2
@@ -58,5 +59,5 @@ def augment(
             (row >= top) & (row < top + cutout),
             (column >= left) & (column < left + cutout),
         )
-        values = values.masked_fill((hit_y[:, :, None] & hit_x[:, None, :])[..., None], 0)
-    out.copy_(values)
+        result = result.masked_fill((hit_y[:, :, None] & hit_x[:, None, :])[..., None], 0)
+    out.copy_(result)

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import augment_words as streams
+from .augment import ByteMap
 
 BLOCK = 1024
 """Values at once, 8 per thread."""
@@ -84,7 +85,7 @@ def augment(
     images: Tensor,
     rows: Tensor,
     samples: Tensor,
-    table: Tensor,
+    values: ByteMap,
     out: Tensor,
     *,
     seed: int,
@@ -94,6 +95,7 @@ def augment(
     cutout: int,
 ) -> None:
     """See `augment.augment`."""
+    table = values.table
     bits = _BITS[table.element_size()]
     _, height, width, channels = images.shape
     num_blocks = triton.cdiv(height * width * channels, BLOCK)

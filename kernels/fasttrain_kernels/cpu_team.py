@@ -26,7 +26,13 @@ from .cpu_elements import OPTIONS, intrinsic
 GRAIN = 2**15
 """Elements that are worth a thread, as for torch's own operations."""
 
-_STORED = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.uint16}
+_STORED = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    # As their bits.
+    torch.bfloat16: np.uint16,
+    torch.float16: np.int16,
+}
 _FUNCTIONS = {
     "thread_num": "omp_get_thread_num",
     "num_threads": "omp_get_num_threads",

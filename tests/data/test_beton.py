@@ -230,6 +230,7 @@ SIZE = 8 * 2**20
 FAULTS = {
     "missing": (lambda p: p.unlink(), "cannot be read: No such file"),
     "a folder": (lambda p: (p.unlink(), p.mkdir()), "is no file"),
+    "a pipe": (lambda p: (p.unlink(), os.mkfifo(p)), "is no file"),
     "empty": (cut(lambda b: b""), "is empty"),
     "tail cut": (cut(lambda b: b[:-100]), "truncated or another file"),
     "head cut": (cut(lambda b: b[100:]), "truncated or another file"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fasttrain_kernels import augment_triton
-from fasttrain_kernels.augment import augment, byte_table
+from fasttrain_kernels.augment import augment, byte_map
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 
@@ -30,12 +30,12 @@ def pair(shape, dtype, *, seed, epoch, **draws):
     rows = torch.tensor([5, 0, 3])
     samples = torch.tensor([2**33 + 1, 0, 77])
     mean = torch.linspace(0.2, 0.6, shape[2], dtype=torch.float64)
-    table = byte_table(mean, mean / 2, dtype)
+    values = byte_map(mean, mean / 2, dtype)
     expected = augment(
-        images, rows, table, samples=samples, backend="reference", seed=seed, epoch=epoch, **draws
+        images, rows, values, samples=samples, backend="reference", seed=seed, epoch=epoch, **draws
     )
     out = torch.full((3, *shape), float("nan"), dtype=dtype, device=DEVICE)
-    given = (tensor.to(DEVICE) for tensor in (images, rows, samples, table))
+    given = (given.to(DEVICE) for given in (images, rows, samples, values))
     augment_triton.augment(*given, out, seed=seed, epoch=epoch, **draws)
     return out.permute(0, 3, 1, 2).cpu(), expected
 

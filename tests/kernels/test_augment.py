@@ -1,9 +1,9 @@
 """The fused augmentation on a CPU against the plain one, bit for bit, and its properties."""
 
 import itertools
-import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fasttrain_kernels import cpu_augment
-from fasttrain_kernels.augment import DTYPES, augment, byte_table
+from fasttrain_kernels.augment import DTYPES, augment, byte_map
 
 SHAPES = [(7, 9, 3), (8, 8, 1), (32, 32, 3), (5, 6, 2), (1, 1, 1)]
 DRAWS = [
@@ -36,16 +36,16 @@ def problem(shape, dtype=torch.float32, num_images=50):
     return (
         images,
         torch.randperm(num_images, generator=generator),
-        byte_table(mean, mean / 3, dtype),
+        byte_map(mean, mean / 3, dtype),
     )
 
 
 @pytest.mark.parametrize("draws", DRAWS, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_bits_are_the_references(shape, draws):
-    images, rows, table = problem(shape)
-    found = augment(images, rows, table, seed=9, epoch=4, **draws)
-    expected = augment(images, rows, table, seed=9, epoch=4, backend="reference", **draws)
+    images, rows, values = problem(shape)
+    found = augment(images, rows, values, seed=9, epoch=4, **draws)
+    expected = augment(images, rows, values, seed=9, epoch=4, backend="reference", **draws)
     assert torch.equal(found, expected)
     assert found.shape == (50, shape[2], *shape[:2])
     assert found.is_contiguous(memory_format=torch.channels_last)
@@ -53,10 +53,10 @@ def test_bits_are_the_references(shape, draws):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_type(dtype):
-    images, rows, table = problem((7, 9, 3), dtype)
-    found = augment(images, rows, table, seed=1, **ALL)
+    images, rows, values = problem((7, 9, 3), dtype)
+    found = augment(images, rows, values, seed=1, **ALL)
     assert found.dtype == dtype
-    assert torch.equal(found, augment(images, rows, table, seed=1, backend="reference", **ALL))
+    assert torch.equal(found, augment(images, rows, values, seed=1, backend="reference", **ALL))
 
 
 @given(
@@ -66,34 +66,59 @@ def test_every_type(dtype):
 )
 @settings(max_examples=50, deadline=None)
 def test_keys_of_any_size(seed, epoch, sample):
-    images, _, table = problem((7, 9, 3), num_images=2)
+    images, _, values = problem((7, 9, 3), num_images=2)
     key = {"samples": torch.tensor([sample, sample]), "seed": seed, "epoch": epoch, **ALL}
     rows = torch.tensor([1, 0])
     assert torch.equal(
-        augment(images, rows, table, **key),
-        augment(images, rows, table, backend="reference", **key),
+        augment(images, rows, values, **key),
+        augment(images, rows, values, backend="reference", **key),
     )
 
 
-def test_the_table_is_the_affine_map_rounded_twice():
-    mean, std = torch.tensor([0.49, 0.3]).double(), torch.tensor([0.2, 0.25]).double()
-    scale, shift = (1 / (255 * std)).float(), (-mean / std).float()
-    expected = torch.arange(256).float() * scale[:, None] + shift[:, None]
-    assert torch.equal(byte_table(mean, std), expected)
-    for dtype in (torch.bfloat16, torch.float16):
-        assert torch.equal(byte_table(mean, std, dtype), expected.to(dtype))
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_every_byte_of_every_channel_becomes_the_affine_map_rounded_thrice(dtype, channels):
+    # Scales for which a fused multiply-add would differ in a third of the values.
+    mean = torch.linspace(0.21, 0.73, channels, dtype=torch.float64)
+    std = torch.linspace(0.19, 0.31, channels, dtype=torch.float64)
+    wide = torch.promote_types(dtype, torch.float32)
+    scale, shift = (1 / (255 * std)).to(wide), (-mean / std).to(wide)
+    bytes_ = torch.arange(256)
+    expected = (bytes_.to(wide) * scale[:, None] + shift[:, None]).to(dtype)
+    values = byte_map(mean, std, dtype)
+    assert torch.equal(values.table, expected)
+    images = bytes_.to(torch.uint8).reshape(1, 16, 16, 1).expand(-1, -1, -1, channels).contiguous()
+    found = augment(images, torch.tensor([0]), values)
+    assert torch.equal(found[0].flatten(1), expected)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 16, 17])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_nothing_outside_a_batch_is_written(width, channels):
+    images, rows, values = problem((5, width, channels))
+    around = torch.full((52, 5, width, channels), 77.0)
+    draws = {"seed": 3, "epoch": 1, "flip": True, "padding": min(2, width - 1), "cutout": 0}
+    cpu_augment.augment(images, rows, rows, values, around[1:-1], **draws)
+    assert (around[[0, -1]] == 77).all()
+    expected = augment(images, rows, values, backend="reference", **draws)
+    assert torch.equal(around[1:-1].permute(0, 3, 1, 2), expected)
 
 
 def test_threads_do_not_change_bits(monkeypatch):
-    images, rows, table = problem((32, 32, 3))
-    expected = augment(images, rows, table, **ALL)
-    monkeypatch.setattr(cpu_augment, "GRAIN", 1)
-    assert torch.equal(augment(images, rows, table, **ALL), expected)
+    images, rows, values = problem((32, 32, 3))
+    # More threads than images, too.
+    teams = []
+    for grain in (2**40, 2**14, 1):
+        monkeypatch.setattr(cpu_augment, "GRAIN", grain)
+        for count in (50, 3, 1):
+            teams.append(augment(images, rows[:count], values, **ALL))
+    for count, found in zip((50, 3, 1) * 3, teams, strict=True):
+        assert torch.equal(found, teams[0][:count])
 
 
 def test_a_square_of_zeros_is_cut_out_of_every_image():
-    images, rows, table = problem((32, 32, 3), num_images=400)
-    whole, cut = (augment(images, rows, table, cutout=size) for size in (0, 8))
+    images, rows, values = problem((32, 32, 3), num_images=400)
+    whole, cut = (augment(images, rows, values, cutout=size) for size in (0, 8))
     holes = (cut == 0).all(1)
     assert torch.equal(cut.where(holes[:, None], whole), cut)
     areas = holes.sum((1, 2))
@@ -104,30 +129,45 @@ def test_a_square_of_zeros_is_cut_out_of_every_image():
 
 
 def test_nothing_is_returned_for_no_rows():
-    images, rows, table = problem((7, 9, 3))
-    assert augment(images, rows[:0], table, **ALL).shape == (0, 3, 7, 9)
+    images, rows, values = problem((7, 9, 3))
+    assert augment(images, rows[:0], values, **ALL).shape == (0, 3, 7, 9)
+
+
+def test_several_callers_at_once(monkeypatch):
+    images, rows, values = problem((32, 32, 3))
+    expected = [augment(images, rows, values, epoch=epoch, **ALL) for epoch in range(8)]
+    monkeypatch.setattr(cpu_augment, "GRAIN", 1)
+    with ThreadPoolExecutor(4) as callers:
+        epochs = [*range(8)] * 10
+        found = callers.map(lambda e: augment(images, rows, values, epoch=e, **ALL), epochs)
+        for epoch, batch in zip(epochs, found, strict=True):
+            assert torch.equal(batch, expected[epoch])
 
 
 FORKED = """
 import os, torch
-from fasttrain_kernels.augment import augment, byte_table
+from fasttrain_kernels.augment import augment, byte_map
 images, rows = torch.zeros(200, 32, 32, 3, dtype=torch.uint8), torch.arange(200)
-table = byte_table(torch.ones(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64))
-expected = augment(images, rows, table, flip=True).numpy()
+values = byte_map(torch.ones(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64))
+backend = {backend!r}
+# In the threads of torch either way.
+expected = augment(images, rows, values, flip=True, backend=backend).numpy()
 child = os.fork()
 if child == 0:
-    os._exit(int((augment(images, rows, table, flip=True).numpy() != expected).any()))
+    os._exit(int((augment(images, rows, values, flip=True).numpy() != expected).any()))
 assert os.waitpid(child, 0)[1] == 0
 """
 
 
-def test_a_forked_process_can_augment():
-    # GNU OpenMP, where numba has no other pool, kills a child that enters a parallel region.
-    environment = {**os.environ, "NUMBA_THREADING_LAYER": "omp"}
-    command = [sys.executable, "-W", "ignore", "-c", FORKED]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+def test_a_forked_process_can_augment(backend):
+    # GNU OpenMP hangs a child that enters a parallel region after its parent did.
+    command = [sys.executable, "-W", "ignore", "-c", FORKED.format(backend=backend)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
+
+VALUES = byte_map(*torch.ones(2, 3, dtype=torch.float64))
 
 REFUSED = {
     "float images": ({"images": torch.zeros(2, 4, 4, 3)}, "images are torch.float32"),
@@ -139,8 +179,22 @@ REFUSED = {
         {"images": torch.zeros(2, 4, 8, 3, dtype=torch.uint8)[:, :, ::2]},
         "contiguous uint8",
     ),
-    "table": ({"table": torch.zeros(1, 256)}, r"the table is torch.float32 of shape \(1, 256\)"),
-    "integer table": ({"table": torch.zeros(3, 256, dtype=torch.int32)}, "table is torch.int32"),
+    "table": (
+        {"values": VALUES._replace(table=torch.zeros(1, 256))},
+        r"the table is torch.float32 of shape \(1, 256\)",
+    ),
+    "integer table": (
+        {"values": VALUES._replace(table=torch.zeros(3, 256, dtype=torch.int32))},
+        "table is torch.int32",
+    ),
+    "scale": (
+        {"values": VALUES._replace(scale=torch.zeros(2))},
+        r"a scale or shift is torch.float32 of shape \(2,\): contiguous torch.float32 \(3,\)",
+    ),
+    "shift": (
+        {"values": VALUES._replace(shift=torch.zeros(3, dtype=torch.float64))},
+        "a scale or shift is torch.float64",
+    ),
     "rows": ({"rows": torch.zeros(2, dtype=torch.int32)}, "an index is torch.int32"),
     "samples": ({"samples": torch.zeros(3, dtype=torch.int64)}, r"shape \(3,\)"),
     "device": ({"rows": torch.zeros(2, dtype=torch.int64, device="meta")}, "cpu, meta"),
@@ -154,7 +208,7 @@ def test_bad_arguments_are_refused(case):
     arguments = {
         "images": torch.zeros(2, 4, 4, 3, dtype=torch.uint8),
         "rows": torch.arange(2),
-        "table": torch.zeros(3, 256),
+        "values": VALUES,
         **changes,
     }
     with pytest.raises(ValueError, match=message):

@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed here")
 
 from fasttrain_kernels import augment_triton, static  # noqa: E402
-from fasttrain_kernels.augment import augment, byte_table  # noqa: E402
+from fasttrain_kernels.augment import augment, byte_map  # noqa: E402
 
 
 @pytest.mark.parametrize("target", static.TARGETS)
@@ -31,11 +31,11 @@ def test_launch_is_one_program_per_image_and_part(monkeypatch):
     monkeypatch.setattr(augment_triton, "_augment_kernel", Kernel())
     images = torch.zeros(4, 80, 75, 3, dtype=torch.uint8)
     one = torch.ones(3, dtype=torch.float64)
-    table = byte_table(one, one, torch.bfloat16)
+    values = byte_map(one, one, torch.bfloat16)
     draws = SimpleNamespace(seed=2**64 - 1, epoch=5, flip=True, padding=2, cutout=0)
     out = torch.empty(2, 80, 75, 3, dtype=torch.bfloat16)
     rows = torch.tensor([1, 3])
-    augment_triton.augment(images, rows, rows, table, out, **vars(draws))
+    augment_triton.augment(images, rows, rows, values, out, **vars(draws))
     [(grid, arguments, constants)] = launches
     assert grid == (2, 2)
     assert arguments[0].dtype == arguments[4].dtype == torch.int16
@@ -47,4 +47,4 @@ def test_a_host_tensor_is_refused():
     images = torch.zeros(4, 8, 8, 1, dtype=torch.uint8)
     one = torch.ones(1, dtype=torch.float64)
     with pytest.raises(ValueError, match="backend='triton' on cpu"):
-        augment(images, torch.arange(4), byte_table(one, one), backend="triton")
+        augment(images, torch.arange(4), byte_map(one, one), backend="triton")
