@@ -46,6 +46,7 @@ usage: fasttrain COMMAND ...
   report STORE             rebuild tables, figures and report.html of a store
   data DATASET             fetch a data set and say what it holds
   bench kernels            time the optimiser's step against other ways to take it
+  bench grid               train a grid, and train it by the published loop, in turn
 
 presets: {presets}
 fasttrain COMMAND --help tells more.
@@ -116,6 +117,24 @@ class Bench:
     """time torch.compile too (needs a C++ compiler, and a minute)"""
     static: FlagCreatePairsOff[bool] = False
     """instead compile the GPU kernels for several GPUs, without one, and say what came out"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchGrid:
+    """Train a grid and train it by the published loop, in turn, on this machine's CPU."""
+
+    case: Literal["digits", "convnet-8", "convnet-32", "resnet18-16"] = "digits"
+    """which network and images"""
+    rounds: int = 2
+    """seeds to train on both sides"""
+    precision: Literal["fp32", "bf16", "auto"] = "auto"
+    """our arithmetic; the published loop's is fp32"""
+    dataset: str | None = None
+    """other images for the CIFAR cases; by default CIFAR-10 if on disk, else generated ones"""
+    data_root: Path | None = None
+    """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
+    sizes: FlagCreatePairsOff[bool] = False
+    """instead train grids of 4 to 256 cells on digits, ours alone: cost against grid size"""
 
 
 def main() -> None:
@@ -238,6 +257,8 @@ def _data(arguments: list[str]) -> int:
 
 
 def _bench(arguments: list[str]) -> int:
+    if arguments[:1] == ["grid"]:
+        return _bench_grid(arguments[1:])
     command = _parse(Bench, "bench", arguments)
     if command.rounds < 2:
         raise UsageError(f"--rounds {command.rounds}: must be at least 2")
@@ -255,6 +276,21 @@ def _bench(arguments: list[str]) -> int:
     print(f"{about()}\n")
     names = list(CASES) if command.only is None else [command.only]
     for text in tables(names, command.rounds, command.compile):
+        print(text, flush=True)
+    return 0
+
+
+def _bench_grid(arguments: list[str]) -> int:
+    command = _parse(BenchGrid, "bench grid", arguments)
+    if command.rounds < 1:
+        raise UsageError(f"--rounds {command.rounds}: must be at least 1")
+    from .grid_bench.cases import CASES, with_precision
+    from .grid_bench.tables import compare, sizes
+
+    case = with_precision(CASES[command.case], command.precision)
+    dataset, root = command.dataset, command.data_root
+    texts = sizes(command.rounds) if command.sizes else compare(case, command.rounds, dataset, root)
+    for text in texts:
         print(text, flush=True)
     return 0
 
