@@ -9,6 +9,8 @@ from fasttrain_data import cache_dir
 
 from ..config import Config, DataConfig, GridConfig, NetworkConfig, TrainingConfig
 
+Cell = tuple[float, float, float]
+"""PLR, FLR, final test accuracy"""
 CIFAR_FOLDER = "cifar-10-batches-py"
 """where torchvision unpacks CIFAR-10"""
 SIZES = (4, 16, 64, 256)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import EnvironmentProblem
+from .cases import Cell
 from .profiling import Profile
 
 SAMPLE_S = 0.3
@@ -28,8 +29,7 @@ class Measurement:
     """most memory of all its processes at once, shared pages counted once; None off Linux"""
     bytes: int
     """of the files it left"""
-    cells: list[tuple[float, float, float]] = field(default_factory=list)
-    """PLR, FLR, final test accuracy"""
+    cells: list[Cell] = field(default_factory=list)
     how: str = ""
 
 

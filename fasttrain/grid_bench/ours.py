@@ -18,7 +18,7 @@ from ..precision import resolve_precision
 from ..progress import ProgressView
 from ..store import Store
 from ..sweep import run_sweep
-from .published import Cell
+from .cases import Cell
 
 CPU = torch.device("cpu")
 

@@ -29,10 +29,8 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 from fasttrain_data import ImageData
 
 from ..config import Config
+from .cases import Cell
 from .networks import NETWORKS
-
-Cell = tuple[float, float, float]
-"""PLR, FLR, final test accuracy"""
 
 
 class Images(Dataset[tuple[Tensor, int]]):

@@ -1,74 +1,19 @@
-"""One measurement in a process of its own: `python -m fasttrain.grid_bench.worker JOB RESULT`.
+"""A job in a process of its own: `python -m` this module, JOB RESULT, both JSON files.
 
-Both are JSON files. What is timed begins after the imports, with the images in memory and, on both
-sides, one epoch behind it; it ends with the last cell on disk.
+Processes that a sweep starts import this module again: it must import nothing heavy by itself.
 """
 
-import contextlib
 import json
 import sys
-import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fasttrain.config import Config, RunOptions, check
-from fasttrain.grid_bench.ours import CPU, OurSweep, run_packs
-from fasttrain.grid_bench.profiling import profile
-from fasttrain.grid_bench.published import Cell, PublishedLoop
-from fasttrain.lab import configured_images
-from fasttrain.precision import device_name
-
-
-def result(
-    seconds: float, folder: Path, before: int, cells: list[Cell], how: str
-) -> dict[str, object]:
-    """What a side reports."""
-    written = folder_bytes(folder) - before
-    return {"seconds": seconds, "bytes": written, "cells": cells, "how": how}
-
-
-def published(config: Config, options: RunOptions, seed: int, folder: Path) -> dict[str, object]:
-    """The grid by the published loop."""
-    data = configured_images(config, options.data_root)
-    loop = PublishedLoop(config, data, folder, seed)
-    loop.train(loop.new_model(), config.grid.plr[0], 1, "start")
-    before = folder_bytes(folder)
-    started = time.perf_counter()
-    cells = loop.run()
-    how = f"{loop.num_workers} loader workers, {device_name(CPU)}, fp32"
-    return result(time.perf_counter() - started, folder, before, cells, how)
-
-
-def ours(config: Config, options: RunOptions, seed: int, folder: Path) -> dict[str, object]:
-    """The grid by fasttrain's sweep."""
-    sweep = OurSweep(config, options, folder / "store", seed)
-    with sweep.choice.engine(sweep.lab, options) as engine:
-        run_packs(sweep.start_packs(), sweep.lab.store, engine)
-        before = folder_bytes(folder)
-        started = time.perf_counter()
-        run_packs(sweep.choice.packs, sweep.lab.store, engine)
-        seconds = time.perf_counter() - started
-    how = f"{sweep.choice.explain()}; {sweep.precision}"
-    return result(seconds, folder, before, sweep.cells(), how)
-
-
-def profiled(config: Config, options: RunOptions, seed: int, folder: Path) -> dict[str, object]:
-    """Where the time of a pack goes."""
-    sweep = OurSweep(config, options, folder / "store", seed)
-    return asdict(profile(sweep, folder / "profile"))
-
-
-SIDES = {"ours": ours, "published": published, "profile": profiled}
-
-
-def folder_bytes(folder: Path) -> int:
-    """Bytes of all files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
 
 def main(job_path: str, result_path: str) -> None:
-    """Do a job."""
+    """Do a job and write what it found."""
+    from fasttrain.config import RunOptions, check
+    from fasttrain.grid_bench.jobs import SIDES
+
     job: dict[str, Any] = json.loads(Path(job_path).read_text())
     root = job["data_root"]
     options = RunOptions(data_root=None if root is None else Path(root), device="cpu", quiet=True)
@@ -78,5 +23,4 @@ def main(job_path: str, result_path: str) -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        main(*sys.argv[1:])
+    main(*sys.argv[1:])
