@@ -35,7 +35,7 @@ class Case:
 
 
 def _cifar(name: str, network: NetworkConfig, n_train: int, n_test: int, epochs: int) -> Case:
-    grid = GridConfig(plr=(1e-4, 3e-4, 1e-3, 2e-3, 4e-3, 1e-2, 3e-2, 1e-1), flr=(1e-4, 1e-3), k=())
+    grid = GridConfig(plr=(3e-4, 1e-3, 3e-3, 3e-2), flr=(1e-4, 1e-3), k=())
     return Case(
         name,
         Config(
@@ -67,21 +67,21 @@ CASES = {
     "convnet-8": _cifar(
         "CIFAR-10, ConvNet of width 8",
         NetworkConfig(model="convnet", width=8, radius=12.0),
-        n_train=1000,
-        n_test=500,
+        n_train=2000,
+        n_test=400,
         epochs=2,
     ),
     "convnet-32": _cifar(
         "CIFAR-10, ConvNet of width 32",
         NetworkConfig(model="convnet", width=32, radius=12.0),
-        n_train=500,
+        n_train=1000,
         n_test=200,
         epochs=1,
     ),
     "resnet18-16": _cifar(
         "CIFAR-10, ResNet-18 of width 16",
         NetworkConfig(model="resnet18", width=16, radius=20.0),
-        n_train=250,
+        n_train=500,
         n_test=100,
         epochs=1,
     ),

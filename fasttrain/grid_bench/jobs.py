@@ -32,11 +32,15 @@ def published(config: Config, options: RunOptions, seed: int, folder: Path) -> d
     data = configured_images(config, options.data_root)
     loop = PublishedLoop(config, data, folder, seed)
     loop.train(loop.new_model(), config.grid.plr[0], 1, "start")
-    before = folder_bytes(folder)
+    before, loop.start_s = folder_bytes(folder), 0.0
     started = time.perf_counter()
     cells = loop.run()
-    how = f"{loop.num_workers} loader workers, {device_name(CPU)}, fp32"
-    return result(time.perf_counter() - started, folder, before, cells, how)
+    seconds = time.perf_counter() - started
+    how = (
+        f"{loop.num_workers} loader workers, {device_name(CPU)}, fp32;"
+        f" {loop.start_s:.1f} of {seconds:.1f} s pass until the first batches of epochs and tests"
+    )
+    return result(seconds, folder, before, cells, how)
 
 
 def ours(config: Config, options: RunOptions, seed: int, folder: Path) -> dict[str, object]:
