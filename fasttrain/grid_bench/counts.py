@@ -95,13 +95,29 @@ class _Operations(TorchDispatchMode):
 def dispatched_operations(
     network: NetworkConfig, side: int, channels: int, num_models: int, precision: str
 ) -> int:
-    """Operations of one training step of a pack: forward, loss, backward, step, statistics."""
-    cpu = torch.device("cpu")
+    """Operations of one training step of a pack: forward, loss, backward, step, statistics.
+
+    What numba compiles (the fused normalisation, the optimiser) is none.
+    """
     make = MODELS[network.model]
     model = make(10, in_channels=channels, width=network.width, num_models=num_models)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return _operations(model, side, channels, num_models, precision)
+
+
+def plain_operations(network: NetworkConfig, side: int, channels: int, precision: str) -> int:
+    """Of one model in plain torch modules: as `dispatched_operations`."""
+    with torch.no_grad():
+        make = NETWORKS[network.model]
+        model = make(10, in_channels=channels, width=network.width, side=side)
+    return _operations(model, side, channels, 1, precision)
+
+
+def _operations(model: nn.Module, side: int, channels: int, num_models: int, precision: str) -> int:
+    cpu = torch.device("cpu")
+    weights = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d)]
     rates = torch.full((num_models,), 1e-3, dtype=torch.float64)
-    optimizer = SphereSGD(model.named_sphere_parameters(), elr=rates, num_models=num_models)
+    optimizer = SphereSGD(weights, elr=rates, num_models=num_models)
     images, labels = torch.randn(4, channels, side, side), torch.arange(4)
 
     def step() -> None:
