@@ -12,7 +12,9 @@ from numba import extending, types
 from numba.core import cgutils
 from numba.extending import overload
 
-OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+# With BASE every operation rounds by itself, as in torch.
+BASE: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+OPTIONS: dict[str, Any] = {**BASE, "fastmath": {"contract"}}
 # What takes `like` becomes part of its caller: constants make loops straight, and without arrays
 # that somebody might own no references are counted in them.
 INLINE: dict[str, Any] = {**OPTIONS, "forceinline": True}
