@@ -145,6 +145,10 @@ def _mirror(out, source, count, channels):
         for x in range(1, count - 1):
             _copy_four(out + 3 * x, last - 3 * x)
         _copy(out + 3 * (count - 1), source, 3)
+    elif channels == 1:
+        # A constant, so that no function is called for a byte.
+        for x in range(count):
+            _copy(out + x, last - x, 1)
     else:
         for x in range(count):
             _copy(out + x * channels, last - x * channels, channels)

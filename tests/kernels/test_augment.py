@@ -78,7 +78,7 @@ def test_keys_of_any_size(seed, epoch, sample):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_every_byte_of_every_channel_becomes_the_affine_map_rounded_thrice(dtype, channels):
-    # Scales for which a fused multiply-add would differ in a third of the values.
+    # Scales for which a fused multiply-add would change more than a third of the fp32 values.
     mean = torch.linspace(0.21, 0.73, channels, dtype=torch.float64)
     std = torch.linspace(0.19, 0.31, channels, dtype=torch.float64)
     wide = torch.promote_types(dtype, torch.float32)
