@@ -21,6 +21,7 @@ from ..sweep import run_sweep
 from .cases import Cell
 
 CPU = torch.device("cpu")
+OTHER_SEEDS = 1_000_000
 
 
 @dataclass
@@ -36,20 +37,21 @@ class OurSweep:
         self.precision = resolve_precision(self.config.training.precision, CPU)
         self.lab = open_lab(self.config, self.options, self.store, CPU, self.precision, {})
         Store.open(self.store, create=True)
-        self.stages = self.plan(self.config)
+        self.stages = self.plan(self.config, self.seed)
         self.choice = choose(self.stages, self.lab, self.options)
 
-    def plan(self, config: Config) -> list[Stage]:
-        """The stages of the seed."""
-        return build(config, setup_sections(config, self.lab.data, self.precision), [self.seed])
+    def plan(self, config: Config, seed: int) -> list[Stage]:
+        """The stages of one seed."""
+        return build(config, setup_sections(config, self.lab.data, self.precision), [seed])
 
     def start_packs(self) -> list[list[Stage]]:
         """One epoch of one model for every process: what has to be loaded is, and is used once."""
         grid = dataclasses.replace(self.config.grid, flr=())
         training = dataclasses.replace(self.config.training, epochs=1)
-        stages = self.plan(dataclasses.replace(self.config, grid=grid, training=training))
-        left = [stage for stage in stages if stage not in self.stages]
-        return [[stage] for stage in left[: self.choice.processes]]
+        config = dataclasses.replace(self.config, grid=grid, training=training)
+        # Of a seed that the grid does not have: none of its own stages may be done before.
+        stages = self.plan(config, self.seed + OTHER_SEEDS)
+        return [[stage] for stage in stages[: self.choice.processes]]
 
     def cells(self) -> list[Cell]:
         """PLR, FLR and final test accuracy of the finished cells; NaN for one that was lost."""

@@ -91,6 +91,15 @@ def test_a_profile_accounts_for_all_the_time(case, tmp_path):
     assert found.step_ms == pytest.approx(training / (3 * (3 + 2 * 2)) * 1e3)
 
 
+def test_what_warms_the_processes_up_is_no_part_of_the_grid(case, tmp_path):
+    training = dataclasses.replace(case.config.training, epochs=1)
+    config = dataclasses.replace(case.config, training=training)
+    sweep = OurSweep(config, RunOptions(device="cpu", processes=1), tmp_path / "store", 0)
+    started = [stage for pack in sweep.start_packs() for stage in pack]
+    assert len(started) == 1
+    assert not {stage.id for stage in started} & {stage.id for stage in sweep.stages}
+
+
 def test_both_sides_train_the_grid(case):
     text = "\n".join(compare(case, 1, None, None))
     assert "2 cells, 7 epochs" in text
