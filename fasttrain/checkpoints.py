@@ -48,5 +48,6 @@ class CheckpointWriter:
 
     def _wait(self) -> None:
         if self.writing is not None:
-            writing, self.writing = self.writing, None
-            writing.result()
+            # Forgotten only when it has ended: an interruption may come here twice.
+            self.writing.result()
+            self.writing = None

@@ -4,6 +4,7 @@ None of it is part of a stage's identity: it changes the numbers within rounding
 """
 
 import contextlib
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -14,9 +15,9 @@ import torch
 from .config import RunOptions
 from .engines import Engine, InProcess, Workers
 from .lab import Lab, open_lab
-from .plan import Stage, epochs_left
+from .plan import Stage
 from .schedule import largest_wave, make_packs
-from .tuning import Timing, fastest, measure_compiled, measure_packs
+from .tuning import Timing, fastest, measure, measure_compiled, measure_packs
 
 WORTH_S = 600.0
 """a plan that takes longer is worth the compilation that shows whether it is faster"""
@@ -35,6 +36,18 @@ class Choice:
     size: int
     """most models in a pack"""
     compiled: bool
+    note: str
+    """what the user should know of how it came about"""
+
+    def measured(self, lab: Lab) -> list[Timing]:
+        """Timings of this choice: those it was made by, or else new ones."""
+        if self.timings:
+            return [t for t in self.timings if t.compiled == self.compiled]
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.num_threads)
+        timing = measure(dataclasses.replace(lab, compiled=self.compiled), self.size)
+        torch.set_num_threads(before)
+        return [timing]
 
     def explain(self) -> str:
         """The choice and its figures, in a line or two."""
@@ -45,7 +58,8 @@ class Choice:
             f"{t.size}{' compiled' if t.compiled else ''}: {t.model_step_s * 1e3:.3g}"
             for t in self.timings
         )
-        return f"{text}; ms per step and model in packs of {figures}" if figures else text
+        text += f"; ms per step and model in packs of {figures}" if figures else ""
+        return f"{text}\n{self.note}" if self.note else text
 
     def engine(self, lab: Lab, options: RunOptions) -> contextlib.AbstractContextManager[Engine]:
         """The engine: this process, or workers with a lab of their own each."""
@@ -77,25 +91,25 @@ def choose(stages: Sequence[Stage], lab: Lab, options: RunOptions) -> Choice:
     processes = options.processes or min(roots, _devices_or_cores(lab.device, options.device))
     num_threads = max(1, available // processes)
     timings: list[Timing] = []
+    note = ""
     size, compiled = options.pack, options.compile == "on"
     # Measured as the workers will run.
     torch.set_num_threads(num_threads)
     if size is None:
         timings = measure_packs(lab, largest_wave(stages), processes)
         size = fastest(timings).size
-        if options.compile == "auto" and _remaining_s(stages, timings, processes, lab) > WORTH_S:
-            timings.append(measure_compiled(lab, size, processes))
+        if options.compile == "auto" and _whole_s(stages, timings, processes, lab) > WORTH_S:
+            more, note = measure_compiled(lab, size, processes)
+            timings += more
             compiled = fastest([t for t in timings if t.size == size]).compiled
     torch.set_num_threads(available)
     packs = make_packs(stages, size, math.ceil(roots / processes))
-    return Choice(packs, processes, num_threads, timings, max(map(len, packs)), compiled)
+    return Choice(packs, processes, num_threads, timings, max(map(len, packs)), compiled, note)
 
 
-def _remaining_s(
-    stages: Sequence[Stage], timings: Sequence[Timing], processes: int, lab: Lab
-) -> float:
-    """About how long the rest of the plan takes without compilation."""
-    num_epochs = sum(epochs_left(list(stages), lab.store).values())
+def _whole_s(stages: Sequence[Stage], timings: Sequence[Timing], processes: int, lab: Lab) -> float:
+    """About how long the whole plan takes without compilation, whatever is finished of it."""
+    num_epochs = sum(stage.num_epochs for stage in stages)
     return num_epochs * len(lab.train_loader(0)) * fastest(timings).model_step_s / processes
 
 

@@ -48,6 +48,7 @@ usage: fasttrain COMMAND ...
   data inspect DATASET     fetch a data set, or open a .beton file, and say what it holds
   data write DATASET FILE  write it as an FFCV file; data verify FILE checks every byte of one
   bench kernels|data       time the optimiser's step, or the loaders, against others
+  bench grid               train a grid, and train it by the published loop, in turn
 
 presets: {presets}
 fasttrain COMMAND --help tells more.
@@ -147,6 +148,24 @@ class Bench:
     """time torch.compile too (needs a C++ compiler, and a minute)"""
     static: FlagCreatePairsOff[bool] = False
     """instead compile the GPU kernels for several GPUs, without one, and say what came out"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchGrid:
+    """Train a grid and train it by the published loop, in turn, on this machine's CPU."""
+
+    case: Literal["digits", "convnet-8", "convnet-32", "resnet18-16"] = "digits"
+    """which network and images"""
+    rounds: int = 2
+    """seeds to train on both sides"""
+    precision: Literal["fp32", "bf16", "auto"] = "auto"
+    """our arithmetic; the published loop's is fp32"""
+    dataset: str | None = None
+    """other images for the CIFAR cases; by default CIFAR-10 if on disk, else generated ones"""
+    data_root: Path | None = None
+    """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
+    sizes: FlagCreatePairsOff[bool] = False
+    """instead train grids of 4 to 256 cells on digits, ours alone: cost against grid size"""
 
 
 def main() -> None:
@@ -283,6 +302,8 @@ def _data(arguments: list[str]) -> int:
 
 
 def _bench(arguments: list[str]) -> int:
+    if arguments[:1] == ["grid"]:
+        return _bench_grid(arguments[1:])
     command = _parse(Bench, "bench", arguments)
     rounds = command.rounds or (11 if command.what == "data" else 31)
     if command.rounds is not None and command.rounds < 2:
@@ -305,6 +326,21 @@ def _bench(arguments: list[str]) -> int:
     print(f"{about()}\n")
     names = list(CASES) if command.only is None else [command.only]
     for text in tables(names, rounds, command.compile):
+        print(text, flush=True)
+    return 0
+
+
+def _bench_grid(arguments: list[str]) -> int:
+    command = _parse(BenchGrid, "bench grid", arguments)
+    if command.rounds < 1:
+        raise UsageError(f"--rounds {command.rounds}: must be at least 1")
+    from .grid_bench.cases import CASES, with_precision
+    from .grid_bench.tables import compare, sizes
+
+    case = with_precision(CASES[command.case], command.precision)
+    dataset, root = command.dataset, command.data_root
+    texts = sizes(command.rounds) if command.sizes else compare(case, command.rounds, dataset, root)
+    for text in texts:
         print(text, flush=True)
     return 0
 

@@ -107,7 +107,7 @@ class RunOptions:
     """most models trained as one; by measurement if not given"""
     compile: Literal["auto", "on", "off"] = "auto"
     """run the networks as torch.compile makes them; auto measures whether that is faster if the
-    sweep will take more than 10 minutes"""
+    sweep takes more than 10 minutes and the size of packs is not given"""
     checkpoint_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
     """seconds between checkpoints of what is under way"""
     stop_diverged: FlagCreatePairsOff[bool] = False

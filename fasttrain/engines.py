@@ -35,10 +35,8 @@ class Outcome:
     """What became of a pack."""
 
     pack: Sequence[Stage]
-    states: dict[str, str]
-    """state of every stage that finished, by id"""
     error: str | None = None
-    """a traceback, if the rest could not be run"""
+    """a traceback, if not all of it could be run; what finished is in the store"""
 
 
 class Engine(Protocol):
@@ -77,16 +75,12 @@ def _attempt(pack: Sequence[Stage], lab: Lab, on_epoch: OnEpoch) -> Outcome:
     if any(stage.parent is None for stage in pack):
         lab.final_states.clear()
     try:
-        return Outcome(pack, run_pack(pack, lab, on_epoch))
+        run_pack(pack, lab, on_epoch)
+        return Outcome(pack)
     except (EnvironmentProblem, OSError):
         raise
     except Exception:
-        finished = {
-            stage.id: lab.store.state(stage.id)
-            for stage in pack
-            if lab.store.summary(stage.id) is not None
-        }
-        return Outcome(pack, finished, traceback.format_exc())
+        return Outcome(pack, traceback.format_exc())
 
 
 @dataclass
@@ -118,6 +112,8 @@ class Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # A second Ctrl-C must not cut off what the workers write at the first.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         busy = [worker for worker in self.workers if worker.pack is not None]
         for worker in busy:
             if worker.process.pid is not None:
@@ -127,6 +123,7 @@ class Workers:
             worker.pipe.close()
             worker.process.join(STOP_S)
             worker.process.kill()
+        signal.signal(signal.SIGINT, before)
 
     def _new_worker(self, index: int) -> _Worker:
         # Its processes inherit nothing from this one: no thread, no lock, no device.
@@ -155,7 +152,7 @@ class Workers:
                 worker = busy[pipe]  # type: ignore[index]
                 try:
                     message = worker.pipe.recv()
-                except (EOFError, ConnectionResetError):
+                except (EOFError, OSError):
                     return self._replace(worker)
                 if isinstance(message, Exception):
                     raise message
@@ -172,7 +169,7 @@ class Workers:
         pack = worker.pack or ()
         index = self.workers.index(worker)
         self.workers[index] = self._new_worker(index)
-        return Outcome(pack, {}, f"RuntimeError: the worker process was ended {how}")
+        return Outcome(pack, f"RuntimeError: the worker process was ended {how}")
 
 
 def _work(pipe: Connection, make_lab: Callable[[], Lab], num_threads: int) -> None:
@@ -183,7 +180,11 @@ def _work(pipe: Connection, make_lab: Callable[[], Lab], num_threads: int) -> No
         torch.set_num_threads(num_threads)
         numba.set_num_threads(num_threads)
         try:
-            lab = make_lab()
+            try:
+                lab = make_lab()
+            except Exception as error:
+                reason = f"a worker process could not start: {type(error).__name__}: {error}"
+                raise EnvironmentProblem(reason) from None
             while True:
                 pack = pipe.recv()
                 outcome = _attempt(pack, lab, lambda *report: pipe.send(report))

@@ -1,6 +1,5 @@
 """What a plan will cost, from measured steps on the real model and data."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,7 +45,7 @@ def estimate(
     num_filters = sum(weight.shape[0] for weight in model.sphere_parameters())
     return Estimate(
         sum(left.values()),
-        seconds / math.ceil(processes),
+        seconds / min(processes, len(packs)),
         sum(
             size * (2 if stage.kind == "swa" else 1)
             + stage.num_epochs * num_filters * 4

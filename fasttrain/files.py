@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         EnvironmentProblem: no space, no permission, or another fault of the file system.
     """
-    # Processes may write the same file at once: each has a temporary one of its own.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Processes and threads may write the same file at once: each has a temporary one of its own.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)

@@ -43,7 +43,7 @@ class Lab:
     stop_diverged: bool = False
     """whether runs that have diverged for good end early"""
     final_states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    """networks at the end of finished stages, by id: those that the next packs start from"""
+    """networks at the end of pre-training, by stage: those that the next packs start from"""
     test_loader: Loader = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,6 +71,9 @@ class Lab:
         if self.compiled:
             # On CUDA with graphs: forward and backward pass are one launch each.
             graphs = self.device.type == "cuda"
+            # One per size of a pack, of a batch, and mode; without room for all it would run eager.
+            torch._dynamo.config.recompile_limit = 256
+            torch._dynamo.config.fail_on_recompile_limit_hit = True
             model.compile(mode="reduce-overhead" if graphs else None, dynamic=False)
         return model
 
@@ -148,6 +151,9 @@ def open_lab(
 ) -> Lab:
     """The lab of a sweep on one device, in whatever process."""
     set_exact_arithmetic()
+    if device.type == "cuda":
+        # Kernels are launched on the current device, whatever device their tensors are on.
+        torch.cuda.set_device(device)
     return Lab(
         config,
         configured_images(config, options.data_root),

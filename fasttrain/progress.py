@@ -78,7 +78,8 @@ class ProgressView:
     def epoch(self, stage: Stage, epoch: int, scores: dict[str, float]) -> None:
         """An epoch has ended; `epoch` counts from the start of pre-training."""
         self.epochs_run += 1
-        self.epochs_left[stage.id] -= 1
+        # A pack that is tried again repeats epochs.
+        self.epochs_left[stage.id] = max(0, self.epochs_left[stage.id] - 1)
         self.line = f"{stage.label()}  epoch {epoch}/{stage.end_epoch}  {_scores(scores)}"
         self.lines[stage.id] = self.line
         if self.every_epoch and not self.live and not self.quiet:
@@ -90,11 +91,11 @@ class ProgressView:
         self.running.pop(stage.id, None)
         # A loss that became non-finite ends a stage early.
         self.epochs_left[stage.id] = 0
+        line = self.lines.pop(stage.id, stage.label())
         if not self.live and not self.quiet:
             finished = sum(self.counts.values())
             self.console.print(
-                f"[{finished}/{self.totals.total()}] {self.lines.pop(stage.id, stage.label())}"
-                f"  {state}  ETA {self.eta()}",
+                f"[{finished}/{self.totals.total()}] {line}  {state}  ETA {self.eta()}",
                 highlight=False,
                 soft_wrap=True,
                 markup=False,

@@ -21,7 +21,6 @@ from .report import rich_table, summary, write_report
 from .results import load, load_grids, origin
 from .store import Store
 from .sweep import run_sweep
-from .tuning import measure
 
 
 def sweep(
@@ -108,8 +107,7 @@ def _print_plan(stages: list[Stage], lab: Lab, options: RunOptions, console: Con
         console.print("nothing left to run")
         return
     choice = choose(stages, lab, options)
-    timings = choice.timings or [measure(lab, choice.size)]
-    cost = estimate(choice.packs, timings, choice.processes, lab)
+    cost = estimate(choice.packs, choice.measured(lab), choice.processes, lab)
     lines = [
         f"left: {len(left)} stages, {cost.num_epochs} epochs"
         f" ({unshared_epochs(left)} if nothing were shared)",

@@ -5,6 +5,7 @@ next epoch depends on: a pack that was killed and resumed ends in the same bits 
 on the same machine with the same number of threads.
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -94,8 +95,8 @@ class Run:
         return self.stage.start_epoch + len(self.progress.series)
 
 
-def run_pack(stages: Sequence[Stage], lab: Lab, on_epoch: OnEpoch) -> dict[str, str]:
-    """Run stages of one seed and the same epochs to their end; returns the state of each, by id.
+def run_pack(stages: Sequence[Stage], lab: Lab, on_epoch: OnEpoch) -> None:
+    """Run stages of one seed and the same epochs to their end, into the store.
 
     Finished ones are left out, except that a pack that was interrupted goes on as it was.
     "diverged" is a result like any other: the loss became non-finite (the stage ends there, without
@@ -104,7 +105,7 @@ def run_pack(stages: Sequence[Stage], lab: Lab, on_epoch: OnEpoch) -> dict[str, 
     """
     todo = {stage.id for stage in stages if lab.store.summary(stage.id) is None}
     under_way = {member for stage in todo for member in lab.store.checkpoint_members(stage)}
-    runs, states = [], {}
+    runs = []
     for stage in stages:
         if stage.id not in todo | under_way:
             continue
@@ -112,18 +113,21 @@ def run_pack(stages: Sequence[Stage], lab: Lab, on_epoch: OnEpoch) -> dict[str, 
         if wanted:
             about = {"dataset": lab.data.name, "num_classes": lab.data.num_classes}
             lab.store.begin(stage.id, {**stage.description(), **about})
-        if stage.parent is not None and is_lost(stage.parent, lab.store):
-            stopped = lab.store.is_stopped(stage.parent.id)
-            states[stage.id] = _finish(Run(stage, Progress({}), stopped=stopped), None, lab)
+        before = [*([stage.parent] if stage.parent else []), *predecessors(stage)]
+        lost = [earlier for earlier in before if is_lost(earlier, lab.store)]
+        if lost:
+            stopped = lab.store.is_stopped(lost[0].id)
+            _finish(Run(stage, Progress({}), stopped=stopped), None, lab)
         else:
-            runs.append(Run(stage, _start(stage, lab), wanted))
+            run = Run(stage, _start(stage, lab), wanted)
+            run.stopped = _is_given_up(run, lab)
+            runs.append(run)
     together: dict[int, list[Run]] = {}
     for run in runs:
         together.setdefault(run.next_epoch, []).append(run)
     for members in together.values():
-        states |= _run_in_step(members, lab, on_epoch)
+        _run_in_step(members, lab, on_epoch)
     lab.store.tidy_checkpoints()
-    return states
 
 
 def is_lost(stage: Stage, store: Store) -> bool:
@@ -163,7 +167,7 @@ def _start(stage: Stage, lab: Lab) -> Progress:
     tensors = lab.store.load_progress(stage.id)
     if tensors is None:
         for earlier in predecessors(stage):
-            if lab.store.summary(earlier.id) is not None and not is_lost(earlier, lab.store):
+            if lab.store.summary(earlier.id) is not None:
                 tensors = lab.store.read_tensors(earlier.id, STATE)
                 break
     if tensors is not None:
@@ -193,22 +197,28 @@ def _pack(runs: list[Run], lab: Lab) -> Pack:
     )
 
 
-def _run_in_step(runs: list[Run], lab: Lab, on_epoch: OnEpoch) -> dict[str, str]:
-    """Train runs that stand at the same epoch, as one pack, and finish them; returns their states.
+def _run_in_step(runs: list[Run], lab: Lab, on_epoch: OnEpoch) -> None:
+    """Train runs that stand at the same epoch, as one pack, and finish them.
 
     A run whose loss becomes non-finite, or that is given up, ends there; the others go on.
     """
-    stage, states = runs[0].stage, {}
+    stage = runs[0].stage
     with CheckpointWriter(lab.store, lab.checkpoint_s) as writer:
-        while runs and runs[0].next_epoch < stage.end_epoch:
+        while True:
+            _finish_all([run for run in runs if run.over], None, lab)
+            runs = [run for run in runs if not run.over]
+            if not runs or runs[0].next_epoch == stage.end_epoch:
+                break
             pack = _pack(runs, lab)
             while runs[0].next_epoch < stage.end_epoch and not any(run.over for run in runs):
                 _run_epoch(pack, runs, lab, on_epoch, writer)
-            states |= _finish_all([run for run in runs if run.over], None, lab)
-            runs = [run for run in runs if not run.over]
+            if any(run.over for run in runs):
+                # From here the others are another pack: a resumed one must part at the same place.
+                writer.write(functools.partial(_content, runs))
     if runs and stage.kind == "swa":
-        return states | _finish_all(runs, _pack(runs, lab).score_average(stage.end_epoch), lab)
-    return states | _finish_all(runs, [run.progress.series[-1] for run in runs], lab)
+        _finish_all(runs, _pack(runs, lab).score_average(stage.end_epoch), lab)
+    else:
+        _finish_all(runs, [run.progress.series[-1] for run in runs], lab)
 
 
 def _run_epoch(
@@ -220,17 +230,14 @@ def _run_epoch(
     # averages of fewer checkpoints ended.
     last = epoch + 1 == stage.end_epoch and stage.kind != "swa"
     tested = last or (epoch + 1) % lab.config.training.evaluate_every == 0
-
-    def content() -> dict[str, dict[str, Tensor]]:
-        return {run.stage.id: run.progress.checkpoint() for run in runs}
-
+    content = functools.partial(_content, runs)
     started = time.monotonic()
     try:
         result = pack.train(epoch, tested=tested)
         share = (time.monotonic() - started) / len(runs)
         for index, run in enumerate(runs):
-            _append(run, result, index, share)
-            run.stopped = lab.stop_diverged and is_hopeless(run, lab.data)
+            run.progress = _appended(run.progress, result, index, share)
+            run.stopped = _is_given_up(run, lab)
         if not any(run.over for run in runs):
             writer.offer(content)
         for run in runs:
@@ -246,29 +253,37 @@ def _run_epoch(
         raise
 
 
-def _append(run: Run, result: Epoch, index: int, time_s: float) -> None:
-    """Add a finished epoch."""
-    progress = run.progress
-    progress.series.append(result.scores[index])
-    progress.norms.append(result.norms[index])
-    progress.model, progress.average = result.states[index], result.averages[index]
-    progress.time_s += time_s
+def _content(runs: Sequence[Run]) -> dict[str, dict[str, Tensor]]:
+    """What a checkpoint of the runs holds."""
+    return {run.stage.id: run.progress.checkpoint() for run in runs}
 
 
-def _finish_all(
-    runs: Sequence[Run], results: Sequence[Tensor] | Tensor | None, lab: Lab
-) -> dict[str, str]:
+def _appended(progress: Progress, result: Epoch, index: int, time_s: float) -> Progress:
+    """The progress after one more epoch; whole or not at all, should it be interrupted."""
+    return Progress(
+        result.states[index],
+        result.averages[index],
+        [*progress.series, result.scores[index]],
+        [*progress.norms, result.norms[index]],
+        progress.time_s + time_s,
+    )
+
+
+def _is_given_up(run: Run, lab: Lab) -> bool:
+    unfinished = run.next_epoch < run.stage.end_epoch
+    return lab.stop_diverged and unfinished and is_hopeless(run, lab.data)
+
+
+def _finish_all(runs: Sequence[Run], results: Sequence[Tensor] | Tensor | None, lab: Lab) -> None:
     """Finish the runs that are wanted; results have one row of scores per run."""
     rows = [None] * len(runs) if results is None else results
-    return {
-        run.stage.id: _finish(run, row, lab)
-        for run, row in zip(runs, rows, strict=True)
-        if run.wanted
-    }
+    for run, row in zip(runs, rows, strict=True):
+        if run.wanted:
+            _finish(run, row, lab)
 
 
-def _finish(run: Run, scores: Tensor | None, lab: Lab) -> str:
-    """Put a run's results into the store, with its final scores if any; returns its state."""
+def _finish(run: Run, scores: Tensor | None, lab: Lab) -> None:
+    """Put a run's results into the store, with its final scores if any."""
     progress = run.progress
     values = [None] * len(COLUMNS) if scores is None else scores.tolist()
     result = dict[str, float | None](zip(COLUMNS, values, strict=True))
@@ -284,9 +299,9 @@ def _finish(run: Run, scores: Tensor | None, lab: Lab) -> str:
     files = {METRICS: _metrics(run)}
     if scores is not None:
         files[STATE] = tensors_to_bytes(progress.tensors())
-        lab.final_states[run.stage.id] = progress.model
+        if run.stage.parent is None:
+            lab.final_states[run.stage.id] = progress.model
     lab.store.finish(run.stage.id, files, summary)
-    return state
 
 
 def _state(stage: Stage, scores: Tensor, lab: Lab) -> str:

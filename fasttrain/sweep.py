@@ -40,19 +40,21 @@ def run_sweep(
             engine.start(pack)
             num_running += 1
         if not num_running:
+            assert not waiting, "packs that wait for each other"
             break
         outcome = engine.wait(view.epoch)
         num_running -= 1
         for stage in outcome.pack:
-            if stage.id in outcome.states:
+            if stage.id in unfinished and store.summary(stage.id) is not None:
                 unfinished.discard(stage.id)
-                view.end(stage, outcome.states[stage.id])
+                view.end(stage, store.state(stage.id))
         if outcome.error is None:
             continue
         left = [stage for stage in outcome.pack if stage.id in unfinished]
-        if len(left) > 1:
-            view.note(f"{len(left)} stages failed together ({_last_line(outcome.error)}): halving")
-            waiting.extendleft((left[len(left) // 2 :], left[: len(left) // 2]))
+        if len(outcome.pack) > 1 and left:
+            view.note(f"{len(left)} stages left of a failed pack ({_last_line(outcome.error)})")
+            middle = len(left) // 2
+            waiting.extendleft(half for half in (left[middle:], left[:middle]) if half)
             continue
         for stage in left:
             unfinished.discard(stage.id)

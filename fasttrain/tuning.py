@@ -5,11 +5,12 @@ faster per model or would not fit into memory. What was measured is kept in the 
 directory, by network, batch, device, arithmetic and versions, so that it is measured once.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import os
-import resource
+import platform
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +25,7 @@ from .files import json_bytes, write_atomically
 from .lab import Lab
 from .loop import train_epoch
 from .plan import NUMERICS, digest
-from .precision import device_name
+from .precision import autocast, device_name
 
 MEASURE_S = 0.4
 MIN_STEPS = 3
@@ -61,37 +62,46 @@ def measure_packs(lab: Lab, largest: int, processes: int) -> list[Timing]:
     Raises:
         EnvironmentProblem: not even one model can be run on this device.
     """
-    path = cache_directory() / "tuning" / f"{_key(lab, largest, processes)}.json"
-    if path.exists():
-        return [Timing(**entry) for entry in json.loads(path.read_bytes())["timings"]]
-    timings: list[Timing] = []
+    key = _key(lab, largest, processes)
+    timings = _kept(key)
+    if timings:
+        return timings
     for size in _sizes(largest):
         if timings and not _fits(timings[-1], size, processes, lab.device):
-            break
+            # Not kept: there may be more memory another time.
+            return timings
         try:
             timings.append(measure(lab, size))
+        except EnvironmentProblem:
+            raise
         except (RuntimeError, MemoryError) as error:
             if not timings:
                 reason = str(error).splitlines()[0] if str(error) else "out of memory"
                 text = f"the network cannot be run on {lab.device}: {reason}"
                 raise EnvironmentProblem(text) from None
-            break
+            return timings
         least = min(timing.model_step_s for timing in timings)
         if timings[-1].model_step_s > WORSE * least:
             break
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json_bytes({"timings": [asdict(timing) for timing in timings]}))
+    _keep(key, timings)
     return timings
 
 
-def measure_compiled(lab: Lab, size: int, processes: int) -> Timing:
-    """The timing of a pack of compiled networks, from the cache if it has it."""
-    path = cache_directory() / "tuning" / f"{_key(lab, size, processes)}-compiled.json"
-    if not path.exists():
-        timing = measure(dataclasses.replace(lab, compiled=True), size)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json_bytes(asdict(timing)))
-    return Timing(**json.loads(path.read_bytes()))
+def measure_compiled(lab: Lab, size: int, processes: int) -> tuple[list[Timing], str]:
+    """The timing of a pack of compiled networks, from the cache if it has it.
+
+    None where they cannot be compiled, for want of a C++ compiler perhaps, and why.
+    """
+    key = f"{_key(lab, size, processes)}-compiled"
+    timings = _kept(key)
+    if not timings:
+        try:
+            timings = [measure(dataclasses.replace(lab, compiled=True), size)]
+        except Exception as error:
+            reason = next(iter(str(error).strip().splitlines()), "")
+            return [], f"not compiled: {type(error).__name__}: {reason}"
+        _keep(key, timings)
+    return timings, ""
 
 
 def fastest(timings: Sequence[Timing]) -> Timing:
@@ -103,34 +113,53 @@ def fastest(timings: Sequence[Timing]) -> Timing:
 
 def measure(lab: Lab, size: int) -> Timing:
     """Time steps and a test batch of a pack of so many models."""
-    before = _peak_bytes(lab.device)
+    before = _reset_peak(lab.device)
     model = lab.new_model(0, size)
     optimizer = lab.new_optimizer(model, [lab.config.grid.plr[0]] * size)
     optimizer.projected_()
     loader = lab.train_loader(0)
-    forever = itertools.chain.from_iterable(loader.epoch(epoch) for epoch in itertools.count())
+    epochs = itertools.chain.from_iterable(loader.epoch(epoch) for epoch in itertools.count())
+    # Of full batches, where there are any: a short one may be compiled apart.
+    largest = min(lab.config.training.batch_size, len(lab.data.train_images))
+    forever = (batch for batch in epochs if len(batch[1]) == largest)
     train_epoch(model, optimizer, itertools.islice(forever, 2), lab.precision, lab.device)
     timed = _Timed(forever)
     train_epoch(model, optimizer, timed, lab.precision, lab.device)
     _wait(lab.device)
-    trained = time.perf_counter()
-    batches = itertools.islice(lab.test_loader.epoch(0), 2)
-    count = 0
+    step_s = (time.perf_counter() - timed.started) / timed.num_steps
+    images, _ = next(iter(lab.test_loader.epoch(0)))
     model.eval()
-    with torch.no_grad():
-        for images, _ in batches:
-            model(images)
-            count += 1
-    _wait(lab.device)
-    tested = time.perf_counter()
-    step_s = (trained - timed.started) / timed.num_steps
-    added = _peak_bytes(lab.device) - before
-    return Timing(size, step_s, (tested - trained) / count, added, lab.compiled)
+    with torch.no_grad(), autocast(lab.precision, lab.device):
+        model(images)
+        _wait(lab.device)
+        started = time.perf_counter()
+        model(images)
+        _wait(lab.device)
+    test_batch_s = time.perf_counter() - started
+    return Timing(size, step_s, test_batch_s, _peak_bytes(lab.device) - before, lab.compiled)
 
 
 def cache_directory() -> Path:
     """Where the user's programs keep what they can make again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fasttrain"
+
+
+def _kept(key: str) -> list[Timing]:
+    """What was measured before; nothing if that cannot be read."""
+    try:
+        content = json.loads((cache_directory() / "tuning" / f"{key}.json").read_bytes())
+        return [Timing(**entry) for entry in content["timings"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _keep(key: str, timings: list[Timing]) -> None:
+    """Keep what was measured, where the user's cache directory can be written."""
+    folder = cache_directory() / "tuning"
+    with contextlib.suppress(OSError, EnvironmentProblem):
+        folder.mkdir(parents=True, exist_ok=True)
+        content = json_bytes({"timings": [asdict(timing) for timing in timings]})
+        write_atomically(folder / f"{key}.json", content)
 
 
 def _sizes(largest: int) -> Iterator[int]:
@@ -150,7 +179,7 @@ def _key(lab: Lab, largest: int, processes: int) -> str:
             "classes": lab.data.num_classes,
             "batch_size": lab.config.training.batch_size,
             "precision": lab.precision,
-            "device": device_name(lab.device),
+            "device": [platform.node(), device_name(lab.device)],
             "versions": [torch.__version__, numba.__version__, NUMERICS],
             "search": [largest, processes],
         }
@@ -159,7 +188,8 @@ def _key(lab: Lab, largest: int, processes: int) -> str:
 
 def _fits(measured: Timing, size: int, processes: int, device: torch.device) -> bool:
     """Whether packs of a larger size will leave memory to others."""
-    needed = measured.memory_bytes * size / measured.size * processes
+    sharing = processes if device.type == "cpu" else -(-processes // torch.cuda.device_count())
+    needed = measured.memory_bytes * size / measured.size * sharing
     return needed <= MEMORY_SHARE * free_bytes(device)
 
 
@@ -167,13 +197,33 @@ def free_bytes(device: torch.device) -> int:
     """Memory of the device that nobody uses."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return _kib("/proc/meminfo", "MemAvailable") or 2**62
+
+
+def _reset_peak(device: torch.device) -> int:
+    """Forget the peak of the memory in use so far; returns what is in use now, bytes."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    with contextlib.suppress(OSError):
+        # Linux takes a 5 for: reset the high-water mark of the resident set.
+        Path("/proc/self/clear_refs").write_text("5")
+    return _kib("/proc/self/status", "VmRSS")
 
 
 def _peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return _kib("/proc/self/status", "VmHWM")
+
+
+def _kib(path: str, field: str) -> int:
+    """A field in KiB of one of Linux's files, in bytes; 0 where there is no such file."""
+    with contextlib.suppress(FileNotFoundError):
+        for line in Path(path).read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 class _Timed:

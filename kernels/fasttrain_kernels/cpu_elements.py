@@ -12,10 +12,11 @@ from numba import extending, types
 from numba.core import cgutils
 from numba.extending import overload
 
+# With BASE every operation rounds by itself, as in torch.
 BASE: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-# Sums may be reordered (and so vectorised), but NaN and infinity keep their meaning.
-FAST = {"reassoc", "contract", "nsz"}
-OPTIONS: dict[str, Any] = {**BASE, "fastmath": FAST}
+OPTIONS: dict[str, Any] = {**BASE, "fastmath": {"contract"}}
+# What takes `like` becomes part of its caller: constants make loops straight, and without arrays
+# that somebody might own no references are counted in them.
 INLINE: dict[str, Any] = {**OPTIONS, "forceinline": True}
 
 INT32, INT64, FP32, FP64 = (np.empty(0, t) for t in (np.int32, np.int64, np.float32, np.float64))

@@ -95,7 +95,7 @@ def _job(y: Tensor, pool: tuple[int, int], rows: int, relu: bool) -> Job:
 def _run(job: Job, y: Tensor) -> None:
     parts = torch.empty((job.num_chunks + 1) * 2 * job.c, dtype=torch.float64)
     job.parts = parts.data_ptr()
-    computed = torch.promote_types(y.dtype, torch.float32)
+    computed = torch.float64 if y.dtype == torch.float64 else torch.float32
     threads = min(torch.get_num_threads(), 1 + y.numel() // GRAIN)
     worker(_make_worker, y.dtype, computed)(job, threads)
 

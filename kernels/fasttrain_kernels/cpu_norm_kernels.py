@@ -15,7 +15,7 @@ import ctypes
 import numba
 import numpy as np
 
-from .cpu_elements import FP64, INT64, array
+from .cpu_elements import FP64, INLINE, INT64, OPTIONS, array
 from .cpu_norm_runs import (
     write_gradient,
     write_gradient_outside,
@@ -25,7 +25,6 @@ from .cpu_norm_runs import (
 )
 from .cpu_norm_sums import gradient_sums, merge_moments, merge_sums, moments
 from .cpu_team import fields, member, share, wait
-from .cpu_vectors import INLINE, OPTIONS
 
 
 class Job(ctypes.Structure):

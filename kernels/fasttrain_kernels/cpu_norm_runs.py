@@ -10,7 +10,8 @@ from typing import Any
 import numba
 import numpy as np
 
-from .cpu_vectors import INLINE, load_part, splat, store_part, where_equal, where_greater
+from .cpu_elements import INLINE
+from .cpu_vectors import load_part, splat, store_part, where_equal, where_greater
 
 
 @numba.njit(**INLINE)

@@ -8,17 +8,8 @@ then merged in the order of the chunks: bits do not depend on the number of thre
 import numba
 import numpy as np
 
-from .cpu_elements import FP32, FP64, INT64, array
-from .cpu_vectors import (
-    INLINE,
-    OPTIONS,
-    add_to_fp64,
-    load,
-    load_part,
-    splat,
-    store_part,
-    where_greater,
-)
+from .cpu_elements import FP32, FP64, INLINE, INT64, OPTIONS, array
+from .cpu_vectors import add_to_fp64, load, load_part, splat, store_part, where_greater
 
 TERMS = 64
 """Terms of an fp32 sum."""

@@ -5,6 +5,8 @@ Legend: theta parameters, grad gradients, a_ the address of a tensor. A place is
 `groups.py`; of several rows only where they are whole and follow each other in memory.
 """
 
+from typing import Any
+
 import numba
 import numpy as np
 
@@ -23,8 +25,12 @@ from .cpu_elements import (
 BLOCK = 1024
 """Elements whose sums may be fp32: a vector's lanes share them, some dozen terms each."""
 
+# Sums may be reordered, and so vectorised; NaN and infinity keep their meaning. Elsewhere the
+# compiler would choose another order whenever it is run.
+SUMS: dict[str, Any] = {**INLINE, "fastmath": {"reassoc", "contract", "nsz"}}
 
-@numba.njit(**INLINE)
+
+@numba.njit(**SUMS)
 def _sum_block(theta, grad, like):
     """||theta||^2, <theta, g>, ||g||^2 of at most a block, in fp64 if fp32 has not the range."""
     zero = load(like, 0.0)

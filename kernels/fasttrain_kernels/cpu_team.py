@@ -21,7 +21,7 @@ import torch
 from llvmlite import ir
 from numba import types
 
-from .cpu_elements import BASE, intrinsic
+from .cpu_elements import OPTIONS, intrinsic
 
 GRAIN = 2**15
 """Elements that are worth a thread, as for torch's own operations."""
@@ -76,7 +76,7 @@ def worker(make: Callable[..., Callable[[Any], None]], *dtypes: torch.dtype) -> 
     the sources that it calls.
     """
     function = make(_digest(), *(np.empty(0, _STORED[dtype]) for dtype in dtypes))
-    return Worker(numba.cfunc("void(int64)", cache=True, **BASE)(function))
+    return Worker(numba.cfunc("void(int64)", cache=True, **OPTIONS)(function))
 
 
 def _digest() -> str:
@@ -116,7 +116,7 @@ def _call(_, address):
     return types.int32(types.int64), codegen
 
 
-@numba.njit(**BASE)
+@numba.njit(**OPTIONS)
 def member(job):
     """Index of this thread, and how many there are."""
     if job.thread_num == 0:
@@ -124,14 +124,14 @@ def member(job):
     return np.int64(_call(job.thread_num)), np.int64(_call(job.num_threads))
 
 
-@numba.njit(**BASE)
+@numba.njit(**OPTIONS)
 def wait(job):
     """Until every thread of the team is here."""
     if job.barrier != 0:
         _call(job.barrier)
 
 
-@numba.njit(**BASE)
+@numba.njit(**OPTIONS)
 def share(count, thread, threads):
     """First and end of what is one thread's, of `count` things."""
     return thread * count // threads, (thread + 1) * count // threads

@@ -15,12 +15,7 @@ from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.extending import overload, register_model
 
-from .cpu_elements import BASE, intrinsic
-
-OPTIONS: dict[str, Any] = {**BASE, "fastmath": {"contract"}}
-# What takes `like` becomes part of its caller: constants make loops straight, and without arrays
-# that somebody might own no references are counted in them.
-INLINE: dict[str, Any] = {**OPTIONS, "forceinline": True}
+from .cpu_elements import intrinsic
 
 _NUMBERS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 _INT16, _INT32 = ir.IntType(16), ir.IntType(32)

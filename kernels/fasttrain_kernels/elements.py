@@ -22,7 +22,7 @@ import triton.language as tl
 
 
 @triton.jit
-def chunk_place(p_tensors, p_chunks, chunk):
+def _chunk_place(p_tensors, p_chunks, chunk):
     """Tensor, elements and place of a chunk; a row in runs is counted from its own start."""
     p_chunk = p_chunks + 4 * chunk
     tensor, row = tl.load(p_chunk), tl.load(p_chunk + 1)
@@ -35,15 +35,30 @@ def chunk_place(p_tensors, p_chunks, chunk):
 
 
 @triton.jit
-def address_of(p_table, tensor, start, DTYPE: tl.constexpr):
+def _address_of(p_table, tensor, start, DTYPE: tl.constexpr):
     """Address in bytes of element `start` of a tensor."""
     return tl.load(p_table + tensor) + start * (DTYPE.primitive_bitwidth // 8)
 
 
 @triton.jit
-def is_aligned(address, DTYPE: tl.constexpr, VECTOR: tl.constexpr):
+def _is_aligned(address, DTYPE: tl.constexpr, VECTOR: tl.constexpr):
     """Whether an address is at a vector boundary."""
     return address & (VECTOR * DTYPE.primitive_bitwidth // 8 - 1) == 0
+
+
+@triton.jit
+def chunk_addresses(
+    p_thetas, p_others, p_buffers, p_tensors, p_chunks, chunk,
+    THETA: tl.constexpr, OTHER: tl.constexpr, VECTOR: tl.constexpr, HAS_BUFFER: tl.constexpr,
+):  # fmt: skip
+    """Addresses of a chunk in three tensors, its place, and whether all are whole vectors."""
+    tensor, count, start, begin, num_rows, run, whole = _chunk_place(p_tensors, p_chunks, chunk)
+    a_theta = _address_of(p_thetas, tensor, start, THETA)
+    a_other = _address_of(p_others, tensor, start, OTHER)
+    a_buffer = _address_of(p_buffers, tensor, start, THETA) if HAS_BUFFER else a_theta
+    wide = whole & (count % VECTOR == 0) & _is_aligned(a_theta, THETA, VECTOR)
+    wide = wide & _is_aligned(a_other, OTHER, VECTOR) & _is_aligned(a_buffer, THETA, VECTOR)
+    return a_theta, a_other, a_buffer, count, begin, num_rows, run, wide
 
 
 @triton.jit

@@ -19,10 +19,8 @@ from torch import Tensor
 
 from .blocks import DTYPES, LAUNCH, Blocks, accumulator, blocks_of, check, options
 from .elements import (
-    address_of,
-    chunk_place,
+    chunk_addresses,
     finish_group,
-    is_aligned,
     is_alone,
     range_sum,
     read,
@@ -57,27 +55,17 @@ def _sums_kernel(
 ):
     p_block = p_blocks + 3 * tl.program_id(0)
     for chunk in range(tl.load(p_block), tl.load(p_block + 1)):
-        tensor, count, start, begin, num_rows, run, whole = chunk_place(p_tensors, p_chunks, chunk)
-        a_theta = address_of(p_thetas, tensor, start, THETA)
-        a_grad = address_of(p_grads, tensor, start, GRAD) if HAS_GRAD else a_theta
-        wide = whole & (count % VECTOR == 0) & is_aligned(a_theta, THETA, VECTOR)
-        if wide & is_aligned(a_grad, GRAD, VECTOR):
+        a_theta, a_grad, _, count, begin, num_rows, run, wide = chunk_addresses(
+            p_thetas, p_grads, p_thetas, p_tensors, p_chunks, chunk,
+            THETA, GRAD, VECTOR, False,
+        )  # fmt: skip
+        if wide:
             tt, tg, gg = _wide_sums(
                 a_theta, a_grad, count, THETA, GRAD, ACC, VECTOR, BLOCK, HAS_GRAD
             )
         else:
             tt, tg, gg = _narrow_sums(
-                a_theta,
-                a_grad,
-                count,
-                begin,
-                num_rows,
-                run,
-                THETA,
-                GRAD,
-                ACC,
-                NARROW,
-                HAS_GRAD,
+                a_theta, a_grad, count, begin, num_rows, run, THETA, GRAD, ACC, NARROW, HAS_GRAD
             )
         group = tl.load(p_group_of_chunk + chunk)
         alone = is_alone(p_first_chunk + group)

@@ -12,6 +12,7 @@ where g, the gradient of x, is that of the output at the first largest number of
 is positive, and 0 elsewhere. Everything is per channel: models side by side do not mix.
 """
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,9 +22,16 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from .cpu_norm import Running
 
-# Where the kernels are used they are imported: a program that never trains needs no compiler.
 FUSED_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 """Dtypes that the fused kernels take."""
+
+
+@functools.cache
+def _kernels() -> Any:
+    """The kernels, imported when they are first used: who never trains needs no compiler."""
+    from . import cpu_norm
+
+    return cpu_norm
 
 
 class NormReLUPool(nn.BatchNorm2d):
@@ -65,7 +73,7 @@ class NormReLUPool(nn.BatchNorm2d):
         return (
             (self.training or running is None)
             and not self.affine
-            and input.device.type == "cpu"
+            and input.is_cpu
             and input.dtype in FUSED_DTYPES
             and (running is None or running.dtype in (torch.float32, torch.float64))
             and input.numel() > 0
@@ -80,13 +88,10 @@ class NormReLUPool(nn.BatchNorm2d):
             raise ValueError(
                 f"Expected more than 1 value per channel when training, got input {input.size()}"
             )
-        running = None
-        if self.training and self.running_mean is not None:
-            assert self.running_var is not None and self.num_batches_tracked is not None
-            from .cpu_norm import Running
-
-            running = Running(
-                self.running_mean, self.running_var, self.num_batches_tracked, self.momentum
+        running, mean = None, self.running_mean
+        if self.training and mean is not None:
+            running = _kernels().Running(
+                mean, self.running_var, self.num_batches_tracked, self.momentum
             )
         y = input.contiguous(memory_format=torch.channels_last)
         return _Fused.apply(y, window, self.relu, self.eps, running)  # type: ignore[return-value]
@@ -108,9 +113,7 @@ class _Fused(torch.autograd.Function):
         eps: float,
         running: "Running | None",
     ) -> Tensor:
-        from . import cpu_norm
-
-        out, statistics = cpu_norm.forward(y, pool, relu, eps, running)
+        out, statistics = _kernels().forward(y, pool, relu, eps, running)
         ctx.save_for_backward(y, out, statistics)
         ctx.options = pool, relu, eps
         return out
@@ -122,10 +125,8 @@ class _Fused(torch.autograd.Function):
         if torch.is_grad_enabled():
             dy = _differentiable_gradient(grads[0], y, pool, relu, eps)
         else:
-            from . import cpu_norm
-
             grad = grads[0].contiguous(memory_format=torch.channels_last)
-            dy = cpu_norm.backward(grad, y, out, statistics, pool, relu)
+            dy = _kernels().backward(grad, y, out, statistics, pool, relu)
         return dy, None, None, None, None
 
 

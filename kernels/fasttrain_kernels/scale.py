@@ -15,9 +15,7 @@ from torch import Tensor
 
 from .blocks import accumulator, blocks_of, check, options
 from .elements import (
-    address_of,
-    chunk_place,
-    is_aligned,
+    chunk_addresses,
     read,
     run_offsets,
     vector_offsets,
@@ -46,11 +44,11 @@ def _scale_kernel(
     p_block = p_blocks + 3 * tl.program_id(0)
     for chunk in range(tl.load(p_block), tl.load(p_block + 1)):
         factor = tl.load(p_factor + tl.load(p_group_of_chunk + chunk))
-        tensor, count, start, begin, num_rows, run, whole = chunk_place(p_tensors, p_chunks, chunk)
-        a_theta = address_of(p_thetas, tensor, start, THETA)
-        a_output = address_of(p_outputs, tensor, start, GRAD)
-        wide = whole & (count % VECTOR == 0) & is_aligned(a_theta, THETA, VECTOR)
-        if wide & is_aligned(a_output, GRAD, VECTOR):
+        a_theta, a_output, _, count, begin, num_rows, run, wide = chunk_addresses(
+            p_thetas, p_outputs, p_thetas, p_tensors, p_chunks, chunk,
+            THETA, GRAD, VECTOR, False,
+        )  # fmt: skip
+        if wide:
             p_theta = vector_pointer(a_theta, THETA, VECTOR)
             p_output = vector_pointer(a_output, GRAD, VECTOR)
             for first in range(0, count, BLOCK):

@@ -23,10 +23,8 @@ from torch import Tensor
 
 from .blocks import accumulator, blocks_of, check, options
 from .elements import (
-    address_of,
     advance,
-    chunk_place,
-    is_aligned,
+    chunk_addresses,
     is_alone,
     read,
     run_offsets,
@@ -68,12 +66,11 @@ def _sgd_kernel(
     p_block = p_blocks + 3 * tl.program_id(0)
     eta = tl.load(p_eta + tl.load(p_block + 2))
     for chunk in range(tl.load(p_block), tl.load(p_block + 1)):
-        tensor, count, start, begin, num_rows, run, whole = chunk_place(p_tensors, p_chunks, chunk)
-        a_theta = address_of(p_thetas, tensor, start, THETA)
-        a_grad = address_of(p_grads, tensor, start, GRAD)
-        a_buffer = address_of(p_buffers, tensor, start, THETA) if HAS_BUFFER else a_theta
-        wide = whole & (count % VECTOR == 0) & is_aligned(a_theta, THETA, VECTOR)
-        if wide & is_aligned(a_grad, GRAD, VECTOR) & is_aligned(a_buffer, THETA, VECTOR):
+        a_theta, a_grad, a_buffer, count, begin, num_rows, run, wide = chunk_addresses(
+            p_thetas, p_grads, p_buffers, p_tensors, p_chunks, chunk,
+            THETA, GRAD, VECTOR, HAS_BUFFER,
+        )  # fmt: skip
+        if wide:
             tt, tg, gg = _sgd_wide(
                 a_theta, a_grad, a_buffer, count, eta, THETA, GRAD, ACC, VECTOR, BLOCK,
                 HAS_BUFFER, MOMENTUM, NESTEROV, WEIGHT_DECAY,

@@ -22,11 +22,9 @@ from torch import Tensor
 
 from .blocks import Blocks
 from .elements import (
-    address_of,
-    chunk_place,
+    chunk_addresses,
     direction_of,
     finish_group,
-    is_aligned,
     range_sum,
     read,
     run_offsets,
@@ -105,12 +103,11 @@ def _apply_chunk(
     NESTEROV: tl.constexpr,
 ):  # fmt: skip
     """theta <- factor * (theta - eta * d) for one chunk; v was written by the first pass."""
-    tensor, count, start, begin, num_rows, run, whole = chunk_place(p_tensors, p_chunks, chunk)
-    a_theta = address_of(p_thetas, tensor, start, THETA)
-    a_grad = address_of(p_grads, tensor, start, GRAD)
-    a_buffer = address_of(p_buffers, tensor, start, THETA) if HAS_BUFFER else a_theta
-    wide = whole & (count % VECTOR == 0) & is_aligned(a_theta, THETA, VECTOR)
-    if wide & is_aligned(a_grad, GRAD, VECTOR) & is_aligned(a_buffer, THETA, VECTOR):
+    a_theta, a_grad, a_buffer, count, begin, num_rows, run, wide = chunk_addresses(
+        p_thetas, p_grads, p_buffers, p_tensors, p_chunks, chunk,
+        THETA, GRAD, VECTOR, HAS_BUFFER,
+    )  # fmt: skip
+    if wide:
         p_theta = vector_pointer(a_theta, THETA, VECTOR)
         p_grad = vector_pointer(a_grad, GRAD, VECTOR)
         p_buffer = vector_pointer(a_buffer, THETA, VECTOR)

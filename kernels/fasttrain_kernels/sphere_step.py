@@ -37,10 +37,8 @@ from torch import Tensor
 
 from .blocks import accumulator, blocks_of, check, options
 from .elements import (
-    address_of,
     advance,
-    chunk_place,
-    is_aligned,
+    chunk_addresses,
     is_alone,
     read,
     run_offsets,
@@ -94,12 +92,11 @@ def _step_kernel(
         index = group if PER_GROUP else model
         eta, inverse = tl.load(p_eta + index), 1.0 / tl.load(p_radius + index)
         scale = tl.load(p_scale + model) if DEFERRED else 1.0
-        tensor, count, start, begin, num_rows, run, whole = chunk_place(p_tensors, p_chunks, chunk)
-        a_theta = address_of(p_thetas, tensor, start, THETA)
-        a_grad = address_of(p_grads, tensor, start, GRAD)
-        a_buffer = address_of(p_buffers, tensor, start, THETA) if HAS_BUFFER else a_theta
-        wide = whole & (count % VECTOR == 0) & is_aligned(a_theta, THETA, VECTOR)
-        if wide & is_aligned(a_grad, GRAD, VECTOR) & is_aligned(a_buffer, THETA, VECTOR):
+        a_theta, a_grad, a_buffer, count, begin, num_rows, run, wide = chunk_addresses(
+            p_thetas, p_grads, p_buffers, p_tensors, p_chunks, chunk,
+            THETA, GRAD, VECTOR, HAS_BUFFER,
+        )  # fmt: skip
+        if wide:
             if PER_GROUP:
                 tt, tg, gg, moved = _group_wide(
                     a_theta, a_grad, a_buffer, count, eta, p_radius + group,

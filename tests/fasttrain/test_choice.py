@@ -49,6 +49,16 @@ def test_the_search_ends_when_packs_get_slower_and_is_done_once(
     assert [entry["size"] for entry in json.loads(kept.read_text())["timings"]] == measured
     assert fasttrain(*grid, "--batch-size", "32").code == 0
     assert len(measured) == 10
+    kept.write_text("{")
+    assert fasttrain(*grid).out == outcome.out
+    assert len(measured) == 15
+
+
+def test_a_cache_that_cannot_be_written_only_costs_time(fasttrain, tiny, tmp_path, measured):
+    (tmp_path / "cache").write_text("a file where the directory would be")
+    for _ in range(2):
+        assert fasttrain("sweep", tiny, "--dry-run").code == 0
+    assert measured == [1, 2] * 2
 
 
 def test_packs_that_would_not_fit_are_not_tried(fasttrain, tiny, monkeypatch, measured):
@@ -77,7 +87,8 @@ def test_compiled_networks_give_the_same_results(fasttrain, tiny, tmp_path, monk
         nn.Module.compile(self, backend="eager", dynamic=options["dynamic"])
 
     monkeypatch.setattr(ImageClassifier, "compile", compile_quickly)
-    grid = ("sweep", tiny, "--plr", "1e-3,2e-3", "--k", "2", "--pack", "2")
+    grid = ("sweep", tiny, "--plr", "1e-4,2e-4", "--flr", "1e-4", "--k", "2")
+    grid = (*grid, "--pack", "2")
     assert fasttrain(*grid, "--store", "eager", "--compile", "off").code == 0
     assert not compiled
     outcome = fasttrain(*grid, "--store", "compiled", "--compile", "on")

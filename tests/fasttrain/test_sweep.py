@@ -226,6 +226,45 @@ def test_a_failing_stage_leaves_the_others_and_is_tried_again(
     assert not list((tmp_path / "runs").rglob("failed.txt"))
 
 
+def test_what_a_failed_pack_had_finished_is_not_lost_from_sight(
+    fasttrain, tiny, tmp_path, monkeypatch
+):
+    def dies_after_the_first(stages, lab, on_epoch):
+        run_pack(stages[:1], lab, on_epoch)
+        if len(stages) > 1:
+            raise RuntimeError("killed")
+
+    monkeypatch.setattr("fasttrain.engines.run_pack", dies_after_the_first)
+    outcome = fasttrain("sweep", tiny, "--pack", "2")
+    assert outcome.code == 0, outcome.err
+    assert len(package.load(tmp_path / "runs" / "tiny")) == 8
+
+
+class Killed(BaseException):
+    """Ends a sweep without any of its handlers, as SIGKILL does."""
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 4])
+def test_a_pack_that_has_lost_a_model_resumes_in_the_same_bits(
+    fasttrain, tiny, tmp_path, monkeypatch, epoch
+):
+    """No checkpoint is due before the kill but the one that the parting itself writes."""
+    grid = ("sweep", tiny, "--plr", "1e-2,1e-1,1e180", "--k", "3", "--pack", "3")
+    grid = (*grid, "--checkpoint-s", "1000")
+    assert fasttrain(*grid, "--store", "whole").code == 0
+
+    def kill(_, __, reached, ___):
+        if reached == epoch:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fasttrain.progress.ProgressView.epoch", kill)
+        with pytest.raises(Killed):
+            fasttrain(*grid, "--store", "parts")
+    assert fasttrain(*grid, "--store", "parts").code == 0
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("at", [1, 4, 6, 9])
 def test_an_interrupted_sweep_says_how_to_resume_and_ends_in_the_same_bits(
     fasttrain, tiny, tmp_path, monkeypatch, at

@@ -1,5 +1,6 @@
 """The numba backend against the reference, in fp64 and in what it stores."""
 
+import itertools
 import math
 
 import pytest
@@ -8,7 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fasttrain_kernels import cpu, cpu_team, reference
+from fasttrain_kernels import (
+    cpu,
+    cpu_describe,
+    cpu_kernels,
+    cpu_norm_kernels,
+    cpu_norm_runs,
+    cpu_norm_sums,
+    cpu_places,
+    cpu_team,
+    reference,
+)
 from fasttrain_kernels.groups import make_layout
 
 # fp64: both round a handful of operations per element, and sums of up to 1e6 in another order.
@@ -82,7 +93,7 @@ def assert_close(actual: list[Tensor], expected: list[Tensor]) -> None:
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9], ids=["", "momentum"])
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if case != "1e6"])
 def test_fp64_is_the_reference(case, mode, momentum):
     start = state(CASES[case])
     assert_close(
@@ -95,7 +106,8 @@ def test_fp64_is_the_reference(case, mode, momentum):
 @pytest.mark.parametrize("num_models", [3, 16])
 @pytest.mark.parametrize("mode", MODES)
 def test_packs_are_the_reference(mode, num_models, groups):
-    start = state([(num_models * rows, *rest) for rows, *rest in CASES["ragged"]])
+    shapes = CASES["ragged"] if num_models == 3 else CASES["ragged"][:3]
+    start = state([(num_models * rows, *rest) for rows, *rest in shapes])
     assert_close(
         take(cpu, mode, start, num_models, groups=groups),
         take(reference, mode, start, num_models, groups=groups),
@@ -125,9 +137,14 @@ def test_a_pack_is_its_models_one_by_one(mode):
             torch.testing.assert_close(whole.chunk(3)[1], part, rtol=RTOL, atol=RTOL)
 
 
-@pytest.mark.parametrize("grad_dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("case", ["27", "4608", "1e6", "ragged"])
+@pytest.mark.parametrize(
+    ("case", "grad_dtype"),
+    [
+        *itertools.product(["27", "4608", "ragged"], [torch.float32, torch.bfloat16]),
+        ("1e6", torch.float32),
+    ],
+)
 def test_fp32_errs_no_more_than_the_reference(case, mode, grad_dtype):
     start = state(CASES[case], torch.float32, grad_dtype)
     exact = take(reference, mode, tuple([t.double() for t in p] for p in start), 1)
@@ -256,6 +273,25 @@ def test_angles_are_those_of_atan2():
         # Away from 0 and pi the angle is well conditioned.
         torch.testing.assert_close(found[3][50:-57], expected[3][50:-57], rtol=1e-12, atol=0)
     torch.testing.assert_close(cpu.describe(sums, eta, layout)[3][50:1950], angles[50:1950])
+
+
+def test_only_the_sums_of_blocks_may_be_reordered():
+    """Elsewhere the order of terms would be another one each time that the code is compiled."""
+    modules = (
+        cpu_describe,
+        cpu_kernels,
+        cpu_places,
+        cpu_norm_kernels,
+        cpu_norm_runs,
+        cpu_norm_sums,
+    )
+    free = {
+        name
+        for module in modules
+        for name, function in vars(module).items()
+        if "reassoc" in getattr(function, "targetoptions", {}).get("fastmath", ())
+    }
+    assert free == {"_sum_block"}
 
 
 def test_without_openmp_the_calling_thread_works_alone(monkeypatch):
