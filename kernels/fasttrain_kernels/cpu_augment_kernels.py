@@ -28,7 +28,9 @@ from .augment_words import (
 from .cpu_elements import BASE, INT64, array, intrinsic, narrow
 from .cpu_team import fields, member, share
 
-INLINE = {**BASE, "forceinline": True}
+# Said aloud, for numba hands a caller's `fastmath` down to functions that say nothing.
+EXACT = {**BASE, "fastmath": False}
+INLINE = {**EXACT, "forceinline": True}
 
 
 class Job(ctypes.Structure):
@@ -73,7 +75,7 @@ def work(address, like, number):
         _image(job, samples[b], image, out, like, own, scale, shift)
 
 
-@numba.njit(**BASE)
+@numba.njit(**EXACT)
 def _words(job, sample, stream):
     """The first two words of Philox4x32-10, as in `augment_words.philox`."""
     mask, half = np.uint64(MASK), np.uint64(32)
@@ -116,7 +118,7 @@ def _image(job, sample, image, out, like, own, scale, shift):
         _cut(job, sample, out, like)
 
 
-@numba.njit(**BASE)
+@numba.njit(**EXACT)
 def _window(job, out, image, down, right, mirrored):
     """The bytes of an image whose window begins `down` lines and `right` pixels inside it."""
     width, channels, size = job.width, job.channels, job.width * job.channels
@@ -210,7 +212,7 @@ def _overload_cast(like, value):
     return lambda like, value: narrow(like, value)
 
 
-@numba.njit(**BASE)
+@numba.njit(**EXACT)
 def _cut(job, sample, out, like):
     """Set a square of the result to 0, as far as it lies inside."""
     size, channels = job.cutout, job.channels
