@@ -10,13 +10,11 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
 
 import torch
 from torch import Tensor
 
 from .benchmarks_steps import CASES, Case, Problem, Step, variants
-from .precision import device_name
 
 
 @dataclass(frozen=True)
@@ -93,12 +91,6 @@ def _time(step: Step, repeat: int) -> float:
     for _ in range(repeat):
         step()
     return (time.perf_counter() - started) / repeat
-
-
-def about() -> str:
-    """Hardware, versions and date, for the head of a table."""
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "numba"))
-    return f"{device_name(torch.device('cpu'))}; {versions}; {time.strftime('%Y-%m-%d')}"
 
 
 HEADINGS = ["step", "bytes", "median ms", "quartiles ms", "GB/s", "of copy"]

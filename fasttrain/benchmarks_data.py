@@ -24,9 +24,9 @@ from torch import Tensor
 
 from fasttrain_data import Augment, DataUnavailable, ImageData, open_loader, write_beton
 
-from .benchmarks import about
 from .errors import EnvironmentProblem
 from .lab import load_images
+from .provenance import about
 
 BATCH_SIZE = 128
 NUM_SLOW = 2000

@@ -317,7 +317,8 @@ def _bench(arguments: list[str]) -> int:
 
         table()
         return 0
-    from .benchmarks import CASES, about, tables
+    from .benchmarks import CASES, tables
+    from .provenance import about
 
     if command.only is not None and command.only not in CASES:
         raise UsageError(

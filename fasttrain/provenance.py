@@ -3,6 +3,7 @@
 import platform
 import subprocess
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -24,6 +25,12 @@ def provenance(device: torch.device, precision: str, command: str) -> dict[str, 
         "command": command,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def about() -> str:
+    """Hardware, versions and date, for the head of a table of measurements."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "numba"))
+    return f"{device_name(torch.device('cpu'))}; {versions}; {datetime.now(UTC):%Y-%m-%d}"
 
 
 def _commit() -> str | None:

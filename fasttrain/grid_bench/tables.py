@@ -2,17 +2,16 @@
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..lab import configured_images
-from ..precision import device_name, resolve_precision
+from ..precision import resolve_precision
+from ..provenance import about
 from .cases import SIZES, Case, generate, grid_of, on_disk, with_dataset
 from .counts import (
     copied_bytes_per_s,
@@ -26,12 +25,6 @@ from .profiling import Profile
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Rounds = Sequence[Measurement]
-
-
-def about() -> str:
-    """Hardware, versions and date, for the head of a table."""
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "numba"))
-    return f"{device_name(torch.device('cpu'))}; {versions}; {time.strftime('%Y-%m-%d')}"
 
 
 def compare(case: Case, rounds: int, dataset: str | None, data_root: Path | None) -> Iterator[str]:
