@@ -7,8 +7,9 @@ INSTALLED := .venv/installed
 demo: $(INSTALLED)
 	$(BIN)/fasttrain sweep digits
 
+# Two tests at a time, each with one thread: more would wait for one another on two cores.
 test: $(INSTALLED)
-	$(BIN)/pytest -rs
+	OMP_NUM_THREADS=1 $(BIN)/pytest -rs -n 2 -p no:benchmark
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
