@@ -19,7 +19,7 @@ OPTIONS = ("--pack", "1", "--checkpoint-s", "0")
 
 
 def command(folder: Path, store: str, *options: str) -> list[str]:
-    (folder / "grid.toml").write_text(TINY.replace("epochs = 3", "epochs = 150"))
+    (folder / "grid.toml").write_text(TINY.replace("epochs = 3", "epochs = 500"))
     grid = ("sweep", "grid.toml", "--store", store, "--k", "2")
     return [sys.executable, "-m", "fasttrain", *grid, *OPTIONS, *options]
 
