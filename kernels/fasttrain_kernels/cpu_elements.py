@@ -12,7 +12,8 @@ from numba import extending, types
 from numba.core import cgutils
 from numba.extending import overload
 
-# With BASE every operation rounds by itself, as in torch.
+# A function with BASE takes over its caller's fastmath: one in which every operation is to round by
+# itself, as in torch, sets that to False.
 BASE: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 OPTIONS: dict[str, Any] = {**BASE, "fastmath": {"contract"}}
 # What takes `like` becomes part of its caller: constants make loops straight, and without arrays
