@@ -1,0 +1,1 @@
+"""What finished stages are measured for: the tables that figures are drawn from."""
