@@ -1,1 +1,5 @@
-"""What finished stages are measured for: the tables that figures are drawn from."""
+"""What a finished grid shows: regimes, geometry, norms, sharpness, features."""
+
+from fasttrain.analysis.tables import TABLES, Grid, empty
+
+__all__ = ["TABLES", "Grid", "empty"]
