@@ -73,19 +73,17 @@ def angle_matrix(networks: Sequence[Weights], names: Sequence[str]) -> np.ndarra
 
 def _parts(networks: Sequence[Weights], name: str) -> Iterator[Tensor]:
     """A tensor of all networks in parts of some rows: (N, numbers) fp64."""
-    first, num_rows = 0, 1
-    while first < num_rows:
+    with safetensors.safe_open(networks[0].path, framework="pt") as file:
+        shape = file.get_slice(f"{networks[0].prefix}{name}").get_shape()
+    row_bytes = 8 * len(networks) * math.prod(shape[1:])
+    step = max(1, GRAM_BYTES // row_bytes)
+    for first in range(0, shape[0], step):
         rows = []
         for path, prefix in networks:
             with safetensors.safe_open(path, framework="pt") as file:
-                whole = file.get_slice(f"{prefix}{name}")
-                shape = whole.get_shape()
-                num_rows = shape[0]
-                row_bytes = 8 * len(networks) * math.prod(shape[1:])
-                last = min(num_rows, first + max(1, GRAM_BYTES // row_bytes))
-                rows.append(whole[first:last].flatten().double())
+                part = file.get_slice(f"{prefix}{name}")[first : first + step]
+                rows.append(part.flatten().double())
         yield torch.stack(rows)
-        first = last
 
 
 def interpolate(

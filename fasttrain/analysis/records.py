@@ -89,6 +89,7 @@ def choose(chosen: Mapping[str, Mapping[str, Sequence[Analysis]]], store: Store)
         | {kind: [analysis.id for analysis in members] for kind, members in kinds.items()}
         for setup, kinds in chosen.items()
     }
+    store.analyses.path.mkdir(exist_ok=True)
     write_atomically(store.analyses.path / CURRENT, json_bytes(content))
 
 

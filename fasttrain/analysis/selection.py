@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import pandas as pd
 
 from ..values import canonical
 from .geometry import NUM_POINTS
 from .records import Analysis
+from .sharpness import HessianSettings
 
 KINDS = {
     "geometry": ("angles", "lines"),
@@ -88,14 +89,17 @@ def select(
             for a, b in (("low", "high"), ("swa", "low"), ("swa", "high"))
             if a in found and b in found
         ]
-    for kind, names in (
-        ("norms", ("pretrain", "low", "high")),
-        ("sharpness", ("pretrain", "low", "high", "swa")),
-        ("features", ("pretrain", "low", "high", "swa")),
+    ends_and_average = ("pretrain", "low", "high", "swa")
+    for kind, names, settings in (
+        ("norms", ("pretrain", "low", "high"), {}),
+        ("sharpness", ends_and_average, asdict(HessianSettings())),
+        ("features", ends_and_average, {}),
     ):
         if kind in chosen.analyses:
             chosen.analyses[kind] = [
-                Analysis(kind, (found[name],), {}, seed, f"{kind} {name} plr {plr:g} seed {seed}")
+                Analysis(
+                    kind, (found[name],), settings, seed, f"{kind} {name} plr {plr:g} seed {seed}"
+                )
                 for (seed, plr), found in ends.items()
                 for name in names
                 if name in found

@@ -84,7 +84,7 @@ def _norms(stage: str, lab: Lab) -> Tables:
 def sharpness(analyses: Sequence[Analysis], lab: Lab, size: int) -> list[Tables]:
     """SHARPNESS of stages of one seed, as one pack."""
     states = [end_state(analysis.stages[0], lab) for analysis in analyses]
-    table = measure(lab, states, analyses[0].seed, hessian=HessianSettings())
+    table = measure(lab, states, analyses[0].seed, hessian=HessianSettings(**analyses[0].settings))
     return [
         {"sharpness": _of(analysis.stages[0], table.iloc[[index]])}
         for index, analysis in enumerate(analyses)
