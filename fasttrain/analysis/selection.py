@@ -136,7 +136,8 @@ def _ends(
     if not rates:
         chosen.notes.append("no fine-tuned stage has a state: no pairs of end points")
     elif low == high:
-        chosen.notes.append(f"the only FLR is {low:g}: no low-high pairs")
+        what = "the only FLR is" if len(rates) == 1 else "low and high FLR are both"
+        chosen.notes.append(f"{what} {low:g}: no low-high pairs")
         return low, None
     for name, rate in (("low", low), ("high", high)):
         if rates and rate is None:
