@@ -29,6 +29,7 @@ from ..lab import Lab
 from ..models import ImageClassifier, fold
 from ..pack import State
 from .spectrum import SphereHessian, by_model, largest_eigenvalue, rademacher, trace
+from .tables import TABLES
 
 Batch = tuple[Tensor, Tensor]
 
@@ -37,14 +38,15 @@ Batch = tuple[Tensor, Tensor]
 class HessianSettings:
     """What the Hessian is measured on, and how exactly."""
 
-    num_images: int = 512
-    """at least so many training images, in whole batches"""
+    num_images: int = 256
+    """at least so many training images, in whole batches; more are more representative: near a
+    minimum the curvature of few images is that of the hardest of them"""
     tolerance: float = 1e-2
     """relative residual of the largest eigenvalue; its error is of the order of the square"""
-    max_iterations: int = 50
+    max_iterations: int = 40
     """products after which the eigenvalue is reported with the residual it has"""
-    num_probes: int = 16
-    """random vectors of the trace"""
+    num_probes: int = 8
+    """random vectors of the trace, at least 2"""
 
 
 def measure(
@@ -57,10 +59,10 @@ def measure(
 ) -> pd.DataFrame:
     """Sharpness of models of one seed, measured as one pack: a row each, in their order.
 
-    Columns: train_loss, train_accuracy (of the pass in which the gradients are taken), grad_norm,
-    effective_grad_norm; eigenvalue, eigenvalue_residual, trace, trace_error and num_images, of the
-    Hessian, missing where `hessian` is None. A model that is not finite has NaN throughout.
-    The states stay as they are: batch normalisation counts in a copy.
+    Columns as in `TABLES["sharpness"]` without stage; loss and accuracy are of the pass in which
+    the gradients are taken, num_images is the Hessian's: 0, and NaN in its columns, where `hessian`
+    is None. A model that is not finite has NaN but for its accuracy. The states stay as they are:
+    batch normalisation counts in a copy.
     """
     # torch.compile has no second derivatives; the pass is too short to be worth it.
     eager = dataclasses.replace(lab, compiled=False)
@@ -78,12 +80,13 @@ def measure(
         augment=None,
     )
     table = gradient_norms(model, loader.epoch(0))
-    if hessian is None:
-        unknown = dict.fromkeys(("eigenvalue", "eigenvalue_residual", "trace", "trace_error"))
-        return table.assign(**unknown, num_images=None)
-    count = math.ceil(hessian.num_images / loader.settings.batch_size)
-    batches = list(itertools.islice(loader.epoch(0), count))
-    return table.assign(**curvature(model, batches, seed, hessian))
+    found: dict[str, Any] = {"num_images": 0}
+    if hessian is not None:
+        count = math.ceil(hessian.num_images / loader.settings.batch_size)
+        batches = list(itertools.islice(loader.epoch(0), count))
+        found = curvature(model, batches, seed, hessian)
+    columns = {name: kind for name, kind in TABLES["sharpness"].items() if name != "stage"}
+    return table.assign(**found).reindex(columns=list(columns)).astype(columns)
 
 
 def gradient_norms(model: ImageClassifier, batches: Iterable[Batch]) -> pd.DataFrame:

@@ -111,6 +111,7 @@ class Largest(NamedTuple):
     residual: Tensor
     """||A x - value x|| / |value| of the Ritz vector x, ||x|| = 1"""
     iterations: int
+    """products of the model that took most"""
 
 
 def largest_eigenvalue(
@@ -129,15 +130,15 @@ def largest_eigenvalue(
     basis = [first / _norm(first)]
     alphas: list[Tensor] = []
     betas: list[Tensor] = []
+    found: Largest | None = None
     while True:
         rest = hessian(basis[-1])
         alphas.append((rest.double() * basis[-1]).sum(dim=1))
         rest = _without(rest, basis)
         beta = _norm(rest)
-        found = _ritz(alphas, betas, beta[:, 0].double())
-        # One that is no number has no eigenvalue either, and need not be waited for.
-        settled = ~(found.residual > tolerance)
-        if len(alphas) == min(max_iterations, hessian.dim - 1) or bool(settled.all()):
+        found = _updated(found, _ritz(alphas, betas, beta[:, 0].double()), tolerance)
+        settled = bool(_settled(found, tolerance).all())
+        if settled or len(alphas) == min(max_iterations, hessian.dim - 1):
             return found
         ended = beta <= BREAKDOWN * torch.stack(alphas).abs().amax(dim=0)[:, None]
         if bool(ended.any()):
@@ -146,6 +147,20 @@ def largest_eigenvalue(
             beta, rest = torch.where(ended, 0, beta), torch.where(ended, fresh / _norm(fresh), rest)
         betas.append(beta[:, 0].double())
         basis.append(torch.where(beta > 0, rest / beta, rest))
+
+
+def _settled(found: Largest, tolerance: float) -> Tensor:
+    # One that is no number has no eigenvalue either, and need not be waited for.
+    return ~(found.residual > tolerance)
+
+
+def _updated(before: Largest | None, now: Largest, tolerance: float) -> Largest:
+    """What is found now of models that are not settled: the others have what they had alone."""
+    if before is None:
+        return now
+    kept = _settled(before, tolerance)
+    value = torch.where(kept, before.value, now.value)
+    return Largest(value, torch.where(kept, before.residual, now.residual), now.iterations)
 
 
 def _norm(vectors: Tensor) -> Tensor:
