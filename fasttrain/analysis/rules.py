@@ -36,9 +36,9 @@ UNMOVED = 0.1
 An equilibrium's first epoch explores more."""
 LEARNT = 0.5
 """Share of ln(classes): a loss above it is still the first fall, which regimes 1 and 2 share."""
-STILL_FALLING = 0.1
+STILL_FALLING = 0.05
 """Share of the way left to convergence, in log loss, that a window's fall must be to count: at
-this rate ten more such windows converge. Less is a plateau, or drift."""
+this rate twenty more such windows converge. Less is a plateau, or drift."""
 SIGNIFICANT = 2.0
 """Standard scores of a trend (Mann-Kendall): passed by 5 points of one order, not by 4."""
 MIN_WINDOW = 5
@@ -110,10 +110,11 @@ def judge(curves: Curves) -> Verdict:
     half, quarter = _tail(len(loss), 2), _tail(len(loss), 4)
     explored = curves.steps_per_epoch * np.square(phi)
     end, angle = float(np.median(loss[quarter])), float(np.median(phi[quarter]))
-    if walk := _random_walk(curves, end, angle, float(explored.sum())):
+    falling = _falls(loss[half], CONVERGED)
+    settled = len(loss) >= MIN_EPOCHS and not falling
+    if walk := _random_walk(curves, end, angle, float(explored.sum()), settled):
         return Verdict("3", walk)
     late, last = float(explored[half].sum()), float(explored[quarter].sum())
-    falling = _falls(loss[half], CONVERGED)
     resting = last < AT_REST
     text = f"loss {end:.2g}, step angle {angle:.2g} rad"
     if resting and (end < CONVERGED or loss[-1] < CONVERGED):
@@ -160,15 +161,15 @@ def _tail(length: int, part: int) -> slice:
     return slice(max(0, length - max(MIN_WINDOW, length // part)), None)
 
 
-def _random_walk(curves: Curves, loss: float, angle: float, explored: float) -> str:
-    """Why this is regime 3, or nothing."""
+def _random_walk(curves: Curves, loss: float, angle: float, explored: float, settled: bool) -> str:
+    """Why this is regime 3, or nothing; an accuracy tells only once the loss has settled."""
     guess = math.log(curves.num_classes)
     if curves.stopped:
         return f"given up at chance: loss {loss:.2g} above a guess's {guess:.2g}"
     known = curves.accuracy[np.isfinite(curves.accuracy)]
     accuracy = float(np.median(known[_tail(len(known), 4)])) if len(known) else math.nan
     chance = 1 / curves.num_classes
-    guesses = accuracy - chance < GUESS * (1 - chance)
+    guesses = settled and accuracy - chance < GUESS * (1 - chance)
     if explored > WALKED and loss > guess and (angle > math.pi / 4 or guesses):
         text = f"loss {loss:.2g} above a guess's {guess:.2g}, step angle {angle:.2g} rad"
         return f"random walk: {text}, accuracy {100 * accuracy:.3g} %"
