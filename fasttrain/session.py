@@ -20,7 +20,7 @@ from .provenance import provenance
 from .report import rich_table, summary, write_report
 from .results import load, load_grids, origin
 from .store import Store
-from .sweep import run_sweep
+from .sweep import reopen_orphans, run_sweep
 
 
 def sweep(
@@ -60,6 +60,7 @@ def sweep(
         return 0
     with lab.store.lock():
         lab.store.clean()
+        reopen_orphans(stages, lab.store)
         states = [(stage, lab.store.state(stage.id)) for stage in stages]
         failures: dict[str, str] = {}
         if any(state in ("todo", "failed") for _, state in states):
