@@ -7,7 +7,6 @@ and an interrupted search goes on where it was. `search` says what to probe, `ru
 import dataclasses
 import io
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,9 +39,6 @@ SHORTEST = 4
 """the first probes take this part of the configured epochs"""
 LONGEST = 2
 """times the configured epochs that a probe may take"""
-
-EndPoints = Callable[[Stage, Stage, Lab], tuple[float, float]]
-"""Of two finished fine-tunings the angle, rad, and the train barrier, a fraction; NaN if unknown"""
 
 
 @dataclass(frozen=True)
@@ -165,7 +161,7 @@ def locate(
 
 
 def end_points(low: Stage, high: Stage, lab: Lab) -> tuple[float, float]:
-    """The angle between two finished fine-tunings, rad; their barrier is not known here."""
+    """The angle between two finished fine-tunings, rad, and their train barrier, NaN if unknown."""
     if is_lost(low, lab.store) or is_lost(high, lab.store):
         return math.nan, math.nan
     weights = []
@@ -180,7 +176,6 @@ class _Run:
 
     Args:
         sections: the set-up of all stages, as `plan.setup_sections` makes it.
-        compare: what tells the end points of an equilibrium apart.
     """
 
     def __init__(
@@ -189,13 +184,11 @@ class _Run:
         lab: Lab,
         sections: tuple[tuple[str, str], ...],
         console: Console,
-        compare: EndPoints = end_points,
     ) -> None:
         self.search = search
         self.lab = lab
         self.sections = sections
         self.console = console
-        self.compare = compare
         self.outcomes: dict[Probe, str] = {}
         self.purposes: dict[Probe, str] = {}
         self.reasons: dict[Probe, str] = {}
@@ -255,7 +248,7 @@ class _Run:
             results = [(store.summary(stage.id) or {})["result"] for stage in ends]
             fitted = [result["train_accuracy"] for result in results]
             accuracy = math.nan if None in fitted else min(fitted)
-            turned, barrier = self.compare(ends[0], ends[1], self.lab)
+            turned, barrier = end_points(ends[0], ends[1], self.lab)
             return split_equilibrium(turned, barrier, accuracy)
         done = store.summary(root.id) or {}
         epochs = pd.read_parquet(io.BytesIO(store.read(root.id, METRICS)))
