@@ -76,15 +76,18 @@ class Findings:
 
     def proposal(self) -> tuple[float, float, int] | None:
         """FIRST, LAST and COUNT of the grid around the optimum: from 1|2 to 2A|2B."""
-        table = self.boundaries().set_index("boundary")
-        if "1|2" not in table.index or math.isnan(table.loc["1|2", "plr"]):  # type: ignore[arg-type]
+        known = {
+            row["boundary"]: row
+            for row in boundaries(self.regimes()).to_dict("records")
+            if row["boundary"] in self.search.boundaries and not math.isnan(row["plr"])
+        }
+        if "1|2" not in known:
             return None
-        edge = float(table.loc["1|2", "plr"])  # type: ignore[arg-type]
-        first, last = float(table.loc["1|2", "low"]), AROUND[1] * edge  # type: ignore[arg-type]
-        if "2A|2B" in table.index and not math.isnan(table.loc["2A|2B", "plr"]):  # type: ignore[arg-type]
-            last = float(table.loc["2A|2B", "high"])  # type: ignore[arg-type]
-        else:
-            first = AROUND[0] * edge
+        first, last = (factor * known["1|2"]["plr"] for factor in AROUND)
+        if "2A|2B" in known:
+            first, last = known["1|2"]["low"], known["2A|2B"]["high"]
+        elif "2|3" in known:
+            last = min(last, known["2|3"]["high"])
         count = math.ceil(math.log(last / first) / math.log(self.search.ratio)) + 1
         return first, last, min(MOST, max(FEWEST, count))
 

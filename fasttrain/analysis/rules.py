@@ -117,8 +117,9 @@ def judge(curves: Curves) -> Verdict:
     late, last = float(explored[half].sum()), float(explored[quarter].sum())
     resting = last < AT_REST
     text = f"loss {end:.2g}, step angle {angle:.2g} rad"
-    if resting and (end < CONVERGED or loss[-1] < CONVERGED):
-        return Verdict("1", f"converged: {text}")
+    least = min(end, float(loss[-1]))
+    if resting and least < CONVERGED:
+        return Verdict("1", f"converged: loss {least:.2g}, step angle {angle:.2g} rad")
     if falling and float(explored.sum()) < UNMOVED:
         return Verdict("1", f"converges slowly: {text}, explored {explored.sum():.2g} in all")
     low = end < LEARNT * math.log(curves.num_classes)

@@ -158,6 +158,10 @@ def test_the_proposed_grid_takes_over_the_flags_that_make_the_set_up():
     alone = Findings(search(boundaries=("1|2",)), outcomes, purposes).proposal()
     middle = table.loc["1|2", "plr"]
     assert alone is not None and alone[:2] == pytest.approx((0.5 * middle, 4 * middle))
+    near = landscape((EDGES[0], EDGES[1], 2 * EDGES[0]), 200)
+    outcomes, purposes = follow(search(boundaries=("1|2", "2|3")), near)
+    below = Findings(search(boundaries=("1|2", "2|3")), outcomes, purposes).proposal()
+    assert below is not None and 2 * EDGES[0] < below[1] < 2.4 * EDGES[0]
 
 
 @pytest.fixture
