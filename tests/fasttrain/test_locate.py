@@ -1,0 +1,296 @@
+"""locate: boundaries to the ratio asked for, for a quarter of the uniform grid's epochs."""
+
+import math
+
+import pandas as pd
+import pytest
+
+import fasttrain as package
+from fasttrain.analysis import locate as module
+from fasttrain.analysis.findings import Findings
+from fasttrain.analysis.regimes import cut
+from fasttrain.analysis.rules import Verdict
+from fasttrain.analysis.search import Probe, Search, Want, latest
+from fasttrain.cli import run
+
+ALL = ("1|2", "2A|2B", "2|3")
+EDGES = (2.9e-3, 9.1e-3, 4.3e-2)
+
+
+def landscape(edges: tuple[float, float, float], epochs: int):
+    """What a probe shows where regimes meet at those PLRs; the nearer to 1|2, the longer it takes.
+
+    As near the published boundary: epochs to convergence grow as one over the distance to it.
+    """
+
+    def show(probe: Probe) -> str:
+        distance = abs(math.log(probe.plr / edges[0]))
+        if probe.plr > edges[2]:
+            return "3"
+        if probe.epochs < min(1.9, 0.15 + 0.02 / max(distance, 1e-9)) * epochs:
+            return "undecided"
+        if probe.plr < edges[0]:
+            return "1"
+        return ("2A" if probe.plr < edges[1] else "2B") if probe.tuned else "2"
+
+    return show
+
+
+def search(**changes) -> Search:
+    given = {"first": 1e-4, "last": 1.0, "ratio": 1.15, "boundaries": ALL, "num_seeds": 1}
+    given |= {"lengths": (50, 200, 400), "full_epochs": 200, "finetune_epochs": 200, "share": 0.25}
+    return Search(**(given | changes))
+
+
+def follow(task: Search, show) -> tuple[dict[Probe, str], dict[Probe, str]]:
+    outcomes: dict[Probe, str] = {}
+    purposes: dict[Probe, str] = {}
+    while wants := task.next_round(outcomes):
+        for probe, purpose in wants:
+            assert probe not in outcomes, "a probe is asked for once"
+            assert not probe.tuned or outcomes[probe._replace(tuned=False)] == "2"
+            outcomes[probe], purposes[probe] = show(probe), purpose
+    return outcomes, purposes
+
+
+@pytest.mark.parametrize("shift", [1.0, 1.05, 1.1, 1.2, 1.3, 1.5, 1.8])
+@pytest.mark.parametrize("boundaries", [ALL, ("1|2", "2|3"), ("2|3",)])
+def test_every_boundary_is_found_for_a_quarter_of_the_uniform_grid(shift, boundaries):
+    edges = tuple(edge * shift for edge in EDGES)
+    task = search(boundaries=boundaries)
+    outcomes, purposes = follow(task, landscape(edges, 200))  # type: ignore[arg-type]
+    found = Findings(task, outcomes, purposes)
+    table = found.boundaries()
+    assert tuple(table["boundary"]) == boundaries
+    for row in table.to_dict("records"):
+        assert row["low"] < edges[ALL.index(row["boundary"])] < row["high"]
+        assert row["ratio"] <= 1.15 * (1 + 1e-5)
+        assert row["note"] == "one seed" and row["confidence"] == "1 of 1 seeds within 1.15 x"
+    # 67 PLRs, each with two fine-tunings where 2A|2B is asked for.
+    assert task.uniform_epochs == 67 * 200 * (3 if "2A|2B" in boundaries else 1)
+    assert found.spent() == sum(table["epochs"]) + found.epochs("coarse")
+    assert found.spent() <= task.uniform_epochs / 4
+
+
+def test_longer_probes_only_where_a_bracket_needs_them():
+    outcomes, _ = follow(search(boundaries=("1|2",)), landscape(EDGES, 200))
+    longer = [probe for probe in outcomes if probe.epochs > 50]
+    assert longer and all(1 / 5 < probe.plr / EDGES[0] < 5 for probe in longer)
+    assert not any(probe.tuned for probe in outcomes)
+
+
+def test_seeds_are_located_each_by_itself():
+    task = search(num_seeds=2)
+    shows = [landscape(EDGES, 200), landscape(tuple(2 * e for e in EDGES), 200)]  # type: ignore[arg-type]
+    outcomes, purposes = follow(task, lambda probe: shows[probe.seed](probe))
+    for seed, factor in enumerate((1, 2)):
+        runs = [(plr, outcomes[probe]) for plr, probe in latest(outcomes, seed).items()]
+        for name, edge in zip(ALL, EDGES, strict=True):
+            bracket = cut(name, runs)
+            assert bracket.low < factor * edge < bracket.high <= 1.151 * bracket.low
+    row = Findings(task, outcomes, purposes).boundaries().iloc[0]
+    assert row["low"] < EDGES[0] and row["high"] > 2 * EDGES[0]
+    assert row["confidence"] == "1 of 2 seeds within 1.15 x"
+
+
+def test_it_never_spends_more_than_its_share_and_says_when_it_had_to_stop():
+    task = search(share=0.03)
+    outcomes, purposes = follow(task, landscape(EDGES, 200))
+    found = Findings(task, outcomes, purposes)
+    assert found.spent() <= 0.03 * task.uniform_epochs
+    notes = found.boundaries()["note"]
+    assert any("3 % of the uniform grid's epochs are spent" in note for note in notes)
+
+
+def test_what_stays_undecided_is_named_and_ends_the_search():
+    def show(probe: Probe) -> str:
+        if 2e-3 < probe.plr < 5e-3:
+            return "undecided"
+        return landscape(EDGES, 200)(probe._replace(epochs=10**6))
+
+    task = search(boundaries=("1|2",))
+    outcomes, purposes = follow(task, show)
+    row = Findings(task, outcomes, purposes).boundaries().iloc[0]
+    assert row["low"] == pytest.approx(2e-3, rel=0.15) and row["low"] < 2e-3
+    assert row["high"] == pytest.approx(5e-3, rel=0.15) and row["high"] > 5e-3
+    assert "cannot be told at PLR" in row["note"]
+
+
+@pytest.mark.parametrize("only", ["1", "3", "undecided"])
+def test_boundaries_outside_of_the_range(only):
+    task = search()
+    outcomes, purposes = follow(task, lambda probe: only)
+    table = Findings(task, outcomes, purposes).boundaries()
+    assert table["plr"].isna().all() and table["note"].ne("").all()
+    assert set(table["confidence"]) == {"0 of 1 seeds"}
+    lines = Findings(task, outcomes, purposes).sentences(["digits"], (1e-3, 5e-3))
+    assert lines[-1] == "no grid is proposed without the boundary 1|2"
+
+
+def test_the_order_of_answers_does_not_matter():
+    task = search()
+    show = landscape(EDGES, 200)
+    outcomes, _ = follow(task, show)
+    backwards = dict(reversed(outcomes.items()))
+    assert task.next_round(backwards) == task.next_round(outcomes) == []
+    for size in range(len(outcomes)):
+        some = dict(list(outcomes.items())[:size])
+        shuffled = dict(sorted(some.items(), reverse=True))
+        assert task.next_round(some) == task.next_round(shuffled)
+
+
+def test_the_proposed_grid_takes_over_the_flags_that_make_the_set_up():
+    task = search()
+    outcomes, purposes = follow(task, landscape(EDGES, 200))
+    found = Findings(task, outcomes, purposes)
+    given = ["digits", "--width", "4", "--plr=1e-4:1", "--store", "s", "--dry-run", "--seeds", "2"]
+    lines = found.sentences([*given, "--share", "0.2", "--n_train", "99"], (1e-3, 5e-3))
+    command = lines[2].split()
+    assert command[:3] == ["fasttrain", "sweep", "digits"]
+    assert command[3:9] == ["--width", "4", "--seeds", "2", "--n_train", "99"]
+    assert command[9] == "--plr" and command[11:] == ["--flr", "0.001,0.005"]
+    first, last, count = command[10].split(":")
+    table = found.boundaries().set_index("boundary")
+    assert float(first) == pytest.approx(table.loc["1|2", "low"], rel=0.01)
+    assert float(last) == pytest.approx(table.loc["2A|2B", "high"], rel=0.01)
+    assert 5 <= int(count) <= 16
+    assert lines[-2:] == [f'  plr = "{command[10]}"', "  flr = [0.001, 0.005]"]
+    alone = Findings(search(boundaries=("1|2",)), outcomes, purposes).proposal()
+    middle = table.loc["1|2", "plr"]
+    assert alone is not None and alone[:2] == pytest.approx((0.5 * middle, 4 * middle))
+    near = landscape((EDGES[0], EDGES[1], 2 * EDGES[0]), 200)
+    outcomes, purposes = follow(search(boundaries=("1|2", "2|3")), near)
+    below = Findings(search(boundaries=("1|2", "2|3")), outcomes, purposes).proposal()
+    assert below is not None and 2 * EDGES[0] < below[1] < 2.4 * EDGES[0]
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """Judge probes by their PLR: 1 below 2e-2, 2 up to 0.3, then 3; 2A below 7e-2."""
+
+    def judged(curves) -> Verdict:
+        assert len(curves.loss) and curves.steps_per_epoch == 3
+        return Verdict("1" if curves.plr < 2e-2 else "2" if curves.plr < 0.3 else "3", "toy")
+
+    def split(angle, barrier, accuracy) -> Verdict:
+        assert 0 < angle < math.pi and math.isnan(barrier) and 0 <= accuracy <= 1
+        return Verdict("2A" if angle < 7e-2 else "2B", "toy")
+
+    measure = module.end_points
+
+    def compare(low, high, lab) -> tuple[float, float]:
+        turned, _ = measure(low, high, lab)
+        assert 0 < turned < math.pi
+        return low.plr, math.nan
+
+    monkeypatch.setattr(module, "judge", judged)
+    monkeypatch.setattr(module, "split_equilibrium", split)
+    monkeypatch.setattr(module, "end_points", compare)
+
+
+TOY = ("--plr", "1e-3:1", "--ratio", "1.3", "--epochs", "10", "--flr", "1e-3,1e-2")
+TOY += ("--processes", "1", "--pack", "8", "--share", "0.5")
+
+
+def test_probes_are_stages_of_a_store_and_run_once(fasttrain, tiny, tmp_path, toy):
+    first = fasttrain("locate", tiny, *TOY)
+    assert first.code == 0, first.err
+    store = tmp_path / "runs" / "tiny-locate"
+    found = pd.read_csv(store / "report" / "boundaries.csv")
+    for edge, row in zip((2e-2, 7e-2, 0.3), found.to_dict("records"), strict=True):
+        assert row["low"] < edge <= row["high"] <= 1.3 * 1.0001 * row["low"]
+    probes = pd.read_csv(store / "report" / "probes.csv")
+    stages = package.load(store)
+    pretrained = stages[stages["kind"] == "pretrain"]
+    assert sorted(pretrained["plr"]) == sorted(probes.loc[~probes["tuned"], "plr"])
+    assert (stages["kind"] == "finetune").sum() == 2 * probes["tuned"].sum() > 0
+    spent = stages["epochs"].sum()
+    assert f"{spent} epochs (70 of them the coarse round)" in first.out
+    assert spent == found["epochs"].sum() + 70
+    finished = {path: path.stat().st_mtime_ns for path in store.glob("*/done.json")}
+    again = fasttrain("locate", tiny, *TOY)
+    assert again.out.splitlines()[-8:] == first.out.splitlines()[-8:]
+    assert {path: path.stat().st_mtime_ns for path in store.glob("*/done.json")} == finished
+
+
+def test_an_interrupted_search_goes_on_where_it_was(fasttrain, tiny, tmp_path, toy, monkeypatch):
+    rounds = module._Run._round
+    calls = []
+
+    def interrupted(self, wants: list[Want], *rest) -> None:
+        calls.append(len(wants))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        rounds(self, wants, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Run, "_round", interrupted)
+        stopped = fasttrain("locate", tiny, *TOY)
+    assert stopped.code == 130 and "to resume, run again: fasttrain locate" in stopped.err
+    store = tmp_path / "runs" / "tiny-locate"
+    finished = {path: path.stat().st_mtime_ns for path in store.glob("*/done.json")}
+    assert len(finished) == 7
+    assert fasttrain("locate", tiny, *TOY).code == 0
+    assert fasttrain("locate", tiny, *TOY, "--store", "direct").code == 0
+    for name in ("boundaries.csv", "probes.csv"):
+        direct = (tmp_path / "direct" / "report" / name).read_text()
+        assert (store / "report" / name).read_text() == direct
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+
+
+def test_a_dry_run_says_the_most_it_may_cost_and_writes_nothing(fasttrain, tiny, tmp_path):
+    outcome = fasttrain("locate", tiny, *TOY, "--dry-run")
+    assert outcome.code == 0, outcome.err
+    # 28 PLRs, each 10 epochs and two fine-tunings of 2.
+    assert "at most 196 epochs in all, 50 % of the 392 of a uniform grid of 28" in outcome.out
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--plr", "1e-2:1e-3"), "--plr 0.01:0.001: a range needs 0 < FIRST < LAST"),
+        (("--plr", "1e-2"), "--plr 1e-2: locate takes FIRST:LAST"),
+        (("--plr", "1e-2:1e-1:5"), "locate takes FIRST:LAST"),
+        (("--plr", "0:1"), "a learning rate is a finite number above 0"),
+        (("--plr", "1e-2:1.1e-2"), "already within --ratio 1.15"),
+        (("--ratio", "1"), "--ratio 1: must be above 1"),
+        (("--ratio", "nan"), "--ratio nan: must be above 1"),
+        (("--share", "0"), "--share 0: must be above 0 and at most 1"),
+        (("--boundaries", "1|3"), "--boundaries '1|3': allowed are 1|2, 2A|2B, 2|3"),
+        (("--flr", "1e-2"), "2A|2B needs the end points of two --flr"),
+        (("--flr", "1e-3,1e-2", "--ratio", "3"), "raise --epochs, widen --plr, lower --ratio"),
+        (("--seeds", "0"), "grid.seeds = 0"),
+    ],
+)
+def test_what_cannot_be_located_is_one_line(fasttrain, tiny, arguments, words):
+    flr = () if "--flr" in arguments else ("--flr", "1e-3,1e-2")
+    outcome = fasttrain("locate", tiny, *flr, *arguments)
+    assert outcome.code == 2 and outcome.err.count("\n") == 1
+    assert words in outcome.err
+
+
+def test_a_range_of_one_value_says_so(fasttrain, tmp_path):
+    (tmp_path / "one.toml").write_text("[grid]\nplr = [1e-2]\n")
+    outcome = fasttrain("locate", tmp_path / "one.toml")
+    assert outcome.code == 2 and "--plr 0.01:0.01: a range needs 0 < FIRST < LAST" in outcome.err
+
+
+def test_digits_show_their_boundaries_for_a_quarter_of_the_grid(fasttrain, tmp_path):
+    given = ("--width", "4", "--boundaries", "1|2,2|3", "--ratio", "1.5", "--n-train", "600")
+    given += ("--epochs", "40", "--batch-size", "32", "--evaluate-every", "100")
+    outcome = fasttrain("locate", "digits", *given, "--store", "s", "--processes", "1")
+    assert outcome.code == 0, outcome.err
+    found = pd.read_csv(tmp_path / "s" / "report" / "boundaries.csv").set_index("boundary")
+    # A decade around where the configured width and images have them.
+    assert 5e-3 < found.loc["1|2", "plr"] < 5e-2 and 1e-2 < found.loc["2|3", "plr"] < 1e-1
+    assert found.loc["1|2", "plr"] <= found.loc["2|3", "plr"]
+    spent = package.load(tmp_path / "s")["epochs"].sum()
+    assert spent <= 0.25 * 40 * 19
+
+
+def test_help_names_its_flags(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(["locate", "digits", "--help"])
+    assert stop.value.code == 0
+    assert "--ratio" in capsys.readouterr().out
