@@ -6,6 +6,7 @@ INSTALLED := .venv/installed
 
 demo: $(INSTALLED)
 	$(BIN)/fasttrain sweep digits
+	$(BIN)/fasttrain analyse runs/digits
 
 # Two tests at a time, each with one thread: more would wait for one another on two cores.
 test: $(INSTALLED)
