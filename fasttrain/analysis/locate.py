@@ -13,7 +13,6 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from fasttrain.angles import angle
 from fasttrain.choice import Choice, choose
 from fasttrain.config import Config, RunOptions
 from fasttrain.engines import Engine
@@ -24,16 +23,18 @@ from fasttrain.plan import Stage, epochs_left, setup_sections
 from fasttrain.precision import resolve_device, resolve_precision
 from fasttrain.progress import ProgressView, duration
 from fasttrain.provenance import provenance
-from fasttrain.runs import Progress
 from fasttrain.schedule import make_packs
-from fasttrain.stages import METRICS, STATE, is_lost
+from fasttrain.stages import METRICS, is_lost
 from fasttrain.store import Store
 from fasttrain.sweep import run_sweep
+from fasttrain.tuning import models_in_memory
 
 from .findings import Findings, table_of_boundaries
+from .geometry import NUM_POINTS, Line, follow
 from .regimes import BELOW, curves_of
 from .rules import MIN_EPOCHS, Verdict, judge, split_equilibrium
 from .search import Probe, Search, Want
+from .works import end_state
 
 SHORTEST = 4
 """the first probes take this part of the configured epochs"""
@@ -161,14 +162,16 @@ def locate(
 
 
 def end_points(low: Stage, high: Stage, lab: Lab) -> tuple[float, float]:
-    """The angle between two finished fine-tunings, rad, and their train barrier, NaN if unknown."""
+    """Of two finished fine-tunings the angle, rad, and the train barrier; NaN if one has no end.
+
+    The barrier takes passes over the training set, no training: they are not among the epochs.
+    """
     if is_lost(low, lab.store) or is_lost(high, lab.store):
         return math.nan, math.nan
-    weights = []
-    for stage in (low, high):
-        state = Progress.from_tensors(lab.store.read_tensors(stage.id, STATE)).model
-        weights.append([state[name] for name in lab.sphere_names])
-    return angle(*weights), math.nan
+    states = {stage.id: end_state(stage.id, lab) for stage in (low, high)}
+    line, size = Line("low-high", low.id, high.id), models_in_memory(lab, NUM_POINTS)
+    [(pair, _)] = follow([line], states, low.seed, lab, size)
+    return float(pair["angle"].iloc[0]), float(pair["train_barrier"].iloc[0])
 
 
 class _Run:

@@ -179,8 +179,8 @@ def toy(monkeypatch):
     measure = module.end_points
 
     def compare(low, high, lab) -> tuple[float, float]:
-        turned, _ = measure(low, high, lab)
-        assert 0 < turned < math.pi
+        turned, barrier = measure(low, high, lab)
+        assert 0 < turned < math.pi and 0 <= barrier <= 1
         return low.plr, math.nan
 
     monkeypatch.setattr(module, "judge", judged)
@@ -215,7 +215,7 @@ def test_probes_are_stages_of_a_store_and_run_once(fasttrain, tiny, tmp_path, to
 
 def test_an_interrupted_search_goes_on_where_it_was(fasttrain, tiny, tmp_path, toy, monkeypatch):
     rounds = module._Run._round
-    calls = []
+    calls, only = [], ("--boundaries", "2|3")
 
     def interrupted(self, wants: list[Want], *rest) -> None:
         calls.append(len(wants))
@@ -225,13 +225,13 @@ def test_an_interrupted_search_goes_on_where_it_was(fasttrain, tiny, tmp_path, t
 
     with monkeypatch.context() as patch:
         patch.setattr(module._Run, "_round", interrupted)
-        stopped = fasttrain("locate", tiny, *TOY)
+        stopped = fasttrain("locate", tiny, *TOY, *only)
     assert stopped.code == 130 and "to resume, run again: fasttrain locate" in stopped.err
     store = tmp_path / "runs" / "tiny-locate"
     finished = {path: path.stat().st_mtime_ns for path in store.glob("*/done.json")}
     assert len(finished) == 7
-    assert fasttrain("locate", tiny, *TOY).code == 0
-    assert fasttrain("locate", tiny, *TOY, "--store", "direct").code == 0
+    assert fasttrain("locate", tiny, *TOY, *only).code == 0
+    assert fasttrain("locate", tiny, *TOY, *only, "--store", "direct").code == 0
     for name in ("boundaries.csv", "probes.csv"):
         direct = (tmp_path / "direct" / "report" / name).read_text()
         assert (store / "report" / name).read_text() == direct
