@@ -1,6 +1,7 @@
 """Rows for the figures: what a stage is, means over seeds, curves with fewer points."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -76,6 +77,11 @@ def thinned(lines: pd.DataFrame, keys: list[str], *, by_ratio: bool = False) -> 
     return lines[kept].reset_index(drop=True)
 
 
+def by(rows: pd.DataFrame, column: str) -> Iterator[tuple[Any, pd.DataFrame]]:
+    """(value, its rows) for every value of a column, in the order in which they appear."""
+    yield from rows.groupby(column, sort=False)
+
+
 def ends_and_averages(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of pre-training, fine-tuning at the lowest and highest FLR, and one k; with `series`.
 
@@ -111,5 +117,5 @@ def note_of_seeds(table: pd.DataFrame) -> str:
 
 def regime_of_plr(regimes: pd.DataFrame) -> dict[float, str]:
     """The regime of each PLR on which all its seeds agree, else "undecided"."""
-    names = regimes.groupby("plr")["regime"].unique()
-    return {float(plr): n[0] if len(n) == 1 else "undecided" for plr, n in names.items()}
+    found = {plr: rows["regime"].unique() for plr, rows in by(regimes, "plr")}
+    return {plr: names[0] if len(names) == 1 else "undecided" for plr, names in found.items()}
