@@ -18,6 +18,7 @@ from fasttrain.report.figures.rows import (
     note_of_seeds,
     over_seeds,
     thinned,
+    with_regime,
 )
 from fasttrain.report.figures.style import (
     BLUE,
@@ -33,7 +34,6 @@ from fasttrain.report.figures.style import (
     plr_axes,
     plr_bar,
     plr_colours,
-    regime_at,
     regime_handles,
     series_styles,
 )
@@ -107,13 +107,13 @@ def _draw_geometry(table: pd.DataFrame, shades: Shades) -> Figure:
 
 
 def _lines(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds along the line from low to high FLR: quantity, plr, alpha, mean, std, n."""
+    """Means over seeds on the lines low-high: quantity, plr, alpha, mean, std, n, regime."""
     paths = analysed(grid.paths, "lines between end points", "geometry")
     paths = paths[paths["pair"] == "low-high"]
     paths = analysed(paths, "lines between two FLRs (it takes two FLRs)", "geometry")
     paths = described(grid, paths.assign(stage=paths["stage_a"]), ["plr"])
     means = over_seeds(paths, ["plr", "alpha"], [name for name, *_ in _PATHS])
-    return thinned(means[means["n"] > 0], ["quantity", "plr"])
+    return with_regime(thinned(means[means["n"] > 0], ["quantity", "plr"]), regimes)
 
 
 def _draw_lines(table: pd.DataFrame, shades: Shades) -> Figure:
@@ -124,11 +124,11 @@ def _draw_lines(table: pd.DataFrame, shades: Shades) -> Figure:
         frame(ax)
         ax.set(xlabel="low FLR  ←  place on the line  →  high FLR", ylabel=label)
         for plr, line in by(table[table["quantity"] == name], "plr"):
-            dashes = REGIMES[regime_at(plr, shades)][2]
+            dashes = REGIMES[line["regime"].iloc[0]][2]
             colour = colours.to_rgba(plr)
             ax.plot(line["alpha"], scale * line["mean"], color=colour, lw=1.2, ls=dashes)
     plr_bar(figure, axes, colours)
-    legend_below(figure, regime_handles((regime_at(plr, shades) for plr in plrs), lines=True), 3)
+    legend_below(figure, regime_handles(table["regime"], lines=True), 3)
     return figure
 
 

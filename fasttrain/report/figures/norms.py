@@ -19,6 +19,7 @@ from fasttrain.report.figures.rows import (
     over_seeds,
     regime_of_plr,
     thinned,
+    with_regime,
 )
 from fasttrain.report.figures.style import (
     GREY,
@@ -31,7 +32,6 @@ from fasttrain.report.figures.style import (
     plr_axes,
     plr_bar,
     plr_colours,
-    regime_at,
     series_styles,
 )
 from fasttrain.report.table import number
@@ -101,7 +101,7 @@ def _note_of_histograms(table: pd.DataFrame) -> str:
 
 
 def _heterogeneity(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds: view ("epoch" or "end"), series, quantity, plr, epoch, mean, std, n."""
+    """Means over seeds: view (epoch, end), quantity, series, plr, epoch, mean, std, n, regime."""
     rows = analysed(grid.norms, "norms of filters", "norms")
     rows = described(grid, rows[rows["level"] == "filter"])
     rows = rows.assign(effective_share=rows["effective_groups"] / rows["num_groups"])
@@ -113,7 +113,7 @@ def _heterogeneity(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
     ends = over_seeds(last, ["place", "series", "plr"], quantities).drop(columns="place")
     parts = [during.assign(view="epoch", series="pre-trained"), ends.assign(view="end")]
     columns = ["view", "quantity", "series", "plr", "epoch", "mean", "std", "n"]
-    return pd.concat(parts, ignore_index=True)[columns]
+    return with_regime(pd.concat(parts, ignore_index=True)[columns], regimes)
 
 
 def _draw_heterogeneity(table: pd.DataFrame, shades: Shades) -> Figure:
@@ -132,7 +132,7 @@ def _draw_heterogeneity(table: pd.DataFrame, shades: Shades) -> Figure:
         frame(over)
         over.set(xlabel="epoch of pre-training", ylabel=label)
         for plr, line in by(rows[rows["view"] == "epoch"], "plr"):
-            dashes = REGIMES[regime_at(plr, shades)][2]
+            dashes = REGIMES[line["regime"].iloc[0]][2]
             style = {"color": colours.to_rgba(plr), "lw": 1.2, "ls": dashes}
             over.plot(line["epoch"], scale * line["mean"], **style)
         ends = rows[rows["view"] == "end"]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from fasttrain.analysis.tables import Grid
 from fasttrain.report.figures.drawing import Drawing, Shades
-from fasttrain.report.figures.rows import by, described, needed, over_seeds, regime_of_plr, thinned
+from fasttrain.report.figures.rows import by, described, needed, over_seeds, thinned, with_regime
 from fasttrain.report.figures.style import (
     PLR_LABEL,
     REGIMES,
@@ -91,9 +91,7 @@ def _curves(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
     names = [name for name, *_ in _CURVES]
     means = over_seeds(rows.reindex(columns=["plr", "epoch", *names]), ["plr", "epoch"], names)
     means = means[means["n"] > 0]
-    regime = regime_of_plr(regimes)
-    means = thinned(means, ["quantity", "plr"])
-    return means.assign(regime=[regime[float(plr)] for plr in means["plr"]])
+    return with_regime(thinned(means, ["quantity", "plr"]), regimes)
 
 
 def _draw_curves(table: pd.DataFrame, shades: Shades) -> Figure:

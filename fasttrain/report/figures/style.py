@@ -116,11 +116,6 @@ def _boundaries(ax: Axes, shades: Shades) -> None:
         value.set_bbox({"fc": "white", "ec": "none", "alpha": 0.6, "pad": 0.6})
 
 
-def regime_at(plr: float, shades: Shades) -> str:
-    """The regime whose band holds the PLR."""
-    return next((name for name, low, high in shades if low <= plr <= high), "undecided")
-
-
 def curve(
     ax: Axes,
     rows: pd.DataFrame,
