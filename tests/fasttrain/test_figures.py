@@ -85,6 +85,14 @@ def test_every_grid_gives_figures_or_sentences(case):
         assert not [item.missing for item in found if item.table is None]
 
 
+def test_one_average_is_shown_the_published_one_if_there_is_a_choice():
+    for ks, chosen in {(2, 5, 10): 5, (2,): 2, (10, 50): 10}.items():
+        grid = published_grid((1e-3,), ks=ks, seeds=(0,), num_epochs=2)
+        table = next(item for item in drawn(grid) if item.drawing.name == "bands").table
+        assert table is not None
+        assert [name for name in table["series"].unique() if name[0] == "k"] == [f"k = {chosen}"]
+
+
 def test_what_is_missing_is_said_with_what_provides_it():
     grid = published_grid(seeds=(0,), num_epochs=12, analysed=False)
     missing = {item.drawing.name: item.missing for item in drawn(grid) if item.table is None}

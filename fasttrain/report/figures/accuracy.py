@@ -59,6 +59,7 @@ def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
             ax.set_title(_PANELS[kind][2], fontsize=9.5, pad=14)
         _panel(ax, rows)
     axes[0].set_ylabel("test accuracy (%)")
+    axes[0].set_ylim(bottom=max(0.0, axes[0].get_ylim()[0]))
     handles = _states(table)
     if table["chance"].notna().any():
         handles.insert(0, handle("chance level", "0.55", line=":"))

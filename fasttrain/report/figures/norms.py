@@ -140,6 +140,7 @@ def _draw_heterogeneity(table: pd.DataFrame, shades: Shades) -> Figure:
         for series, line in by(ends, "series"):
             curve(against, line, *styles[series], label=series)
         against.set(xlabel=PLR_LABEL, ylabel=label)
+        against.set_ylim(bottom=0)
     plr_bar(figure, axes[:2], colours)
     handles, _ = axes[2].get_legend_handles_labels()
     legend_below(figure, handles)
