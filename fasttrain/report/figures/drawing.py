@@ -6,6 +6,7 @@ the same bytes.
 
 import functools
 import io
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogFormatter, LogFormatterSciNotation
 
 from fasttrain.analysis.tables import Grid
 from fasttrain.files import write_atomically
@@ -22,6 +24,7 @@ from fasttrain.report.figures.svg import compact
 Shades = list[tuple[str, float, float]]
 """(regime, from PLR, to PLR), as `fasttrain.analysis.regimes.shades` gives them"""
 _DPI = 150
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class Missing(Exception):
@@ -71,7 +74,9 @@ class Drawn:
         """
         if self.table is None:
             raise Missing(self.missing)
-        return self.drawing.draw(self.table, self.shades)
+        figure = self.drawing.draw(self.table, self.shades)
+        _plain_decades(figure)
+        return figure
 
     @property
     def caption(self) -> str:
@@ -104,6 +109,18 @@ def save(drawn: Drawn, stem: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
         write_atomically(svg, compact(vector).encode())
     write_atomically(csv, drawn.csv)
     return png, svg, csv
+
+
+def _plain_decades(figure: Figure) -> None:
+    """Powers of ten as plain text: typesetting them takes a quarter of the time of a figure."""
+    for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
+        if isinstance(axis.get_major_formatter(), LogFormatterSciNotation):
+            axis.set_major_formatter(FuncFormatter(_decade))
+            axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+
+
+def _decade(value: float, _: int | None = None) -> str:
+    return "10" + f"{math.log10(value):.0f}".translate(_SUPERSCRIPTS) if value > 0 else ""
 
 
 def _rendered(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:

@@ -82,12 +82,12 @@ def plr_axes(axes: Sequence[Axes], plrs: Iterable[float], shades: Shades) -> Non
         ax.set_xscale("log")
         ax.set_xlim(low, high)
         frame(ax)
+        # Room for the values of the boundaries above the data, in panels that share an axis too.
+        ax.margins(y=0.16)
         if high / low > 30:
             ax.tick_params(axis="x", which="minor", bottom=False)
         _shade(ax, [(name, max(a, low), min(b, high)) for name, a, b in shades])
     for ax in axes[:1]:
-        # Room for the values of the boundaries above the data.
-        ax.margins(y=0.16)
         _boundaries(ax, shades)
 
 
