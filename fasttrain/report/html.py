@@ -15,11 +15,10 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, StrictUndefined, Template
-from matplotlib.figure import Figure
 
+from fasttrain.analysis.tables import Grid
 from fasttrain.files import write_atomically
-from fasttrain.report.cells import heatmap
-from fasttrain.report.figures import accuracy_against_plr, save, training_curves
+from fasttrain.report.figures import Drawn, drawn, save
 from fasttrain.report.table import (
     CELL_KEYS,
     SUMMARY_HEADINGS,
@@ -32,21 +31,6 @@ from fasttrain.report.table import (
 
 # Vector pictures stay sharp, but long training curves would make a page that no phone opens.
 MAX_EMBEDDED_SVG_BYTES = 400_000
-CAPTIONS = {
-    "accuracy": (
-        "Test accuracy against pre-training learning rate (PLR): mean over seeds, bars ± sample "
-        "standard deviation where at least two seeds have finished; a hollow point has a diverged "
-        "seed, a cross on the lower edge no finite accuracy."
-    ),
-    "heatmap": (
-        "Test accuracy after fine-tuning: mean over seeds (± sample standard deviation where "
-        "written) for each pair of pre-training and fine-tuning learning rates (PLR, FLR)."
-    ),
-    "curves": (
-        "Pre-training by epoch: mean over the seeds with a finite value at that epoch, "
-        "one line per learning rate; no error is drawn."
-    ),
-}
 # Heading, column of the table, scale, format.
 _STAGE_COLUMNS = (
     ("kind", "kind", None, "{}"),
@@ -125,14 +109,15 @@ def _section(
     section = {"setup": setup, "title": _title(setup, stages), "settings": settings}
     if stages.empty:
         return section | {"headline": headline(stages), "figures": [], "summary": [], "stages": []}
-    drawn = {"accuracy": accuracy_against_plr(stages, _num_classes(settings))}
-    if (stages["kind"] == "finetune").any():
-        drawn["heatmap"] = heatmap(stages)
-    if not epochs.empty and (epochs[epochs["setup"] == setup]["kind"] == "pretrain").any():
-        drawn["curves"] = training_curves(epochs, stages)
+    grid = Grid(
+        setup=setup,
+        configuration=dict(config),
+        stages=stages,
+        epochs=epochs if epochs.empty else epochs[epochs["setup"] == setup],
+    )
     return section | {
         "headline": headline(stages),
-        "figures": [_embedded(folder, setup, name, figure) for name, figure in drawn.items()],
+        "figures": [_embedded(folder, setup, d) for d in drawn(grid) if d.table is not None],
         "summary": summary_rows(summary(stages)),
         "stages": _stage_rows(stages),
     }
@@ -145,18 +130,18 @@ def _title(setup: str, stages: pd.DataFrame) -> str:
     return f"{first['model']} of width {first['width']} on {first['dataset']}"
 
 
-def _embedded(folder: Path, setup: str, name: str, figure: Figure) -> dict[str, str]:
+def _embedded(folder: Path, setup: str, drawing: Drawn) -> dict[str, str]:
     safe = re.sub(r"[^A-Za-z0-9_-]", "-", setup)
     if safe != setup:
         # Two names may become one once their odd characters are gone.
         safe += "-" + hashlib.sha256(setup.encode()).hexdigest()[:8]
-    png, svg = save(figure, folder / f"{safe}-{name}")
+    png, svg, _ = save(drawing, folder / f"{safe}-{drawing.drawing.name}")
     picture, kind = (
         (svg, "svg+xml") if svg.stat().st_size <= MAX_EMBEDDED_SVG_BYTES else (png, "png")
     )
     data = base64.b64encode(picture.read_bytes()).decode()
     return {
-        "caption": CAPTIONS[name],
+        "caption": drawing.caption,
         "file": f"figures/{png.stem}",
         "uri": f"data:image/{kind};base64,{data}",
     }
@@ -171,13 +156,6 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str
         else:
             pairs.append((f"{prefix}{key}", "–" if value is None else str(value)))
     return pairs
-
-
-def _num_classes(settings: list[tuple[str, str]]) -> int | None:
-    for key, value in settings:
-        if key.split(".")[-1] == "num_classes" and value.isdigit():
-            return int(value)
-    return None
 
 
 def _stage_rows(stages: pd.DataFrame) -> list[list[str]]:
