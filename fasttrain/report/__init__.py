@@ -3,11 +3,10 @@
 from fasttrain.report.cells import heatmap
 from fasttrain.report.figures import accuracy_against_plr, save, training_curves
 from fasttrain.report.html import write_report
-from fasttrain.report.table import headline, rich_table, seed_means, summary
+from fasttrain.report.table import rich_table, seed_means, summary
 
 __all__ = [
     "accuracy_against_plr",
-    "headline",
     "heatmap",
     "rich_table",
     "save",

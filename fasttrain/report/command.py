@@ -1,0 +1,85 @@
+"""The command that makes one cell of a grid, from the command that made the grid.
+
+The recorded command names the preset, the data set and the store; the set-up's own configuration
+says what the network and the training were. What differs from the preset becomes a flag, so that
+`fasttrain train` with a cell's learning rates and seed makes the same stages again.
+"""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from fasttrain.config import load_config
+from fasttrain.errors import UsageError
+
+# What the configuration of a set-up does not hold, or holds under another name.
+_CARRIED = ("dataset", "n-train", "n-test", "store", "data-root")
+
+
+class NoCommand(Exception):
+    """No command can be given; says why in one sentence."""
+
+
+def train_command(configuration: Mapping[str, Any], recorded: str | None) -> str:
+    """`fasttrain train PRESET --flag ...`, without a cell's --plr, --flr, --k and --seed.
+
+    `recorded` holds the commands of the runs in the store, joined by "; "; the one whose preset
+    needs the fewest flags is taken.
+    Raises NoCommand if none names a preset that can still be read.
+    """
+    found, reasons = [], []
+    for words in _commands(recorded or ""):
+        try:
+            found.append(_train_words(configuration, words))
+        except UsageError as error:
+            reasons.append(str(error))
+    if not found:
+        why = reasons[-1] if reasons else "no command of a sweep is recorded"
+        raise NoCommand(f"No command can be given for this cell: {why}.")
+    return shlex.join(min(found, key=len))
+
+
+def _commands(recorded: str) -> list[list[str]]:
+    """The words of each `sweep` or `train` command."""
+    # Inside a command a semicolon is always quoted, so that a bare one ends it.
+    lexer = shlex.shlex(recorded, posix=True, punctuation_chars=";")
+    lexer.whitespace_split, lexer.commenters = True, ""
+    commands: list[list[str]] = [[]]
+    for word in lexer:
+        if word == ";":
+            commands.append([])
+        else:
+            commands[-1].append(word)
+    return [words for words in commands if words[1:2] in (["sweep"], ["train"]) and words[2:]]
+
+
+def _train_words(configuration: Mapping[str, Any], words: list[str]) -> list[str]:
+    preset, *arguments = words[2:]
+    config = load_config(preset)
+    flags = _carried(arguments)
+    for name, section in asdict(config).items():
+        for key, default in section.items():
+            value = configuration.get(name, {}).get(key, default)
+            # A set-up without fine-tuning has no length of it.
+            if name == "grid" or key == "dataset" or value is None or value == default:
+                continue
+            flags += _flag(key, value)
+    return ["fasttrain", "train", preset, *flags]
+
+
+def _carried(arguments: list[str]) -> list[str]:
+    flags = []
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.removeprefix("--").partition("=")
+        name = name.replace("_", "-")
+        if argument.startswith("--") and name in _CARRIED:
+            flags += [f"--{name}", value if equals else arguments[place + 1]]
+    return flags
+
+
+def _flag(key: str, value: Any) -> list[str]:
+    name = key.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}", str(value)]
