@@ -86,10 +86,31 @@ class Lab:
             num_models=model.num_models,
         )
 
+    def initial_state(self, seed: int) -> dict[str, Tensor]:
+        """The network of a seed on the sphere, before its first step, on the host."""
+        model = self.new_model(seed)
+        self.new_optimizer(model, [0.0]).projected_()
+        return {name: value.detach().cpu() for name, value in model.state_dict().items()}
+
     @functools.cached_property
     def sphere_names(self) -> list[str]:
         """Names of the conv weights."""
         return [name for name, _ in self.new_model(0).named_sphere_parameters()]
+
+    def about(self) -> dict[str, object]:
+        """What stage.json says of the images, besides what a stage's identity rests on."""
+        config = self.config.data
+        path = Path(config.dataset)
+        return {
+            "dataset": self.data.name,
+            "num_classes": self.data.num_classes,
+            "num_train": len(self.data.train_labels),
+            "source": {
+                "dataset": str(path.absolute()) if path.suffix == ".npz" else config.dataset,
+                "n_train": config.n_train,
+                "n_test": config.n_test,
+            },
+        }
 
     def train_loader(self, seed: int) -> Loader:
         """The training batches of a seed."""

@@ -12,6 +12,9 @@ from .lab import Lab
 from .loop import filter_norms, train_epoch
 from .models import fold, unfold
 
+SCORES = ("train_loss", "train_accuracy", "grad_norm", "test_loss", "test_accuracy")
+"""One value each per epoch; test scores are NaN in epochs without a test pass."""
+
 State = dict[str, Tensor]
 """What one model's state_dict holds."""
 
@@ -20,7 +23,7 @@ class Epoch(NamedTuple):
     """What an epoch leaves on the host, for every model of the pack."""
 
     scores: Tensor
-    """(num_models, 5) fp64, in the order of `stages.COLUMNS`"""
+    """(num_models, 5) fp64, in the order of `SCORES`"""
     norms: Tensor
     """||theta_i|| of every filter, (num_models, filters) fp32"""
     states: list[State]

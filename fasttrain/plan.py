@@ -21,7 +21,7 @@ from fasttrain_data import ImageData
 from .config import Config
 from .store import Store
 
-NUMERICS = 3
+NUMERICS = 4
 """Raised by every change of this package that changes the numbers of a stage."""
 
 Kind = Literal["pretrain", "finetune", "swa"]

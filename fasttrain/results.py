@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from .plan import KINDS, digest
-from .stages import COLUMNS, METRICS
+from .runs import COLUMNS
+from .stages import METRICS
 from .store import Store
 
 IDENTITY = ("setup", "stage", "dataset", "model", "width", "seed", "kind", "plr", "flr", "k")
@@ -57,6 +58,7 @@ class Finished(NamedTuple):
             "training": {**sections["training"], "epochs": self.root_epochs},
             "versions": sections["versions"],
             "num_classes": self.about["num_classes"],
+            "num_train": self.about["num_train"],
         }
 
 
@@ -80,7 +82,8 @@ def load(store: str | Path) -> pd.DataFrame:
     plr, flr (NaN unless finetune), k (missing unless swa), epoch (the last one, counted from the
     start of pre-training), epochs (the stage's own), train_loss, train_accuracy, grad_norm
     (effective, mean over the steps of the last epoch; NaN for swa), test_loss, test_accuracy
-    (accuracies in [0, 1]), state (done, diverged), stopped (given up early), time_s (its share of
+    (accuracies in [0, 1]), distance (angle in rad between the sphere weights at the stage's start
+    and end; NaN for swa), state (done, diverged), stopped (given up early), time_s (its share of
     the time of its epochs and their tests).
 
     Raises:

@@ -9,90 +9,24 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from fasttrain_data import ImageData
-
+from .angles import angle
 from .checkpoints import CheckpointWriter
 from .files import parquet, tensors_to_bytes
 from .lab import Lab
 from .pack import Epoch, Pack, State
 from .plan import Stage, predecessors
+from .runs import COLUMNS, Progress, Run, is_chance, is_hopeless
 from .store import Store
 
-COLUMNS = ("train_loss", "train_accuracy", "grad_norm", "test_loss", "test_accuracy")
-"""One value each per epoch; test scores are NaN in epochs without a test pass."""
-HOPELESS = 10
-"""epochs at chance after which a run may be given up"""
 STATE = "state.safetensors"
 METRICS = "metrics.parquet"
 
 OnEpoch = Callable[[Stage, int, dict[str, float]], None]
-
-
-@dataclass
-class Progress:
-    """What is known of a stage after some of its epochs: all that a checkpoint holds."""
-
-    model: State
-    """the network's state_dict; empty before the first epoch of a new network"""
-    average: State = field(default_factory=dict)
-    """running mean of the sphere parameters over the checkpoints so far (SWA)"""
-    series: list[Tensor] = field(default_factory=list)
-    """of every epoch its scores, (len(COLUMNS),) fp64"""
-    norms: list[Tensor] = field(default_factory=list)
-    """of every epoch the norm of every conv filter, (filters,) fp32"""
-    time_s: float = 0.0
-    """its share of the time spent on the epochs and their tests, by all processes"""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """One flat dictionary for a file."""
-        named = {f"model.{name}": value for name, value in self.model.items()}
-        named |= {f"average.{name}": value for name, value in self.average.items()}
-        none = torch.empty(0, len(COLUMNS), dtype=torch.float64)
-        series = torch.stack(self.series) if self.series else none
-        norms = torch.stack(self.norms) if self.norms else torch.empty(0)
-        return {**named, "series": series, "norms": norms}
-
-    def checkpoint(self) -> dict[str, Tensor]:
-        """`tensors`, and what is no result."""
-        return {**self.tensors(), "time_s": torch.tensor(self.time_s, dtype=torch.float64)}
-
-    @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> "Progress":
-        """The inverse of `tensors` and of `checkpoint`."""
-
-        def part(prefix: str) -> State:
-            return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-
-        time_s = float(tensors.get("time_s", 0))
-        series, norms = list(tensors["series"]), list(tensors["norms"])
-        return cls(part("model."), part("average."), series, norms, time_s)
-
-
-@dataclass
-class Run:
-    """A stage under way."""
-
-    stage: Stage
-    progress: Progress
-    wanted: bool = True
-    """False for one that is finished, and here so that its pack goes on as it was"""
-    stopped: bool = False
-    """given up by the rule of `is_hopeless`"""
-
-    @property
-    def over(self) -> bool:
-        """Whether it ends here, without a state that something could start from."""
-        return self.stopped or not all(math.isfinite(row[0]) for row in self.progress.series[-1:])
-
-    @property
-    def next_epoch(self) -> int:
-        return self.stage.start_epoch + len(self.progress.series)
 
 
 def run_pack(stages: Sequence[Stage], lab: Lab, on_epoch: OnEpoch) -> None:
@@ -111,15 +45,14 @@ def run_pack(stages: Sequence[Stage], lab: Lab, on_epoch: OnEpoch) -> None:
             continue
         wanted = stage.id in todo
         if wanted:
-            about = {"dataset": lab.data.name, "num_classes": lab.data.num_classes}
-            lab.store.begin(stage.id, {**stage.description(), **about})
+            lab.store.begin(stage.id, {**stage.description(), **lab.about()})
         before = [*([stage.parent] if stage.parent else []), *predecessors(stage)]
         lost = [earlier for earlier in before if is_lost(earlier, lab.store)]
         if lost:
             stopped = lab.store.is_stopped(lost[0].id)
             _finish(Run(stage, Progress({}), stopped=stopped), None, lab)
         else:
-            run = Run(stage, _start(stage, lab), wanted)
+            run = Run(stage, *_start(stage, lab), wanted)
             run.stopped = _is_given_up(run, lab)
             runs.append(run)
     together: dict[int, list[Run]] = {}
@@ -136,34 +69,13 @@ def is_lost(stage: Stage, store: Store) -> bool:
     return summary is not None and STATE not in summary["files"]
 
 
-def is_chance(train_accuracy: float, data: ImageData) -> bool:
-    """Whether the training accuracy is a guess's: the commonest class plus 3 standard errors.
+def _start(stage: Stage, lab: Lab) -> tuple[Progress, list[Tensor]]:
+    """Where the stage stands: its checkpoint, what it builds on, or a new network.
 
-    Training without a mistake is never a guess, however few or alike the images are.
+    And the sphere weights that it starts from, whether or not it is there any more.
     """
-    counts = torch.bincount(torch.from_numpy(data.train_labels))
-    share = float(counts.max()) / len(data.train_labels)
-    error = math.sqrt(share * (1 - share) / len(data.train_labels))
-    return train_accuracy < 1 and train_accuracy <= share + 3 * error
-
-
-def is_hopeless(run: Run, data: ImageData) -> bool:
-    """Whether a run has diverged for good, as far as its epochs so far can tell.
-
-    In every one of the last `HOPELESS` epochs the training accuracy was a guess's (`is_chance`) and
-    the training loss above that of a uniform guess, ln(classes): the random walk of regime 3
-    (arXiv 2209.03695). A run that only learns slowly has a loss below that.
-    """
-    last = run.progress.series[-HOPELESS:]
-    loss, accuracy = COLUMNS.index("train_loss"), COLUMNS.index("train_accuracy")
-    return len(last) == HOPELESS and all(
-        row[loss] > math.log(data.num_classes) and is_chance(float(row[accuracy]), data)
-        for row in last
-    )
-
-
-def _start(stage: Stage, lab: Lab) -> Progress:
-    """Where the stage stands: its checkpoint, what it builds on, or a new network."""
+    state = lab.initial_state(stage.seed) if stage.parent is None else _end(stage.parent, lab)
+    start = [state[name] for name in lab.sphere_names]
     tensors = lab.store.load_progress(stage.id)
     if tensors is None:
         for earlier in predecessors(stage):
@@ -171,16 +83,20 @@ def _start(stage: Stage, lab: Lab) -> Progress:
                 tensors = lab.store.read_tensors(earlier.id, STATE)
                 break
     if tensors is not None:
-        return Progress.from_tensors(tensors)
+        return Progress.from_tensors(tensors), start
     if stage.parent is None:
-        return Progress({})
-    parent = lab.final_states.get(stage.parent.id)
-    if parent is None:
-        tensors = lab.store.read_tensors(stage.parent.id, STATE)
-        parent = Progress.from_tensors(tensors).model
+        return Progress({}), start
     if stage.kind != "swa":
-        return Progress(parent)
-    return Progress(parent, {name: parent[name] for name in lab.sphere_names})
+        return Progress(state), start
+    return Progress(state, dict(zip(lab.sphere_names, start, strict=True))), start
+
+
+def _end(stage: Stage, lab: Lab) -> State:
+    """The network at the end of a finished pre-training."""
+    state = lab.final_states.get(stage.id)
+    if state is None:
+        state = Progress.from_tensors(lab.store.read_tensors(stage.id, STATE)).model
+    return state
 
 
 def _pack(runs: list[Run], lab: Lab) -> Pack:
@@ -236,7 +152,7 @@ def _run_epoch(
         result = pack.train(epoch, tested=tested)
         share = (time.monotonic() - started) / len(runs)
         for index, run in enumerate(runs):
-            run.progress = _appended(run.progress, result, index, share)
+            run.progress = _appended(run, result, index, share, lab.sphere_names)
             run.stopped = _is_given_up(run, lab)
         if not any(run.over for run in runs):
             writer.offer(content)
@@ -258,12 +174,17 @@ def _content(runs: Sequence[Run]) -> dict[str, dict[str, Tensor]]:
     return {run.stage.id: run.progress.checkpoint() for run in runs}
 
 
-def _appended(progress: Progress, result: Epoch, index: int, time_s: float) -> Progress:
-    """The progress after one more epoch; whole or not at all, should it be interrupted."""
+def _appended(
+    run: Run, result: Epoch, index: int, time_s: float, sphere_names: Sequence[str]
+) -> Progress:
+    """The run's progress after one more epoch; whole or not at all, should it be interrupted."""
+    progress, state = run.progress, result.states[index]
+    distance = angle(run.start, [state[name] for name in sphere_names])
+    row = torch.cat([result.scores[index], torch.tensor([distance], dtype=torch.float64)])
     return Progress(
-        result.states[index],
+        state,
         result.averages[index],
-        [*progress.series, result.scores[index]],
+        [*progress.series, row],
         [*progress.norms, result.norms[index]],
         progress.time_s + time_s,
     )
@@ -285,14 +206,15 @@ def _finish_all(runs: Sequence[Run], results: Sequence[Tensor] | Tensor | None, 
 def _finish(run: Run, scores: Tensor | None, lab: Lab) -> None:
     """Put a run's results into the store, with its final scores if any."""
     progress = run.progress
-    values = [None] * len(COLUMNS) if scores is None else scores.tolist()
-    result = dict[str, float | None](zip(COLUMNS, values, strict=True))
+    # An average has no distance.
+    values = {} if scores is None else dict(zip(COLUMNS, scores.tolist(), strict=False))
+    result = {name: _json_number(values.get(name)) for name in COLUMNS}
     state = "diverged" if scores is None else _state(run.stage, scores, lab)
     summary = {
         "state": state,
         "stopped": run.stopped,
         "epoch": run.next_epoch,
-        "result": {name: _json_number(value) for name, value in result.items()},
+        "result": result,
         "time_s": round(progress.time_s, 3),
         "provenance": lab.provenance,
     }

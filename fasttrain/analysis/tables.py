@@ -1,19 +1,76 @@
+"""The tables that analyses fill, and everything known of one set-up together.
+
+Every table is tidy, one row per thing. Stages appear by their ids, which join to `Grid.stages`:
+PLR, FLR, k and seed stand there and nowhere else. What is not known is NaN.
+"""
+
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
+TABLES: dict[str, dict[str, str]] = {
+    # Two end points of one (PLR, seed): "low-high" FLR, "swa-low", "swa-high", in this order. The
+    # angle is in rad; barriers are drops along the straight line between them, at least 0, of
+    # accuracies as fractions; k is the average's, missing for "low-high".
+    "pairs": {"pair": "str", "stage_a": "str", "stage_b": "str", "angle": "float64"}
+    | dict.fromkeys(("train_barrier", "test_barrier"), "float64")
+    | dict.fromkeys(("train_loss_barrier", "test_loss_barrier"), "float64")
+    | {"k": "Int64"},
+    # The points of those lines: theta = (1 - alpha) a + alpha b.
+    "paths": {"pair": "str", "stage_a": "str", "stage_b": "str", "alpha": "float64"}
+    | dict.fromkeys(("train_loss", "train_accuracy", "test_loss", "test_accuracy"), "float64"),
+    # Every two stages of a seed that have a state, the first before the second in the results.
+    "angles": {"stage_a": "str", "stage_b": "str", "angle": "float64"},
+    # Of the norms n_i of all filters, or of all tensors, at the end of an epoch counted from the
+    # start of pre-training: standard deviation of log10 n_i, (sum n_i^2)^2 / sum n_i^4, and
+    # effective learning rates.
+    "norms": {"stage": "str", "epoch": "int64", "level": "str", "num_groups": "int64"}
+    | dict.fromkeys(("spread", "effective_groups", "min_elr", "median_elr", "max_elr"), "float64"),
+    # How many norms lie at 10^log10_low to 10^log10_high of the radius: 50 bins over [-6, 0], what
+    # lies outside in the first or the last. At initialisation, and at every stage's end.
+    "histograms": {"stage": "str", "epoch": "int64", "level": "str"}
+    | {"log10_low": "float64", "log10_high": "float64", "count": "int64"},
+    # Mean norm of a batch's gradient, and that times ||theta||; of the Hessian on the sphere of
+    # radius 1 the largest eigenvalue, with its relative residual, and trace, with standard error.
+    "sharpness": {"stage": "str"}
+    | dict.fromkeys(("train_loss", "train_accuracy", "grad_norm"), "float64")
+    | dict.fromkeys(("effective_grad_norm", "eigenvalue", "eigenvalue_residual"), "float64")
+    | {"trace": "float64", "trace_error": "float64", "num_images": "int64"},
+    # Test accuracy on images of which only the frequencies low <= |kx| + |ky| < high are left;
+    # band 0 is the unfiltered image.
+    "bands": {"stage": "str", "band": "int64", "low": "float64", "high": "float64"}
+    | {"accuracy": "float64"},
+}
+"""Columns and dtypes of every table, by name."""
 
-@dataclass(frozen=True)
+
+def empty(name: str) -> pd.DataFrame:
+    """A table of `TABLES` without a row."""
+    return pd.DataFrame({column: pd.Series(dtype=t) for column, t in TABLES[name].items()})
+
+
+def _table(name: str) -> Any:
+    return field(default_factory=partial(empty, name))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Grid:
+    """Everything known of one set-up: what figures draw and sentences say."""
+
     setup: str
+    """its id, as in `results.load_grids`"""
     configuration: dict[str, Any]
+    """as in `results.load_grids`: data, network, training, versions, num_classes, num_train"""
     stages: pd.DataFrame
+    """rows of `results.load`"""
     epochs: pd.DataFrame
-    pairs: pd.DataFrame = field(default_factory=pd.DataFrame)
-    paths: pd.DataFrame = field(default_factory=pd.DataFrame)
-    angles: pd.DataFrame = field(default_factory=pd.DataFrame)
-    norms: pd.DataFrame = field(default_factory=pd.DataFrame)
-    histograms: pd.DataFrame = field(default_factory=pd.DataFrame)
-    sharpness: pd.DataFrame = field(default_factory=pd.DataFrame)
-    bands: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """rows of `results.load_epochs`"""
+    pairs: pd.DataFrame = _table("pairs")
+    paths: pd.DataFrame = _table("paths")
+    angles: pd.DataFrame = _table("angles")
+    norms: pd.DataFrame = _table("norms")
+    histograms: pd.DataFrame = _table("histograms")
+    sharpness: pd.DataFrame = _table("sharpness")
+    bands: pd.DataFrame = _table("bands")

@@ -82,7 +82,7 @@ const SCALES = {
   error: {
     of: (percent) => -Math.log(Math.max(100 - percent, 0.05)),
     ticks: (low, high) =>
-      [0, 50, 80, 90, 95, 98, 99, 99.5, 99.9].filter((tick) => tick >= low && tick <= high),
+      [0, 50, 80, 90, 95, 98, 99, 99.5, 100].filter((tick) => tick >= low && tick <= high),
   },
 };
 

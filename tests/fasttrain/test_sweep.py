@@ -3,19 +3,9 @@
 import json
 
 import pandas as pd
-import pytest
-import torch
 
 import fasttrain as package
-from fasttrain.config import load_config
-from fasttrain.evaluate import reestimate_batch_norm_, score_test_set
-from fasttrain.lab import Lab
-from fasttrain.loop import train_epoch
-from fasttrain.plan import averages, build, predecessors, setup_sections
 from fasttrain.results import load_grids
-from fasttrain.stages import Progress, is_chance, run_pack
-from fasttrain.store import Store
-from fasttrain_data import load as load_data
 
 from .conftest import contents
 
@@ -37,7 +27,8 @@ def test_a_grid_end_to_end(fasttrain, tiny, tmp_path):
     assert table["epoch"].tolist() == [3, 3, 5, 5, 4, 5, 4, 5]
     assert set(table["dataset"]) == {"digits"} and set(table["width"]) == {2}
     assert table[["train_loss", "test_accuracy"]].notna().all(axis=None)
-    assert table["grad_norm"].isna().tolist() == [False] * 4 + [True] * 4
+    for name in ("grad_norm", "distance"):
+        assert table[name].isna().tolist() == [False] * 4 + [True] * 4
     csv = pd.read_csv(store / "report" / "results.csv")
     assert csv["test_accuracy"].tolist() == table["test_accuracy"].tolist()
     pd.testing.assert_frame_equal(pd.read_parquet(store / "report" / "results.parquet"), table)
@@ -79,70 +70,6 @@ def test_results_do_not_depend_on_the_way_a_grid_is_written(fasttrain, tiny, tmp
     assert len(package.load(tmp_path / "runs" / "tiny")) == 4
 
 
-def new_lab(tiny, tmp_path) -> tuple[Lab, list]:
-    config = load_config(str(tiny))
-    data = load_data("digits").subset(config.data.n_train, config.data.n_test)
-    store = Store.open(tmp_path / "runs" / "tiny", create=True)
-    lab = Lab(config, data, store, torch.device("cpu"), "fp32", {})
-    return lab, build(config, setup_sections(config, data, "fp32"))
-
-
-def test_an_average_is_the_mean_of_the_checkpoints_of_the_continuing_run(fasttrain, tiny, tmp_path):
-    assert fasttrain("sweep", tiny).code == 0
-    lab, stages = new_lab(tiny, tmp_path)
-    pretrain = stages[0]
-    average = next(s for s in stages if s.parent is pretrain and s.k == 3)
-    model = lab.new_model(0)
-    start = Progress.from_tensors(lab.store.read_tensors(pretrain.id, "state.safetensors"))
-    model.load_state_dict(start.model)
-    optimizer = lab.new_optimizer(model, [pretrain.lr])
-    checkpoints = [[w.detach().clone() for w in model.sphere_parameters()]]
-    for epoch in (3, 4):
-        batches = lab.train_loader(0).epoch(epoch)
-        train_epoch(model, optimizer, batches, "fp32", lab.device)
-        checkpoints.append([w.detach().clone() for w in model.sphere_parameters()])
-    kept = Progress.from_tensors(lab.store.read_tensors(average.id, "state.safetensors"))
-    with torch.no_grad():
-        for (name, weight), values in zip(
-            model.named_sphere_parameters(), zip(*checkpoints, strict=True), strict=True
-        ):
-            # A running mean in fp32 rounds once per checkpoint.
-            torch.testing.assert_close(kept.average[name], torch.stack(values).mean(0))
-            weight.copy_(kept.average[name])
-    train = reestimate_batch_norm_(model, lab.train_loader(0).epoch(5), "fp32", lab.device)
-    result = (lab.store.summary(average.id) or {})["result"]
-    assert result["train_accuracy"] == train.accuracy.item()
-    assert (
-        result["test_accuracy"]
-        == score_test_set(model, lab.test_loader, "fp32", lab.device).accuracy.item()
-    )
-
-
-def test_batch_norm_statistics_are_the_plain_mean_over_batches(tiny, tmp_path):
-    lab, _ = new_lab(tiny, tmp_path)
-    model, reference = lab.new_model(0), lab.new_model(0)
-    batches = list(lab.train_loader(0).epoch(0))
-    assert [len(labels) for _, labels in batches] == [64, 64, 22]
-    reestimate_batch_norm_(model, batches, "fp32", lab.device)
-    torch.optim.swa_utils.update_bn([images for images, _ in batches], reference)
-    for ours, theirs in zip(model.buffers(), reference.buffers(), strict=True):
-        assert torch.equal(ours, theirs)
-    assert all(m.momentum == 0.1 for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
-
-
-def test_every_seed_and_rate_is_its_own_stage_and_predecessors_are_those_of_other_grids(
-    tiny, tmp_path
-):
-    _, stages = new_lab(tiny, tmp_path)
-    assert len({stage.id for stage in stages}) == len(stages)
-    pretrain = stages[0]
-    longest = averages(pretrain, [4])[0]
-    assert [s.k for s in predecessors(longest)] == [3, 2, 1]
-    assert {s.id for s in predecessors(longest)} >= {s.id for s in stages if s.k == 3} - {
-        s.id for s in stages if s.plr != pretrain.plr
-    }
-
-
 def test_a_non_finite_loss_is_a_result_that_is_kept(fasttrain, tiny, tmp_path):
     arguments = ("sweep", tiny, "--plr", "1e-2,1e180")
     assert fasttrain(*arguments).code == 0
@@ -180,111 +107,6 @@ def test_a_hopeless_run_is_given_up_if_the_user_allows_it_and_runs_in_full_other
     again = finish_times(tmp_path / "runs" / "tiny")
     kept = set(table[~table["stopped"]]["stage"])
     assert {s: again[s] for s in kept} == {s: times[s] for s in kept}
-
-
-def test_chance_is_the_commonest_class_and_three_standard_errors():
-    data = load_data("digits")
-    assert is_chance(0.10, data)
-    assert is_chance(0.125, data)
-    assert not is_chance(0.13, data)
-    few = data.subset(n_train=10)
-    assert is_chance(0.3, few) and not is_chance(1.0, few)
-
-
-def test_an_epoch_reads_nothing_from_the_device(tiny, tmp_path):
-    """On the meta device there is nothing to read: any host read raises."""
-    lab, _ = new_lab(tiny, tmp_path)
-    lab.device = torch.device("meta")
-    model = lab.new_model(0)
-    optimizer = lab.new_optimizer(model, [0.1])
-    batches = [(torch.empty(8, 1, 8, 8, device="meta"), torch.empty(8, device="meta").long())] * 2
-    totals = train_epoch(model, optimizer, batches, "fp32", lab.device)
-    assert all(value.is_meta for value in totals)
-    with pytest.raises(RuntimeError):
-        totals.train_loss.item()
-
-
-def test_a_failing_stage_leaves_the_others_and_is_tried_again(
-    fasttrain, tiny, tmp_path, monkeypatch
-):
-    def fails_once(stages, lab, on_epoch):
-        if any(stage.kind == "pretrain" and stage.plr == 0.01 for stage in stages):
-            raise RuntimeError("out of memory")
-        return run_pack(stages, lab, on_epoch)
-
-    monkeypatch.setattr("fasttrain.engines.run_pack", fails_once)
-    outcome = fasttrain("sweep", tiny)
-    assert outcome.code == 1
-    assert "pretrain plr 0.01 seed 0: RuntimeError: out of memory" in outcome.err
-    assert "Traceback" not in outcome.err
-    assert set(package.load(tmp_path / "runs" / "tiny")["plr"]) == {0.1}
-    assert "1 failed" in fasttrain("sweep", tiny, "--dry-run").out
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
-    assert fasttrain("sweep", tiny).code == 0
-    assert len(package.load(tmp_path / "runs" / "tiny")) == 8
-    assert not list((tmp_path / "runs").rglob("failed.txt"))
-
-
-def test_what_a_failed_pack_had_finished_is_not_lost_from_sight(
-    fasttrain, tiny, tmp_path, monkeypatch
-):
-    def dies_after_the_first(stages, lab, on_epoch):
-        run_pack(stages[:1], lab, on_epoch)
-        if len(stages) > 1:
-            raise RuntimeError("killed")
-
-    monkeypatch.setattr("fasttrain.engines.run_pack", dies_after_the_first)
-    outcome = fasttrain("sweep", tiny, "--pack", "2")
-    assert outcome.code == 0, outcome.err
-    assert len(package.load(tmp_path / "runs" / "tiny")) == 8
-
-
-class Killed(BaseException):
-    """Ends a sweep without any of its handlers, as SIGKILL does."""
-
-
-@pytest.mark.parametrize("epoch", [1, 2, 4])
-def test_a_pack_that_has_lost_a_model_resumes_in_the_same_bits(
-    fasttrain, tiny, tmp_path, monkeypatch, epoch
-):
-    """No checkpoint is due before the kill but the one that the parting itself writes."""
-    grid = ("sweep", tiny, "--plr", "1e-2,1e-1,1e180", "--k", "3", "--pack", "3")
-    grid = (*grid, "--checkpoint-s", "1000")
-    assert fasttrain(*grid, "--store", "whole").code == 0
-
-    def kill(_, __, reached, ___):
-        if reached == epoch:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr("fasttrain.progress.ProgressView.epoch", kill)
-        with pytest.raises(Killed):
-            fasttrain(*grid, "--store", "parts")
-    assert fasttrain(*grid, "--store", "parts").code == 0
-    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
-
-
-@pytest.mark.parametrize("at", [1, 4, 6, 9])
-def test_an_interrupted_sweep_says_how_to_resume_and_ends_in_the_same_bits(
-    fasttrain, tiny, tmp_path, monkeypatch, at
-):
-    assert fasttrain("sweep", tiny, "--store", "whole").code == 0
-    count = 0
-
-    def interrupt(*_):
-        nonlocal count
-        count += 1
-        if count == at:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("fasttrain.progress.ProgressView.epoch", interrupt)
-        outcome = fasttrain("sweep", tiny, "--store", "parts")
-    assert outcome.code == 130
-    assert f"fasttrain sweep {tiny} --store parts" in outcome.err
-    assert fasttrain("sweep", tiny, "--store", "parts").code == 0
-    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
 
 def test_dry_run_counts_and_writes_nothing(fasttrain, tiny, tmp_path):
@@ -357,32 +179,6 @@ def test_the_table_fits_eighty_columns(fasttrain, tiny):
     assert len(table) == 3
     assert "…" not in outcome.out
     assert max(len(line) for line in table) <= 80
-
-
-def test_time_goes_on_after_an_interruption(fasttrain, tiny, tmp_path, monkeypatch):
-    class Clock:
-        now = 0.0
-
-        def monotonic(self) -> float:
-            self.now += 1.0
-            return self.now
-
-    monkeypatch.setattr("fasttrain.stages.time", Clock())
-    count = 0
-
-    def interrupt(*_):
-        nonlocal count
-        count += 1
-        if count == 2:
-            raise KeyboardInterrupt
-
-    one = ("sweep", tiny, "--plr", "0.1", "--k", "none")
-    with monkeypatch.context() as patch:
-        patch.setattr("fasttrain.progress.ProgressView.epoch", interrupt)
-        assert fasttrain(*one).code == 130
-    assert fasttrain(*one).code == 0
-    # The clock ticks a second in every epoch: 3 of pre-training, 2 of fine-tuning.
-    assert package.load(tmp_path / "runs" / "tiny")["time_s"].tolist() == [3, 2]
 
 
 def test_quiet_says_nothing_and_report_rebuilds(fasttrain, tiny, tmp_path):

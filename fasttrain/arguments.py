@@ -1,0 +1,123 @@
+"""The arguments of every command, from which tyro makes its flags and its help."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
+
+from .config import Config, DataConfig, NetworkConfig, RunOptions, TrainingConfig
+from .values import EpochCounts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Run a PLR x FLR grid: pre-train, fine-tune, average, report. Run it again to resume it."""
+
+    preset: Positional[str]
+    """a preset's name or the path of a .toml file"""
+    config: OmitArgPrefixes[Config]
+    options: OmitArgPrefixes[RunOptions]
+    dry_run: FlagCreatePairsOff[bool] = False
+    """print the plan and what it would cost, and run nothing"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Run one cell: pre-train at one learning rate, and fine-tune or average if asked."""
+
+    preset: Positional[str]
+    """a preset's name or the path of a .toml file"""
+    data: OmitArgPrefixes[DataConfig]
+    network: OmitArgPrefixes[NetworkConfig]
+    training: OmitArgPrefixes[TrainingConfig]
+    options: OmitArgPrefixes[RunOptions]
+    plr: float
+    """pre-training effective learning rate"""
+    flr: float | None = None
+    """fine-tuning effective learning rate"""
+    k: EpochCounts = ()
+    """checkpoints to average"""
+    seed: int = 0
+    """seed of the initialisation and of the order of the data"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Rebuild results.csv, results.parquet, the figures and report.html from a store."""
+
+    store: Positional[Path]
+    """directory of the results"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataWrite:
+    """Write one split of a data set as an FFCV file, with a manifest beside it."""
+
+    dataset: Positional[str]
+    """digits, cifar10, cifar100, fashion-mnist, or the path of an .npz file"""
+    out: Positional[Path]
+    """the file to write, *.beton"""
+    split: Literal["train", "test"] = "train"
+    """which images"""
+    mode: Literal["raw", "jpg"] = "raw"
+    """raw is exact, jpg smaller"""
+    data_root: Path | None = None
+    """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataInspect:
+    """Fetch a data set if it is not there yet, and say what it, or an FFCV file, holds."""
+
+    source: Positional[str]
+    """digits, cifar10, cifar100, fashion-mnist, or the path of an .npz or .beton file"""
+    data_root: Path | None = None
+    """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataVerify:
+    """Check every byte of an FFCV file against its manifest."""
+
+    file: Positional[Path]
+    """the .beton file"""
+
+
+DATA_ACTIONS = {"write": DataWrite, "inspect": DataInspect, "verify": DataVerify}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Time the optimiser's step, or the loaders, against others, on this machine's CPU."""
+
+    what: Positional[Literal["kernels", "data"]] = "kernels"
+    """what to time"""
+    only: str | None = None
+    """one of resnet18-64, resnet18-32, convnet-32, pack; all of them if not given"""
+    rounds: int | None = None
+    """how often every variant is timed, in turn; 31 steps or 11 epochs if not given"""
+    dataset: str | None = None
+    """of bench data: a data set's name or path; generated images of CIFAR's size if not given"""
+    compile: bool = True
+    """time torch.compile too (needs a C++ compiler, and a minute)"""
+    static: FlagCreatePairsOff[bool] = False
+    """instead compile the GPU kernels for several GPUs, without one, and say what came out"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchGrid:
+    """Train a grid and train it by the published loop, in turn, on this machine's CPU."""
+
+    case: Literal["digits", "convnet-8", "convnet-32", "resnet18-16"] = "digits"
+    """which network and images"""
+    rounds: int = 2
+    """seeds to train on both sides"""
+    precision: Literal["fp32", "bf16", "auto"] = "auto"
+    """our arithmetic; the published loop's is fp32"""
+    dataset: str | None = None
+    """other images for the CIFAR cases; by default CIFAR-10 if on disk, else generated ones"""
+    data_root: Path | None = None
+    """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
+    sizes: FlagCreatePairsOff[bool] = False
+    """instead train grids of 4 to 256 cells on digits, ours alone: cost against grid size"""

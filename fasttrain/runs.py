@@ -1,0 +1,110 @@
+"""A stage under way: what is known of it so far, and when it has diverged."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fasttrain_data import ImageData
+
+from .pack import SCORES, State
+from .plan import Stage
+
+COLUMNS = (*SCORES, "distance")
+"""Of every epoch: the scores, and how far it ended from the start of the stage.
+
+The distance is the angle between the sphere weights then and now, in rad (of an average: NaN).
+"""
+HOPELESS = 10
+"""epochs at chance after which a run may be given up"""
+
+
+@dataclass
+class Progress:
+    """What is known of a stage after some of its epochs: all that a checkpoint holds."""
+
+    model: State
+    """the network's state_dict; empty before the first epoch of a new network"""
+    average: State = field(default_factory=dict)
+    """running mean of the sphere parameters over the checkpoints so far (SWA)"""
+    series: list[Tensor] = field(default_factory=list)
+    """of every epoch its scores, (len(COLUMNS),) fp64"""
+    norms: list[Tensor] = field(default_factory=list)
+    """of every epoch the norm of every conv filter, (filters,) fp32"""
+    time_s: float = 0.0
+    """its share of the time spent on the epochs and their tests, by all processes"""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """One flat dictionary for a file."""
+        named = {f"model.{name}": value for name, value in self.model.items()}
+        named |= {f"average.{name}": value for name, value in self.average.items()}
+        none = torch.empty(0, len(COLUMNS), dtype=torch.float64)
+        series = torch.stack(self.series) if self.series else none
+        norms = torch.stack(self.norms) if self.norms else torch.empty(0)
+        return {**named, "series": series, "norms": norms}
+
+    def checkpoint(self) -> dict[str, Tensor]:
+        """`tensors`, and what is no result."""
+        return {**self.tensors(), "time_s": torch.tensor(self.time_s, dtype=torch.float64)}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> "Progress":
+        """The inverse of `tensors` and of `checkpoint`."""
+
+        def part(prefix: str) -> State:
+            return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+        time_s = float(tensors.get("time_s", 0))
+        series, norms = list(tensors["series"]), list(tensors["norms"])
+        return cls(part("model."), part("average."), series, norms, time_s)
+
+
+@dataclass
+class Run:
+    """A stage under way."""
+
+    stage: Stage
+    progress: Progress
+    start: Sequence[Tensor] = ()
+    """the sphere weights that the stage started from"""
+    wanted: bool = True
+    """False for one that is finished, and here so that its pack goes on as it was"""
+    stopped: bool = False
+    """given up by the rule of `is_hopeless`"""
+
+    @property
+    def over(self) -> bool:
+        """Whether it ends here, without a state that something could start from."""
+        return self.stopped or not all(math.isfinite(row[0]) for row in self.progress.series[-1:])
+
+    @property
+    def next_epoch(self) -> int:
+        return self.stage.start_epoch + len(self.progress.series)
+
+
+def is_chance(train_accuracy: float, data: ImageData) -> bool:
+    """Whether the training accuracy is a guess's: the commonest class plus 3 standard errors.
+
+    Training without a mistake is never a guess, however few or alike the images are.
+    """
+    counts = torch.bincount(torch.from_numpy(data.train_labels))
+    share = float(counts.max()) / len(data.train_labels)
+    error = math.sqrt(share * (1 - share) / len(data.train_labels))
+    return train_accuracy < 1 and train_accuracy <= share + 3 * error
+
+
+def is_hopeless(run: Run, data: ImageData) -> bool:
+    """Whether a run has diverged for good, as far as its epochs so far can tell.
+
+    In every one of the last `HOPELESS` epochs the training accuracy was a guess's (`is_chance`) and
+    the training loss above that of a uniform guess, ln(classes): the random walk of regime 3
+    (arXiv 2209.03695). A run that only learns slowly has a loss below that.
+    """
+    last = run.progress.series[-HOPELESS:]
+    loss, accuracy = COLUMNS.index("train_loss"), COLUMNS.index("train_accuracy")
+    return len(last) == HOPELESS and all(
+        row[loss] > math.log(data.num_classes) and is_chance(float(row[accuracy]), data)
+        for row in last
+    )

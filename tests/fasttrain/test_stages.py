@@ -1,0 +1,124 @@
+"""What stages compute: averages, batch-norm statistics, distances, chance."""
+
+import pytest
+import torch
+
+from fasttrain.angles import angle
+from fasttrain.config import load_config
+from fasttrain.evaluate import reestimate_batch_norm_, score_test_set
+from fasttrain.lab import Lab
+from fasttrain.loop import train_epoch
+from fasttrain.plan import averages, build, predecessors, setup_sections
+from fasttrain.results import load_epochs
+from fasttrain.runs import Progress, is_chance
+from fasttrain.store import Store
+from fasttrain_data import load as load_data
+
+
+def new_lab(tiny, tmp_path) -> tuple[Lab, list]:
+    config = load_config(str(tiny))
+    data = load_data("digits").subset(config.data.n_train, config.data.n_test)
+    store = Store.open(tmp_path / "runs" / "tiny", create=True)
+    lab = Lab(config, data, store, torch.device("cpu"), "fp32", {})
+    return lab, build(config, setup_sections(config, data, "fp32"))
+
+
+def test_an_average_is_the_mean_of_the_checkpoints_of_the_continuing_run(fasttrain, tiny, tmp_path):
+    assert fasttrain("sweep", tiny).code == 0
+    lab, stages = new_lab(tiny, tmp_path)
+    pretrain = stages[0]
+    average = next(s for s in stages if s.parent is pretrain and s.k == 3)
+    model = lab.new_model(0)
+    start = Progress.from_tensors(lab.store.read_tensors(pretrain.id, "state.safetensors"))
+    model.load_state_dict(start.model)
+    optimizer = lab.new_optimizer(model, [pretrain.lr])
+    checkpoints = [[w.detach().clone() for w in model.sphere_parameters()]]
+    for epoch in (3, 4):
+        batches = lab.train_loader(0).epoch(epoch)
+        train_epoch(model, optimizer, batches, "fp32", lab.device)
+        checkpoints.append([w.detach().clone() for w in model.sphere_parameters()])
+    kept = Progress.from_tensors(lab.store.read_tensors(average.id, "state.safetensors"))
+    with torch.no_grad():
+        for (name, weight), values in zip(
+            model.named_sphere_parameters(), zip(*checkpoints, strict=True), strict=True
+        ):
+            # A running mean in fp32 rounds once per checkpoint.
+            torch.testing.assert_close(kept.average[name], torch.stack(values).mean(0))
+            weight.copy_(kept.average[name])
+    train = reestimate_batch_norm_(model, lab.train_loader(0).epoch(5), "fp32", lab.device)
+    result = (lab.store.summary(average.id) or {})["result"]
+    assert result["train_accuracy"] == train.accuracy.item()
+    assert (
+        result["test_accuracy"]
+        == score_test_set(model, lab.test_loader, "fp32", lab.device).accuracy.item()
+    )
+
+
+def test_batch_norm_statistics_are_the_plain_mean_over_batches(tiny, tmp_path):
+    lab, _ = new_lab(tiny, tmp_path)
+    model, reference = lab.new_model(0), lab.new_model(0)
+    batches = list(lab.train_loader(0).epoch(0))
+    assert [len(labels) for _, labels in batches] == [64, 64, 22]
+    reestimate_batch_norm_(model, batches, "fp32", lab.device)
+    torch.optim.swa_utils.update_bn([images for images, _ in batches], reference)
+    for ours, theirs in zip(model.buffers(), reference.buffers(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert all(m.momentum == 0.1 for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+def test_every_seed_and_rate_is_its_own_stage_and_predecessors_are_those_of_other_grids(
+    tiny, tmp_path
+):
+    _, stages = new_lab(tiny, tmp_path)
+    assert len({stage.id for stage in stages}) == len(stages)
+    pretrain = stages[0]
+    longest = averages(pretrain, [4])[0]
+    assert [s.k for s in predecessors(longest)] == [3, 2, 1]
+    assert {s.id for s in predecessors(longest)} >= {s.id for s in stages if s.k == 3} - {
+        s.id for s in stages if s.plr != pretrain.plr
+    }
+
+
+def test_chance_is_the_commonest_class_and_three_standard_errors():
+    data = load_data("digits")
+    assert is_chance(0.10, data)
+    assert is_chance(0.125, data)
+    assert not is_chance(0.13, data)
+    few = data.subset(n_train=10)
+    assert is_chance(0.3, few) and not is_chance(1.0, few)
+
+
+def test_an_epoch_reads_nothing_from_the_device(tiny, tmp_path):
+    """On the meta device there is nothing to read: any host read raises."""
+    lab, _ = new_lab(tiny, tmp_path)
+    lab.device = torch.device("meta")
+    model = lab.new_model(0)
+    optimizer = lab.new_optimizer(model, [0.1])
+    batches = [(torch.empty(8, 1, 8, 8, device="meta"), torch.empty(8, device="meta").long())] * 2
+    totals = train_epoch(model, optimizer, batches, "fp32", lab.device)
+    assert all(value.is_meta for value in totals)
+    with pytest.raises(RuntimeError):
+        totals.train_loss.item()
+
+
+def test_distance_is_the_angle_from_the_start_of_the_stage(fasttrain, tiny, tmp_path):
+    assert fasttrain("sweep", tiny, "--plr", "1e-2", "--k", "2").code == 0
+    lab, stages = new_lab(tiny, tmp_path)
+    pretrain, finetune = stages[0], stages[1]
+    ends = {
+        stage.id: Progress.from_tensors(lab.store.read_tensors(stage.id, "state.safetensors")).model
+        for stage in (pretrain, finetune)
+    }
+
+    def between(a, b):
+        return angle(*([state[name] for name in lab.sphere_names] for state in (a, b)))
+
+    wanted = [
+        between(lab.initial_state(0), ends[pretrain.id]),
+        between(ends[pretrain.id], ends[finetune.id]),
+    ]
+    epochs = load_epochs(lab.store.path)
+    for stage, value in zip((pretrain, finetune), wanted, strict=True):
+        series = epochs[epochs["stage"] == stage.id]["distance"]
+        assert series.iloc[-1] == value > 0
+        assert (series > 0).all()
