@@ -3,9 +3,11 @@
 from fasttrain.report.cells import heatmap
 from fasttrain.report.figures import accuracy_against_plr, save, training_curves
 from fasttrain.report.html import write_report
+from fasttrain.report.pictures import Pictures
 from fasttrain.report.table import rich_table, seed_means, summary
 
 __all__ = [
+    "Pictures",
     "accuracy_against_plr",
     "heatmap",
     "rich_table",

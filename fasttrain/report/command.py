@@ -6,7 +6,7 @@ says what the network and the training were. What differs from the preset become
 """
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -21,15 +21,17 @@ class NoCommand(Exception):
     """No command can be given; says why in one sentence."""
 
 
-def train_command(configuration: Mapping[str, Any], recorded: str | None) -> str:
+def train_command(configuration: Mapping[str, Any], recorded: Iterable[str]) -> str:
     """`fasttrain train PRESET --flag ...`, without a cell's --plr, --flr, --k and --seed.
 
-    `recorded` holds the commands of the runs in the store, joined by "; "; the one whose preset
-    needs the fewest flags is taken.
+    `recorded` are the commands that made stages of the set-up; the one whose preset needs the
+    fewest flags is taken.
     Raises NoCommand if none names a preset that can still be read.
     """
     found, reasons = [], []
-    for words in _commands(recorded or ""):
+    for words in map(shlex.split, recorded):
+        if words[1:2] not in (["sweep"], ["train"]) or not words[2:]:
+            continue
         try:
             found.append(_train_words(configuration, words))
         except UsageError as error:
@@ -38,20 +40,6 @@ def train_command(configuration: Mapping[str, Any], recorded: str | None) -> str
         why = reasons[-1] if reasons else "no command of a sweep is recorded"
         raise NoCommand(f"No command can be given for this cell: {why}.")
     return shlex.join(min(found, key=len))
-
-
-def _commands(recorded: str) -> list[list[str]]:
-    """The words of each `sweep` or `train` command."""
-    # Inside a command a semicolon is always quoted, so that a bare one ends it.
-    lexer = shlex.shlex(recorded, posix=True, punctuation_chars=";")
-    lexer.whitespace_split, lexer.commenters = True, ""
-    commands: list[list[str]] = [[]]
-    for word in lexer:
-        if word == ";":
-            commands.append([])
-        else:
-            commands[-1].append(word)
-    return [words for words in commands if words[1:2] in (["sweep"], ["train"]) and words[2:]]
 
 
 def _train_words(configuration: Mapping[str, Any], words: list[str]) -> list[str]:

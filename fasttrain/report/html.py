@@ -60,18 +60,20 @@ def write_report(
     grids: Sequence[Grid],
     provenance: Mapping[str, Any],
     *,
-    under_way: Sequence[tuple[str, str, str]] = (),
-    refresh_s: int | None = None,
+    commands: Mapping[str, str] | None = None,
+    unfinished: Sequence[tuple[str, str, str]] = (),
     pictures: Pictures | None = None,
+    refresh_s: int | None = None,
 ) -> Path:
     """Write `folder`/report.html and `folder`/figures/*; returns the page's path.
 
     Args:
         grids: one section each, even without a finished stage.
         provenance: what made the results, with `time_s` in seconds and the `command` to repeat it.
-        under_way: stages that are not finished: what, how many epochs of how many, state.
-        refresh_s: how often the page is to reload itself; None: never.
+        commands: the command that made each stage, by its id, as far as known.
+        unfinished: stages that are not finished: what, how many epochs of how many, state.
         pictures: what was drawn before, so that the same figures are not written again.
+        refresh_s: how often the page is to reload itself; None: never.
 
     The page appears whole or not at all. Raises ValueError if a set-up repeats a seed of a cell.
     """
@@ -79,7 +81,7 @@ def write_report(
     pictures = Pictures(folder / "figures") if pictures is None else pictures
     differs = _differences([grid.configuration for grid in grids])
     sections = [
-        _section(grid, provenance, pictures) | {"differs": different}
+        _section(grid, commands or {}, pictures) | {"differs": different}
         for grid, different in zip(grids, differs, strict=True)
     ]
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +91,7 @@ def write_report(
         js=_inline("page.js"),
         refresh_s=refresh_s,
         sections=sections,
-        under_way=under_way,
+        unfinished=unfinished,
         num_stages=sum(len(grid.stages) for grid in grids),
         summary_headings=SUMMARY_HEADINGS,
         stage_headings=[heading for heading, *_ in _STAGE_COLUMNS],
@@ -119,7 +121,7 @@ def _inline(name: str, more: str = "") -> dict[str, Markup | str]:
     return {"text": Markup(text), "hash": f"sha256-{digest}"}
 
 
-def _section(grid: Grid, provenance: Mapping[str, Any], pictures: Pictures) -> dict[str, Any]:
+def _section(grid: Grid, commands: Mapping[str, str], pictures: Pictures) -> dict[str, Any]:
     """What the template shows of one set-up; writes its figures on the way."""
     stages = _ordered(grid.stages)
     safe = _safe(grid.setup)
@@ -138,8 +140,9 @@ def _section(grid: Grid, provenance: Mapping[str, Any], pictures: Pictures) -> d
     if stages.empty:
         return section
     cells = Cells(stages, regime_by_plr(regimes))
+    recorded = dict.fromkeys(commands[stage] for stage in stages["stage"] if stage in commands)
     try:
-        command, command_missing = train_command(grid.configuration, provenance.get("command")), ""
+        command, command_missing = train_command(grid.configuration, recorded), ""
     except NoCommand as missing:
         command, command_missing = None, str(missing)
     figures, missing = pictures.of(grid, safe)
