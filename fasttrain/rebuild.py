@@ -86,7 +86,9 @@ def unfinished(store: Store) -> list[tuple[str, str, str]]:
 
     A checkpoint does not tell whether its sweep still runs.
     """
-    begun = {path.parent for name in (DESCRIPTION, FAILURE) for path in store.path.glob(f"*/{name}")}
+    begun = {
+        path.parent for name in (DESCRIPTION, FAILURE) for path in store.path.glob(f"*/{name}")
+    }
     rows = []
     for folder in sorted(begun):
         if (folder / "done.json").exists():

@@ -49,8 +49,10 @@ class Cells:
             ("pretrain", math.nan),
             *(("swa", k) for k in self._values("swa", "k")),
         ]
+        found = {self._key(cell["kind"], cell): cell for _, cell in self.results.iterrows()}
         self.table = [
-            [self._result(kind, value, plr) for plr in self.plrs] for kind, value in self.rows
+            [found.get((kind, None if kind == "pretrain" else value, plr)) for plr in self.plrs]
+            for kind, value in self.rows
         ]
         self.winner = best(self.results)
 
@@ -65,11 +67,9 @@ class Cells:
     def _values(self, kind: str, key: str) -> list[float]:
         return sorted(self.results.loc[self.results["kind"] == kind, key].unique())
 
-    def _result(self, kind: str, value: float, plr: float) -> pd.Series | None:
-        rows = self.results[(self.results["kind"] == kind) & (self.results["plr"] == plr)]
-        if kind in _FLAGS:
-            rows = rows[rows[_FLAGS[kind]] == value]
-        return rows.iloc[0] if len(rows) else None
+    @staticmethod
+    def _key(kind: str, cell: pd.Series) -> tuple:
+        return kind, cell[_FLAGS[kind]] if kind in _FLAGS else None, cell["plr"]
 
 
 def state_of(cell: pd.Series | None, num_seeds: int) -> str:

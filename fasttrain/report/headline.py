@@ -7,6 +7,7 @@ is said; differences are taken seed by seed, since seeds share their initialisat
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -41,10 +42,10 @@ def headline(grid: Grid, regimes: pd.DataFrame, bounds: pd.DataFrame) -> list[st
 
 def regime_by_plr(regimes: pd.DataFrame) -> dict[float, str]:
     """The regime of each PLR, in ascending order; where seeds differ, all of theirs: "1/2A"."""
-    return {
-        float(plr): "/".join(sorted(rows["regime"].unique()))
-        for plr, rows in regimes.sort_values("plr").groupby("plr")
-    }
+    found: dict[float, set[str]] = {}
+    for row in regimes.sort_values("plr").to_dict("records"):
+        found.setdefault(row["plr"], set()).add(row["regime"])
+    return {plr: "/".join(sorted(names)) for plr, names in found.items()}
 
 
 def result_words(cell: pd.Series) -> str:
@@ -79,7 +80,7 @@ def _regime_sentences(
     return [_boundary_sentence(row) for row in bounds.to_dict("records")]
 
 
-def _boundary_sentence(row: dict[str, Any]) -> str:
+def _boundary_sentence(row: Mapping[Any, Any]) -> str:
     before, after = (REGIME_NAMES[name] for name in row["boundary"].split("|"))
     note = str(row["note"]).strip().rstrip(".")
     if math.isnan(row["plr"]):
@@ -98,7 +99,8 @@ def _best_sentences(stages: pd.DataFrame, by_plr: dict[float, str]) -> list[str]
     winner = best(results)
     if winner is None:
         return ["No result without a diverged seed: no best can be named."]
-    regime = by_plr.get(winner["plr"], "undecided")
+    found = [regime for plr, regime in by_plr.items() if plr == winner["plr"]]
+    regime = found[0] if found else "undecided"
     sentences = [
         f"Best result of the grid, chosen on the test set and so optimistic: {_label(winner)} "
         f"(regime {regime}), with test accuracy {result_words(winner)}"
@@ -147,7 +149,8 @@ def _verdict(stages: pd.DataFrame, large: pd.Series, small: pd.Series) -> str:
 
 
 def _signed(points: float) -> str:
-    return f"{points:+.2f}".replace("-", "−")
+    # No "-0.00".
+    return f"{round(points, 2) + 0.0:+.2f}".replace("-", "−")
 
 
 def _label(cell: pd.Series) -> str:

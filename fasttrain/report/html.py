@@ -187,7 +187,7 @@ def _differences(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
     flat = [dict(_flatten(configuration)) for configuration in configurations]
     keys = list(dict.fromkeys(key for pairs in flat for key in pairs))
     apart = [key for key in keys if len({pairs.get(key, "–") for pairs in flat}) > 1]
-    return [", ".join(f"{key} = {pairs.get(key, '–')}" for key in apart) for pairs in flat]
+    return [", ".join(f"{key} = {pairs[key]}" for key in apart if key in pairs) for pairs in flat]
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

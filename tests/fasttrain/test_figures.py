@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 
 from fasttrain.report import (
     accuracy_against_plr,
-    headline,
     heatmap,
     rich_table,
     save,
@@ -113,7 +112,6 @@ def test_one_seed_has_no_error_bar():
     assert not any(bars.size for _, bars in _lines(figure, 0).values())
     assert "no error bars" in figure.axes[0].get_legend().get_title().get_text()
     assert seed_means(stages, "finetune")["std"].isna().all()
-    assert any("n = 1: no error bar" in sentence for sentence in headline(stages))
 
 
 def test_diverged_points_are_hollow_and_lost_ones_crossed():
@@ -183,7 +181,6 @@ def test_empty_tables_say_so(empty):
         assert figure.texts[0].get_text().startswith("No ")
     assert summary(empty).empty
     assert rich_table(summary(empty)).row_count == 0
-    assert headline(empty) == ["No stage has finished yet."]
 
 
 @pytest.mark.parametrize("accuracy", [NAN, np.inf, 0.1])
@@ -194,7 +191,6 @@ def test_everything_diverged(accuracy):
     for figure in (accuracy_against_plr(stages, 10), heatmap(stages)):
         _draw(figure)
     _draw(training_curves(epochs, stages))
-    assert headline(stages) == ["0 stages done, 15 diverged."]
     assert summary(stages)["state"].tolist() == ["diverged"]
 
 
@@ -222,20 +218,6 @@ def test_summary_shows_diverged_cells_where_there_are_no_others():
     row = summary(stages).iloc[-1]
     np.testing.assert_allclose(row["averaged"], 0.1)
     assert row["state"] == "done"
-
-
-@pytest.mark.parametrize(
-    "noise, verdict", [(0.0, "+5.90 points, beyond"), (0.1, "+5.90 points, within")]
-)
-def test_headline_compares_seed_by_seed(noise, verdict):
-    stages = _stages()
-    best = (stages["kind"] == "finetune") & (stages["plr"] == 0.5) & (stages["flr"] == 3e-3)
-    stages.loc[best, "test_accuracy"] += noise * (stages.loc[best, "seed"] - 1)
-    cell, pretrained, average, count = headline(stages)
-    assert "PLR 0.5, FLR 0.003" in cell and "test set" in cell and "after 8 epochs" in cell
-    assert verdict in pretrained and "after 4 epochs" in pretrained
-    assert "k = 5" in average
-    assert count == "75 stages done, 0 diverged."
 
 
 def test_set_ups_and_repeated_seeds_are_refused():
