@@ -1,0 +1,226 @@
+"""The regimes of a grid: of every pre-training run, and where over PLR they meet.
+
+    1 convergence | 2A | 2B chaotic equilibrium | 3 divergence      with growing PLR
+
+`rules` judges a run by its curves, and an equilibrium by its fine-tuned end points. Here are the
+tables, and the reading over PLR, which takes the regimes to follow one another in this order: an
+isolated run that does not fit is named in a note, and moves no boundary.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from .rules import Curves, Regime, Verdict, converged_epoch, judge, split_equilibrium
+from .tables import Grid
+
+EQUILIBRIA = {"2", "2A", "2B"}
+BELOW: dict[str, tuple[set[str], set[str]]] = {
+    "1|2": ({"1"}, EQUILIBRIA | {"3"}),
+    "2A|2B": ({"1", "2A"}, {"2B", "3"}),
+    "2|3": (EQUILIBRIA | {"1"}, {"3"}),
+}
+"""Of every boundary, the regimes below it and above it; others cannot tell."""
+
+COLUMNS = {"stage": "str", "plr": "float64", "seed": "int64", "regime": "str", "reason": "str"}
+COLUMNS |= dict.fromkeys(("train_loss", "grad_norm", "step_angle", "converged_epoch"), "float64")
+BOUNDARY_COLUMNS = {"boundary": "str"} | dict.fromkeys(("plr", "low", "high", "ratio"), "float64")
+BOUNDARY_COLUMNS |= {"num_seeds": "int64", "note": "str"}
+
+
+def classify(grid: Grid) -> pd.DataFrame:
+    """One row per finished pre-training, by PLR and seed.
+
+    Columns: stage, plr, seed, regime (1, 2A, 2B, 2 if A or B cannot be told, 3, undecided), reason
+    (one sentence), train_loss, grad_norm (of the last epoch), step_angle (rad, of that),
+    converged_epoch (the first with a training loss below 1e-2, or NaN).
+    """
+    runs = grid.stages[grid.stages["kind"] == "pretrain"].sort_values(["plr", "seed"])
+    by_stage = dict(iter(grid.epochs.groupby("stage")))
+    rows = []
+    for run in runs.to_dict("records"):
+        curves = curves_of(run, by_stage.get(run["stage"]), grid.configuration)
+        verdict = judge(curves)
+        if verdict.regime == "2":
+            half = _subregime(grid, run)
+            verdict = Verdict(half.regime, f"{verdict.reason}; {half.reason}")
+        rows.append(
+            {name: run[name] for name in ("stage", "plr", "seed")}
+            | {"regime": verdict.regime, "reason": verdict.reason}
+            | {"train_loss": _last(curves.loss), "grad_norm": _last(curves.grad_norm)}
+            | {"step_angle": _last(curves.step_angle())}
+            | {"converged_epoch": converged_epoch(curves.loss)}
+        )
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def curves_of(run: dict, epochs: pd.DataFrame | None, configuration: dict) -> Curves:
+    """The curves of a pre-training.
+
+    Args:
+        run: its plr, state and stopped, and the epochs it was to have.
+        epochs: a row per epoch of it; None if it has none.
+        configuration: of its grid.
+    """
+    table = pd.DataFrame() if epochs is None else epochs.sort_values("epoch")
+    names = ("train_loss", "train_accuracy", "grad_norm")
+    series = [table[n].to_numpy(float) if n in table else np.empty(0) for n in names]
+    stopped = bool(run["stopped"])
+    num_train, batch = configuration.get("num_train"), configuration["training"]["batch_size"]
+    return Curves(
+        run["plr"],
+        *series,
+        steps_per_epoch=math.nan if num_train is None else math.ceil(num_train / batch),
+        num_classes=configuration["num_classes"],
+        lost=run["state"] == "diverged" and not stopped and len(table) < run["epochs"],
+        stopped=stopped,
+    )
+
+
+def boundaries(regimes: pd.DataFrame) -> pd.DataFrame:
+    """Where the regimes of a grid meet, from `classify`'s table: rows 1|2, 2A|2B, 2|3.
+
+    Columns: boundary, plr (geometric middle of the bracket), low, high (bracket over all seeds),
+    ratio (high/low), num_seeds (that have one), note (why it is unknown or uncertain, or "").
+    """
+    rows = []
+    for name in BELOW:
+        found = [
+            _read(name, list(zip(runs["plr"], runs["regime"], strict=True)))
+            for _, runs in regimes.groupby("seed")
+        ]
+        rows.append(_merged(name, found))
+    return pd.DataFrame(rows, columns=list(BOUNDARY_COLUMNS)).astype(BOUNDARY_COLUMNS)
+
+
+def shades(regimes: pd.DataFrame) -> list[tuple[str, float, float]]:
+    """(regime, from PLR, to PLR) for the background of figures; gaps where runs are undecided.
+
+    A PLR is of the regime that all its decided runs have; neighbours of two regimes meet halfway.
+    """
+    known: list[tuple[float, str]] = []
+    for plr, runs in regimes.groupby("plr"):
+        names = {str(name) for name in runs["regime"]} - {"undecided"}
+        if len(names) > 1 and names <= EQUILIBRIA:
+            names = {"2"}
+        known.append((float(str(plr)), names.pop() if len(names) == 1 else ""))
+    spans: list[tuple[str, float, float]] = []
+    for index, (plr, regime) in enumerate(known):
+        if not regime:
+            continue
+        before = known[index - 1] if index else (plr, "")
+        after = known[index + 1] if index + 1 < len(known) else (plr, "")
+        low, high = (math.sqrt(plr * other) if name else plr for other, name in (before, after))
+        if spans and spans[-1][0] == regime and spans[-1][2] == low:
+            low = spans.pop()[1]
+        if high > low:
+            spans.append((regime, low, high))
+    return spans
+
+
+class Cut(NamedTuple):
+    """A boundary in one seed's runs: the PLRs on both sides of it, NaN where there is none."""
+
+    low: float
+    high: float
+    misfits: tuple[tuple[float, str], ...]
+    """runs (PLR, regime) on the wrong side"""
+    untold: tuple[float, ...]
+    """PLRs between low and high of runs that cannot tell"""
+
+    @property
+    def known(self) -> bool:
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+
+def cut(boundary: str, runs: Sequence[tuple[float, str]]) -> Cut:
+    """The boundary that puts the fewest runs (PLR, regime) of a seed on the wrong side.
+
+    Of equally good ones the lowest: the range above its first exception is no longer the regime's.
+    """
+    below, above = BELOW[boundary]
+    told = sorted((plr, name, name in above) for plr, name in runs if name in below | above)
+    wrong = [
+        sum(is_above for *_, is_above in told[:at]) + sum(not a for *_, a in told[at:])
+        for at in range(len(told) + 1)
+    ]
+    at = int(np.argmin(wrong))
+    misfits = [(p, n) for i, (p, n, is_above) in enumerate(told) if is_above != (i >= at)]
+    lows = [plr for plr, _, is_above in told[:at] if not is_above]
+    highs = [plr for plr, _, is_above in told[at:] if is_above]
+    low, high = max(lows, default=math.nan), min(highs, default=math.nan)
+    untold = [plr for plr, name in runs if low < plr < high and name not in below | above]
+    return Cut(low, high, tuple(misfits), tuple(sorted(untold)))
+
+
+def _read(boundary: str, runs: Sequence[tuple[float, str]]) -> Cut:
+    """As `cut`; but what lies between 1 and 3 is no 2A|2B if nothing there is told to be either."""
+    if boundary == "2A|2B" and not any(name in ("2A", "2B") for _, name in runs):
+        return Cut(math.nan, math.nan, (), ())
+    return cut(boundary, runs)
+
+
+def _merged(name: str, found: Sequence[Cut]) -> dict[str, object]:
+    """One boundary over all seeds."""
+    known = [c for c in found if c.known]
+    low = min((c.low for c in known), default=math.nan)
+    high = max((c.high for c in known), default=math.nan)
+    notes = [] if known else [_unknown(name, found)]
+    if known and len(known) < len(found):
+        notes.append(f"{len(found) - len(known)} of {len(found)} seeds do not show it")
+    if len(known) == 1 and len(found) == 1:
+        notes.append("one seed")
+    untold = sorted({plr for c in known for plr in c.untold})
+    if untold:
+        notes.append(f"cannot be told at PLR {', '.join(f'{plr:g}' for plr in untold)}")
+    odd = sorted({misfit for c in found for misfit in c.misfits})
+    notes += [f"out of order: PLR {plr:g} is {regime}" for plr, regime in odd[:3]]
+    notes += [f"{len(odd) - 3} more out of order"] if odd[3:] else []
+    return {
+        "boundary": name,
+        "plr": math.sqrt(low * high),
+        "low": low,
+        "high": high,
+        "ratio": high / low,
+        "num_seeds": len(known),
+        "note": "; ".join(notes),
+    }
+
+
+def _unknown(name: str, found: Sequence[Cut]) -> str:
+    lows = [c.low for c in found if math.isfinite(c.low)]
+    highs = [c.high for c in found if math.isfinite(c.high)]
+    if not lows and not highs:
+        return "no end points tell 2A from 2B" if name == "2A|2B" else "no run is decided"
+    if not lows:
+        return f"nothing below it: it is below PLR {min(highs):g}"
+    return f"nothing above it: it is above PLR {max(lows):g}"
+
+
+def _subregime(grid: Grid, run: dict) -> Verdict:
+    """Whether an equilibrium is 2A or 2B, by its end points at the lowest and the highest FLR."""
+    stages = grid.stages
+    same = (stages["plr"] == run["plr"]) & (stages["seed"] == run["seed"])
+    ends = stages[same & (stages["kind"] == "finetune")].sort_values("flr")
+    if ends["flr"].nunique() < 2:
+        return Verdict("2", "A or B needs fine-tunings at two FLRs")
+    low, high = str(ends["stage"].iloc[0]), str(ends["stage"].iloc[-1])
+    pairs = grid.pairs[grid.pairs["pair"] == "low-high"]
+    found = _of_two(pairs, low, high)
+    angles = pd.concat([found["angle"], _of_two(grid.angles, low, high)["angle"]])
+    accuracy = ends["train_accuracy"].iloc[[0, -1]].min(skipna=False)
+    return split_equilibrium(_last(angles), _last(found["train_barrier"]), float(accuracy))
+
+
+def _of_two(table: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
+    """Rows about two stages, in whatever order."""
+    a, b = table["stage_a"], table["stage_b"]
+    return table[((a == one) & (b == other)) | ((a == other) & (b == one))]
+
+
+def _last(values: np.ndarray | pd.Series) -> float:
+    known = [float(value) for value in values if math.isfinite(value)]
+    return known[-1] if known else math.nan
