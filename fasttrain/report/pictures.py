@@ -12,7 +12,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from fasttrain.analysis.tables import Grid
-from fasttrain.report.drawn import Drawn, drawn, save
+from fasttrain.report.figures import Drawn, drawn, save
 
 # Vector pictures stay sharp, but many long curves would make a page that no phone opens.
 MAX_EMBEDDED_SVG_BYTES = 150_000

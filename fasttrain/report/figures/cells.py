@@ -11,7 +11,10 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from fasttrain.report.figures import message
+from fasttrain.analysis.tables import Grid
+from fasttrain.report.figures.drawing import Drawing, Missing, Shades
+from fasttrain.report.figures.rows import note_of_seeds
+from fasttrain.report.figures.style import REGIMES, regime_at
 from fasttrain.report.table import best, number, seed_means
 
 # More columns than this and the numbers in the cells no longer fit.
@@ -19,16 +22,15 @@ MAX_ANNOTATED_COLUMNS = 14
 _HATCH = {"hatch": "////", "ec": "0.5", "lw": 0.0}
 
 
-def heatmap(stages: pd.DataFrame) -> Figure:
-    """Mean test accuracy (%) after fine-tuning, PLR across and FLR upwards, one step per value.
+def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+    """`seed_means` of the fine-tuned stages."""
+    if grid.stages.empty or (means := seed_means(grid.stages, "finetune")).empty:
+        raise Missing("No fine-tuning has finished yet: run fasttrain sweep with an --flr.")
+    return means
 
-    The best cell (highest mean, no diverged seed) is outlined. Cells where every seed diverged
-    are grey and hatched, cells with some diverged seed hatched over their colour, and cells without
-    a finished stage left blank. Small grids carry mean and ± standard deviation in the cells.
-    """
-    means = seed_means(stages, "finetune")
-    if means.empty:
-        return message("No finished fine-tuning to draw.")
+
+def _draw(means: pd.DataFrame, shades: Shades) -> Figure:
+    """Mean test accuracy (%), PLR across and FLR upwards."""
     plrs, flrs = sorted(means["plr"].unique()), sorted(means["flr"].unique())
     # (num_flr, num_plr)
     grid = {
@@ -40,8 +42,8 @@ def heatmap(stages: pd.DataFrame) -> Figure:
     every_seed_diverged = grid["num_diverged"] == grid["num_stages"]
     accuracy = np.ma.masked_invalid(np.where(every_seed_diverged, np.nan, 100 * grid["mean"]))
     annotated = len(plrs) <= MAX_ANNOTATED_COLUMNS
-    width = max(5.0, (0.68 if annotated else 0.34) * len(plrs))
-    height = max(1.5, (0.5 if annotated else 0.34) * len(flrs))
+    width = max(5.0, (0.68 if annotated else 0.3) * len(plrs))
+    height = max(1.5, (0.5 if annotated else 0.3) * len(flrs))
     figure = Figure(figsize=(width + 2.0, height + 1.7), layout="constrained")
     ax = figure.subplots()
     mesh = ax.pcolormesh(accuracy, cmap="viridis", edgecolors="white", linewidth=1.0)
@@ -49,6 +51,7 @@ def heatmap(stages: pd.DataFrame) -> Figure:
     if accuracy.count() > 1:
         figure.colorbar(mesh, ax=ax, label="mean test accuracy (%)", pad=0.02)
     _categories(ax, plrs, flrs, vertical_labels=not annotated)
+    _name_regimes(ax, plrs, shades)
     _mark_cells(ax, grid, every_seed_diverged)
     if annotated:
         _annotate_cells(ax, mesh, accuracy, 100 * grid["std"])
@@ -70,6 +73,19 @@ def _categories(ax: Axes, plrs: list, flrs: list, vertical_labels: bool) -> None
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set(xlabel="pre-training learning rate (PLR)", ylabel="fine-tuning learning rate (FLR)")
+
+
+def _name_regimes(ax: Axes, plrs: list, shades: Shades) -> None:
+    """A strip above the cells, coloured and named by the regime of each column."""
+    across = ax.get_xaxis_transform()
+    regimes = [regime_at(plr, shades) for plr in plrs]
+    for place, name in enumerate(regimes):
+        strip = Rectangle((place, 1.02), 1, 0.08, transform=across, clip_on=False)
+        strip.set(fc=REGIMES[name][0], alpha=0.4, lw=0)
+        ax.add_patch(strip)
+        short = "?" if name == "undecided" else name
+        label = {"ha": "center", "va": "center", "fontsize": 7.5, "transform": across}
+        ax.text(place + 0.5, 1.06, short, **label)
 
 
 def _mark_cells(ax: Axes, grid: dict[str, np.ndarray], every_seed_diverged: np.ndarray) -> None:
@@ -112,3 +128,18 @@ def _cell_legend(
             ncols=2 if figure.get_figwidth() < 9 else 4,
             frameon=False,
         )
+
+
+CELLS = Drawing(
+    name="heatmap",
+    title="Every pair of learning rates",
+    caption=(
+        "Mean test accuracy after fine-tuning, PLR across and FLR upwards, one step per value. The "
+        "best cell (highest mean, no diverged seed) is outlined; grey and hatched: every seed "
+        "diverged, hatched: some did, blank: not finished. The strip names the regime of each PLR."
+    ),
+    published="WDL, test accuracy against PLR for each FLR, as one picture",
+    table=_table,
+    draw=_draw,
+    note=note_of_seeds,
+)

@@ -1,0 +1,115 @@
+"""Test accuracy after fine-tuning and averaging, against the learning rate of the pre-training.
+
+The main result of arXiv 2410.22113: the best starts lie just above the convergence threshold.
+"""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fasttrain.analysis.tables import Grid
+from fasttrain.report.figures.drawing import Drawing, Shades
+from fasttrain.report.figures.rows import needed, note_of_seeds
+from fasttrain.report.figures.style import (
+    PLR_LABEL,
+    curve,
+    handle,
+    legend_below,
+    panels,
+    plr_axes,
+    series_styles,
+)
+from fasttrain.report.table import number, seed_means
+
+_PANELS = {
+    "finetune": ("flr", "FLR", "Before and after fine-tuning"),
+    "swa": ("k", "k =", "Before and after averaging"),
+}
+
+
+def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `seed_means` with their panel, series and the chance level of the data set."""
+    if grid.stages.empty:
+        needed(grid.stages, "No stage has finished yet", "run fasttrain sweep")
+    pretrained = seed_means(grid.stages, "pretrain").assign(series="pre-trained", place=0.0)
+    parts = []
+    for kind, (key, symbol, _) in _PANELS.items():
+        means = seed_means(grid.stages, kind)
+        if means.empty:
+            continue
+        means = means.assign(series=f"{symbol} " + means[key].map(number), place=means[key])
+        parts.append(pd.concat([pretrained, means.drop(columns=key)]).assign(panel=kind))
+    table = pd.concat(parts or [pretrained.assign(panel="pretrain")], ignore_index=True)
+    num_classes = grid.configuration.get("num_classes")
+    table["chance"] = 1 / num_classes if num_classes else np.nan
+    columns = ["panel", "series", "plr", "mean", "std", "n", "num_stages", "num_diverged", "chance"]
+    return table.sort_values(["panel", "place", "plr"])[columns].reset_index(drop=True)
+
+
+def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
+    kinds = list(table["panel"].unique())
+    figure, axes = panels(1, len(kinds), sharey=True)
+    figure.set_figheight(4.2 + 0.09 * table.groupby("panel")["series"].nunique().max())
+    plr_axes(axes, table["plr"], shades)
+    for ax, kind in zip(axes, kinds, strict=True):
+        rows = table[table["panel"] == kind]
+        ax.set_xlabel(PLR_LABEL)
+        if kind in _PANELS:
+            ax.set_title(_PANELS[kind][2], fontsize=9.5, pad=14)
+        _panel(ax, rows)
+    axes[0].set_ylabel("test accuracy (%)")
+    handles = _states(table)
+    if table["chance"].notna().any():
+        handles.insert(0, handle("chance level", "0.55", line=":"))
+    legend_below(figure, handles)
+    return figure
+
+
+def _panel(ax: Axes, rows: pd.DataFrame) -> None:
+    names = list(rows["series"].unique())
+    styles = series_styles(names)
+    for name in names:
+        line = rows[rows["series"] == name]
+        line = line.assign(mean=100 * line["mean"], std=100 * line["std"])
+        colour, mark, dashes = styles[name]
+        curve(ax, line, colour, mark, dashes, label=name)
+        hollow = line[(line["num_diverged"] > 0) & line["mean"].notna()]
+        ax.plot(hollow["plr"], hollow["mean"], mark, ms=4.5, mfc="white", mec=colour, zorder=4)
+        lost = line.loc[line["mean"].isna(), "plr"]
+        # An empty line that is not clipped would still claim the corner of the figure.
+        if lost.empty:
+            continue
+        edge = {"transform": ax.get_xaxis_transform(), "clip_on": False, "zorder": 4}
+        ax.plot(lost, np.zeros(len(lost)), "x", ms=6, color=colour, **edge)
+    chance = rows["chance"].iloc[0]
+    if np.isfinite(chance):
+        ax.axhline(100 * chance, color="0.55", ls=":", lw=1.2, zorder=1)
+    box = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "frameon": False}
+    columns = 2 if len(names) <= 8 else 3
+    ax.legend(ncols=columns, fontsize=8, columnspacing=1.2, **box)
+
+
+def _states(table: pd.DataFrame) -> list:
+    handles = []
+    if ((table["num_diverged"] > 0) & table["mean"].notna()).any():
+        handles.append(handle("a seed diverged", "0.3", "o"))
+        handles[-1].set_markerfacecolor("white")
+    if table["mean"].isna().any():
+        handles.append(handle("no finite accuracy", "0.3", "x"))
+    return handles
+
+
+ACCURACY = Drawing(
+    name="accuracy",
+    title="Fine-tuning and averaging",
+    caption=(
+        "Test accuracy against PLR: at the end of pre-training, after fine-tuning at each FLR, and "
+        "of the average of k checkpoints. A hollow point has a seed that diverged, a cross on the "
+        "lower edge no finite accuracy."
+    ),
+    published="WDL and LLR, test accuracy of fine-tuning and SWA against PLR",
+    table=_table,
+    draw=_draw,
+    note=note_of_seeds,
+)

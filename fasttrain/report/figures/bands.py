@@ -1,0 +1,92 @@
+"""Which frequencies of an image a network uses: test accuracy when only one band is left.
+
+arXiv 2410.22113, section 5: the best starts rely on few features.
+"""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fasttrain.analysis.tables import Grid
+from fasttrain.report.figures.drawing import Drawing, Shades
+from fasttrain.report.figures.rows import (
+    analysed,
+    described,
+    ends_and_averages,
+    note_of_seeds,
+    over_seeds,
+)
+from fasttrain.report.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PINK,
+    PLR_LABEL,
+    RED,
+    SKY,
+    curve,
+    handle,
+    legend_below,
+    panels,
+    plr_axes,
+)
+from fasttrain.report.table import number
+
+_STYLES = ((BLACK, "o", "--"), (BLUE, "s", "-"), (GREEN, "^", "-"), (ORANGE, "D", "-"))
+_STYLES += ((RED, "v", "-"), (PINK, "P", "-"), (SKY, "X", "-"))
+
+
+def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds: series, band, low, high, plr, mean, std, n, and the chance level."""
+    rows = analysed(grid.bands, "accuracies per frequency band", "features")
+    rows = ends_and_averages(described(grid, rows))
+    keys = ["place", "series", "band", "low", "high", "plr"]
+    table = over_seeds(rows, keys, ["accuracy"]).drop(columns=["place", "quantity"])
+    num_classes = grid.configuration.get("num_classes")
+    return table.assign(chance=1 / num_classes if num_classes else np.nan)
+
+
+def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
+    names = list(dict.fromkeys(table["series"]))
+    figure, axes = panels((len(names) + 1) // 2, min(2, len(names)), sharex=True, sharey=True)
+    plr_axes(axes[: len(names)], table["plr"], shades)
+    for ax, name in zip(axes, names, strict=False):
+        rows = table[table["series"] == name]
+        rows = rows.assign(mean=100 * rows["mean"], std=100 * rows["std"])
+        for band, line in rows.groupby("band"):
+            curve(ax, line, *_STYLES[int(band) % len(_STYLES)])
+        ax.set_title(name, fontsize=9.5, pad=14)
+        if table["chance"].notna().any():
+            ax.axhline(100 * table["chance"].iloc[0], color="0.55", ls=":", lw=1.2, zorder=1)
+    for ax in axes[len(names) :]:
+        ax.set_visible(False)
+    for ax in axes[max(0, len(names) - 2) : len(names)]:
+        ax.tick_params(labelbottom=True)
+        ax.set_xlabel(PLR_LABEL)
+    for ax in axes[::2]:
+        ax.set_ylabel("test accuracy (%)")
+    handles = []
+    for band, edges in table.groupby("band")[["low", "high"]].first().iterrows():
+        limits = f"[{number(edges['low'])}, {number(edges['high'])})"
+        label = "whole image" if band == 0 else f"frequencies {limits}"
+        handles.append(handle(label, *_STYLES[int(str(band)) % len(_STYLES)]))
+    if table["chance"].notna().any():
+        handles.append(handle("chance level", "0.55", line=":"))
+    legend_below(figure, handles, columns=3)
+    return figure
+
+
+BANDS = Drawing(
+    name="bands",
+    title="Frequency bands",
+    caption=(
+        "Test accuracy on images of which only one band of frequencies |kx| + |ky| is left, against "
+        "PLR, at the end of pre-training, after fine-tuning at the lowest and highest FLR, and of "
+        "the average."
+    ),
+    published="WDL, accuracy per frequency band",
+    table=_table,
+    draw=_draw,
+    note=note_of_seeds,
+)

@@ -1,0 +1,49 @@
+"""All figures in the order of the report, and what a grid has of them."""
+
+from collections.abc import Iterator
+
+from fasttrain.analysis.regimes import classify, shades
+from fasttrain.analysis.tables import Grid
+from fasttrain.report.figures.accuracy import ACCURACY
+from fasttrain.report.figures.bands import BANDS
+from fasttrain.report.figures.boundary import BOUNDARY
+from fasttrain.report.figures.cells import CELLS
+from fasttrain.report.figures.drawing import Drawing, Drawn, Missing
+from fasttrain.report.figures.geometry import GEOMETRY, LINES
+from fasttrain.report.figures.matrix import MATRIX
+from fasttrain.report.figures.norms import HETEROGENEITY, HISTOGRAMS
+from fasttrain.report.figures.overview import CURVES, OVERVIEW
+from fasttrain.report.figures.phase import PHASE
+from fasttrain.report.figures.sharpness import SHARPNESS
+from fasttrain.report.figures.starts import STARTS
+
+DRAWINGS: tuple[Drawing, ...] = (
+    ACCURACY,
+    CELLS,
+    OVERVIEW,
+    CURVES,
+    PHASE,
+    BOUNDARY,
+    STARTS,
+    GEOMETRY,
+    LINES,
+    MATRIX,
+    HISTOGRAMS,
+    HETEROGENEITY,
+    SHARPNESS,
+    BANDS,
+)
+
+
+def drawn(grid: Grid) -> Iterator[Drawn]:
+    """Every drawing of the grid: its table and figure, or the sentence that says what is missing.
+
+    Figures are drawn when they are asked for.
+    """
+    regimes = classify(grid)
+    bands = shades(regimes)
+    for drawing in DRAWINGS:
+        try:
+            yield Drawn(drawing, drawing.table(grid, regimes), bands)
+        except Missing as missing:
+            yield Drawn(drawing, None, bands, str(missing))

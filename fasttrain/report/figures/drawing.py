@@ -1,0 +1,112 @@
+"""What a figure is: a table taken from the grid, a picture of that table, words, and three files.
+
+Nothing here or in the modules beside touches global state (no pyplot), and the same table gives
+the same bytes.
+"""
+
+import functools
+import io
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from fasttrain.analysis.tables import Grid
+from fasttrain.files import write_atomically
+from fasttrain.report.figures.svg import compact
+
+Shades = list[tuple[str, float, float]]
+"""(regime, from PLR, to PLR), as `fasttrain.analysis.regimes.shades` gives them"""
+_DPI = 150
+
+
+class Missing(Exception):
+    """What a figure needs and the grid does not have, and what provides it: one sentence."""
+
+
+def no_note(table: pd.DataFrame) -> str:
+    """For drawings whose caption says everything."""
+    return ""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that any grid may have."""
+
+    name: str
+    """file stem"""
+    title: str
+    caption: str
+    """what is drawn, and what bars and marks mean"""
+    published: str
+    """the figure it corresponds to, by its paper and content"""
+    table: Callable[[Grid, pd.DataFrame], pd.DataFrame]
+    """what is drawn, from the grid and its regimes (`classify`); raises Missing"""
+    draw: Callable[[pd.DataFrame, Shades], Figure]
+    """the figure, from that table alone and the regimes to shade"""
+    note: Callable[[pd.DataFrame], str] = no_note
+    """what the caption says of this table: how many seeds, what is left out"""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A drawing of one grid: a table and its figure, or what is missing."""
+
+    drawing: Drawing
+    table: pd.DataFrame | None
+    shades: Shades
+    missing: str = ""
+    """why there is no table; empty if there is one"""
+
+    @functools.cached_property
+    def figure(self) -> Figure:
+        """The picture, drawn when it is first asked for.
+
+        Raises:
+            Missing: there is no table.
+        """
+        if self.table is None:
+            raise Missing(self.missing)
+        return self.drawing.draw(self.table, self.shades)
+
+    @property
+    def caption(self) -> str:
+        """What is drawn here."""
+        note = "" if self.table is None else self.drawing.note(self.table)
+        return f"{self.drawing.caption} {note}".strip()
+
+    @property
+    def csv(self) -> bytes:
+        """What is drawn, as text."""
+        return b"" if self.table is None else self.table.to_csv(index=False).encode()
+
+
+def save(drawn: Drawn, stem: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
+    """Write `stem`.png (150 dpi), .svg and .csv, the same bytes each time; returns the paths.
+
+    Raises:
+        Missing: there is nothing to draw.
+    """
+    stem = Path(stem)
+    png, svg, csv = (stem.with_name(stem.name + suffix) for suffix in (".png", ".svg", ".csv"))
+    figure = drawn.figure
+    # Without a salt the identifiers in an SVG file are random.
+    with rc_context({"svg.hashsalt": "fasttrain"}):
+        # Places are found once, for both files.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        write_atomically(png, _rendered(figure, "png", {"Software": None}))
+        vector = _rendered(figure, "svg", {"Date": None}).decode()
+        write_atomically(svg, compact(vector).encode())
+    write_atomically(csv, drawn.csv)
+    return png, svg, csv
+
+
+def _rendered(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format=kind, dpi=_DPI, metadata=metadata)
+    return content.getvalue()

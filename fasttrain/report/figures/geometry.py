@@ -1,0 +1,157 @@
+"""Where the end points lie: angles, distances and barriers, and the lines between end points.
+
+arXiv 2410.22113, section 4: from just above the convergence threshold, fine-tuning at any small
+rate and averaging end in one linearly connected basin.
+"""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fasttrain.analysis.tables import Grid
+from fasttrain.report.figures.drawing import Drawing, Shades
+from fasttrain.report.figures.rows import (
+    analysed,
+    described,
+    ends_and_averages,
+    note_of_seeds,
+    over_seeds,
+    thinned,
+)
+from fasttrain.report.figures.style import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PLR_LABEL,
+    REGIMES,
+    curve,
+    frame,
+    handle,
+    legend_below,
+    palette,
+    panels,
+    plr_axes,
+    plr_bar,
+    plr_norm,
+    regime_at,
+    regime_handles,
+    series_styles,
+)
+
+PAIRS = {
+    "low-high": (BLUE, "o", "-", "low – high FLR"),
+    "swa-low": (GREEN, "s", "--", "average – low FLR"),
+    "swa-high": (ORANGE, "^", "-.", "average – high FLR"),
+}
+_QUANTITIES = (
+    ("angle", "angle between end points (rad)", 1),
+    ("distance", "angle travelled by a stage (rad)", 1),
+    ("train_barrier", "training accuracy barrier (%)", 100),
+    ("test_barrier", "test accuracy barrier (%)", 100),
+    ("train_loss_barrier", "training loss barrier", 1),
+    ("test_loss_barrier", "test loss barrier", 1),
+)
+_PATHS = (
+    ("train_accuracy", "training accuracy (%)", 100),
+    ("test_accuracy", "test accuracy (%)", 100),
+)
+
+
+def _geometry(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds: quantity, series (a pair; of distances a kind of stage), plr, mean, std, n."""
+    pairs = analysed(grid.pairs, "angles and barriers", "geometry")
+    pairs = described(grid, pairs.assign(stage=pairs["stage_a"], series=pairs["pair"]), ["plr"])
+    names = [name for name, *_ in _QUANTITIES if name != "distance"]
+    parts = [over_seeds(pairs, ["series", "plr"], names)]
+    if "distance" in grid.epochs:
+        last = grid.epochs.sort_values("epoch").groupby("stage")["distance"].last().reset_index()
+        stages = described(grid, last)
+        stages = ends_and_averages(stages[stages["kind"] != "swa"])
+        parts.append(over_seeds(stages, ["place", "series", "plr"], ["distance"]))
+    table = pd.concat(parts, ignore_index=True)
+    columns = ["quantity", "series", "plr", "mean", "std", "n"]
+    return table.loc[table["n"] > 0, columns].reset_index(drop=True)
+
+
+def _draw_geometry(table: pd.DataFrame, shades: Shades) -> Figure:
+    figure, axes = panels(3, 2, sharex=True)
+    plr_axes(axes, table["plr"], shades)
+    for ax, (name, label, scale) in zip(axes, _QUANTITIES, strict=True):
+        rows = table[table["quantity"] == name]
+        rows = rows.assign(mean=scale * rows["mean"], std=scale * rows["std"])
+        ax.set_ylabel(label, fontsize=9)
+        if name == "distance":
+            styles = series_styles(rows["series"].unique())
+            for series, line in rows.groupby("series", sort=False):
+                curve(ax, line, *styles[str(series)], label=series)
+            if len(rows):
+                ax.legend(fontsize=7.5, framealpha=0.8, edgecolor="none")
+        else:
+            for place, (series, line) in enumerate(rows.groupby("series", sort=False)):
+                # Points of equal height stay visible under each other.
+                curve(ax, line, *PAIRS[str(series)][:3], size=6.5 - 1.4 * place)
+        if rows.empty:
+            ax.text(0.5, 0.5, "not recorded", transform=ax.transAxes, ha="center", color="0.4")
+        if "angle" in label and len(rows):
+            ax.axhline(np.pi / 2, color="0.55", ls=":", lw=1)
+        ax.set_ylim(bottom=0)
+    for ax in axes[4:]:
+        ax.set_xlabel(PLR_LABEL)
+    found = [PAIRS[name] for name in PAIRS if name in set(table["series"])]
+    handles = [handle(words, colour, mark, line) for colour, mark, line, words in found]
+    legend_below(figure, [*handles, handle("orthogonal", "0.55", line=":")])
+    return figure
+
+
+def _lines(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds along the line from low to high FLR: quantity, plr, alpha, mean, std, n."""
+    paths = analysed(grid.paths, "lines between end points", "geometry")
+    paths = paths[paths["pair"] == "low-high"]
+    paths = analysed(paths, "lines between two FLRs (it takes two FLRs)", "geometry")
+    paths = described(grid, paths.assign(stage=paths["stage_a"]), ["plr"])
+    means = over_seeds(paths, ["plr", "alpha"], [name for name, *_ in _PATHS])
+    return thinned(means[means["n"] > 0], ["quantity", "plr"])
+
+
+def _draw_lines(table: pd.DataFrame, shades: Shades) -> Figure:
+    figure, axes = panels(1, 2)
+    plrs = sorted(table["plr"].unique())
+    norm = plr_norm(plrs)
+    for ax, (name, label, scale) in zip(axes, _PATHS, strict=True):
+        frame(ax)
+        ax.set(xlabel="low FLR  ←  place on the line  →  high FLR", ylabel=label)
+        for plr, line in table[table["quantity"] == name].groupby("plr"):
+            dashes = REGIMES[regime_at(plr, shades)][2]
+            colour = palette()(norm(plr))
+            ax.plot(line["alpha"], scale * line["mean"], color=colour, lw=1.2, ls=dashes)
+    plr_bar(figure, axes, plrs)
+    legend_below(figure, regime_handles((regime_at(plr, shades) for plr in plrs), lines=True), 3)
+    return figure
+
+
+GEOMETRY = Drawing(
+    name="geometry",
+    title="Angles and barriers",
+    caption=(
+        "Against PLR: the angle between the end points of one pre-training (fine-tuned at the lowest "
+        "and highest FLR, and averaged), the angle that pre-training and fine-tuning travelled from "
+        "where they started, and the barriers on the straight line between the end points: the "
+        "largest drop of accuracy, and rise of loss, below the line through their values."
+    ),
+    published="WDL, angles and linear connectivity between fine-tuned and averaged points",
+    table=_geometry,
+    draw=_draw_geometry,
+    note=note_of_seeds,
+)
+LINES = Drawing(
+    name="lines",
+    title="Between low and high FLR",
+    caption=(
+        "Accuracy along the straight line between the points fine-tuned at the lowest and the "
+        "highest FLR, every point rescaled to the sphere and its batch-norm statistics estimated "
+        "anew; means over seeds, one line per PLR, its style the regime."
+    ),
+    published="WDL, barriers (which are read off these lines)",
+    table=_lines,
+    draw=_draw_lines,
+)

@@ -1,0 +1,175 @@
+"""How unequal the norms of the filters are: histograms, their spread, and how many count.
+
+A filter of norm n_i has the effective learning rate ELR rho^2 / n_i^2, so unequal norms are unequal
+rates (arXiv 2410.22113, appendix on the third regime; arXiv 2209.03695, section 4).
+"""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fasttrain.analysis.tables import Grid
+from fasttrain.report.figures.drawing import Drawing, Shades
+from fasttrain.report.figures.rows import (
+    analysed,
+    described,
+    ends_and_averages,
+    note_of_seeds,
+    over_seeds,
+    regime_of_plr,
+    thinned,
+)
+from fasttrain.report.figures.style import (
+    GREY,
+    PLR_LABEL,
+    REGIMES,
+    curve,
+    frame,
+    legend_below,
+    palette,
+    panels,
+    plr_axes,
+    plr_bar,
+    plr_norm,
+    regime_at,
+    series_styles,
+)
+from fasttrain.report.table import number
+
+
+def _histograms(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+    """Shares of the filters per bin: panel, plr, regime, log10_low, log10_high, share, n.
+
+    The PLR is the largest with a histogram of every panel that any PLR has.
+    """
+    rows = analysed(grid.histograms, "histograms of norms", "norms")
+    rows = described(grid, rows[rows["level"] == "filter"])
+    start = rows.groupby("stage")["epoch"].transform("min") == rows["epoch"]
+    start &= (rows["kind"] == "pretrain") & (
+        rows.groupby("stage")["epoch"].transform("nunique") > 1
+    )
+    named = ends_and_averages(rows[rows["kind"] != "swa"])
+    named.loc[start.reindex(named.index), "place"] = -1.0
+    panels_of = named.groupby("plr")["place"].nunique()
+    plr = float(panels_of[panels_of == panels_of.max()].index.max())
+    regime = regime_of_plr(regimes).get(plr, "undecided")
+    named = named[named["plr"] == plr]
+    names = np.where(
+        named["place"] < 0,
+        "initialisation",
+        np.where(named["place"] == 0, "after pre-training", "then " + named["series"]),
+    )
+    groups = named.assign(panel=names).groupby(
+        ["place", "panel", "log10_low", "log10_high"], sort=True
+    )
+    counts = groups.agg(count=("count", "sum"), n=("stage", "nunique")).reset_index()
+    counts["share"] = counts["count"] / counts.groupby("place")["count"].transform("sum")
+    columns = ["panel", "plr", "regime", "log10_low", "log10_high", "share", "n"]
+    return counts.assign(plr=plr, regime=regime)[columns]
+
+
+def _draw_histograms(table: pd.DataFrame, shades: Shades) -> Figure:
+    names = list(dict.fromkeys(table["panel"]))
+    figure, axes = panels((len(names) + 1) // 2, min(2, len(names)), sharex=True)
+    plr, regime = table["plr"].iloc[0], table["regime"].iloc[0]
+    for ax, name in zip(axes, names, strict=False):
+        rows = table[table["panel"] == name]
+        frame(ax)
+        colour = GREY if name == "initialisation" else REGIMES[regime][0]
+        edges = [*rows["log10_low"], rows["log10_high"].iloc[-1]]
+        ax.stairs(100 * rows["share"], edges, fill=True, color=colour, alpha=0.5)
+        ax.stairs(100 * rows["share"], edges, color=colour, lw=1)
+        ax.set_title(
+            name if name == "initialisation" else f"{name} (PLR {number(plr)})", fontsize=9
+        )
+        ax.set_xlim(table["log10_low"].min(), table["log10_high"].max())
+    for ax in axes[len(names) :]:
+        ax.set_visible(False)
+    for ax in axes[max(0, len(names) - 2) : len(names)]:
+        ax.tick_params(labelbottom=True)
+        ax.set_xlabel("log10(filter norm / radius)")
+    for ax in axes[::2]:
+        ax.set_ylabel("filters (%)")
+    return figure
+
+
+def _note_of_histograms(table: pd.DataFrame) -> str:
+    regime, count = table["regime"].iloc[0], table["n"].max()
+    where = "of undecided regime" if regime == "undecided" else f"of regime {regime}"
+    seeds = f"{count} seed{'s' if count > 1 else ''} together"
+    return f"Here PLR {number(table['plr'].iloc[0])}, {where}; {seeds}."
+
+
+def _heterogeneity(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds: view ("epoch" or "end"), series, quantity, plr, epoch, mean, std, n."""
+    rows = analysed(grid.norms, "norms of filters", "norms")
+    rows = described(grid, rows[rows["level"] == "filter"])
+    rows = rows.assign(effective_share=rows["effective_groups"] / rows["num_groups"])
+    quantities = ["spread", "effective_share"]
+    during = over_seeds(rows[rows["kind"] == "pretrain"], ["plr", "epoch"], quantities)
+    during = thinned(during[during["n"] > 0], ["quantity", "plr"])
+    last = rows.sort_values("epoch").groupby("stage").tail(1)
+    last = ends_and_averages(last[last["kind"] != "swa"])
+    ends = over_seeds(last, ["place", "series", "plr"], quantities).drop(columns="place")
+    parts = [during.assign(view="epoch", series="pre-trained"), ends.assign(view="end")]
+    columns = ["view", "quantity", "series", "plr", "epoch", "mean", "std", "n"]
+    return pd.concat(parts, ignore_index=True)[columns]
+
+
+def _draw_heterogeneity(table: pd.DataFrame, shades: Shades) -> Figure:
+    figure, axes = panels(2, 2)
+    plrs = sorted(table["plr"].unique())
+    norm = plr_norm(plrs)
+    plr_axes(axes[2:], plrs, shades)
+    styles = series_styles(list(dict.fromkeys(table["series"])))
+    labels = {
+        "spread": ("spread of log10 norms", 1),
+        "effective_share": ("filters that count (%)", 100),
+    }
+    for place, (quantity, (label, scale)) in enumerate(labels.items()):
+        over, against = axes[place], axes[2 + place]
+        rows = table[table["quantity"] == quantity]
+        frame(over)
+        over.set(xlabel="epoch of pre-training", ylabel=label)
+        for plr, line in rows[rows["view"] == "epoch"].groupby("plr"):
+            dashes = REGIMES[regime_at(plr, shades)][2]
+            style = {"color": palette()(norm(plr)), "lw": 1.2, "ls": dashes}
+            over.plot(line["epoch"], scale * line["mean"], **style)
+        ends = rows[rows["view"] == "end"]
+        ends = ends.assign(mean=scale * ends["mean"], std=scale * ends["std"])
+        for series, line in ends.groupby("series", sort=False):
+            curve(against, line, *styles[str(series)], label=series)
+        against.set(xlabel=PLR_LABEL, ylabel=label)
+    plr_bar(figure, axes[:2], plrs)
+    handles, _ = axes[2].get_legend_handles_labels()
+    legend_below(figure, handles)
+    return figure
+
+
+HISTOGRAMS = Drawing(
+    name="norms",
+    title="Norms of the filters",
+    caption=(
+        "How the norms of the filters are distributed at the initialisation, at the end of "
+        "pre-training at the largest PLR, and after fine-tuning from there at the lowest and the "
+        "highest FLR: 50 bins of log10(norm / radius) over [-6, 0], what lies outside counted in the "
+        "first and last."
+    ),
+    published="WDL, norm histograms of the third regime",
+    table=_histograms,
+    draw=_draw_histograms,
+    note=_note_of_histograms,
+)
+HETEROGENEITY = Drawing(
+    name="heterogeneity",
+    title="Heterogeneity of the norms",
+    caption=(
+        "Standard deviation of the filters' log10 norms, and the share of filters that count, "
+        "(Σ n²)² / Σ n⁴ divided by their number: by epoch of pre-training (one line per PLR, its "
+        "style the regime), and at the end of pre-training and of fine-tuning against PLR."
+    ),
+    published="TR, norms of the layers; WDL, norms in the third regime (histograms there)",
+    table=_heterogeneity,
+    draw=_draw_heterogeneity,
+    note=note_of_seeds,
+)

@@ -1,0 +1,82 @@
+"""The phase diagram: training loss against effective gradient norm while a network trains.
+
+arXiv 2209.03695: regime 1 runs along a line towards zero, regime 2 stops in a cloud, regime 3 leaves.
+"""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fasttrain.analysis.tables import Grid
+from fasttrain.report.figures.drawing import Drawing, Shades
+from fasttrain.report.figures.overview import NO_STAGE
+from fasttrain.report.figures.rows import needed, thinned
+from fasttrain.report.figures.style import (
+    REGIMES,
+    frame,
+    legend_below,
+    palette,
+    panels,
+    plr_bar,
+    plr_norm,
+    regime_handles,
+)
+from fasttrain.report.table import floats, number
+
+
+def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+    """One row per point: plr, seed, epoch, train_loss, grad_norm, regime, is_end.
+
+    Whole runs of the first seed of each PLR, and the last epoch of every seed.
+    """
+    needed(regimes, NO_STAGE, "run fasttrain sweep")
+    rows = grid.epochs[grid.epochs["stage"].isin(regimes["stage"])]
+    rows = rows[(floats(rows["train_loss"]) > 0) & (floats(rows["grad_norm"]) > 0)]
+    rows = needed(rows, "No epoch of pre-training has a finite loss", "take smaller PLRs")
+    rows = rows.sort_values(["plr", "seed", "epoch"])
+    columns = ["plr", "seed", "epoch", "train_loss", "grad_norm"]
+    first = rows[rows["seed"] == rows.groupby("plr")["seed"].transform("min")]
+    points = thinned(first[["stage", *columns]], ["plr"], by_ratio=True).assign(is_end=False)
+    ends = rows.groupby("stage").tail(1)[["stage", *columns]].assign(is_end=True)
+    table = pd.concat([points, ends], ignore_index=True)
+    return table.merge(regimes[["stage", "regime"]], on="stage")[[*columns, "regime", "is_end"]]
+
+
+def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
+    figure, (ax,) = panels(1, 1)
+    figure.set_size_inches(7.0, 5.0)
+    frame(ax)
+    ax.set(xscale="log", yscale="log", xlabel="training loss", ylabel="effective gradient norm")
+    plrs = sorted(table["plr"].unique())
+    norm = plr_norm(plrs)
+    for plr, run in table[~table["is_end"]].groupby("plr"):
+        colour, regime = palette()(norm(plr)), run["regime"].iloc[0]
+        ax.plot(run["train_loss"], run["grad_norm"], color=colour, lw=1, ls=REGIMES[regime][2])
+    for end in table[table["is_end"]].itertuples():
+        mark, colour = REGIMES[str(end.regime)][1], palette()(norm(end.plr))
+        ax.plot(end.train_loss, end.grad_norm, mark, ms=7, color=colour, mec="black", mew=0.7)
+    plr_bar(figure, [ax], plrs)
+    handles = regime_handles(table["regime"])
+    for entry in handles:
+        entry.set(color="white", markeredgecolor="black")
+    legend_below(figure, handles, columns=3)
+    return figure
+
+
+def _note(table: pd.DataFrame) -> str:
+    ends = int(table["is_end"].sum())
+    return f"{number(table['plr'].nunique())} PLRs, {ends} end points."
+
+
+PHASE = Drawing(
+    name="phase",
+    title="Phase diagram",
+    caption=(
+        "Training loss against effective gradient norm, epoch by epoch (both are means over the "
+        "epoch): the first seed of each PLR as a line, the last epoch of every seed as a point whose "
+        "shape is the regime."
+    ),
+    published="TR, phase diagram of training loss and effective gradient norm",
+    table=_table,
+    draw=_draw,
+    note=_note,
+)

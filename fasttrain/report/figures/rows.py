@@ -1,0 +1,115 @@
+"""Rows for the figures: what a stage is, means over seeds, curves with fewer points."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from fasttrain.analysis.tables import Grid
+from fasttrain.report.figures.drawing import Missing
+from fasttrain.report.table import floats, number
+
+MAX_POINTS = 6000
+"""of all lines of a figure together: what keeps its file below 150 kB"""
+MAX_POINTS_PER_LINE = 200
+
+
+def needed(table: pd.DataFrame, what: str, provided_by: str) -> pd.DataFrame:
+    """The table itself.
+
+    Raises:
+        Missing: it has no row.
+    """
+    if table.empty:
+        raise Missing(f"{what}: {provided_by}.")
+    return table
+
+
+def analysed(table: pd.DataFrame, what: str, only: str) -> pd.DataFrame:
+    """A table that `fasttrain analyse` fills.
+
+    Raises:
+        Missing: it has not been made.
+    """
+    return needed(table, f"No {what} yet", f"fasttrain analyse STORE --only {only} makes them")
+
+
+def described(
+    grid: Grid,
+    table: pd.DataFrame,
+    columns: Sequence[str] = ("plr", "flr", "k", "seed", "kind"),
+) -> pd.DataFrame:
+    """The rows of `table` whose `stage` belongs to the grid, with what is known of that stage."""
+    about = grid.stages[["stage", *columns]].drop_duplicates("stage")
+    return table.drop(columns=[name for name in columns if name in table]).merge(about, on="stage")
+
+
+def over_seeds(rows: pd.DataFrame, keys: list[str], quantities: Sequence[str]) -> pd.DataFrame:
+    """One row per combination of `keys` and quantity: mean, std and n over the rows.
+
+    std is the sample standard deviation (divisor n - 1), NaN for one value; n counts finite values.
+    """
+    columns = {name: rows[name].to_numpy() for name in keys}
+    columns |= {name: floats(rows[name]) for name in quantities}
+    long = pd.DataFrame(columns).melt(keys, list(quantities), "quantity")
+    groups = long.groupby(["quantity", *keys], sort=False, dropna=False)["value"]
+    means = groups.agg(mean="mean", std="std", n="count").reset_index()
+    return means.sort_values(["quantity", *keys], ignore_index=True)
+
+
+def thinned(lines: pd.DataFrame, keys: list[str], *, by_ratio: bool = False) -> pd.DataFrame:
+    """Every line (rows that share `keys`, in order) with fewer points, its first and last kept.
+
+    All lines together keep about MAX_POINTS points. Kept are points at equal distances, or with
+    `by_ratio` at equal ratios, counted from the first: for curves that move early.
+    """
+    if lines.empty:
+        return lines
+    groups = lines.groupby(keys, sort=False, dropna=False)
+    limit = int(np.clip(MAX_POINTS // groups.ngroups, 8, MAX_POINTS_PER_LINE))
+    place = groups.cumcount().to_numpy()
+    length = groups[keys[0]].transform("size").to_numpy()
+    kept = np.ones(len(lines), dtype=bool)
+    for size in np.unique(length[length > limit]):
+        spaced = np.geomspace(1, size, limit) - 1 if by_ratio else np.linspace(0, size - 1, limit)
+        kept[length == size] = np.isin(place[length == size], np.unique(spaced.round()))
+    return lines[kept].reset_index(drop=True)
+
+
+def ends_and_averages(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of pre-training, fine-tuning at the lowest and highest FLR, and one k; with `series`.
+
+    `series` names the kind: "pre-trained", "FLR 0.001", "k = 5"; `place` orders the names.
+    """
+    tuned, averaged = rows["kind"] == "finetune", rows["kind"] == "swa"
+    flr = pd.Series(floats(rows["flr"]), index=rows.index)
+    num = pd.Series(floats(rows["k"]), index=rows.index)
+    most_common = num[averaged].mode()
+    chosen = ~tuned & ~averaged | tuned & flr.isin([flr[tuned].min(), flr[tuned].max()])
+    chosen |= averaged & num.isin(most_common.iloc[:1])
+    names = np.select([tuned, averaged], ["FLR ", "k = "], "pre-trained").astype(object)
+    names += [number(v) if v == v else "" for v in flr.where(tuned, num.where(averaged))]
+    place = np.select([tuned, averaged], [1 + flr.fillna(0), 1e9], 0.0)
+    return rows.assign(series=names, place=place)[chosen].sort_values("place", kind="stable")
+
+
+def seeds_in_words(counts: pd.Series) -> str:
+    """How many values the means are over."""
+    found = counts[counts > 0]
+    if found.empty:
+        return "no finite value"
+    low, high = int(found.min()), int(found.max())
+    if high == 1:
+        return "n = 1 seed: no error bars"
+    return f"n = {high} seeds" if low == high else f"n = {low} to {high} seeds"
+
+
+def note_of_seeds(table: pd.DataFrame) -> str:
+    """The sentence on seeds, for tables of `over_seeds`."""
+    return f"Means over seeds, bars ± sample standard deviation, {seeds_in_words(table['n'])}."
+
+
+def regime_of_plr(regimes: pd.DataFrame) -> dict[float, str]:
+    """The regime of each PLR on which all its seeds agree, else "undecided"."""
+    names = regimes.groupby("plr")["regime"].unique()
+    return {float(plr): n[0] if len(n) == 1 else "undecided" for plr, n in names.items()}

@@ -1,0 +1,110 @@
+"""Sharpness against test error among fine-tuned networks that fit their training set alike."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fasttrain.analysis.tables import Grid
+from fasttrain.report.figures.boundary import CONVERGED_LOSS
+from fasttrain.report.figures.drawing import Drawing, Missing, Shades
+from fasttrain.report.figures.rows import analysed, described
+from fasttrain.report.figures.style import (
+    MARKS,
+    frame,
+    handle,
+    legend_below,
+    palette,
+    panels,
+    plr_bar,
+    plr_norm,
+)
+from fasttrain.report.table import floats, number
+
+_MEASURES = (
+    ("effective_grad_norm", "effective gradient norm of a batch"),
+    ("eigenvalue", "largest Hessian eigenvalue"),
+)
+
+
+def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+    """One row per fine-tuned stage below the loss: stage, plr, flr, seed, the measures, errors."""
+    rows = analysed(grid.sharpness, "sharpness", "sharpness")
+    columns = ["plr", "flr", "seed", "kind", "test_accuracy"]
+    rows = described(grid, rows, columns)
+    rows = rows[rows["kind"] == "finetune"]
+    if rows.empty:
+        raise Missing("No fine-tuned stage has its sharpness: run fasttrain sweep with an --flr.")
+    kept = rows[floats(rows["train_loss"]) < CONVERGED_LOSS]
+    if kept.empty:
+        raise Missing(
+            f"No fine-tuned stage has a training loss below {CONVERGED_LOSS:g} (the lowest is "
+            f"{number(float(np.nanmin([*floats(rows['train_loss']), np.inf])))}), so that sharpness "
+            "cannot be compared at equal loss: fine-tune for more epochs in fasttrain sweep."
+        )
+    table = kept.assign(
+        test_error=1 - kept["test_accuracy"], num_left_out=len(rows) - len(kept)
+    ).sort_values(["flr", "plr", "seed"])
+    names = [name for name, _ in _MEASURES]
+    columns = ["stage", "plr", "flr", "seed", "train_loss", *names, "test_error", "num_left_out"]
+    return table[columns].reset_index(drop=True)
+
+
+def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
+    found = [(n, label) for n, label in _MEASURES if (floats(table[n]) > 0).any()] or _MEASURES[:1]
+    figure, axes = panels(1, len(found), sharey=True)
+    figure.set_figheight(3.9)
+    plrs = sorted(table["plr"].unique())
+    norm = plr_norm(plrs)
+    flrs = sorted(table["flr"].unique())
+    for ax, (name, label) in zip(axes, found, strict=True):
+        frame(ax)
+        ax.set(xscale="log", xlabel=label)
+        values = floats(table[name])
+        for place, flr in enumerate(flrs):
+            chosen = ((table["flr"] == flr) & (values > 0)).to_numpy()
+            colours = palette()(norm(table.loc[chosen, "plr"].to_numpy()))
+            style = {"c": colours, "marker": MARKS[place % len(MARKS)], "s": 28}
+            error = 100 * table.loc[chosen, "test_error"]
+            ax.scatter(values[chosen], error, edgecolors="black", linewidths=0.5, **style)
+        ax.set_title(_correlation(values, table["test_error"]), fontsize=8.5)
+    axes[0].set_ylabel("test error (%)")
+    plr_bar(figure, axes, plrs)
+    marks = [MARKS[place % len(MARKS)] for place in range(len(flrs))]
+    handles = [handle(f"FLR {number(f)}", "0.3", m) for f, m in zip(flrs, marks, strict=True)]
+    legend_below(figure, handles)
+    return figure
+
+
+def _correlation(values: np.ndarray, error: pd.Series) -> str:
+    """Spearman's rank correlation over the points drawn."""
+    drawn = values > 0
+    ranks = pd.Series(values[drawn]).rank(), error[drawn].reset_index(drop=True).rank()
+    if drawn.sum() < 3 or min(len(set(rank)) for rank in ranks) < 2:
+        return f"n = {drawn.sum()}"
+    return f"rank correlation {ranks[0].corr(ranks[1]):+.2f}, n = {drawn.sum()}"
+
+
+def _note(table: pd.DataFrame) -> str:
+    left_out = int(table["num_left_out"].iloc[0])
+    low, high = table["train_loss"].min(), table["train_loss"].max()
+    return (
+        f"{len(table)} stages with training losses of {number(low)} to {number(high)}; "
+        f"{left_out} are left out because theirs is {CONVERGED_LOSS:g} or more."
+    )
+
+
+SHARPNESS = Drawing(
+    name="sharpness",
+    title="Sharpness and test error",
+    caption=(
+        "Fine-tuned networks that fit the training set alike (training loss below "
+        f"{CONVERGED_LOSS:g}, the published threshold of convergence): the mean gradient norm of a "
+        "batch and the largest eigenvalue of the loss's Hessian, both on the unit sphere, against "
+        "test error. One point per stage: its colour is the PLR, its shape the FLR. The rank "
+        "correlation is Spearman's."
+    ),
+    published="WDL, sharpness against test accuracy of fine-tuned points; TR, the same at equal loss",
+    table=_table,
+    draw=_draw,
+    note=_note,
+)
