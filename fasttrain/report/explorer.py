@@ -117,12 +117,13 @@ def heatmap(cells: Cells) -> dict[str, Any]:
         scale = {"low": low, "high": high, "levels": range(NUM_LEVELS)}
     return {
         "plrs": [number(plr) for plr in cells.plrs],
-        "bands": [{"label": name, "span": span} for name, span in bands],
+        "bands": [{"label": _band(name), "span": span} for name, span in bands],
         "rows": rows,
         "scale": scale,
         "has_best": any("best" in look for look in looks),
         "has_lost": any("lost" in look for look in looks),
         "has_part": any("†" in cell["short"] for row in rows for cell in row["cells"]),
+        "has_unsure": any("undecided" in name for name in cells.regimes),
         "has_waiting": any("waiting" in look for look in looks),
     }
 
@@ -147,6 +148,12 @@ def script_data(
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     # Inside a script element only "<" could end it or begin a comment.
     return text.replace("<", "\\u003c")
+
+
+def _band(regime: str) -> str:
+    """Short enough for a single column: "1?" where a seed is undecided."""
+    names = [name for name in regime.split("/") if name != "undecided"]
+    return "/".join(names) + ("?" if "undecided" in regime else "")
 
 
 def _regime_words(regime: str) -> str:

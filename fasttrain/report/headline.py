@@ -93,59 +93,55 @@ def _boundary_sentence(row: Mapping[Any, Any]) -> str:
     )
 
 
-def _best_sentences(stages: pd.DataFrame, by_plr: dict[float, str]) -> list[str]:
+def _best_sentences(stages: pd.DataFrame, by_plr: Mapping[Any, str]) -> list[str]:
     means = [seed_means(stages, kind).assign(kind=kind) for kind in CELL_KEYS]
     results = pd.concat(means, ignore_index=True)
+    regime = results["plr"].map(lambda plr: by_plr.get(plr, "undecided"))
+    results = results.assign(regime=regime)
     winner = best(results)
     if winner is None:
         return ["No result without a diverged seed: no best can be named."]
-    found = [regime for plr, regime in by_plr.items() if plr == winner["plr"]]
-    regime = found[0] if found else "undecided"
-    sentences = [
-        f"Best result of the grid, chosen on the test set and so optimistic: {_label(winner)} "
-        f"(regime {regime}), with test accuracy {result_words(winner)}"
-        f"{_epochs(stages, winner)}."
-        + (
-            ""
-            if winner["n"] < 2
-            else " Here and below, ± is the sample standard deviation over seeds."
-        )
-    ]
-    is_small = results["plr"].map(lambda plr: by_plr.get(plr) == "1").astype(bool)
-    small, large = best(results[is_small]), best(results[~is_small])
+    first = (
+        f"Best result of the grid, chosen on the test set and so optimistic: {_label(winner)}, "
+        f"with test accuracy {result_words(winner)}{_epochs(stages, winner)}."
+    )
+    if winner["n"] > 1:
+        first += " Here and below, ± is the sample standard deviation over seeds."
+    is_small = regime == "1"
+    # A PLR that may be of regime 1 is on neither side.
+    is_large = ~regime.str.contains("1|undecided", regex=True)
+    small, large = best(results[is_small]), best(results[is_large])
     if small is None:
-        why = "no PLR of the grid is in regime 1" if not is_small.any() else "each has diverged"
-        sentences.append(f"Whether it beats the best small learning rate is not known: {why}.")
+        why = "every such result has a diverged seed" if is_small.any() else "no PLR is in regime 1"
+        second = f"Whether a large learning rate beats the best small one is not known: {why}."
     elif large is None:
-        sentences.append("Every result is from a small learning rate (regime 1): none to compare.")
+        second = "Whether a large learning rate is better is not known: no PLR is beyond regime 1."
     else:
-        sentences.append(_verdict(stages, large, small))
-    return sentences
+        second = _verdict(stages, large, small)
+    unsure = sorted(set(results.loc[~is_small & ~is_large, "plr"]))
+    if unsure:
+        names = ", ".join(number(plr) for plr in unsure)
+        second += f" On neither side: PLR {names}, whose regime is not decided for every seed."
+    return [first, second]
 
 
 def _verdict(stages: pd.DataFrame, large: pd.Series, small: pd.Series) -> str:
     """Whether the best of the larger PLRs beats the best of regime 1, as plainly either way."""
     points = _differences(stages, large, small)
-    pair = f"{_label(large)}, against {_label(small)}"
-    if points.empty:
-        gap = 100 * (large["mean"] - small["mean"])
-        how = f"{_signed(gap)} points of accuracy, with no seed in common: no error bar"
-    elif len(points) == 1:
-        how = f"{_signed(points.iloc[0])} points of accuracy, n = 1: no error bar"
-    else:
-        how = (
-            f"{_signed(points.mean())} ± {points.std():.2f} points of accuracy, seed by seed, "
-            f"n = {len(points)}"
-        )
     gap = 100 * (large["mean"] - small["mean"]) if points.empty else float(points.mean())
     spread = float(points.std()) if len(points) > 1 else 0.0
-    if abs(gap) <= spread or gap == 0:
-        start = "A larger learning rate does not beat the best small one beyond the seed spread"
-    elif gap > 0:
-        start = "A larger learning rate beats the best small one (the best result of regime 1)"
+    if len(points) > 1:
+        how = f"{_signed(gap)} ± {spread:.2f} points of accuracy, seed by seed, n = {len(points)}"
     else:
-        start = "No larger learning rate beats the best small one (the best result of regime 1)"
-    return f"{start}: {pair}, makes {how}."
+        why = "no seed in common" if points.empty else "n = 1"
+        how = f"{_signed(gap)} points of accuracy ({why}: no error bar)"
+    if abs(gap) <= spread or gap == 0:
+        start = "A large learning rate does not beat the best small one beyond the seed spread"
+    elif gap > 0:
+        start = "A large learning rate beats the best small one"
+    else:
+        start = "No large learning rate beats the best small one"
+    return f"{start}: {how}, between {_label(large)}, and {_label(small)}."
 
 
 def _signed(points: float) -> str:
@@ -154,12 +150,12 @@ def _signed(points: float) -> str:
 
 
 def _label(cell: pd.Series) -> str:
-    plr = f"PLR {number(cell['plr'])}"
+    plr = f"PLR {number(cell['plr'])} (regime {cell['regime']})"
     if cell["kind"] == "finetune":
-        return f"fine-tuned at FLR {number(cell['flr'])} from {plr}"
-    if cell["kind"] == "swa":
-        return f"an average of k = {number(cell['k'])} at {plr}"
-    return f"pre-trained at {plr}"
+        return f"{plr} fine-tuned at FLR {number(cell['flr'])}"
+    return (
+        f"{plr} averaged over k = {number(cell['k'])}" if cell["kind"] == "swa" else f"{plr} alone"
+    )
 
 
 def _of_cell(stages: pd.DataFrame, cell: pd.Series) -> pd.DataFrame:

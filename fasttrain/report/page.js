@@ -200,7 +200,7 @@ class Explorer {
     const { text, state: ends } = this.data.cells[i][j];
     const regime = this.data.regimes[j];
     const known = regime ? `; PLR ${regime}` : "";
-    return `PLR ${this.data.plrs[j]}, ${this.data.rows[i].label}: ${text} (${ends})${known}`;
+    return `PLR ${this.data.plrs[j]}, ${this.data.rows[i].label}: ${text}, ${ends}${known}`;
   }
 
   tell(place) {

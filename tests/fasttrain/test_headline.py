@@ -28,7 +28,7 @@ def test_boundaries_with_brackets_and_what_is_not_known():
     assert second == "Boundary 2A|2B: not known: no PLR of regime 2B."
     assert third.endswith("(2 seeds); one seed disagrees.")
     assert count == "32 stages done, 0 diverged."
-    assert "fine-tuned at FLR 0.001 from PLR 0.5 (regime 3)" in best
+    assert "PLR 0.5 (regime 3) fine-tuned at FLR 0.001, with" in best
     assert "82.50" not in best and "83.00 ± 0.71 % (n = 2 seeds) after 6 epochs" in best
     assert "on the test set and so optimistic" in best
 
@@ -36,9 +36,9 @@ def test_boundaries_with_brackets_and_what_is_not_known():
 @pytest.mark.parametrize(
     "lift, spread, start, figures",
     [
-        (0.0, 0.0, "A larger learning rate beats the best small one", "+15.00 ± 0.00 points"),
-        (-0.3, 0.0, "No larger learning rate beats the best small one", "−15.00 ± 0.00 points"),
-        (-0.15, 0.02, "A larger learning rate does not beat the best small one", "0.00 ± 1.41"),
+        (0.0, 0.0, "A large learning rate beats the best small one", "+15.00 ± 0.00 points"),
+        (-0.3, 0.0, "No large learning rate beats the best small one", "−15.00 ± 0.00 points"),
+        (-0.15, 0.02, "A large learning rate does not beat the best small one", "0.00 ± 1.41"),
     ],
 )
 def test_the_best_is_compared_with_the_best_small_learning_rate(lift, spread, start, figures):
@@ -49,7 +49,7 @@ def test_the_best_is_compared_with_the_best_small_learning_rate(lift, spread, st
     verdict = _sentences(_changed(make_grid(), change))[1]
     assert verdict.startswith(start) and figures in verdict and "seed by seed, n = 2" in verdict
     # Against the best of regime 1, of whatever kind.
-    assert "against fine-tuned at FLR 0.001 from PLR 0.01" in verdict
+    assert verdict.endswith("and PLR 0.01 (regime 1) fine-tuned at FLR 0.001.")
 
 
 def test_the_best_small_one_may_be_an_average():
@@ -57,9 +57,8 @@ def test_the_best_small_one_may_be_an_average():
         rows = (stages["kind"] == "swa") & (stages["plr"] == 1e-3)
         stages.loc[rows, "test_accuracy"] = 0.74
 
-    assert (
-        "against an average of k = 2 at PLR 0.001" in _sentences(_changed(make_grid(), change))[1]
-    )
+    verdict = _sentences(_changed(make_grid(), change))[1]
+    assert verdict.endswith("and PLR 0.001 (regime 1) averaged over k = 2.")
 
 
 def test_one_seed_has_no_error_bar():
@@ -77,10 +76,10 @@ def test_seeds_that_are_not_shared_give_no_error_bar():
 
 def test_what_is_missing_is_said():
     small = _sentences(make_grid(plrs=(1e-3, 1e-2)))
-    assert "Every result is from a small learning rate" in small[1]
+    assert "no PLR is beyond regime 1" in small[1]
     assert "so no boundary lies among them; other regimes need larger" in small[2]
     large = _sentences(make_grid(plrs=(5e-2, 0.5)))
-    assert "is not known: no PLR of the grid is in regime 1" in large[1]
+    assert "is not known: no PLR is in regime 1" in large[1]
     (*_, alone, _) = _sentences(make_grid(plrs=(1e-3,)))
     assert alone == (
         "Regimes: the only PLR, 0.001, is in regime 1 (convergence); boundaries need more PLRs."
@@ -103,8 +102,17 @@ def test_nothing_finished_and_everything_diverged():
         assert sentences[-1] == "0 stages done, 32 diverged."
 
 
+def test_a_plr_of_no_decided_regime_is_on_neither_side():
+    grid = make_grid()
+    regimes = decreed_regimes(grid)
+    regimes.loc[(regimes["plr"] == 0.5) & (regimes["seed"] == 1), "regime"] = "undecided"
+    best, verdict, *_ = _sentences(grid, regimes)
+    assert "PLR 0.5 (regime 3/undecided) fine-tuned" in best
+    assert "between PLR 0.05 (regime 2A)" in verdict and "On neither side: PLR 0.5," in verdict
+
+
 def test_seeds_that_disagree_are_of_no_regime():
     grid = make_grid(plrs=(1e-3, 5e-2))
     regimes = decreed_regimes(grid)
     regimes.loc[(regimes["plr"] == 1e-3) & (regimes["seed"] == 1), "regime"] = "2A"
-    assert "no PLR of the grid is in regime 1" in _sentences(grid, regimes)[1]
+    assert "no PLR is in regime 1" in _sentences(grid, regimes)[1]
