@@ -21,7 +21,7 @@ from .rebuild import rebuild, watch
 from .report import rich_table, summary
 from .results import load
 from .store import Store
-from .sweep import run_sweep
+from .sweep import reopen_orphans, run_sweep
 
 
 def sweep(
@@ -61,6 +61,7 @@ def sweep(
         return 0
     with lab.store.lock():
         lab.store.clean()
+        reopen_orphans(stages, lab.store)
         states = [(stage, lab.store.state(stage.id)) for stage in stages]
         failures: dict[str, str] = {}
         if any(state in ("todo", "failed") for _, state in states):

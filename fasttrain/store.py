@@ -3,7 +3,7 @@
     <store>/store.json                  format version
     <store>/.lock                       held by the one process that writes
     <store>/<stage>/stage.json          what the stage is (written first)
-    <store>/checkpoints/<pack>.safetensors   where the stages of a pack stand, while they run
+    <store>/checkpoints/<pack>-<digest>.safetensors   where a pack stands, while it runs
     <store>/<stage>/*.safetensors, metrics.parquet   its results
     <store>/<stage>/failed.txt          why it could not be run, if so
     <store>/<stage>/done.json           a summary, digests of all of the above and of itself (last)
@@ -150,8 +150,8 @@ class Store:
         """Make the stage's directory and say what it is."""
         folder = self.path / stage
         folder.mkdir(exist_ok=True)
-        # There if the stage was given up early, and is now to run to its end.
-        (folder / "done.json").unlink(missing_ok=True)
+        # Finished if it was given up early, and is now to run to its end.
+        self.reopen(stage)
         write_atomically(folder / DESCRIPTION, json_bytes(description))
 
     def save_checkpoint(self, content: dict[str, dict[str, Tensor]]) -> None:
@@ -159,8 +159,10 @@ class Store:
         folder = self.path / CHECKPOINTS
         folder.mkdir(exist_ok=True)
         named = {f"{s}/{n}": tensor for s, part in content.items() for n, tensor in part.items()}
-        path = folder / f"{_digest(' '.join(content).encode())[:16]}.safetensors"
-        write_atomically(path, tensors_to_bytes(named))
+        data = tensors_to_bytes(named)
+        pack = _digest(" ".join(content).encode())[:16]
+        path = folder / f"{pack}-{_digest(data)[:16]}.safetensors"
+        write_atomically(path, data)
         self.tidy_checkpoints(keep=path)
 
     def tidy_checkpoints(self, keep: Path | None = None) -> None:
@@ -193,9 +195,20 @@ class Store:
         path = self._checkpoint(stage)
         if path is None:
             return None
-        with safetensors.safe_open(path, framework="pt") as file:
-            mine = (name for name in file.keys() if name.startswith(f"{stage}/"))  # noqa: SIM118
-            return {name.removeprefix(f"{stage}/"): file.get_tensor(name) for name in mine}
+        data = path.read_bytes()
+        if not path.stem.endswith(f"-{_digest(data)[:16]}"):
+            raise _damaged(path, "does not match the digest in its name")
+        named = safetensors.torch.load(data)
+        # Copies: what is left of the others in the file must not stay in memory.
+        return {
+            name.removeprefix(f"{stage}/"): tensor.clone()
+            for name, tensor in named.items()
+            if name.startswith(f"{stage}/")
+        }
+
+    def reopen(self, stage: str) -> None:
+        """Let a finished stage count as not yet run."""
+        (self.path / stage / "done.json").unlink(missing_ok=True)
 
     def progress_epochs(self, stage: str) -> int:
         """Epochs of the stage that its checkpoint holds, read from the file's header."""

@@ -65,6 +65,17 @@ def run_sweep(
     return failures
 
 
+def reopen_orphans(stages: Sequence[Stage], store: Store) -> None:
+    """Reopen stages that were given up with their parent, where it has since run to its end."""
+    for stage in stages:
+        summary = store.summary(stage.id)
+        parent = stage.parent and store.summary(stage.parent.id)
+        if summary is None or not summary.get("stopped") or summary["epoch"] > stage.start_epoch:
+            continue
+        if parent and not parent.get("stopped"):
+            store.reopen(stage.id)
+
+
 def _take_ready(
     waiting: deque[list[Stage]], unfinished: set[str], failed: set[str]
 ) -> list[Stage] | None:

@@ -142,6 +142,10 @@ def test_a_damaged_checkpoint_is_named(store):
     store.begin("b" * 16, {})
     store.save_checkpoint({"b" * 16: standing(1)})
     (path,) = (store.path / "checkpoints").iterdir()
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(EnvironmentProblem, match=rf"does not match .*; delete {path} and"):
+        store.load_progress("b" * 16)
     path.write_bytes(b"\0" * 20)
     with pytest.raises(EnvironmentProblem, match=rf"cannot be read .*; delete {path} and"):
         store.load_progress("b" * 16)

@@ -63,6 +63,19 @@ def test_the_order_of_averages_does_not_change_their_bits(fasttrain, tiny, tmp_p
     assert {name: grown[name] for name in direct} == direct
 
 
+def test_what_was_given_up_with_its_parent_runs_once_that_has_run_to_its_end(
+    fasttrain, tiny, tmp_path
+):
+    options = ("--epochs", "16", "--n-train", "500")
+    sweep = ("sweep", tiny, "--plr", "1e-3,1", "--k", "2", *options, "--stop-diverged")
+    train = ("train", tiny, "--plr", "1", *options)
+    wanted = [(sweep, [True] * 3), (train, [False, True, True]), (sweep, [False] * 3)]
+    for arguments, stopped in wanted:
+        assert fasttrain(*arguments).code == 0
+        table = package.load(tmp_path / "runs" / "tiny")
+        assert table[table["plr"] == 1]["stopped"].tolist() == stopped
+
+
 def test_results_do_not_depend_on_the_way_a_grid_is_written(fasttrain, tiny, tmp_path):
     assert fasttrain("sweep", tiny, "--k", "none").code == 0
     plr = ["--plr", "0.01:0.1:2", "--flr", "0.0100000001", "--k", "none"]

@@ -1,0 +1,205 @@
+"""Curvature of scale-invariant losses: the Hessian on the unit sphere, and what is read off it.
+
+For a loss L, parameters theta of norm rho, u = theta / rho, gradient g and Hessian H at theta, the
+Riemannian Hessian on the sphere of radius rho is, for a tangent vector v (<v, u> = 0),
+
+    P H v - (<g, theta> / rho^2) v        P = I - u u^T
+
+(Absil, Mahony, Sepulchre, Optimization Algorithms on Matrix Manifolds, 5.3). Times rho^2 it is that
+of u -> L(rho u) on the unit sphere, which does not depend on rho if L is scale-invariant; the
+second term is then zero up to the epsilon of batch normalisation, and is kept, so that the matrix
+is exact for every L.
+
+All models of a pack are measured at once: shapes are (K, D) of K models with D parameters each.
+Random vectors are the same for every model, so that what is found of one depends neither on the
+others nor on its place among them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+BREAKDOWN = 1e-6
+"""what is left of a vector, relative to the matrix, below which nothing is left but rounding"""
+
+
+def by_model(tensors: Sequence[Tensor], num_models: int) -> Tensor:
+    """The parameters, or their gradients, as one vector of every model: (K, D)."""
+    return torch.cat([tensor.reshape(num_models, -1) for tensor in tensors], dim=1)
+
+
+class SphereHessian:
+    """The Hessian on the unit sphere of every model's loss, as products with vectors.
+
+    Args:
+        parameters: what the sphere holds, of K models folded together (rows in the order of the
+            models), requiring gradients.
+        losses: parts of the loss, (K,) each; L is their sum. They are called anew for every set of
+            products: memory is that of one part.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        losses: Sequence[Callable[[], Tensor]],
+        num_models: int,
+    ) -> None:
+        self.parameters = list(parameters)
+        self.losses = losses
+        self.num_models = num_models
+        theta = by_model([p.detach() for p in parameters], num_models)
+        self.dim = theta.shape[1]
+        self.radius = torch.linalg.vector_norm(theta, dim=1, keepdim=True)
+        self.unit = theta / self.radius
+        self.radial = torch.zeros_like(self.radius)
+        for loss in losses:
+            gradient = torch.autograd.grad(loss().sum(), self.parameters)
+            self.radial += (by_model(gradient, num_models) * theta).sum(dim=1, keepdim=True)
+
+    def tangent(self, vectors: Tensor) -> Tensor:
+        """P v of every model: (K, D), or (D,) for all of them, -> (K, D)."""
+        along = (self.unit * vectors).sum(dim=1, keepdim=True)
+        return vectors - along * self.unit
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """The product with (K, D); what is not tangent to the sphere is mapped to zero."""
+        return self._products([self.tangent(vectors)])[0]
+
+    def quadratic_forms(
+        self,
+        vectors: Tensor,  # (P, D), the same for every model
+    ) -> Tensor:
+        """v^T P (Hessian) P v of every vector and model: (P, K) fp64."""
+        projected = [self.tangent(vector) for vector in vectors]
+        products = self._products(projected)
+        pairs = zip(projected, products, strict=True)
+        return torch.stack([(v.double() * hv).sum(dim=1) for v, hv in pairs])
+
+    def _products(self, projected: Sequence[Tensor]) -> list[Tensor]:
+        totals = [torch.zeros_like(vectors) for vectors in projected]
+        for loss in self.losses:
+            # No weight is shared: the Hessian of the sum has a block for every model.
+            gradient = torch.autograd.grad(loss().sum(), self.parameters, create_graph=True)
+            for index, (total, vectors) in enumerate(zip(totals, projected, strict=True)):
+                product = torch.autograd.grad(
+                    gradient,
+                    self.parameters,
+                    self._like_parameters(vectors),
+                    retain_graph=index + 1 < len(projected),
+                )
+                total += by_model(product, self.num_models)
+        return [
+            self.radius**2 * self.tangent(total) - self.radial * vectors
+            for total, vectors in zip(totals, projected, strict=True)
+        ]
+
+    def _like_parameters(self, vectors: Tensor) -> list[Tensor]:
+        sizes = [p.numel() // self.num_models for p in self.parameters]
+        parts = vectors.split(sizes, dim=1)
+        return [part.reshape(p.shape) for part, p in zip(parts, self.parameters, strict=True)]
+
+
+class Largest(NamedTuple):
+    """The largest eigenvalue of every model, as found by Lanczos' method; NaN where no number is.
+
+    All (K,) fp64.
+    """
+
+    value: Tensor
+    residual: Tensor
+    """||A x - value x|| / |value| of the Ritz vector x, ||x|| = 1"""
+    iterations: int
+    """products of the model that took most"""
+
+
+def largest_eigenvalue(
+    hessian: SphereHessian,
+    start: Tensor,  # (D,), random
+    *,
+    tolerance: float,
+    max_iterations: int,
+) -> Largest:
+    """The (algebraically) largest eigenvalue of every model on the tangent space.
+
+    Lanczos' method with full reorthogonalisation (twice), all models in step, until the relative
+    residual of each is at most `tolerance`, or for `max_iterations` products, or the whole space.
+    """
+    first = hessian.tangent(start)
+    basis = [first / _norm(first)]
+    alphas: list[Tensor] = []
+    betas: list[Tensor] = []
+    found: Largest | None = None
+    while True:
+        rest = hessian(basis[-1])
+        alphas.append((rest.double() * basis[-1]).sum(dim=1))
+        rest = _without(rest, basis)
+        beta = _norm(rest)
+        found = _updated(found, _ritz(alphas, betas, beta[:, 0].double()), tolerance)
+        settled = bool(_settled(found, tolerance).all())
+        if settled or len(alphas) == min(max_iterations, hessian.dim - 1):
+            return found
+        ended = beta <= BREAKDOWN * torch.stack(alphas).abs().amax(dim=0)[:, None]
+        if bool(ended.any()):
+            # What is spanned is mapped to itself: go on with what is orthogonal to it.
+            fresh = _without(hessian.tangent(start.roll(len(basis))), basis)
+            beta, rest = torch.where(ended, 0, beta), torch.where(ended, fresh / _norm(fresh), rest)
+        betas.append(beta[:, 0].double())
+        basis.append(torch.where(beta > 0, rest / beta, rest))
+
+
+def _settled(found: Largest, tolerance: float) -> Tensor:
+    # One that is no number has no eigenvalue either, and need not be waited for.
+    return ~(found.residual > tolerance)
+
+
+def _updated(before: Largest | None, now: Largest, tolerance: float) -> Largest:
+    """What is found now of models that are not settled: the others have what they had alone."""
+    if before is None:
+        return now
+    kept = _settled(before, tolerance)
+    value = torch.where(kept, before.value, now.value)
+    return Largest(value, torch.where(kept, before.residual, now.residual), now.iterations)
+
+
+def _norm(vectors: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+
+
+def _without(vectors: Tensor, basis: Sequence[Tensor]) -> Tensor:
+    """The part of (K, D) that is orthogonal to every vector of the basis, to rounding."""
+    for direction in [*basis, *basis]:
+        vectors = vectors - (direction * vectors).sum(dim=1, keepdim=True) * direction
+    return vectors
+
+
+def _ritz(alphas: list[Tensor], betas: list[Tensor], last: Tensor) -> Largest:
+    matrix = torch.diag_embed(torch.stack(alphas, dim=1).cpu())
+    for row, beta in enumerate(betas):
+        matrix[:, row, row + 1] = matrix[:, row + 1, row] = beta.cpu()
+    sound = matrix.isfinite().all(dim=2).all(dim=1)
+    values, vectors = torch.linalg.eigh(torch.where(sound[:, None, None], matrix, 0.0))
+    value = torch.where(sound, values[:, -1], torch.nan)
+    residual = last.cpu() * vectors[:, -1, -1].abs()
+    # A constant loss: 0 is its eigenvalue exactly.
+    return Largest(value, torch.where(residual > 0, residual / value.abs(), residual), len(alphas))
+
+
+def trace(
+    hessian: SphereHessian,
+    probes: Tensor,  # (P, D), of independent entries of mean 0 and variance 1
+) -> tuple[Tensor, Tensor]:
+    """Trace on the tangent space of every model and its standard error over probes: (K,) fp64.
+
+    Hutchinson's estimate, the mean of z^T (P A P) z: its expectation is the trace of P A P, so
+    projecting the probes needs no further correction.
+    """
+    forms = hessian.quadratic_forms(probes)
+    error = forms.std(dim=0) / len(probes) ** 0.5
+    return forms.mean(dim=0).cpu(), error.cpu()
+
+
+def rademacher(num_probes: int, dim: int, generator: torch.Generator) -> Tensor:
+    """Probes (num_probes, dim) whose entries are 1 or -1, fp32 on the host."""
+    return torch.randint(0, 2, (num_probes, dim), generator=generator).float() * 2 - 1

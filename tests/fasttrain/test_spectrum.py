@@ -1,0 +1,229 @@
+"""The Hessian on the sphere against matrices known or written out, Lanczos, and the trace."""
+
+import functools
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from fasttrain.analysis.spectrum import (
+    SphereHessian,
+    by_model,
+    largest_eigenvalue,
+    rademacher,
+    trace,
+)
+from fasttrain.evaluate import loss_and_correct
+from fasttrain.models import MODELS, ImageClassifier, fold
+
+# What a relative error may be of fp64 results after some hundred operations.
+CLOSE = {"rtol": 1e-9, "atol": 1e-9}
+DIM = 12
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def quotients(scales: Tensor, points: Tensor) -> SphereHessian:
+    """Of f(x) = sum a_i x_i^2 / ||x||^2, one model for every row of `points`."""
+    theta = points.clone().requires_grad_()
+
+    def loss() -> Tensor:
+        return (scales * theta**2).sum(dim=1) / (theta**2).sum(dim=1)
+
+    return SphereHessian([theta], [loss], len(points))
+
+
+def matrices(hessian: SphereHessian) -> Tensor:
+    """All of every model's matrix: (K, D, D)."""
+    count = hessian.unit.shape[0]
+    units = torch.eye(hessian.dim, dtype=torch.float64)
+    return torch.stack([hessian(unit.expand(count, -1)) for unit in units], dim=2)
+
+
+def network(model: str, count: int) -> tuple[ImageClassifier, Tensor, Tensor]:
+    """A pack of different models in fp64 and train mode, with images and their labels."""
+    states = []
+    for seed in range(count):
+        torch.manual_seed(seed)
+        states.append(MODELS[model](10, in_channels=1, width=1).state_dict())
+    net = MODELS[model](10, in_channels=1, width=1, num_models=count)
+    net.load_state_dict(fold(states))
+    return net.double().train(), random(24, 1, 4, 4), torch.arange(24) % 10
+
+
+def sphere_hessian(net: ImageClassifier, images: Tensor, labels: Tensor) -> SphereHessian:
+    """Of the mean loss of two batches."""
+
+    def loss(images: Tensor, labels: Tensor) -> Tensor:
+        return loss_and_correct(net(images), labels)[0] / 2
+
+    halves = zip(images.chunk(2), labels.chunk(2), strict=True)
+    parts = [functools.partial(loss, *half) for half in halves]
+    return SphereHessian(net.sphere_parameters(), parts, net.num_models)
+
+
+@pytest.mark.parametrize("radius", [1.0, 7.0])
+def test_at_the_minimum_of_a_quotient_the_spectrum_is_known(radius):
+    scales = torch.arange(1.0, DIM + 1, dtype=torch.float64) ** 2
+    corner = torch.zeros(1, DIM, dtype=torch.float64)
+    corner[0, 2] = radius
+    found = torch.linalg.eigvalsh(matrices(quotients(scales, corner))[0])
+    # 2 (a_i - a_j) at corner j; along the radius, which is no direction of the sphere, 0.
+    expected = (2 * (scales - scales[2])).sort().values
+    torch.testing.assert_close(found, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("radius", [1.0, 7.0])
+def test_it_is_the_second_derivative_along_great_circles_of_losses_of_any_kind(radius):
+    quadratic = random(DIM, DIM)
+    theta = (radius * random(1, DIM, seed=1) / random(1, DIM, seed=1).norm()).requires_grad_()
+
+    def loss(x: Tensor) -> Tensor:
+        # Neither scale-invariant nor stationary.
+        return ((x @ quadratic) * x).sum(dim=1) + (x**3).sum(dim=1)
+
+    hessian = SphereHessian([theta], [lambda: loss(theta)], 1)
+    direction = hessian.tangent(random(DIM, seed=2))
+    direction = direction / direction.norm()
+    unit = theta.detach() / radius
+
+    def along(t: Tensor) -> Tensor:
+        return loss(radius * (t.cos() * unit + t.sin() * direction))[0]
+
+    expected = torch.autograd.functional.hessian(along, torch.zeros((), dtype=torch.float64))
+    torch.testing.assert_close((hessian(direction) * direction).sum(), expected, **CLOSE)
+    assert hessian.radial.abs() > 0.1
+
+
+def test_it_is_symmetric_and_blind_to_the_radius():
+    hessian = quotients(random(DIM), random(1, DIM, seed=1))
+    matrix = matrices(hessian)[0]
+    torch.testing.assert_close(matrix, matrix.T, **CLOSE)
+    torch.testing.assert_close(matrix @ hessian.unit[0], torch.zeros(DIM).double(), **CLOSE)
+
+
+def test_a_network_s_hessian_is_the_explicit_one():
+    net, images, labels = network("convnet", 1)
+    named = net.named_sphere_parameters()
+    shapes = [weight.shape for _, weight in named]
+    theta = by_model([weight.detach() for _, weight in named], 1)[0]
+    hessian = sphere_hessian(net, images, labels)
+
+    def loss(vector: Tensor) -> Tensor:
+        parts = vector.split([shape.numel() for shape in shapes])
+        weights = {
+            name: part.view(shape)
+            for (name, _), part, shape in zip(named, parts, shapes, strict=True)
+        }
+        logits = [functional_call(net, weights, (half,)) for half in images.chunk(2)]
+        halves = zip(logits, labels.chunk(2), strict=True)
+        total = sum(torch.nn.functional.cross_entropy(*half) for half in halves)
+        assert isinstance(total, Tensor)
+        return total / 2
+
+    explicit = torch.autograd.functional.hessian(loss, theta)
+    gradient = torch.autograd.functional.jacobian(loss, theta)
+    assert isinstance(explicit, Tensor) and isinstance(gradient, Tensor)
+    projection = torch.eye(len(theta)).double() - torch.outer(theta, theta) / theta.dot(theta)
+    expected = theta.dot(theta) * projection @ explicit @ projection
+    expected -= gradient.dot(theta) * projection
+    values = torch.linalg.eigvalsh(expected)
+    vector = random(len(theta))
+    torch.testing.assert_close(hessian(vector[None])[0], expected @ vector, rtol=1e-8, atol=1e-8)
+
+    found = largest_eigenvalue(hessian, vector, tolerance=1e-5, max_iterations=80)
+    assert found.residual < 1e-5
+    torch.testing.assert_close(found.value, values[-1:], rtol=1e-8, atol=0)
+    # Of a basis the estimate is no estimate: scaled so that the entries' variance is 1.
+    basis = torch.eye(len(theta)).double() * len(theta) ** 0.5
+    torch.testing.assert_close(trace(hessian, basis)[0], values.sum()[None], rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_products_of_a_pack_are_those_of_its_models_by_differences(model):
+    net, images, labels = network(model, 2)
+    hessian = sphere_hessian(net, images, labels)
+    vectors = hessian.tangent(random(2, hessian.dim))
+    vectors = vectors / vectors.norm(dim=1, keepdim=True)
+    found = hessian(vectors)
+    step = 1e-5
+    ends = []
+    for sign in (1, -1):
+        angle = torch.tensor(sign * step)
+        place = hessian.radius * (angle.cos() * hessian.unit + angle.sin() * vectors)
+        with torch.no_grad():
+            for weight, part in zip(
+                net.sphere_parameters(), hessian._like_parameters(place), strict=True
+            ):
+                weight.copy_(part)
+        losses = sum(part() for part in hessian.losses)
+        assert isinstance(losses, Tensor)
+        ends.append(by_model(torch.autograd.grad(losses.sum(), net.sphere_parameters()), 2))
+    slope = hessian.radius * (ends[0] - ends[1]) / (2 * step)
+    expected = hessian.tangent(slope) - hessian.radial * vectors
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * found.abs().max().item())
+
+
+def test_lanczos_finds_the_largest_of_every_model_and_tells_how_well():
+    scales = torch.cat([random(60).abs(), random(1, seed=3).abs() + 5])
+    hessian = quotients(scales, random(3, 61, seed=1))
+    exact = torch.linalg.eigvalsh(matrices(hessian))[:, -1]
+    start = random(61, seed=2)
+    short = largest_eigenvalue(hessian, start, tolerance=1e-12, max_iterations=4)
+    assert short.iterations == 4
+    assert (short.residual > 1e-12).all()
+    # An eigenvalue lies within the residual; this one is the largest.
+    assert ((exact - short.value).abs() <= short.residual * short.value).all()
+    found = largest_eigenvalue(hessian, start, tolerance=1e-9, max_iterations=61)
+    torch.testing.assert_close(found.value, exact, **CLOSE)
+    assert (found.residual <= 1e-9).all()
+
+
+def test_lanczos_goes_on_where_the_space_it_spans_is_mapped_to_itself():
+    # Two eigenvalues, so that two products say all that one start can say.
+    scales = torch.tensor([3.0] + [1.0] * 5 + [2.0] * 5, dtype=torch.float64)
+    corner = torch.zeros(2, 11, dtype=torch.float64)
+    corner[0, 0], corner[1, 1] = 1.0, 1.0
+    found = largest_eigenvalue(
+        quotients(scales, corner), random(11), tolerance=-1.0, max_iterations=50
+    )
+    assert found.iterations == 10
+    torch.testing.assert_close(found.value, torch.tensor([-2.0, 4.0]).double(), **CLOSE)
+
+
+def test_a_flat_loss_has_eigenvalue_and_trace_zero():
+    hessian = quotients(torch.ones(DIM).double(), random(1, DIM))
+    found = largest_eigenvalue(hessian, random(DIM), tolerance=1e-3, max_iterations=5)
+    assert found.value.abs() < 1e-12
+    probes = rademacher(3, DIM, torch.Generator().manual_seed(0)).double()
+    assert trace(hessian, probes)[0].abs() < 1e-12
+
+
+def test_the_trace_lies_within_its_error():
+    hessian = quotients(random(DIM), random(2, DIM, seed=1))
+    exact = matrices(hessian).diagonal(dim1=1, dim2=2).sum(dim=1)
+    probes = rademacher(4000, DIM, torch.Generator().manual_seed(0)).double()
+    assert probes.abs().unique().tolist() == [1.0]
+    few, many = trace(hessian, probes[:100]), trace(hessian, probes)
+    assert ((many[0] - exact).abs() < 4 * many[1]).all()
+    # 40 times as many probes: 6.3 times as exact.
+    assert ((4 < few[1] / many[1]) & (few[1] / many[1] < 9)).all()
+
+
+def test_a_model_without_a_number_leaves_its_neighbours_alone():
+    points = random(3, DIM)
+    scales = random(DIM, seed=1)
+    beside = points.clone()
+    beside[1] = torch.nan
+    probes = rademacher(5, DIM, torch.Generator().manual_seed(0)).double()
+    results = []
+    for each in (points, beside):
+        hessian = quotients(scales, each)
+        largest = largest_eigenvalue(hessian, random(DIM, seed=2), tolerance=0, max_iterations=6)
+        results.append(torch.stack([largest.value, largest.residual, *trace(hessian, probes)]))
+    healthy, found = results
+    assert torch.equal(found[:, [0, 2]], healthy[:, [0, 2]])
+    assert found[:, 1].isnan().all()
