@@ -7,7 +7,7 @@ from typing import Literal
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
 
 from .config import Config, DataConfig, NetworkConfig, RunOptions, TrainingConfig
-from .values import EpochCounts
+from .values import EpochCounts, LearningRates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,32 @@ class Train:
     """checkpoints to average"""
     seed: int = 0
     """seed of the initialisation and of the order of the data"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Locate:
+    """Find the boundaries of the regimes by few probes, and propose the grid around the optimum."""
+
+    preset: Positional[str]
+    """a preset's name or the path of a .toml file"""
+    data: OmitArgPrefixes[DataConfig]
+    network: OmitArgPrefixes[NetworkConfig]
+    training: OmitArgPrefixes[TrainingConfig]
+    options: OmitArgPrefixes[RunOptions]
+    flr: LearningRates
+    """fine-tuning effective learning rates: their ends tell 2A from 2B"""
+    seeds: int
+    """repetitions, with seeds 0, 1, ...; each is located by itself"""
+    plr: str | None = None
+    """FIRST:LAST, where to look; the ends of the configured grid if not given"""
+    ratio: float = 1.15
+    """high end of a bracket over its low end that is narrow enough"""
+    boundaries: str = "1|2,2A|2B,2|3"
+    """which, with commas between them"""
+    share: float = 0.25
+    """of the epochs of the uniform grid of this ratio, the most to spend"""
+    dry_run: FlagCreatePairsOff[bool] = False
+    """print what it would cost at most, and run nothing"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The command line: `fasttrain sweep | train | report | data | bench`.
+"""The command line: `fasttrain sweep | train | locate | report | data | bench`.
 
 Exit codes: 0 done, 1 something around the program is wrong or a stage failed, 2 wrong usage, 130
 interrupted. Imports that take seconds happen inside the commands, so that help and usage errors are
@@ -19,6 +19,7 @@ from .arguments import (
     BenchGrid,
     DataVerify,
     DataWrite,
+    Locate,
     Report,
     Sweep,
     Train,
@@ -33,6 +34,7 @@ usage: fasttrain COMMAND ...
 
   sweep PRESET|FILE.toml   run a grid of pre-training x fine-tuning learning rates
   train PRESET|FILE.toml   run one cell of it
+  locate PRESET|FILE.toml  find where the regimes meet, and the grid worth running
   report STORE             rebuild tables, figures and report.html of a store
   data inspect DATASET     fetch a data set, or open a .beton file, and say what it holds
   data write DATASET FILE  write it as an FFCV file; data verify FILE checks every byte of one
@@ -85,6 +87,7 @@ def _dispatch(arguments: list[str]) -> int:
     commands = {
         "sweep": _sweep,
         "train": _train,
+        "locate": _locate,
         "report": _report,
         "data": _data,
         "bench": _bench,
@@ -147,6 +150,34 @@ def _train(arguments: list[str]) -> int:
         command=shlex.join(["fasttrain", "train", *arguments]),
         seeds=[command.seed],
         every_epoch=True,
+    )
+
+
+def _locate(arguments: list[str]) -> int:
+    config = preset_config("locate", arguments)
+    default = Locate(
+        preset="",
+        data=config.data,
+        network=config.network,
+        training=config.training,
+        options=RunOptions(),
+        flr=config.grid.flr,
+        seeds=config.grid.seeds,
+    )
+    command = parse(Locate, "locate", arguments, default)
+    parts = {"data": command.data, "network": command.network, "training": command.training}
+    grid = dataclasses.replace(config.grid, flr=command.flr, seeds=command.seeds)
+    checked = check(Config(**parts, grid=grid), "command line")
+    from .analysis.locate import Task, locate
+
+    return locate(
+        checked,
+        check_options(command.options),
+        Task(command.plr, command.ratio, command.boundaries, command.share),
+        name=Path(command.preset).stem,
+        arguments=arguments,
+        command=shlex.join(["fasttrain", "locate", *arguments]),
+        dry_run=command.dry_run,
     )
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from .rules import Curves, Regime, Verdict, converged_epoch, judge, split_equilibrium
+from .rules import Curves, Verdict, converged_epoch, judge, split_equilibrium
 from .tables import Grid
 
 EQUILIBRIA = {"2", "2A", "2B"}
@@ -129,7 +129,7 @@ class Cut(NamedTuple):
     misfits: tuple[tuple[float, str], ...]
     """runs (PLR, regime) on the wrong side"""
     untold: tuple[float, ...]
-    """PLRs between low and high of runs that cannot tell"""
+    """PLRs between low and high of runs that cannot tell; beyond the known side if one is NaN"""
 
     @property
     def known(self) -> bool:
@@ -152,7 +152,9 @@ def cut(boundary: str, runs: Sequence[tuple[float, str]]) -> Cut:
     lows = [plr for plr, _, is_above in told[:at] if not is_above]
     highs = [plr for plr, _, is_above in told[at:] if is_above]
     low, high = max(lows, default=math.nan), min(highs, default=math.nan)
-    untold = [plr for plr, name in runs if low < plr < high and name not in below | above]
+    # A side that is missing bounds nothing: no comparison with NaN holds.
+    between = [plr for plr, name in runs if name not in below | above]
+    untold = [plr for plr in between if not plr <= low and not plr >= high]
     return Cut(low, high, tuple(misfits), tuple(sorted(untold)))
 
 

@@ -9,7 +9,7 @@ probes again.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ WHOLE = 1 + 1e-9
 
 
 class Probe(NamedTuple):
-    """A pre-training, or with `tuned` the fine-tunings from its end at the lowest and highest FLR."""
+    """A pre-training, or with `tuned` those from its end at the lowest and the highest FLR."""
 
     plr: float
     seed: int
@@ -43,7 +43,7 @@ class Want(NamedTuple):
 
     probe: Probe
     boundary: str
-    """or "coarse" """
+    """its name, or coarse"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,15 +138,14 @@ class Search:
         high = bracket.high if math.isfinite(bracket.high) else self.last
         if bracket.known and high / low <= self.ratio * WHOLE:
             return []
-        inside = [plr for plr in best if low <= plr <= high and plr in _untold(bracket, best)]
-        further = [(plr, self._further(best[plr], outcomes)) for plr in sorted(inside)]
-        possible = [probe for _, probe in further if probe is not None]
+        further = [self._further(best[plr], outcomes) for plr in bracket.untold]
+        possible = [probe for probe in further if probe is not None]
         if possible:
             middle = math.sqrt(low * high)
             return [min(possible, key=lambda probe: abs(math.log(probe.plr / middle)))]
         if not bracket.known:
             return []
-        marks = [low, *sorted(inside), high]
+        marks = [low, *bracket.untold, high]
         gaps = {(marks[0], marks[1]), (marks[-2], marks[-1])}
         needed = max(best[low].epochs, best[high].epochs)
         return [
@@ -179,11 +178,6 @@ def latest(outcomes: Outcomes, seed: int) -> dict[float, Probe]:
         if probe.seed == seed:
             best[probe.plr] = probe
     return dict(sorted(best.items()))
-
-
-def _untold(bracket: Cut, best: Mapping[float, Probe]) -> Sequence[float]:
-    """PLRs that cannot tell, inside the bracket or beyond what is known of it."""
-    return bracket.untold
 
 
 def _width(bracket: Cut) -> float:

@@ -1,236 +1,206 @@
-"""The figures draw the numbers of the table: means, sample standard deviations, divergence."""
+"""Every figure draws any grid or says what is missing; its files repeat, and hold what is drawn."""
+
+import dataclasses
+import io
+import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import same_color
 from matplotlib.figure import Figure
+from synthetic_grids import PLRS, published_grid
 
-from fasttrain.report import (
-    accuracy_against_plr,
-    heatmap,
-    rich_table,
-    save,
-    seed_means,
-    summary,
-    training_curves,
-)
+from fasttrain.analysis.regimes import classify, shades
+from fasttrain.analysis.tables import Grid
+from fasttrain.report.figures import DRAWINGS, Drawn, Missing, drawn, save
+from fasttrain.report.figures.rows import MAX_POINTS, MAX_POINTS_PER_LINE, over_seeds, thinned
+from fasttrain.report.figures.style import panels, plr_axes
+from fasttrain.report.figures.svg import compact
 
-PLRS = (1e-4, 5e-4, 1e-3, 2e-2, 0.5)
-FLRS = (1e-4, 3e-3)
-KS = (2, 5)
 NAN = float("nan")
+NAMES = [drawing.name for drawing in DRAWINGS]
+ANALYSED = {"geometry", "lines", "angles", "norms", "heterogeneity", "sharpness", "bands"}
 
 
-def _stage(number: int, kind: str, seed: int, plr: float, flr: float, k: float) -> dict:
-    accuracy = 0.5 + 0.1 * np.log10(plr * 1e4) + 0.01 * seed**2
-    accuracy += 0.05 * (kind != "pretrain") + 1e-3 * np.nan_to_num(k) + 3 * np.nan_to_num(flr)
-    return {
-        "setup": "s1",
-        "stage": f"{number:016x}",
-        "dataset": "digits",
-        "model": "convnet",
-        "width": 8,
-        "seed": seed,
-        "kind": kind,
-        "plr": plr,
-        "flr": flr,
-        "k": k,
-        "epoch": {"pretrain": 4, "finetune": 8}.get(kind, 4 + np.nan_to_num(k)),
-        "train_loss": 2.3 * (1 - accuracy),
-        "train_accuracy": accuracy,
-        "test_loss": 2.4 * (1 - accuracy),
-        "test_accuracy": accuracy,
-        "grad_norm": NAN if kind == "swa" else 1.5,
-        "state": "done",
-        "time_s": 2.0,
-    }
+def _all_diverged() -> Grid:
+    """Every run lost in its second epoch."""
+    grid = published_grid((1e-3, 1e-1), seeds=(0, 1), num_epochs=2, analysed=False)
+    lost = ["train_loss", "test_loss", "test_accuracy", "grad_norm", "train_accuracy"]
+    epochs = grid.epochs.copy()
+    epochs.loc[epochs["epoch"] % 2 == 0, lost] = NAN
+    return dataclasses.replace(
+        grid, stages=grid.stages.assign(state="diverged", **dict.fromkeys(lost, NAN)), epochs=epochs
+    )
 
 
-def _stages(seeds=(0, 1, 2), plrs=PLRS, flrs=FLRS, ks=KS) -> pd.DataFrame:
-    cells = [("pretrain", NAN, NAN), *(("finetune", flr, NAN) for flr in flrs)]
-    cells += [("swa", NAN, k) for k in ks]
-    rows = [(kind, seed, plr, flr, k) for seed in seeds for plr in plrs for kind, flr, k in cells]
-    return pd.DataFrame([_stage(number, *row) for number, row in enumerate(rows)])
+def _unfinished() -> Grid:
+    """Nothing but pre-training, of different seeds at different rates."""
+    grid = published_grid(seeds=(0, 1), flrs=(), ks=(), num_epochs=12)
+    gone = (grid.stages["seed"] == 1) & (grid.stages["plr"] > 1e-3)
+    return dataclasses.replace(grid, stages=grid.stages[~gone])
 
 
-def _diverge(stages: pd.DataFrame, accuracy: float = NAN, **cell: float | str) -> pd.DataFrame:
-    chosen = np.logical_and.reduce([stages[key] == value for key, value in cell.items()])
-    stages.loc[chosen, ["state", "test_accuracy"]] = ["diverged", accuracy]
-    return stages
+def _without_columns_of_later() -> Grid:
+    """A store from before the distance was recorded."""
+    grid = published_grid(seeds=(0,), num_epochs=12)
+    return dataclasses.replace(grid, epochs=grid.epochs.drop(columns="distance"))
 
 
-def _epochs(stages: pd.DataFrame, num_epochs: int = 4) -> pd.DataFrame:
-    rows = []
-    for stage in stages[stages["kind"] == "pretrain"].to_dict("records"):
-        for epoch in range(1, num_epochs + 1):
-            row = {key: stage[key] for key in ("stage", "setup", "kind", "seed", "plr", "flr", "k")}
-            row |= {"epoch": epoch, "train_loss": (1 + stage["seed"]) / epoch}
-            row |= {"train_accuracy": 0.5, "grad_norm": 3.0 / epoch, "test_loss": 1.0}
-            rows.append(row | {"test_accuracy": 0.2 * epoch if epoch % 2 == 0 else NAN})
-    return pd.DataFrame(rows)
+GRIDS = {
+    "published": published_grid,
+    "one seed": lambda: published_grid(seeds=(3,), num_epochs=12),
+    "one PLR": lambda: published_grid((1e-3,), num_epochs=12),
+    "one FLR": lambda: published_grid((1e-4, 1e-3), flrs=(1e-4,), seeds=(0,), num_epochs=12),
+    "undecided": lambda: published_grid((5e-4, 1e-3), seeds=(0, 1), num_epochs=2),
+    "one epoch": lambda: published_grid((1e-4, 1e-1), seeds=(0,), num_epochs=1),
+    "many k": lambda: published_grid((1e-4, 1e-2), ks=(2, 5, 10), seeds=(0,), num_epochs=12),
+    "diverged": _all_diverged,
+    "unfinished": _unfinished,
+    "no distance": _without_columns_of_later,
+}
 
 
-def _lines(figure: Figure, panel: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Label -> points (num_plr, 2) and bars (num_plr, 2, 2) of one panel."""
-    found = {}
-    for container in figure.axes[panel].containers:
-        line, _, (bars,) = container.lines
-        found[container.get_label()] = line.get_xydata(), np.array(bars.get_segments())
-    return found
+@pytest.fixture(scope="module")
+def figures() -> dict[str, Drawn]:
+    return {item.drawing.name: item for item in drawn(published_grid())}
 
 
-def _draw(figure: Figure) -> None:
-    """Rendering is where matplotlib complains."""
-    figure.canvas.draw()
+@pytest.mark.parametrize("case", GRIDS)
+def test_every_grid_gives_figures_or_sentences(case):
+    found = list(drawn(GRIDS[case]()))
+    rendered = {"no distance": ("geometry", "curves")}.get(case, NAMES)
+    assert [item.drawing.name for item in found] == NAMES
+    for item in found:
+        if item.table is None:
+            assert item.missing.endswith(".") and "\n" not in item.missing
+            with pytest.raises(Missing):
+                _ = item.figure
+            continue
+        assert item.missing == "" and len(item.table)
+        assert item.caption.endswith(".")
+        # Rendering is where matplotlib complains, and warnings are errors here.
+        if item.drawing.name in rendered:
+            item.figure.draw_without_rendering()
+    if case in ("published", "one seed", "no distance"):
+        assert not [item.missing for item in found if item.table is None]
 
 
-def test_points_are_means_and_bars_are_sample_standard_deviations():
-    stages = _stages()
-    figure = accuracy_against_plr(stages, 10)
-    _draw(figure)
-    finetuned = _lines(figure, 0)
-    assert list(finetuned) == ["pre-training", "FLR 0.0001", "FLR 0.003"]
-    assert list(_lines(figure, 1)) == ["pre-training", "k 2", "k 5"]
-    points, bars = finetuned["FLR 0.003"]
-    rows = stages[(stages["kind"] == "finetune") & (stages["flr"] == 3e-3)]
-    for plr, point, bar in zip(PLRS, points, bars, strict=True):
-        values = 100 * rows.loc[rows["plr"] == plr, "test_accuracy"].to_numpy()
-        spread = np.sqrt(((values - values.mean()) ** 2).sum() / 2)
-        np.testing.assert_allclose(point, (plr, values.mean()))
-        np.testing.assert_allclose(bar[:, 1], (values.mean() - spread, values.mean() + spread))
-    chance = [line for line in figure.axes[0].lines if line.get_label() == "chance level"]
-    assert list(chance[0].get_ydata()) == [10, 10]
-    assert "n = 3 seeds" in figure.axes[0].get_legend().get_title().get_text()
+def test_what_is_missing_is_said_with_what_provides_it():
+    grid = published_grid(seeds=(0,), num_epochs=12, analysed=False)
+    missing = {item.drawing.name: item.missing for item in drawn(grid) if item.table is None}
+    assert set(missing) == ANALYSED
+    assert all("fasttrain analyse STORE --only" in sentence for sentence in missing.values())
+    nothing = dataclasses.replace(grid, stages=grid.stages.iloc[:0], epochs=grid.epochs.iloc[:0])
+    sentences = {item.drawing.name: item.missing for item in drawn(nothing)}
+    assert all(sentences.values())
+    assert all("fasttrain" in sentence for sentence in sentences.values())
 
 
-def test_one_seed_has_no_error_bar():
-    stages = _stages(seeds=(7,))
-    figure = accuracy_against_plr(stages, None)
-    _draw(figure)
-    # A bar that cannot be drawn has no end points left.
-    assert not any(bars.size for _, bars in _lines(figure, 0).values())
-    assert "no error bars" in figure.axes[0].get_legend().get_title().get_text()
-    assert seed_means(stages, "finetune")["std"].isna().all()
-
-
-def test_diverged_points_are_hollow_and_lost_ones_crossed():
-    stages = _diverge(_stages(), 0.1, kind="pretrain", plr=0.5, seed=1)
-    stages = _diverge(stages, kind="finetune", plr=2e-2, flr=1e-4)
-    figure = accuracy_against_plr(stages, 10)
-    _draw(figure)
-    lines = [line for line in figure.axes[0].lines if len(line.get_xdata())]
-    hollow = [line for line in lines if same_color(line.get_markerfacecolor(), "white")]
-    crosses = [line for line in lines if line.get_marker() == "x"]
-    assert [list(line.get_xdata()) for line in hollow] == [[0.5]]
-    assert [list(line.get_xdata()) for line in crosses] == [[2e-2]]
-    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert texts[-3:] == ["chance level", "a seed diverged", "no accuracy"]
-
-
-def test_heatmap_holds_the_means_and_outlines_the_best():
-    stages = _diverge(_stages(), 0.1, kind="finetune", plr=0.5, flr=3e-3)
-    stages = _diverge(stages, kind="finetune", plr=2e-2, flr=3e-3, seed=0)
-    stages = stages[~((stages["plr"] == 1e-4) & (stages["flr"] == 3e-3))]
-    figure = heatmap(stages)
-    _draw(figure)
-    drawn = figure.axes[0].collections[0].get_array().reshape(len(FLRS), len(PLRS))
-    rows = stages[(stages["kind"] == "finetune")]
-    expected = 100 * rows.pivot_table(index="flr", columns="plr", values="test_accuracy")
-    blank = [(1, 0), (1, 4)]
-    assert [tuple(cell) for cell in np.argwhere(np.ma.getmaskarray(drawn))] == blank
-    kept = ~np.ma.getmaskarray(drawn)
-    np.testing.assert_allclose(drawn[kept], expected.to_numpy()[kept])
-    patches = figure.axes[0].patches
-    assert [patch.get_xy() for patch in patches if patch.get_hatch()] == [(3, 1), (4, 1)]
-    # The highest mean without a diverged seed is at PLR 0.5, FLR 1e-4.
-    assert patches[-1].get_xy() == (4, 0)
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels[1:] == ["diverged", "some seeds diverged", "not finished"]
-    assert f"{expected.iloc[0, 0]:.1f}\n± 2.1" in [text.get_text() for text in figure.axes[0].texts]
-
-
-def test_wide_heatmap_has_no_numbers():
-    stages = _stages(seeds=(0,), plrs=tuple(np.geomspace(1e-5, 1, 20)), ks=())
-    figure = heatmap(stages)
-    assert not figure.axes[0].texts
-    assert len(figure.axes[0].get_xticklabels()) == 20
-
-
-def test_training_curves_are_means_over_seeds():
-    stages = _diverge(_stages(), kind="pretrain", plr=0.5, seed=1)
-    epochs = _epochs(stages)
-    epochs.loc[(epochs["seed"] == 2) & (epochs["epoch"] == 3), "train_loss"] = np.inf
-    # The same stages under another set-up's name are not drawn.
-    other = epochs.assign(setup="s2", plr=0.7)
-    figure = training_curves(pd.concat([epochs, other]), stages)
-    _draw(figure)
-    loss, accuracy, norm = (figure.axes[panel].lines for panel in range(3))
-    assert len(loss) == len(accuracy) == len(norm) == len(PLRS)
-    np.testing.assert_allclose(loss[0].get_xydata(), [(1, 2), (2, 1), (3, 0.5), (4, 0.5)])
-    np.testing.assert_allclose(accuracy[0].get_xydata(), [(2, 40), (4, 80)])
-    np.testing.assert_allclose(norm[0].get_ydata(), [3, 1.5, 1, 0.75])
-    assert [line.get_linestyle() for line in loss] == ["-", "-", "-", "-", "--"]
-    assert [ax.get_yscale() for ax in figure.axes[:3]] == ["log", "linear", "log"]
-
-
-@pytest.mark.parametrize("empty", [pd.DataFrame(), _stages().iloc[:0]], ids=["bare", "columns"])
-def test_empty_tables_say_so(empty):
-    for figure in (accuracy_against_plr(empty, 10), heatmap(empty), training_curves(empty, empty)):
-        _draw(figure)
-        assert figure.texts[0].get_text().startswith("No ")
-    assert summary(empty).empty
-    assert rich_table(summary(empty)).row_count == 0
-
-
-@pytest.mark.parametrize("accuracy", [NAN, np.inf, 0.1])
-def test_everything_diverged(accuracy):
-    stages = _stages(plrs=(1e-3,))
-    stages["state"], stages["test_accuracy"] = "diverged", accuracy
-    epochs = _epochs(stages).assign(train_loss=NAN, test_accuracy=NAN, grad_norm=0.0)
-    for figure in (accuracy_against_plr(stages, 10), heatmap(stages)):
-        _draw(figure)
-    _draw(training_curves(epochs, stages))
-    assert summary(stages)["state"].tolist() == ["diverged"]
-
-
-def test_summary_takes_the_best_cell_without_divergence():
-    stages = _diverge(_stages(), 0.99, kind="finetune", plr=1e-3, flr=3e-3, seed=0)
-    stages = stages[~((stages["kind"] == "swa") & (stages["plr"] == 5e-4) & (stages["k"] == 5))]
-    stages = _diverge(stages, plr=0.5)
-    stages = _diverge(stages, 0.2, kind="pretrain", plr=PLRS[3], seed=1)
-    stages["k"] = stages["k"].astype("Int64")
-    table = summary(stages)
-    assert table["plr"].tolist() == list(PLRS)
-    assert table["state"].tolist() == ["done", "partial", "done", "1/3 diverged", "diverged"]
-    np.testing.assert_allclose(table["best_flr"], [3e-3, 3e-3, 1e-4, 3e-3, NAN])
-    np.testing.assert_allclose(table["best_k"], [5, 2, 5, 5, NAN])
-    np.testing.assert_allclose(table["finetuned_n"], [3, 3, 3, 3, 0])
-    pretrained = stages[(stages["kind"] == "pretrain") & (stages["plr"] == 1e-3)]["test_accuracy"]
-    row = table.iloc[2]
-    np.testing.assert_allclose(row["pretrained"], pretrained.mean())
-    np.testing.assert_allclose(row["pretrained_std"], pretrained.std(ddof=1))
-    assert rich_table(table).row_count == len(PLRS)
-
-
-def test_summary_shows_diverged_cells_where_there_are_no_others():
-    stages = _diverge(_stages(), 0.1, kind="swa", plr=0.5)
-    row = summary(stages).iloc[-1]
-    np.testing.assert_allclose(row["averaged"], 0.1)
-    assert row["state"] == "done"
-
-
-def test_set_ups_and_repeated_seeds_are_refused():
-    stages = _stages()
-    with pytest.raises(ValueError, match="one set-up at a time, got 2: s1, s2"):
-        seed_means(pd.concat([stages, stages.assign(setup="s2")]), "pretrain")
-    with pytest.raises(ValueError, match="15 repeated stages.*plr 0.0001, seed 0"):
-        seed_means(pd.concat([stages, stages]), "pretrain")
+def test_names_and_words_are_complete():
+    assert len(set(NAMES)) == len(NAMES)
+    for drawing in DRAWINGS:
+        assert drawing.name.isidentifier()
+        assert drawing.title and drawing.published and drawing.caption.endswith(".")
 
 
 def test_saving_twice_gives_the_same_bytes(tmp_path):
-    stages = _stages()
-    first = save(heatmap(stages), tmp_path / "a.b")
-    assert [path.name for path in first] == ["a.b.png", "a.b.svg"]
-    second = save(heatmap(stages), tmp_path / "again")
-    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    first = [save(item, tmp_path / f"a.{item.drawing.name}") for item in _few()]
+    again = [save(item, tmp_path / f"b.{item.drawing.name}") for item in _few()]
+    for one, other in zip(first, again, strict=True):
+        assert [path.suffix for path in one] == [".png", ".svg", ".csv"]
+        assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
+    assert len(list(tmp_path.iterdir())) == 3 * 2 * 2
+
+
+def _few() -> list[Drawn]:
+    return [item for item in drawn(published_grid()) if item.drawing.name in ("heatmap", "phase")]
+
+
+def test_csv_holds_the_table(figures):
+    for item in figures.values():
+        back = pd.read_csv(io.BytesIO(item.csv), dtype={"stage": str, "start": str, "regime": str})
+        assert list(back) == list(item.table)
+        for name in back:
+            if back[name].dtype == np.float64:
+                np.testing.assert_array_equal(back[name], item.table[name].astype(float))
+
+
+def test_large_grids_have_small_files(tmp_path):
+    grid = published_grid(
+        tuple(np.geomspace(1e-5, 1e-1, 32)), tuple(np.geomspace(1e-5, 3e-4, 16)), (5,), (0,), 200
+    )
+    largest = ("accuracy", "heatmap", "curves", "geometry", "bands")
+    for item in drawn(grid):
+        if item.drawing.name in largest:
+            svg = save(item, tmp_path / item.drawing.name)[1]
+            assert svg.stat().st_size < 150_000, item.drawing.name
+    assert len(list(tmp_path.iterdir())) == 3 * len(largest)
+
+
+def test_compact_svg_is_the_same_picture(figures):
+    figure = figures["regimes"].figure
+    content = io.StringIO()
+    figure.savefig(content, format="svg")
+    whole, short = content.getvalue(), compact(content.getvalue())
+    assert len(short) < 0.7 * len(whole)
+    before, after = (list(ElementTree.fromstring(text).iter()) for text in (whole, short))
+    shapes = ("path", "use", "text", "rect")
+    for shape in shapes:
+        kept = [[node for node in nodes if node.tag.endswith(shape)] for nodes in (before, after)]
+        assert len(kept[0]) == len(kept[1])
+        for one, other in zip(*kept, strict=True):
+            for place in ("x", "y", "width", "height"):
+                assert float(one.get(place, 0)) == pytest.approx(
+                    float(other.get(place, 0)), abs=0.01
+                )
+    names = {node.get("id") for node in after}
+    link = "{http://www.w3.org/1999/xlink}href"
+    assert {node.get(link)[1:] for node in after if node.get(link)} <= names
+    classes = {node.get("class") for node in after} - {None}
+    styles = "".join(node.text or "" for node in after if node.tag.endswith("style"))
+    assert classes and all(f".{name}{{" in styles for name in classes)
+
+
+def test_regimes_are_shaded_with_names_and_boundaries():
+    bands = [("1", 1e-4, 1e-3), ("2A", 1e-3, 1e-2), ("3", 3e-2, 1.0)]
+    figure, axes = panels(1, 2)
+    plr_axes(axes, [1e-4, 1.0], bands)
+    figure.draw_without_rendering()
+    first, second = ([text.get_text() for text in ax.texts] for ax in axes)
+    assert first == ["1", "2A", "3", "0.001"] and second == ["1", "2A", "3"]
+    # A gap between bands has no boundary.
+    assert [line.get_xdata()[0] for line in axes[0].lines] == [1e-3]
+
+
+def test_means_are_over_finite_values():
+    rows = pd.DataFrame({"plr": [1.0, 1.0, 1.0, 2.0, 2.0], "x": [1, 2, 6, np.inf, NAN]})
+    means = over_seeds(rows, ["plr"], ["x"])
+    np.testing.assert_allclose(means["mean"], [3, NAN])
+    np.testing.assert_allclose(means["std"], [np.sqrt((4 + 1 + 9) / 2), NAN])
+    assert means["n"].tolist() == [3, 0]
+
+
+@pytest.mark.parametrize("by_ratio", [False, True])
+@pytest.mark.parametrize("num_lines, length", [(1, 1), (1, 3000), (100, 300), (3, 150)])
+def test_thinned_lines_keep_their_ends(num_lines, length, by_ratio):
+    rows = pd.DataFrame({"line": np.repeat(np.arange(num_lines), length)})
+    rows["epoch"] = np.tile(np.arange(length), num_lines)
+    kept = thinned(rows, ["line"], by_ratio=by_ratio)
+    epochs = kept.groupby("line")["epoch"]
+    assert (epochs.min() == 0).all() and (epochs.max() == length - 1).all()
+    assert (epochs.count() <= MAX_POINTS_PER_LINE).all() and len(kept) <= MAX_POINTS
+    assert epochs.apply(lambda line: line.is_monotonic_increasing).all()
+    if num_lines * length <= MAX_POINTS and length <= MAX_POINTS_PER_LINE:
+        assert len(kept) == len(rows)
+
+
+def test_the_synthetic_grid_has_the_published_regimes():
+    regimes = classify(published_grid())
+    names = regimes.groupby("plr")["regime"].unique()
+    assert [list(names[plr]) for plr in PLRS] == [[n] for n in "1 1 1 2A 2A 2B 2B 3 3".split()]
+    assert [name for name, _, _ in shades(regimes)] == ["1", "2A", "2B", "3"]
+
+
+def test_figures_are_drawn_when_asked_for(figures):
+    item = figures["accuracy"]
+    assert isinstance(item.figure, Figure) and item.figure is item.figure

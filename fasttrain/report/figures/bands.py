@@ -11,6 +11,7 @@ from fasttrain.analysis.tables import Grid
 from fasttrain.report.figures.drawing import Drawing, Shades
 from fasttrain.report.figures.rows import (
     analysed,
+    by,
     described,
     ends_and_averages,
     note_of_seeds,
@@ -54,8 +55,8 @@ def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
     for ax, name in zip(axes, names, strict=False):
         rows = table[table["series"] == name]
         rows = rows.assign(mean=100 * rows["mean"], std=100 * rows["std"])
-        for band, line in rows.groupby("band"):
-            curve(ax, line, *_STYLES[int(band) % len(_STYLES)])
+        for band, line in by(rows, "band"):
+            curve(ax, line, *_STYLES[band % len(_STYLES)])
         ax.set_title(name, fontsize=9.5, pad=14)
         if table["chance"].notna().any():
             ax.axhline(100 * table["chance"].iloc[0], color="0.55", ls=":", lw=1.2, zorder=1)
@@ -67,10 +68,10 @@ def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
     for ax in axes[::2]:
         ax.set_ylabel("test accuracy (%)")
     handles = []
-    for band, edges in table.groupby("band")[["low", "high"]].first().iterrows():
-        limits = f"[{number(edges['low'])}, {number(edges['high'])})"
+    for band, rows in by(table.sort_values("band"), "band"):
+        limits = f"[{number(rows['low'].iloc[0])}, {number(rows['high'].iloc[0])})"
         label = "whole image" if band == 0 else f"frequencies {limits}"
-        handles.append(handle(label, *_STYLES[int(str(band)) % len(_STYLES)]))
+        handles.append(handle(label, *_STYLES[band % len(_STYLES)]))
     if table["chance"].notna().any():
         handles.append(handle("chance level", "0.55", line=":"))
     legend_below(figure, handles, columns=3)
@@ -81,9 +82,9 @@ BANDS = Drawing(
     name="bands",
     title="Frequency bands",
     caption=(
-        "Test accuracy on images of which only one band of frequencies |kx| + |ky| is left, against "
-        "PLR, at the end of pre-training, after fine-tuning at the lowest and highest FLR, and of "
-        "the average."
+        "Test accuracy on images of which only one band of frequencies |kx| + |ky| is left (edges "
+        "are those of a 32 x 32 image, scaled to the image's size), against PLR: at the end of "
+        "pre-training, after fine-tuning at the lowest and highest FLR, and of the average."
     ),
     published="WDL, accuracy per frequency band",
     table=_table,

@@ -6,6 +6,7 @@ arXiv 2410.22113, appendix: the number of epochs grows without bound there.
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from fasttrain.analysis.tables import Grid
 from fasttrain.report.figures.drawing import Drawing, Missing, Shades
@@ -46,18 +47,20 @@ def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
     means = pd.Series(epochs[reached]).groupby(table.loc[reached, "plr"].to_numpy()).mean()
     ax.plot(means.index, means, color=BLUE, lw=1.2, zorder=2)
     ax.plot(table.loc[reached, "plr"], epochs[reached], "o", color=BLUE, ms=5, mec="white", mew=0.5)
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     waiting = table[~reached]
     for place in waiting[["plr", "epochs_run"]].drop_duplicates().itertuples(index=False):
         ends = {"xytext": (0, 14), "textcoords": "offset points", "annotation_clip": False}
-        arrow = {"arrowstyle": "->", "color": GREY, "lw": 1.3, "shrinkA": 0, "shrinkB": 0}
         # The head is at the text's end.
-        arrow["arrowstyle"] = "<-"
+        arrow = {"arrowstyle": "<-", "color": GREY, "lw": 1.3, "shrinkA": 0, "shrinkB": 0}
         ax.annotate("", place, arrowprops=arrow, **ends)
         ax.plot(*place, "_", color=GREY, ms=8)
     ax.set_ylim(top=1.8 * max(table["epochs_run"].max(), np.nanmax(epochs)))
     handles = [handle("converged (one point per seed)", BLUE, "o", "-")]
     if len(waiting):
         handles.append(handle("not within the run", GREY, r"$\uparrow$"))
+        handles[-1].set_markersize(10)
     legend_below(figure, handles)
     return figure
 

@@ -13,8 +13,8 @@ from matplotlib.patches import Patch, Rectangle
 
 from fasttrain.analysis.tables import Grid
 from fasttrain.report.figures.drawing import Drawing, Missing, Shades
-from fasttrain.report.figures.rows import note_of_seeds
-from fasttrain.report.figures.style import REGIMES, regime_at
+from fasttrain.report.figures.rows import note_of_seeds, with_regime
+from fasttrain.report.figures.style import REGIMES
 from fasttrain.report.table import best, number, seed_means
 
 # More columns than this and the numbers in the cells no longer fit.
@@ -23,10 +23,10 @@ _HATCH = {"hatch": "////", "ec": "0.5", "lw": 0.0}
 
 
 def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
-    """`seed_means` of the fine-tuned stages."""
+    """`seed_means` of the fine-tuned stages, and the regime of the PLR."""
     if grid.stages.empty or (means := seed_means(grid.stages, "finetune")).empty:
         raise Missing("No fine-tuning has finished yet: run fasttrain sweep with an --flr.")
-    return means
+    return with_regime(means, regimes)
 
 
 def _draw(means: pd.DataFrame, shades: Shades) -> Figure:
@@ -47,11 +47,13 @@ def _draw(means: pd.DataFrame, shades: Shades) -> Figure:
     figure = Figure(figsize=(width + 2.0, height + 1.7), layout="constrained")
     ax = figure.subplots()
     mesh = ax.pcolormesh(accuracy, cmap="viridis", edgecolors="white", linewidth=1.0)
+    # Hundreds of cells are smaller as pixels than as paths.
+    mesh.set_rasterized(not annotated)
     # A single value spans no scale.
     if accuracy.count() > 1:
         figure.colorbar(mesh, ax=ax, label="mean test accuracy (%)", pad=0.02)
     _categories(ax, plrs, flrs, vertical_labels=not annotated)
-    _name_regimes(ax, plrs, shades)
+    _name_regimes(ax, means.drop_duplicates("plr").sort_values("plr")["regime"])
     _mark_cells(ax, grid, every_seed_diverged)
     if annotated:
         _annotate_cells(ax, mesh, accuracy, 100 * grid["std"])
@@ -75,10 +77,9 @@ def _categories(ax: Axes, plrs: list, flrs: list, vertical_labels: bool) -> None
     ax.set(xlabel="pre-training learning rate (PLR)", ylabel="fine-tuning learning rate (FLR)")
 
 
-def _name_regimes(ax: Axes, plrs: list, shades: Shades) -> None:
+def _name_regimes(ax: Axes, regimes: pd.Series) -> None:
     """A strip above the cells, coloured and named by the regime of each column."""
     across = ax.get_xaxis_transform()
-    regimes = [regime_at(plr, shades) for plr in plrs]
     for place, name in enumerate(regimes):
         strip = Rectangle((place, 1.02), 1, 0.08, transform=across, clip_on=False)
         strip.set(fc=REGIMES[name][0], alpha=0.4, lw=0)

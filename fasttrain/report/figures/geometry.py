@@ -12,11 +12,13 @@ from fasttrain.analysis.tables import Grid
 from fasttrain.report.figures.drawing import Drawing, Shades
 from fasttrain.report.figures.rows import (
     analysed,
+    by,
     described,
     ends_and_averages,
     note_of_seeds,
     over_seeds,
     thinned,
+    with_regime,
 )
 from fasttrain.report.figures.style import (
     BLUE,
@@ -28,12 +30,10 @@ from fasttrain.report.figures.style import (
     frame,
     handle,
     legend_below,
-    palette,
     panels,
     plr_axes,
     plr_bar,
-    plr_norm,
-    regime_at,
+    plr_colours,
     regime_handles,
     series_styles,
 )
@@ -58,7 +58,10 @@ _PATHS = (
 
 
 def _geometry(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds: quantity, series (a pair; of distances a kind of stage), plr, mean, std, n."""
+    """Means over seeds: quantity, series, plr, mean, std, n.
+
+    The series is a pair of end points, and of distances a kind of stage.
+    """
     pairs = analysed(grid.pairs, "angles and barriers", "geometry")
     pairs = described(grid, pairs.assign(stage=pairs["stage_a"], series=pairs["pair"]), ["plr"])
     names = [name for name, *_ in _QUANTITIES if name != "distance"]
@@ -82,14 +85,14 @@ def _draw_geometry(table: pd.DataFrame, shades: Shades) -> Figure:
         ax.set_ylabel(label, fontsize=9)
         if name == "distance":
             styles = series_styles(rows["series"].unique())
-            for series, line in rows.groupby("series", sort=False):
-                curve(ax, line, *styles[str(series)], label=series)
+            for series, line in by(rows, "series"):
+                curve(ax, line, *styles[series], label=series)
             if len(rows):
                 ax.legend(fontsize=7.5, framealpha=0.8, edgecolor="none")
         else:
-            for place, (series, line) in enumerate(rows.groupby("series", sort=False)):
+            for place, (series, line) in enumerate(by(rows, "series")):
                 # Points of equal height stay visible under each other.
-                curve(ax, line, *PAIRS[str(series)][:3], size=6.5 - 1.4 * place)
+                curve(ax, line, *PAIRS[series][:3], size=6.5 - 1.4 * place)
         if rows.empty:
             ax.text(0.5, 0.5, "not recorded", transform=ax.transAxes, ha="center", color="0.4")
         if "angle" in label and len(rows):
@@ -104,28 +107,28 @@ def _draw_geometry(table: pd.DataFrame, shades: Shades) -> Figure:
 
 
 def _lines(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds along the line from low to high FLR: quantity, plr, alpha, mean, std, n."""
+    """Means over seeds on the lines low-high: quantity, plr, alpha, mean, std, n, regime."""
     paths = analysed(grid.paths, "lines between end points", "geometry")
     paths = paths[paths["pair"] == "low-high"]
     paths = analysed(paths, "lines between two FLRs (it takes two FLRs)", "geometry")
     paths = described(grid, paths.assign(stage=paths["stage_a"]), ["plr"])
     means = over_seeds(paths, ["plr", "alpha"], [name for name, *_ in _PATHS])
-    return thinned(means[means["n"] > 0], ["quantity", "plr"])
+    return with_regime(thinned(means[means["n"] > 0], ["quantity", "plr"]), regimes)
 
 
 def _draw_lines(table: pd.DataFrame, shades: Shades) -> Figure:
     figure, axes = panels(1, 2)
     plrs = sorted(table["plr"].unique())
-    norm = plr_norm(plrs)
+    colours = plr_colours(plrs)
     for ax, (name, label, scale) in zip(axes, _PATHS, strict=True):
         frame(ax)
         ax.set(xlabel="low FLR  ←  place on the line  →  high FLR", ylabel=label)
-        for plr, line in table[table["quantity"] == name].groupby("plr"):
-            dashes = REGIMES[regime_at(plr, shades)][2]
-            colour = palette()(norm(plr))
+        for plr, line in by(table[table["quantity"] == name], "plr"):
+            dashes = REGIMES[line["regime"].iloc[0]][2]
+            colour = colours.to_rgba(plr)
             ax.plot(line["alpha"], scale * line["mean"], color=colour, lw=1.2, ls=dashes)
-    plr_bar(figure, axes, plrs)
-    legend_below(figure, regime_handles((regime_at(plr, shades) for plr in plrs), lines=True), 3)
+    plr_bar(figure, axes, colours)
+    legend_below(figure, regime_handles(table["regime"], lines=True), 3)
     return figure
 
 
@@ -133,10 +136,10 @@ GEOMETRY = Drawing(
     name="geometry",
     title="Angles and barriers",
     caption=(
-        "Against PLR: the angle between the end points of one pre-training (fine-tuned at the lowest "
-        "and highest FLR, and averaged), the angle that pre-training and fine-tuning travelled from "
-        "where they started, and the barriers on the straight line between the end points: the "
-        "largest drop of accuracy, and rise of loss, below the line through their values."
+        "Against PLR: the angle between the end points of one pre-training (fine-tuned at the "
+        "lowest and highest FLR, and averaged), the angle that pre-training and fine-tuning "
+        "travelled from where they started, and the barriers on the straight line between the end "
+        "points: how far accuracy drops below, and loss rises above, the line through their values."
     ),
     published="WDL, angles and linear connectivity between fine-tuned and averaged points",
     table=_geometry,

@@ -12,12 +12,14 @@ from fasttrain.analysis.tables import Grid
 from fasttrain.report.figures.drawing import Drawing, Shades
 from fasttrain.report.figures.rows import (
     analysed,
+    by,
     described,
     ends_and_averages,
     note_of_seeds,
     over_seeds,
     regime_of_plr,
     thinned,
+    with_regime,
 )
 from fasttrain.report.figures.style import (
     GREY,
@@ -26,12 +28,10 @@ from fasttrain.report.figures.style import (
     curve,
     frame,
     legend_below,
-    palette,
     panels,
     plr_axes,
     plr_bar,
-    plr_norm,
-    regime_at,
+    plr_colours,
     series_styles,
 )
 from fasttrain.report.table import number
@@ -101,7 +101,7 @@ def _note_of_histograms(table: pd.DataFrame) -> str:
 
 
 def _heterogeneity(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds: view ("epoch" or "end"), series, quantity, plr, epoch, mean, std, n."""
+    """Means over seeds: view (epoch, end), quantity, series, plr, epoch, mean, std, n, regime."""
     rows = analysed(grid.norms, "norms of filters", "norms")
     rows = described(grid, rows[rows["level"] == "filter"])
     rows = rows.assign(effective_share=rows["effective_groups"] / rows["num_groups"])
@@ -113,34 +113,34 @@ def _heterogeneity(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
     ends = over_seeds(last, ["place", "series", "plr"], quantities).drop(columns="place")
     parts = [during.assign(view="epoch", series="pre-trained"), ends.assign(view="end")]
     columns = ["view", "quantity", "series", "plr", "epoch", "mean", "std", "n"]
-    return pd.concat(parts, ignore_index=True)[columns]
+    return with_regime(pd.concat(parts, ignore_index=True)[columns], regimes)
 
 
 def _draw_heterogeneity(table: pd.DataFrame, shades: Shades) -> Figure:
     figure, axes = panels(2, 2)
     plrs = sorted(table["plr"].unique())
-    norm = plr_norm(plrs)
+    colours = plr_colours(plrs)
     plr_axes(axes[2:], plrs, shades)
     styles = series_styles(list(dict.fromkeys(table["series"])))
     labels = {
         "spread": ("spread of log10 norms", 1),
-        "effective_share": ("filters that count (%)", 100),
+        "effective_share": ("effective share of filters (%)", 100),
     }
     for place, (quantity, (label, scale)) in enumerate(labels.items()):
         over, against = axes[place], axes[2 + place]
         rows = table[table["quantity"] == quantity]
         frame(over)
         over.set(xlabel="epoch of pre-training", ylabel=label)
-        for plr, line in rows[rows["view"] == "epoch"].groupby("plr"):
-            dashes = REGIMES[regime_at(plr, shades)][2]
-            style = {"color": palette()(norm(plr)), "lw": 1.2, "ls": dashes}
+        for plr, line in by(rows[rows["view"] == "epoch"], "plr"):
+            dashes = REGIMES[line["regime"].iloc[0]][2]
+            style = {"color": colours.to_rgba(plr), "lw": 1.2, "ls": dashes}
             over.plot(line["epoch"], scale * line["mean"], **style)
         ends = rows[rows["view"] == "end"]
         ends = ends.assign(mean=scale * ends["mean"], std=scale * ends["std"])
-        for series, line in ends.groupby("series", sort=False):
-            curve(against, line, *styles[str(series)], label=series)
+        for series, line in by(ends, "series"):
+            curve(against, line, *styles[series], label=series)
         against.set(xlabel=PLR_LABEL, ylabel=label)
-    plr_bar(figure, axes[:2], plrs)
+    plr_bar(figure, axes[:2], colours)
     handles, _ = axes[2].get_legend_handles_labels()
     legend_below(figure, handles)
     return figure
@@ -152,8 +152,8 @@ HISTOGRAMS = Drawing(
     caption=(
         "How the norms of the filters are distributed at the initialisation, at the end of "
         "pre-training at the largest PLR, and after fine-tuning from there at the lowest and the "
-        "highest FLR: 50 bins of log10(norm / radius) over [-6, 0], what lies outside counted in the "
-        "first and last."
+        "highest FLR: 50 bins of log10(norm / radius) over [-6, 0], what lies outside counted in "
+        "the first and last. Vertical scales differ."
     ),
     published="WDL, norm histograms of the third regime",
     table=_histograms,
@@ -164,7 +164,7 @@ HETEROGENEITY = Drawing(
     name="heterogeneity",
     title="Heterogeneity of the norms",
     caption=(
-        "Standard deviation of the filters' log10 norms, and the share of filters that count, "
+        "Standard deviation of the filters' log10 norms, and their effective share, "
         "(Σ n²)² / Σ n⁴ divided by their number: by epoch of pre-training (one line per PLR, its "
         "style the regime), and at the end of pre-training and of fine-tuning against PLR."
     ),

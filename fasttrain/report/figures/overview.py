@@ -11,18 +11,17 @@ from matplotlib.figure import Figure
 
 from fasttrain.analysis.tables import Grid
 from fasttrain.report.figures.drawing import Drawing, Shades
-from fasttrain.report.figures.rows import described, needed, over_seeds, regime_of_plr, thinned
+from fasttrain.report.figures.rows import by, described, needed, over_seeds, thinned, with_regime
 from fasttrain.report.figures.style import (
     PLR_LABEL,
     REGIMES,
     frame,
     handle,
     legend_below,
-    palette,
     panels,
     plr_axes,
     plr_bar,
-    plr_norm,
+    plr_colours,
     regime_handles,
 )
 from fasttrain.report.table import floats
@@ -92,32 +91,30 @@ def _curves(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
     names = [name for name, *_ in _CURVES]
     means = over_seeds(rows.reindex(columns=["plr", "epoch", *names]), ["plr", "epoch"], names)
     means = means[means["n"] > 0]
-    regime = regime_of_plr(regimes)
-    means = thinned(means, ["quantity", "plr"])
-    return means.assign(regime=[regime[float(plr)] for plr in means["plr"]])
+    return with_regime(thinned(means, ["quantity", "plr"]), regimes)
 
 
 def _draw_curves(table: pd.DataFrame, shades: Shades) -> Figure:
     figure, axes = panels(2, 2)
     plrs = sorted(table["plr"].unique())
-    norm = plr_norm(plrs)
+    colours = plr_colours(plrs)
     for ax, (name, label, scale, kind) in zip(axes, _CURVES, strict=True):
         ax.set(ylabel=label, yscale=kind)
         frame(ax)
         rows = table[table["quantity"] == name]
         if rows.empty:
             ax.text(0.5, 0.5, "not recorded", transform=ax.transAxes, ha="center", color="0.4")
-        for plr, line in rows.groupby("plr"):
+        for plr, line in by(rows, "plr"):
             line = line[line["mean"] > 0] if kind == "log" else line
             style = REGIMES[line["regime"].iloc[0]][2] if len(line) else "-"
             mark = "." if len(line) == 1 else ""
-            colour = palette()(norm(plr))
+            colour = colours.to_rgba(plr)
             ax.plot(
                 line["epoch"], scale * line["mean"], color=colour, lw=1.2, ls=style, marker=mark
             )
     for ax in axes[2:]:
         ax.set_xlabel("epoch of pre-training")
-    plr_bar(figure, axes, plrs)
+    plr_bar(figure, axes, colours)
     legend_below(figure, regime_handles(table["regime"], lines=True), columns=3)
     return figure
 
@@ -126,7 +123,7 @@ def _note_of_ends(table: pd.DataFrame) -> str:
     undecided = int((table["regime"] == "undecided").sum())
     seeds = table["seed"].nunique()
     text = f"{len(table)} runs, {seeds} seed{'s' if seeds > 1 else ''}."
-    return text + (f" Undecided: {undecided}; results.csv says why." if undecided else "")
+    return text + (f" Undecided: {undecided}; the reasons are in its CSV." if undecided else "")
 
 
 def _note_of_curves(table: pd.DataFrame) -> str:
@@ -153,8 +150,8 @@ CURVES = Drawing(
     title="Training curves",
     caption=(
         "Pre-training by epoch: training loss, effective gradient norm, test accuracy, and the "
-        "angle between the weights and those at the start. Means over the seeds with a finite value, "
-        "one line per PLR; the line's style is its regime."
+        "angle between the weights and those at the start. Means over the seeds with a finite "
+        "value, one line per PLR; the line's style is its regime."
     ),
     published="TR, training curves of the three regimes",
     table=_curves,

@@ -1,6 +1,7 @@
 """The phase diagram: training loss against effective gradient norm while a network trains.
 
-arXiv 2209.03695: regime 1 runs along a line towards zero, regime 2 stops in a cloud, regime 3 leaves.
+arXiv 2209.03695: regime 1 runs along a line towards zero, regime 2 stops in a cloud, regime 3
+leaves.
 """
 
 import pandas as pd
@@ -9,15 +10,14 @@ from matplotlib.figure import Figure
 from fasttrain.analysis.tables import Grid
 from fasttrain.report.figures.drawing import Drawing, Shades
 from fasttrain.report.figures.overview import NO_STAGE
-from fasttrain.report.figures.rows import needed, thinned
+from fasttrain.report.figures.rows import by, needed, thinned
 from fasttrain.report.figures.style import (
     REGIMES,
     frame,
     legend_below,
-    palette,
     panels,
     plr_bar,
-    plr_norm,
+    plr_colours,
     regime_handles,
 )
 from fasttrain.report.table import floats, number
@@ -47,14 +47,15 @@ def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
     frame(ax)
     ax.set(xscale="log", yscale="log", xlabel="training loss", ylabel="effective gradient norm")
     plrs = sorted(table["plr"].unique())
-    norm = plr_norm(plrs)
-    for plr, run in table[~table["is_end"]].groupby("plr"):
-        colour, regime = palette()(norm(plr)), run["regime"].iloc[0]
+    colours = plr_colours(plrs)
+    for plr, run in by(table[~table["is_end"]], "plr"):
+        colour, regime = colours.to_rgba(plr), run["regime"].iloc[0]
         ax.plot(run["train_loss"], run["grad_norm"], color=colour, lw=1, ls=REGIMES[regime][2])
-    for end in table[table["is_end"]].itertuples():
-        mark, colour = REGIMES[str(end.regime)][1], palette()(norm(end.plr))
-        ax.plot(end.train_loss, end.grad_norm, mark, ms=7, color=colour, mec="black", mew=0.7)
-    plr_bar(figure, [ax], plrs)
+    for regime, ends in by(table[table["is_end"]], "regime"):
+        style = {"c": colours.to_rgba(ends["plr"].to_numpy()), "marker": REGIMES[regime][1]}
+        ends_at = ends["train_loss"], ends["grad_norm"]
+        ax.scatter(*ends_at, s=45, edgecolors="black", linewidths=0.7, zorder=3, **style)
+    plr_bar(figure, [ax], colours)
     handles = regime_handles(table["regime"])
     for entry in handles:
         entry.set(color="white", markeredgecolor="black")
@@ -72,8 +73,8 @@ PHASE = Drawing(
     title="Phase diagram",
     caption=(
         "Training loss against effective gradient norm, epoch by epoch (both are means over the "
-        "epoch): the first seed of each PLR as a line, the last epoch of every seed as a point whose "
-        "shape is the regime."
+        "epoch): the first seed of each PLR as a line, the last epoch of every seed as a point "
+        "whose shape is the regime."
     ),
     published="TR, phase diagram of training loss and effective gradient norm",
     table=_table,

@@ -1,6 +1,7 @@
 """Rows for the figures: what a stage is, means over seeds, curves with fewer points."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ from fasttrain.analysis.tables import Grid
 from fasttrain.report.figures.drawing import Missing
 from fasttrain.report.table import floats, number
 
-MAX_POINTS = 6000
+MAX_POINTS = 5000
 """of all lines of a figure together: what keeps its file below 150 kB"""
 MAX_POINTS_PER_LINE = 200
 
@@ -76,6 +77,11 @@ def thinned(lines: pd.DataFrame, keys: list[str], *, by_ratio: bool = False) -> 
     return lines[kept].reset_index(drop=True)
 
 
+def by(rows: pd.DataFrame, column: str) -> Iterator[tuple[Any, pd.DataFrame]]:
+    """(value, its rows) for every value of a column, in the order in which they appear."""
+    yield from rows.groupby(column, sort=False)
+
+
 def ends_and_averages(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of pre-training, fine-tuning at the lowest and highest FLR, and one k; with `series`.
 
@@ -110,6 +116,13 @@ def note_of_seeds(table: pd.DataFrame) -> str:
 
 
 def regime_of_plr(regimes: pd.DataFrame) -> dict[float, str]:
-    """The regime of each PLR on which all its seeds agree, else "undecided"."""
-    names = regimes.groupby("plr")["regime"].unique()
-    return {float(plr): n[0] if len(n) == 1 else "undecided" for plr, n in names.items()}
+    """The regime of each PLR: that of all its decided seeds ("2" for A and B), or "undecided"."""
+    found = {plr: set(rows["regime"]) - {"undecided"} for plr, rows in by(regimes, "plr")}
+    one = {plr: {"2"} if len(n) > 1 and n <= {"2", "2A", "2B"} else n for plr, n in found.items()}
+    return {plr: next(iter(n)) if len(n) == 1 else "undecided" for plr, n in one.items()}
+
+
+def with_regime(table: pd.DataFrame, regimes: pd.DataFrame) -> pd.DataFrame:
+    """The table with the regime of every row's PLR."""
+    names = regime_of_plr(regimes)
+    return table.assign(regime=[names.get(plr, "undecided") for plr in table["plr"]])

@@ -13,10 +13,9 @@ from fasttrain.report.figures.style import (
     frame,
     handle,
     legend_below,
-    palette,
     panels,
     plr_bar,
-    plr_norm,
+    plr_colours,
 )
 from fasttrain.report.table import floats, number
 
@@ -37,8 +36,7 @@ def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
     kept = rows[floats(rows["train_loss"]) < CONVERGED_LOSS]
     if kept.empty:
         raise Missing(
-            f"No fine-tuned stage has a training loss below {CONVERGED_LOSS:g} (the lowest is "
-            f"{number(float(np.nanmin([*floats(rows['train_loss']), np.inf])))}), so that sharpness "
+            f"No fine-tuned stage has a training loss below {CONVERGED_LOSS:g}, so that sharpness "
             "cannot be compared at equal loss: fine-tune for more epochs in fasttrain sweep."
         )
     table = kept.assign(
@@ -54,7 +52,7 @@ def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
     figure, axes = panels(1, len(found), sharey=True)
     figure.set_figheight(3.9)
     plrs = sorted(table["plr"].unique())
-    norm = plr_norm(plrs)
+    colours = plr_colours(plrs)
     flrs = sorted(table["flr"].unique())
     for ax, (name, label) in zip(axes, found, strict=True):
         frame(ax)
@@ -62,13 +60,13 @@ def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
         values = floats(table[name])
         for place, flr in enumerate(flrs):
             chosen = ((table["flr"] == flr) & (values > 0)).to_numpy()
-            colours = palette()(norm(table.loc[chosen, "plr"].to_numpy()))
-            style = {"c": colours, "marker": MARKS[place % len(MARKS)], "s": 28}
+            chosen_colours = colours.to_rgba(table.loc[chosen, "plr"].to_numpy())
+            style = {"c": chosen_colours, "marker": MARKS[place % len(MARKS)], "s": 28}
             error = 100 * table.loc[chosen, "test_error"]
             ax.scatter(values[chosen], error, edgecolors="black", linewidths=0.5, **style)
         ax.set_title(_correlation(values, table["test_error"]), fontsize=8.5)
     axes[0].set_ylabel("test error (%)")
-    plr_bar(figure, axes, plrs)
+    plr_bar(figure, axes, colours)
     marks = [MARKS[place % len(MARKS)] for place in range(len(flrs))]
     handles = [handle(f"FLR {number(f)}", "0.3", m) for f, m in zip(flrs, marks, strict=True)]
     legend_below(figure, handles)
@@ -103,7 +101,7 @@ SHARPNESS = Drawing(
         "test error. One point per stage: its colour is the PLR, its shape the FLR. The rank "
         "correlation is Spearman's."
     ),
-    published="WDL, sharpness against test accuracy of fine-tuned points; TR, the same at equal loss",
+    published="WDL, gradient norm against test accuracy; TR, sharpness at equal training loss",
     table=_table,
     draw=_draw,
     note=_note,

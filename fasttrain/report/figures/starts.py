@@ -61,7 +61,7 @@ def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
         bars = table[table["start"] == start].set_index("flr").reindex(flrs)
         colour = GREY if start == "none" else REGIMES[start][0]
         plr = table.loc[table["start"] == start, "plr"].iloc[0]
-        label = "no other rate" if start == "none" else f"{start}: PLR {number(plr)}"
+        label = "none: trained at the FLR" if start == "none" else f"{start}: PLR {number(plr)}"
         x = np.arange(len(flrs)) + (place - (len(starts) - 1) / 2) * width
         style = {"color": colour, "edgecolor": "white", "hatch": _HATCHES[start], "label": label}
         mean, std = 100 * bars["mean"].to_numpy(), 100 * bars["std"].to_numpy()
@@ -82,10 +82,10 @@ STARTS = Drawing(
     title="Where fine-tuning starts",
     caption=(
         "Test accuracy at the lowest and highest FLR, from one pre-training of each regime (the "
-        "middle one of its PLRs); grey: trained at the FLR from the initialisation, where the FLR is "
-        "among the PLRs (– where it is not), for the epochs of pre-training alone. The published "
-        "figure has one more column, two pre-trainings in a chain (PLR 1e-2, then 1e-3); this grid "
-        "trains no chain."
+        "middle one of its PLRs); grey: trained at the FLR from the initialisation, where the FLR "
+        "is among the PLRs (– where it is not), for the epochs of pre-training alone. The "
+        "published figure has one more column, two pre-trainings in a chain (PLR 1e-2, then 1e-3): "
+        "that needs a second stage of pre-training, which a grid does not train."
     ),
     published="WDL, two-stage test",
     table=_table,

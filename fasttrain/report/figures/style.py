@@ -24,9 +24,9 @@ RED, PINK, SKY, GREY = "#D55E00", "#CC79A7", "#56B4E9", "#777777"
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "p")
 REGIMES = {
     "1": (BLUE, "o", "-", "1: convergence"),
-    "2A": (GREEN, "s", "--", "2A: one basin"),
-    "2B": (ORANGE, "D", "-.", "2B: no one basin"),
-    "2": (PINK, "^", "--", "2: equilibrium"),
+    "2A": (GREEN, "s", "--", "2A: equilibrium, one basin"),
+    "2B": (ORANGE, "D", "-.", "2B: equilibrium, several basins"),
+    "2": (PINK, "^", "--", "2: equilibrium (A or B unknown)"),
     "3": (RED, "X", ":", "3: divergence"),
     "undecided": (GREY, "P", (0, (5, 1, 1, 1, 1, 1)), "undecided"),
 }
@@ -37,19 +37,20 @@ _MEETING = 1.001
 
 def palette() -> Colormap:
     """Viridis for lines on white."""
-    return ListedColormap(colormaps["viridis"](np.linspace(0.08, 0.88, 256)))
+    return ListedColormap(colormaps["viridis"](np.linspace(0.05, 0.82, 256)))
 
 
-def plr_norm(plrs: Sequence[float]) -> LogNorm:
-    """The place of a PLR in the palette; a single one needs some width."""
+def plr_colours(plrs: Sequence[float]) -> ScalarMappable:
+    """The colours of PLRs: `plr_colours(plrs).to_rgba(plr)`."""
     low, high = min(plrs), max(plrs)
-    return LogNorm(low, high) if high > low else LogNorm(low / 2, high * 2)
+    # A single value needs some width.
+    norm = LogNorm(low, high) if high > low else LogNorm(low / 2, high * 2)
+    return ScalarMappable(norm, palette())
 
 
-def plr_bar(figure: Figure, axes: Sequence[Axes], plrs: Sequence[float]) -> None:
+def plr_bar(figure: Figure, axes: Sequence[Axes], colours: ScalarMappable) -> None:
     """What the colours of PLRs mean, beside the panels."""
-    bar = ScalarMappable(plr_norm(plrs), palette())
-    figure.colorbar(bar, ax=list(axes), label=PLR_LABEL, pad=0.015, aspect=32)
+    figure.colorbar(colours, ax=list(axes), label=PLR_LABEL, pad=0.015, aspect=32)
 
 
 def panels(rows: int, columns: int, **options: Any) -> tuple[Figure, list[Axes]]:
@@ -85,6 +86,8 @@ def plr_axes(axes: Sequence[Axes], plrs: Iterable[float], shades: Shades) -> Non
             ax.tick_params(axis="x", which="minor", bottom=False)
         _shade(ax, [(name, max(a, low), min(b, high)) for name, a, b in shades])
     for ax in axes[:1]:
+        # Room for the values of the boundaries above the data.
+        ax.margins(y=0.16)
         _boundaries(ax, shades)
 
 
@@ -111,11 +114,6 @@ def _boundaries(ax: Axes, shades: Shades) -> None:
         value = ax.text(end, 0.98, f"{end:.2g}", transform=across, fontsize=7, color="0.25")
         value.set(rotation=90, ha="right", va="top", in_layout=False)
         value.set_bbox({"fc": "white", "ec": "none", "alpha": 0.6, "pad": 0.6})
-
-
-def regime_at(plr: float, shades: Shades) -> str:
-    """The regime whose band holds the PLR."""
-    return next((name for name, low, high in shades if low <= plr <= high), "undecided")
 
 
 def curve(

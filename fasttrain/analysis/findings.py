@@ -1,0 +1,141 @@
+"""What a search found, in a table and in sentences: boundaries, their cost, and the grid to run."""
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from rich.table import Table
+
+from .regimes import boundaries, cut
+from .search import Outcomes, Probe, Search, latest
+
+AROUND = (0.5, 4.0)
+"""Where the optimum is looked for if 2A|2B is unknown: times the boundary 1|2. Published
+boundaries 2A|2B are 2.4 to 20 times 1|2, and the best PLRs 2 to 4 times."""
+DROPPED = {"--plr", "--ratio", "--boundaries", "--share", "--store", "--flr", "--dry-run"}
+"""flags that the proposed sweep does not take over"""
+FEWEST, MOST = 5, 16
+"""PLRs of the proposed grid"""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Where the boundaries lie, how sure that is, and what it cost."""
+
+    search: Search
+    outcomes: Outcomes
+    purposes: Mapping[Probe, str]
+    """what each probe was for: a boundary, or coarse"""
+
+    def regimes(self) -> pd.DataFrame:
+        """plr, seed and regime of every PLR probed, as its longest probe shows it."""
+        rows = [
+            {"plr": plr, "seed": seed, "regime": self.outcomes[probe]}
+            for seed in range(self.search.num_seeds)
+            for plr, probe in latest(self.outcomes, seed).items()
+        ]
+        return pd.DataFrame(rows, columns=["plr", "seed", "regime"])
+
+    def boundaries(self) -> pd.DataFrame:
+        """`regimes.boundaries` of what was looked for, with confidence and epochs."""
+        table = boundaries(self.regimes())
+        table = table[table["boundary"].isin(self.search.boundaries)].reset_index(drop=True)
+        table["confidence"] = [self._confidence(name) for name in table["boundary"]]
+        table["epochs"] = [self.epochs(name) for name in table["boundary"]]
+        notes = []
+        for name, note in zip(table["boundary"], table["note"], strict=True):
+            short = self.search.is_short_of_epochs(self.outcomes, name)
+            share = f"{100 * self.search.share:.3g} % of the uniform grid's epochs are spent"
+            notes.append("; ".join(filter(None, [note, share if short else ""])))
+        return table.assign(note=notes)
+
+    def epochs(self, purpose: str) -> int:
+        """Epochs of the probes for a boundary, or of the coarse round."""
+        mine = (probe for probe, what in self.purposes.items() if what == purpose)
+        return sum(self.search.cost(probe) for probe in mine)
+
+    def spent(self) -> int:
+        """Epochs of all probes."""
+        return sum(self.search.cost(probe) for probe in self.outcomes)
+
+    def _confidence(self, boundary: str) -> str:
+        """How many seeds put it in the same place, within one step of the ratio."""
+        found = [
+            cut(boundary, [(plr, self.outcomes[probe]) for plr, probe in best.items()])
+            for best in (latest(self.outcomes, s) for s in range(self.search.num_seeds))
+        ]
+        known = sorted((c for c in found if c.known), key=lambda c: c.low * c.high)
+        if not known:
+            return f"0 of {len(found)} seeds"
+        middle = known[len(known) // 2]
+        place, ratio = math.sqrt(middle.low * middle.high), self.search.ratio
+        agree = sum(c.low / ratio <= place <= c.high * ratio for c in known)
+        return f"{agree} of {len(found)} seeds within {ratio:g} x"
+
+    def proposal(self) -> tuple[float, float, int] | None:
+        """FIRST, LAST and COUNT of the grid around the optimum: from 1|2 to 2A|2B."""
+        table = self.boundaries().set_index("boundary")
+        if "1|2" not in table.index or math.isnan(table.loc["1|2", "plr"]):  # type: ignore[arg-type]
+            return None
+        edge = float(table.loc["1|2", "plr"])  # type: ignore[arg-type]
+        first, last = float(table.loc["1|2", "low"]), AROUND[1] * edge  # type: ignore[arg-type]
+        if "2A|2B" in table.index and not math.isnan(table.loc["2A|2B", "plr"]):  # type: ignore[arg-type]
+            last = float(table.loc["2A|2B", "high"])  # type: ignore[arg-type]
+        else:
+            first = AROUND[0] * edge
+        count = math.ceil(math.log(last / first) / math.log(self.search.ratio)) + 1
+        return first, last, min(MOST, max(FEWEST, count))
+
+    def sentences(self, arguments: Sequence[str], flr: Sequence[float]) -> list[str]:
+        """Costs, and the grid to run next."""
+        whole = self.search.uniform_epochs
+        lines = [
+            f"{self.spent()} epochs ({self.epochs('coarse')} of them the coarse round);"
+            f" a uniform grid of {self.search.num_uniform} PLRs takes {whole}:"
+            f" {self.spent() / whole:.2f} of it",
+        ]
+        grid = self.proposal()
+        if grid is None:
+            return [*lines, "no grid is proposed without the boundary 1|2"]
+        first, last, count = grid
+        plr, rates = f"{first:.3g}:{last:.3g}:{count}", ", ".join(f"{rate:g}" for rate in flr)
+        sweep = ["fasttrain", "sweep", *_kept(arguments), "--plr", plr]
+        sweep += ["--flr", rates.replace(" ", "")]
+        return [
+            *lines,
+            "the optimum is to be expected just above 1|2; a dense grid there:",
+            f"  {shlex.join(sweep)}",
+            "or in a .toml file:",
+            "  [grid]",
+            f'  plr = "{plr}"',
+            f"  flr = [{rates}]",
+        ]
+
+
+def table_of_boundaries(findings: Findings) -> Table:
+    """For a terminal: one row per boundary."""
+    shown = Table("boundary", "PLR", "bracket", "ratio", "confidence", "epochs", "note", box=None)
+    for row in findings.boundaries().to_dict("records"):
+        known = not math.isnan(row["plr"])
+        bracket = f"{row['low']:.3g} to {row['high']:.3g}" if known else "-"
+        plr, ratio = (f"{row['plr']:.3g}", f"{row['ratio']:.3g}") if known else ("-", "-")
+        cells = (row["boundary"], plr, bracket, ratio, row["confidence"])
+        shown.add_row(*cells, str(row["epochs"]), row["note"])
+    return shown
+
+
+def _kept(arguments: Sequence[str]) -> list[str]:
+    """The arguments that a sweep takes too, without those that the proposal says anew."""
+    kept, skip = [], False
+    for argument in arguments:
+        flag, given, _ = argument.partition("=")
+        flag = flag.replace("_", "-")
+        if skip:
+            skip = False
+        elif flag in DROPPED:
+            skip = not given and flag != "--dry-run"
+        else:
+            kept.append(argument)
+    return kept
