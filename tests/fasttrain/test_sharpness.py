@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from fasttrain.analysis.sharpness import HessianSettings, measure
+from fasttrain.analysis.sharpness import HessianSettings, curvature, measure
 from fasttrain.analysis.tables import TABLES
 from fasttrain.config import RunOptions, load_config
 from fasttrain.lab import Lab, open_lab
+from fasttrain.models import fold
 from fasttrain.pack import Pack, State
 
 HESSIAN = HessianSettings(num_images=100, tolerance=1e-4, max_iterations=60, num_probes=3)
@@ -72,6 +73,21 @@ def test_a_model_is_measured_the_same_alone_and_beside_others(lab, states):
             assert together[column][place] == expected, column
     numbers = together.loc[2].drop(["train_accuracy", "num_images"])
     assert numbers.isna().all()
+
+
+def test_every_image_of_the_hessian_counts_the_same(lab, states):
+    model = lab.new_model(0, 2)
+    model.load_state_dict(fold(states))
+    batches = list(lab.train_loader(0).epoch(0))
+    numbers = [len(labels) for _, labels in batches]
+    assert len(set(numbers)) > 1
+    # The trace of given probes is linear in the loss.
+    parts = [curvature(model, [batch], 0, HESSIAN)["trace"] for batch in batches]
+    whole = curvature(model, batches, 0, HESSIAN)
+    assert whole["num_images"] == sum(numbers)
+    np.testing.assert_allclose(
+        whole["trace"], np.average(parts, axis=0, weights=numbers), rtol=1e-4
+    )
 
 
 def test_single_precision_is_enough(lab, states):

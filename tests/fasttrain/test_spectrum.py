@@ -96,6 +96,8 @@ def test_it_is_the_second_derivative_along_great_circles_of_losses_of_any_kind(r
     expected = torch.autograd.functional.hessian(along, torch.zeros((), dtype=torch.float64))
     torch.testing.assert_close((hessian(direction) * direction).sum(), expected, **CLOSE)
     assert hessian.radial.abs() > 0.1
+    every = torch.eye(DIM).double() * DIM**0.5
+    torch.testing.assert_close(trace(hessian, every)[0][0], matrices(hessian)[0].trace(), **CLOSE)
 
 
 def test_it_is_symmetric_and_blind_to_the_radius():
