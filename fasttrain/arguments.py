@@ -81,6 +81,28 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Analyse:
+    """Measure the finished stages of a store: geometry, norms, sharpness, features; then report."""
+
+    store: Positional[Path]
+    """directory of the results"""
+    only: tuple[Literal["geometry", "norms", "sharpness", "features"], ...] = ()
+    """what to measure; everything if not given"""
+    low: float | None = None
+    """FLR of the low end of pairs and stages; a set-up's smallest if not given"""
+    high: float | None = None
+    """FLR of the high end; a set-up's largest if not given"""
+    k: int = 5
+    """checkpoints of the averages to measure; the largest number up to it that there is"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:0, ..."""
+    data_root: Path | None = None
+    """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
+    dataset: str | None = None
+    """name or path of the images, if they are no longer where they were"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataWrite:
     """Write one split of a data set as an FFCV file, with a manifest beside it."""
 

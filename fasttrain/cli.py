@@ -1,4 +1,4 @@
-"""The command line: `fasttrain sweep | train | locate | report | data | bench`.
+"""The command line: `fasttrain sweep | train | locate | analyse | report | data | bench`.
 
 Exit codes: 0 done, 1 something around the program is wrong or a stage failed, 2 wrong usage, 130
 interrupted. Imports that take seconds happen inside the commands, so that help and usage errors are
@@ -15,6 +15,7 @@ import tyro
 
 from .arguments import (
     DATA_ACTIONS,
+    Analyse,
     Bench,
     BenchGrid,
     DataVerify,
@@ -35,6 +36,7 @@ usage: fasttrain COMMAND ...
   sweep PRESET|FILE.toml   run a grid of pre-training x fine-tuning learning rates
   train PRESET|FILE.toml   run one cell of it
   locate PRESET|FILE.toml  find where the regimes meet, and the grid worth running
+  analyse STORE            measure geometry, norms, sharpness and features of its stages
   report STORE             rebuild tables, figures and report.html of a store
   data inspect DATASET     fetch a data set, or open a .beton file, and say what it holds
   data write DATASET FILE  write it as an FFCV file; data verify FILE checks every byte of one
@@ -88,6 +90,7 @@ def _dispatch(arguments: list[str]) -> int:
         "sweep": _sweep,
         "train": _train,
         "locate": _locate,
+        "analyse": _analyse,
         "report": _report,
         "data": _data,
         "bench": _bench,
@@ -188,6 +191,24 @@ def _report(arguments: list[str]) -> int:
     from .session import report
 
     return report(command.store, command.interval if command.watch else None)
+
+
+def _analyse(arguments: list[str]) -> int:
+    command = parse(Analyse, "analyse", arguments)
+    if command.k < 1:
+        raise UsageError(f"--k {command.k}: must be at least 1")
+    from .analysis.images import Place
+    from .analysis.selection import Request
+    from .session import analyse
+
+    place = Place(
+        device=command.device,
+        data_root=command.data_root,
+        dataset=command.dataset,
+        command=shlex.join(["fasttrain", "analyse", *arguments]),
+    )
+    request = Request(only=command.only, low=command.low, high=command.high, k=command.k)
+    return analyse(command.store, request, place)
 
 
 def _data(arguments: list[str]) -> int:

@@ -10,11 +10,11 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from .analysis.tables import Grid
+from .analysis.grids import all_grids
 from .errors import EnvironmentProblem
 from .files import parquet, write_atomically
 from .report import Pictures, write_report
-from .results import finished, load, load_grids, origin
+from .results import finished, load, origin
 from .store import DESCRIPTION, FAILURE, Store
 
 FOLDER = "report"
@@ -34,7 +34,7 @@ def rebuild(store: Store, pictures: Pictures | None = None, refresh_s: int | Non
     write_atomically(folder / "results.parquet", parquet(stages))
     return write_report(
         folder,
-        grids(store),
+        all_grids(store.path),
         origin(store.path),
         commands={f.stage: f.done["provenance"]["command"] for f in finished(store.path)},
         unfinished=unfinished(store),
@@ -65,20 +65,6 @@ def watch(path: Path, interval_s: float) -> int:
         # The page that stays behind does not reload itself any more.
         _rebuild_aloud(store, pictures, None)
         return 0
-
-
-def grids(store: Store) -> list[Grid]:
-    """Every set-up of the store, with all that is known of it."""
-    stages, epochs, configurations = load_grids(store.path)
-    return [
-        Grid(
-            setup=setup,
-            configuration=configuration,
-            stages=stages[stages["setup"] == setup],
-            epochs=epochs[epochs["setup"] == setup],
-        )
-        for setup, configuration in configurations.items()
-    ]
 
 
 def unfinished(store: Store) -> list[tuple[str, str, str]]:

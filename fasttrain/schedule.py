@@ -7,8 +7,11 @@ finished: a sweep that was interrupted forms the same packs again.
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from .plan import Stage
+
+T = TypeVar("T")
 
 
 def make_packs(
@@ -21,15 +24,15 @@ def make_packs(
     The children of a pack follow it at once, so that what must be kept for them does not grow with
     the grid; averages of fewer checkpoints come before those of more.
     """
-    packs = []
+    packs: list[list[Stage]] = []
     for parents in _waves(stage for stage in stages if stage.parent is None):
-        for pack in _split(parents, min(size, root_size or size)):
-            packs.append(pack)
+        for pack in evenly(parents, min(size, root_size or size)):
+            packs.append(list(pack))
             ids = {stage.id for stage in pack}
             children = [stage for stage in stages if stage.parent and stage.parent.id in ids]
             children.sort(key=lambda stage: stage.k or 0)
             for wave in _waves(children):
-                packs.extend(_split(wave, size))
+                packs.extend(map(list, evenly(wave, size)))
     return packs
 
 
@@ -47,7 +50,7 @@ def _waves(stages: Iterable[Stage]) -> Iterator[list[Stage]]:
     yield from waves.values()
 
 
-def _split(wave: list[Stage], size: int) -> Iterator[list[Stage]]:
+def evenly(wave: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """The wave in as few packs as possible, sizes differing by one at most, larger ones first."""
     count = math.ceil(len(wave) / size)
     small, larger = divmod(len(wave), count)

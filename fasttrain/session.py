@@ -6,6 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from .analysis.analyse import analyse as run_analyses
+from .analysis.images import Place
+from .analysis.selection import Request
 from .choice import choose
 from .config import Config, RunOptions
 from .datasets import one_line_errors
@@ -80,6 +83,18 @@ def sweep(
         raise EnvironmentProblem(
             f"{len(failures)} stages failed (see failed.txt in theirs): {listing}"
         )
+    return 0
+
+
+def analyse(path: Path, request: Request, place: Place) -> int:
+    """Measure what a store holds, and rebuild its report; returns the exit code."""
+    store = Store.open(path, create=False)
+    with store.lock():
+        failures = run_analyses(store, request, place, Console())
+        print(f"report: {rebuild(store)}")
+    if failures:
+        listing = "; ".join(f"{label}: {error}" for label, error in failures.items())
+        raise EnvironmentProblem(f"{len(failures)} analyses failed: {listing}")
     return 0
 
 

@@ -7,6 +7,7 @@
     <store>/<stage>/*.safetensors, metrics.parquet   its results
     <store>/<stage>/failed.txt          why it could not be run, if so
     <store>/<stage>/done.json           a summary, digests of all of the above and of itself (last)
+    <store>/analyses/<id>/              the same of an analysis of finished stages
 
 Every file is written beside its place, flushed to disk and renamed, so that a process killed at any
 moment leaves either the old file or the new one. A stage counts as finished when done.json is
@@ -32,6 +33,7 @@ from .files import is_empty, json_bytes, tensors_to_bytes, write_atomically
 FORMAT = 1
 DESCRIPTION = "stage.json"
 CHECKPOINTS = "checkpoints"
+ANALYSES = "analyses"
 FAILURE = "failed.txt"
 
 
@@ -94,6 +96,11 @@ class Store:
         finally:
             lock.release()
 
+    @property
+    def analyses(self) -> "Store":
+        """Where analyses of finished stages lie, as stages do here."""
+        return Store(self.path / ANALYSES)
+
     def stages(self) -> list[str]:
         """Ids of the finished stages, sorted."""
         return sorted(done.parent.name for done in self.path.glob("*/done.json"))
@@ -133,14 +140,31 @@ class Store:
         Raises:
             EnvironmentProblem: the file is missing or is not what was written.
         """
+        path, sha256 = self._listed(stage, name)
+        content = path.read_bytes()
+        if _digest(content) != sha256:
+            raise _damaged(path, "does not match its sha256")
+        return content
+
+    def checked(self, stage: str, name: str) -> Path:
+        """The path of a result file, for reading it in parts.
+
+        Raises:
+            EnvironmentProblem: the file is missing or is not what was written.
+        """
+        path, sha256 = self._listed(stage, name)
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                raise _damaged(path, "does not match its sha256")
+        return path
+
+    def _listed(self, stage: str, name: str) -> tuple[Path, str]:
+        """A result file of a finished stage and its digest."""
         record = self.summary(stage)
         path = self.path / stage / name
         if record is None or name not in record["files"]:
             raise _damaged(path, "is missing")
-        content = path.read_bytes()
-        if _digest(content) != record["files"][name]["sha256"]:
-            raise _damaged(path, "does not match its sha256")
-        return content
+        return path, record["files"][name]["sha256"]
 
     def read_tensors(self, stage: str, name: str) -> dict[str, Tensor]:
         """The tensors of a result file of a finished stage."""
@@ -149,7 +173,7 @@ class Store:
     def begin(self, stage: str, description: dict[str, Any]) -> None:
         """Make the stage's directory and say what it is."""
         folder = self.path / stage
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         # Finished if it was given up early, and is now to run to its end.
         self.reopen(stage)
         write_atomically(folder / DESCRIPTION, json_bytes(description))
@@ -246,7 +270,7 @@ class Store:
     def fail(self, stage: str, error: str) -> None:
         """Record why a stage could not be run; the next sweep tries it again."""
         folder = self.path / stage
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / FAILURE, error.encode())
 
     def state(self, stage: str) -> str:
@@ -298,5 +322,7 @@ def _damaged(path: Path, what: str) -> EnvironmentProblem:
     remedy = "use another --store"
     if path.name != "store.json":
         checkpoint = path.parent.name == CHECKPOINTS
-        remedy = f"delete {path if checkpoint else path.parent} and run the sweep again"
+        analysis = path.parent.parent.name == ANALYSES
+        again = "fasttrain analyse" if analysis else "the sweep"
+        remedy = f"delete {path if checkpoint else path.parent} and run {again} again"
     return EnvironmentProblem(f"{path}: {what}; {remedy}")

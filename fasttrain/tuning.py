@@ -139,6 +139,17 @@ def measure(lab: Lab, size: int) -> Timing:
     return Timing(size, step_s, test_batch_s, _peak_bytes(lab.device) - before, lab.compiled)
 
 
+def models_in_memory(lab: Lab, most: int) -> int:
+    """How many models of a pack fit into memory, by what one takes to train; at most `most`.
+
+    Raises:
+        EnvironmentProblem: not even one model can be run on this device.
+    """
+    [one] = measure_packs(lab, 1, 1)
+    free = MEMORY_SHARE * free_bytes(lab.device)
+    return max(1, min(most, int(free / max(1, one.memory_bytes))))
+
+
 def cache_directory() -> Path:
     """Where the user's programs keep what they can make again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fasttrain"

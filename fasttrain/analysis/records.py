@@ -1,0 +1,140 @@
+"""Analyses as records of the store: each made once, found again by what it is of.
+
+    <store>/analyses/<id>/stage.json     what is analysed: kind, settings, stages in order, versions
+    <store>/analyses/<id>/<table>.parquet   its rows of each table
+    <store>/analyses/<id>/done.json      digests, written last
+    <store>/analyses/current.json        by set-up: the records that its figures are drawn from
+
+An identity is the hash of stage.json. One store holds analyses at several settings (of other
+fine-tuning rates, say); `current.json` names those that the last `fasttrain analyse` chose.
+"""
+
+import functools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow
+import pyarrow.parquet
+import torch
+
+from ..errors import EnvironmentProblem
+from ..files import json_bytes, parquet, write_atomically
+from ..plan import digest
+from ..store import Store
+from .tables import TABLES, empty
+
+ANALYSIS = 1
+"""Raised by every change of this package that changes the numbers of an analysis."""
+CURRENT = "current.json"
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One thing to know of finished stages. `stages` are their ids, in the order that matters."""
+
+    kind: str
+    stages: tuple[str, ...]
+    settings: Mapping[str, Any] = field(hash=False)
+    seed: int = field(compare=False)
+    label: str = field(compare=False)
+    """what it is of, in a few words"""
+
+    def description(self) -> dict[str, Any]:
+        """What stage.json holds."""
+        return {
+            "kind": self.kind,
+            "stages": list(self.stages),
+            "settings": dict(self.settings),
+            "versions": {
+                "analysis": ANALYSIS,
+                "torch": ".".join(torch.__version__.split(".")[:2]),
+            },
+        }
+
+    @functools.cached_property
+    def id(self) -> str:
+        """The analysis's identity: 16 hexadecimal digits."""
+        return digest(self.description())
+
+
+def is_done(analysis: Analysis, store: Store) -> bool:
+    """Whether the store holds the analysis."""
+    return store.analyses.summary(analysis.id) is not None
+
+
+def save(
+    analysis: Analysis,
+    tables: Mapping[str, pd.DataFrame],
+    provenance: Mapping[str, Any],
+    store: Store,
+) -> None:
+    """Put the rows of an analysis into the store."""
+    store.analyses.begin(analysis.id, analysis.description())
+    files = {f"{name}.parquet": parquet(table) for name, table in tables.items()}
+    store.analyses.finish(analysis.id, files, {"state": "done", "provenance": dict(provenance)})
+
+
+def choose(chosen: Mapping[str, Mapping[str, Sequence[Analysis]]], store: Store) -> None:
+    """Say which analyses are the current ones, by set-up and kind; other kinds stay as they are.
+
+    Set-ups that are not given are forgotten: they are in the store no more.
+    """
+    before = _current(store)
+    content = {
+        setup: before.get(setup, {})
+        | {kind: [analysis.id for analysis in members] for kind, members in kinds.items()}
+        for setup, kinds in chosen.items()
+    }
+    store.analyses.path.mkdir(exist_ok=True)
+    write_atomically(store.analyses.path / CURRENT, json_bytes(content))
+
+
+def load_analyses(store: str | Path) -> dict[str, pd.DataFrame]:
+    """What `fasttrain analyse` found: the tables of `fasttrain.analysis.tables`, by name.
+
+    pairs, paths, angles, norms, histograms, sharpness and bands, each empty if it was not made.
+
+    Raises:
+        EnvironmentProblem: not a store, or a damaged file in it.
+    """
+    opened = Store.open(Path(store), create=False)
+    ids = dict.fromkeys(
+        analysis
+        for kinds in _current(opened).values()
+        for members in kinds.values()
+        for analysis in members
+    )
+    parts: dict[str, list[pyarrow.Table]] = {name: [] for name in TABLES}
+    for analysis in ids:
+        summary = opened.analyses.summary(analysis)
+        for name in summary["files"] if summary else ():
+            if name.endswith(".parquet"):
+                content = pyarrow.BufferReader(opened.analyses.read(analysis, name))
+                parts[name.removesuffix(".parquet")].append(pyarrow.parquet.read_table(content))
+    return {name: _joined(name, tables) for name, tables in parts.items()}
+
+
+def _joined(name: str, parts: Iterable[pyarrow.Table]) -> pd.DataFrame:
+    nothing = empty(name)
+    filled = [part for part in parts if part.num_rows]
+    if not filled:
+        return nothing
+    whole = pyarrow.concat_tables(filled, promote_options="permissive").to_pandas()
+    # Set-ups that share a pre-training share angles between its averages.
+    return whole.astype(nothing.dtypes).drop_duplicates(ignore_index=True)
+
+
+def _current(store: Store) -> dict[str, dict[str, list[str]]]:
+    path = store.analyses.path / CURRENT
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError:
+        raise EnvironmentProblem(
+            f"{path}: is not valid JSON; delete it and run fasttrain analyse again"
+        ) from None
