@@ -43,14 +43,9 @@ function remember(key, value) {
   history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
 }
 
-function rememberFocus(event) {
-  remember("focus", event.type === "focusin" ? event.target.id : "");
-}
-
 function restoreFocus() {
-  const target = document.getElementById(state.get("focus") ?? "");
-  if (target) target.focus({ preventScroll: true });
-  document.addEventListener("focusin", rememberFocus);
+  document.getElementById(state.get("focus") ?? "")?.focus({ preventScroll: true });
+  document.addEventListener("focusin", (event) => remember("focus", event.target.id));
 }
 
 // ---- curves
@@ -397,3 +392,6 @@ for (const section of document.querySelectorAll("section[data-explorer]")) {
   new Explorer(section, data, rows);
 }
 restoreFocus();
+// A refresh by the page's head would drop what stands after "#", or not load the page again.
+const seconds = Number(document.documentElement.dataset.refresh);
+if (seconds) setTimeout(() => location.reload(), 1000 * seconds);
