@@ -74,6 +74,10 @@ class Report:
 
     store: Positional[Path]
     """directory of the results"""
+    watch: FlagCreatePairsOff[bool] = False
+    """rebuild whenever the store changes, also while a sweep runs, until Ctrl-C (exit code 0)"""
+    interval: float = 5.0
+    """with --watch, seconds between looks at the store, and after which the page reloads itself"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -185,9 +185,12 @@ def _locate(arguments: list[str]) -> int:
 
 
 def _report(arguments: list[str]) -> int:
+    command = parse(Report, "report", arguments)
+    if not 0.1 <= command.interval <= 86400:
+        raise UsageError(f"--interval {command.interval:g}: must be 0.1 to 86400 seconds")
     from .session import report
 
-    return report(parse(Report, "report", arguments).store)
+    return report(command.store, command.interval if command.watch else None)
 
 
 def _analyse(arguments: list[str]) -> int:

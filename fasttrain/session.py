@@ -14,14 +14,15 @@ from .config import Config, RunOptions
 from .datasets import one_line_errors
 from .errors import EnvironmentProblem
 from .estimate import estimate
-from .files import is_empty, parquet, write_atomically
+from .files import is_empty
 from .lab import Lab, open_lab
 from .plan import KINDS, Stage, build, epochs_left, setup_sections, unshared_epochs
 from .precision import resolve_device, resolve_precision
 from .progress import ProgressView, duration
 from .provenance import provenance
-from .report import rich_table, summary, write_report
-from .results import load, load_grids, origin
+from .rebuild import rebuild, watch
+from .report import rich_table, summary
+from .results import load
 from .store import Store
 from .sweep import reopen_orphans, run_sweep
 
@@ -74,7 +75,7 @@ def sweep(
             view = ProgressView(states, left, console, quiet=options.quiet, every_epoch=every_epoch)
             with view, choice.engine(lab, options) as engine:
                 failures = run_sweep(choice.packs, lab.store, engine, view)
-        page = _write_report(lab.store)
+        page = rebuild(lab.store)
     if not options.quiet:
         _print_outcome(stages, lab.store, page, console)
     if failures:
@@ -90,16 +91,22 @@ def analyse(path: Path, request: Request, place: Place) -> int:
     store = Store.open(path, create=False)
     with store.lock():
         failures = run_analyses(store, request, place, Console())
-        print(f"report: {_write_report(store)}")
+        print(f"report: {rebuild(store)}")
     if failures:
         listing = "; ".join(f"{label}: {error}" for label, error in failures.items())
         raise EnvironmentProblem(f"{len(failures)} analyses failed: {listing}")
     return 0
 
 
-def report(path: Path) -> int:
-    """Rebuild everything that is derived from a store; returns the exit code."""
-    print(_write_report(Store.open(path, create=False)))
+def report(path: Path, watch_s: float | None = None) -> int:
+    """Rebuild everything that is derived from a store; returns the exit code.
+
+    Args:
+        watch_s: seconds between looks at the store, to rebuild until interrupted; else once.
+    """
+    if watch_s is not None:
+        return watch(path, watch_s)
+    print(rebuild(Store.open(path, create=False)))
     return 0
 
 
@@ -133,16 +140,6 @@ def _print_plan(stages: list[Stage], lab: Lab, options: RunOptions, console: Con
         f" ({lab.store.free_bytes() / 2**30:.1f} GiB free)",
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
-
-
-def _write_report(store: Store) -> Path:
-    """Tables, figures and page of everything finished in the store; returns the page's path."""
-    folder = store.path / "report"
-    stages = load(store.path)
-    folder.mkdir(exist_ok=True)
-    write_atomically(folder / "results.csv", stages.to_csv(index=False).encode())
-    write_atomically(folder / "results.parquet", parquet(stages))
-    return write_report(folder, *load_grids(store.path), origin(store.path))
 
 
 def _print_outcome(stages: list[Stage], store: Store, page: Path, console: Console) -> None:

@@ -2,12 +2,13 @@
 
 from fasttrain.report.figures import DRAWINGS, drawn, save
 from fasttrain.report.html import write_report
-from fasttrain.report.table import headline, rich_table, seed_means, summary
+from fasttrain.report.pictures import Pictures
+from fasttrain.report.table import rich_table, seed_means, summary
 
 __all__ = [
     "DRAWINGS",
+    "Pictures",
     "drawn",
-    "headline",
     "rich_table",
     "save",
     "seed_means",

@@ -1,40 +1,44 @@
-"""One page that holds a whole grid: works offline, needs no other file, loads nothing.
+"""One page that holds whole grids: works offline, needs no other file, loads nothing.
 
-`write_report` draws the figures of every set-up, writes them as PNG and SVG, and renders
-`report.html.j2` with the pictures inside. All text is escaped: names of data sets come from users.
+`write_report` draws the figures of every set-up, writes them as PNG, SVG and CSV, and renders
+`report.html.j2` with the pictures, the style (page.css) and the script (page.js) inside. All text
+is escaped: names of data sets come from users. Without a script the tables and figures remain.
 """
 
 import base64
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
+from fasttrain.analysis.regimes import boundaries, classify
 from fasttrain.analysis.tables import Grid
 from fasttrain.files import write_atomically
-from fasttrain.report.figures import Drawn, drawn, save
+from fasttrain.report.command import NoCommand, train_command
+from fasttrain.report.explorer import Cells, heatmap, palette, script_data
+from fasttrain.report.headline import headline, regime_by_plr
+from fasttrain.report.pictures import Pictures
 from fasttrain.report.table import (
     CELL_KEYS,
     SUMMARY_HEADINGS,
     floats,
-    headline,
     number,
     summary,
     summary_rows,
 )
 
-# Vector pictures stay sharp, but long training curves would make a page that no phone opens.
-MAX_EMBEDDED_SVG_BYTES = 400_000
 # Heading, column of the table, scale, format.
 _STAGE_COLUMNS = (
     ("kind", "kind", None, "{}"),
     ("PLR", "plr", 1, "{:.3g}"),
+    ("regime", "regime", None, "{}"),
     ("FLR", "flr", 1, "{:.3g}"),
     ("k", "k", 1, "{:.0f}"),
     ("seed", "seed", 1, "{:.0f}"),
@@ -48,33 +52,47 @@ _STAGE_COLUMNS = (
     ("state", "state", None, "{}"),
     ("stage", "stage", None, "{}"),
 )
+_CHOICES = ("kind", "regime", "state")
 
 
 def write_report(
     folder: str | os.PathLike[str],
-    stages: pd.DataFrame,
-    epochs: pd.DataFrame,
-    setups: Mapping[str, Mapping[str, Any]],
+    grids: Sequence[Grid],
     provenance: Mapping[str, Any],
+    *,
+    commands: Mapping[str, str] | None = None,
+    unfinished: Sequence[tuple[str, str, str]] = (),
+    pictures: Pictures | None = None,
+    refresh_s: int | None = None,
 ) -> Path:
-    """Write `folder`/report.html and `folder`/figures/*.png and *.svg; returns the page's path.
+    """Write `folder`/report.html and `folder`/figures/*; returns the page's path.
 
-    `stages` has one row per finished stage, `epochs` one per stage and epoch, `setups` the nested
-    configuration of each set-up, whose entry `num_classes` gives the chance level, and
-    `provenance` what made the results, with `time_s` in seconds and the `command` to repeat it.
-    Every set-up has its section, even without a finished stage. The page appears whole or not at
-    all. Raises ValueError if a set-up repeats a seed of a cell.
+    Args:
+        grids: one section each, even without a finished stage.
+        provenance: what made the results, with `time_s` in seconds and the `command` to repeat it.
+        commands: the command that made each stage, by its id, as far as known.
+        unfinished: stages that are not finished: what, how many epochs of how many, state.
+        pictures: what was drawn before, so that the same figures are not written again.
+        refresh_s: how often the page is to reload itself; None: never.
+
+    The page appears whole or not at all. Raises ValueError if a set-up repeats a seed of a cell.
     """
     folder = Path(folder)
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    found = [] if stages.empty else list(stages["setup"].unique())
-    identifiers = [*setups, *(name for name in found if name not in setups)]
-    page = _template().render(
-        sections=[
-            _section(folder / "figures", name, _of(stages, name), epochs, setups.get(name, {}))
-            for name in identifiers
-        ],
-        num_stages=len(stages),
+    pictures = Pictures(folder / "figures") if pictures is None else pictures
+    differs = _differences([grid.configuration for grid in grids])
+    sections = [
+        _section(grid, commands or {}, pictures) | {"differs": different}
+        for grid, different in zip(grids, differs, strict=True)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    page = _render(
+        title=" and ".join(dict.fromkeys(s["title"] for s in sections)) or "Learning-rate grid",
+        css=_inline("page.css", palette()),
+        js=_inline("page.js"),
+        refresh_s=refresh_s,
+        sections=sections,
+        unfinished=unfinished,
+        num_stages=sum(len(grid.stages) for grid in grids),
         summary_headings=SUMMARY_HEADINGS,
         stage_headings=[heading for heading, *_ in _STAGE_COLUMNS],
         provenance=_provenance(provenance),
@@ -85,42 +103,69 @@ def write_report(
     return path
 
 
-def _template() -> Template:
+def _render(**content: Any) -> str:
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    source = files("fasttrain.report").joinpath("report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source)
+    return environment.from_string(_source("report.html.j2")).render(content)
 
 
-def _of(stages: pd.DataFrame, setup: str) -> pd.DataFrame:
-    return stages if stages.empty else stages[stages["setup"] == setup]
+def _source(name: str) -> str:
+    return files("fasttrain.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _section(
-    folder: Path,
-    setup: str,
-    stages: pd.DataFrame,
-    epochs: pd.DataFrame,
-    config: Mapping[str, Any],
-) -> dict[str, Any]:
+def _inline(name: str, more: str = "") -> dict[str, Markup | str]:
+    """The text of a style or script, and its hash for the page's security policy."""
+    text = _source(name) + more
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return {"text": Markup(text), "hash": f"sha256-{digest}"}
+
+
+def _section(grid: Grid, commands: Mapping[str, str], pictures: Pictures) -> dict[str, Any]:
     """What the template shows of one set-up; writes its figures on the way."""
-    settings = _flatten(config)
-    section = {"setup": setup, "title": _title(setup, stages), "settings": settings}
-    if stages.empty:
-        return section | {"headline": headline(stages), "figures": [], "summary": [], "stages": []}
-    grid = Grid(
-        setup=setup,
-        configuration=dict(config),
-        stages=stages,
-        epochs=epochs if epochs.empty else epochs[epochs["setup"] == setup],
-    )
-    return section | {
-        "headline": headline(stages),
-        "figures": [_embedded(folder, setup, d) for d in drawn(grid) if d.table is not None],
-        "summary": summary_rows(summary(stages)),
-        "stages": _stage_rows(stages),
+    stages = _ordered(grid.stages)
+    safe = _safe(grid.setup)
+    empty = {"figures": [], "missing": [], "summary": [], "stages": [], "regimes": []}
+    section = {
+        "id": f"setup-{safe}",
+        "setup": grid.setup,
+        "title": _title(grid.setup, stages),
+        "settings": _flatten(grid.configuration),
+        "map": None,
+        **empty,
     }
+    regimes = classify(grid)
+    bounds = boundaries(regimes)
+    section["headline"] = headline(grid, regimes, bounds)
+    if stages.empty:
+        return section
+    cells = Cells(stages, regime_by_plr(regimes))
+    recorded = dict.fromkeys(commands[stage] for stage in stages["stage"] if stage in commands)
+    try:
+        command, command_missing = train_command(grid.configuration, recorded), ""
+    except NoCommand as missing:
+        command, command_missing = None, str(missing)
+    figures, missing = pictures.of(grid, safe)
+    rows = _stage_rows(stages, regimes)
+    return section | {
+        "map": heatmap(cells) if cells.plrs else None,
+        "data": Markup(script_data(cells, grid.epochs, command, command_missing)),
+        "figures": figures,
+        "missing": missing,
+        "summary": summary_rows(summary(stages)),
+        "regimes": _regime_rows(regimes),
+        "stages": rows,
+        "choices": [(name, _values(rows, name)) for name in _CHOICES],
+    }
+
+
+def _ordered(stages: pd.DataFrame) -> pd.DataFrame:
+    """The stages in the order of the page's table, which the script counts on."""
+    if stages.empty:
+        return stages
+    kinds = {kind: place for place, kind in enumerate(CELL_KEYS)}
+    ordered = stages.assign(order=stages["kind"].map(kinds))
+    return ordered.sort_values(["order", "plr", "flr", "k", "seed"]).reset_index(drop=True)
 
 
 def _title(setup: str, stages: pd.DataFrame) -> str:
@@ -130,21 +175,19 @@ def _title(setup: str, stages: pd.DataFrame) -> str:
     return f"{first['model']} of width {first['width']} on {first['dataset']}"
 
 
-def _embedded(folder: Path, setup: str, drawing: Drawn) -> dict[str, str]:
+def _safe(setup: str) -> str:
+    """The set-up's name for paths and addresses."""
     safe = re.sub(r"[^A-Za-z0-9_-]", "-", setup)
-    if safe != setup:
-        # Two names may become one once their odd characters are gone.
-        safe += "-" + hashlib.sha256(setup.encode()).hexdigest()[:8]
-    png, svg, _ = save(drawing, folder / f"{safe}-{drawing.drawing.name}")
-    picture, kind = (
-        (svg, "svg+xml") if svg.stat().st_size <= MAX_EMBEDDED_SVG_BYTES else (png, "png")
-    )
-    data = base64.b64encode(picture.read_bytes()).decode()
-    return {
-        "caption": drawing.caption,
-        "file": f"figures/{png.stem}",
-        "uri": f"data:image/{kind};base64,{data}",
-    }
+    # Two names may become one once their odd characters are gone.
+    return safe if safe == setup else f"{safe}-{hashlib.sha256(setup.encode()).hexdigest()[:8]}"
+
+
+def _differences(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What sets each configuration apart from the others, in words; empty for a single one."""
+    flat = [dict(_flatten(configuration)) for configuration in configurations]
+    keys = list(dict.fromkeys(key for pairs in flat for key in pairs))
+    apart = [key for key in keys if len({pairs.get(key, "–") for pairs in flat}) > 1]
+    return [", ".join(f"{key} = {pairs[key]}" for key in apart if key in pairs) for pairs in flat]
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -158,18 +201,29 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str
     return pairs
 
 
-def _stage_rows(stages: pd.DataFrame) -> list[list[str]]:
-    kinds = {kind: place for place, kind in enumerate(CELL_KEYS)}
-    ordered = stages.assign(order=stages["kind"].map(kinds))
-    ordered = ordered.sort_values(["order", "plr", "flr", "k", "seed"])
+def _stage_rows(stages: pd.DataFrame, regimes: pd.DataFrame) -> list[list[str]]:
+    known = zip(regimes["plr"], regimes["seed"], regimes["regime"], strict=True)
+    regime = {(plr, seed): name for plr, seed, name in known}
+    pairs = zip(stages["plr"], stages["seed"], strict=True)
+    table = stages.assign(regime=[regime.get(pair, "–") for pair in pairs])
     columns = []
     for _, name, scale, layout in _STAGE_COLUMNS:
         if scale is None:
-            columns.append([layout.format(value) for value in ordered[name]])
+            columns.append([layout.format(value) for value in table[name]])
         else:
-            values = scale * floats(ordered[name])
+            values = scale * floats(table[name])
             columns.append(["–" if value != value else layout.format(value) for value in values])
     return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _values(rows: list[list[str]], heading: str) -> list[str]:
+    place = [name for name, *_ in _STAGE_COLUMNS].index(heading)
+    return sorted({row[place] for row in rows})
+
+
+def _regime_rows(regimes: pd.DataFrame) -> list[tuple[str, str, str, str]]:
+    ordered = regimes.sort_values(["plr", "seed"]).to_dict("records")
+    return [(number(r["plr"]), str(r["seed"]), r["regime"], r["reason"]) for r in ordered]
 
 
 def _provenance(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 Everything that the figures draw and the report says is computed here, once: `seed_means` gives the
 mean and the sample standard deviation (divisor n - 1) of the test accuracy over the seeds of a
-cell, `summary` one row per PLR, `headline` sentences, `rich_table` the summary in a terminal.
+cell, `summary` one row per PLR, `rich_table` the summary in a terminal.
 
 The rows given to each function belong to one set-up: averages over different set-ups would mean
 nothing, so they are refused. Accuracies are fractions in [0, 1], shown as per cent.
@@ -136,39 +136,6 @@ def rich_table(table: pd.DataFrame) -> Table:
     return shown
 
 
-def headline(stages: pd.DataFrame) -> list[str]:
-    """One to four sentences: best cell, best pre-training, best average, how much is finished.
-
-    Nothing here is a test of significance: the best are chosen on the test set, as is said.
-    Raises ValueError if the rows belong to several set-ups.
-    """
-    if stages.empty:
-        return ["No stage has finished yet."]
-    winners = {kind: best(seed_means(stages, kind)) for kind in CELL_KEYS}
-    cell, pretrained, average = winners["finetune"], winners["pretrain"], winners["swa"]
-    sentences = []
-    if cell is not None:
-        sentences.append(
-            f"Best cell: PLR {number(cell['plr'])}, FLR {number(cell['flr'])}, with test accuracy "
-            f"{_in_words(cell)}{_epochs(stages, 'finetune', cell)}; it is the highest of the grid, "
-            "chosen on the test set, so the value is optimistic."
-        )
-    if pretrained is not None:
-        sentences.append(
-            f"Best pre-training alone, chosen likewise: PLR {number(pretrained['plr'])}, "
-            f"{_in_words(pretrained)}{_epochs(stages, 'pretrain', pretrained)}"
-            + ("." if cell is None else f"; {_difference(stages, cell, pretrained)}.")
-        )
-    if average is not None:
-        sentences.append(
-            f"Best average of weights, chosen likewise: PLR {number(average['plr'])}, "
-            f"k = {number(average['k'])}, {_in_words(average)}."
-        )
-    num_diverged = int((stages["state"] == "diverged").sum())
-    sentences.append(f"{len(stages) - num_diverged} stages done, {num_diverged} diverged.")
-    return sentences
-
-
 def number(value: float) -> str:
     """Three significant digits, or a dash for what is missing."""
     return "–" if value is None or math.isnan(value) else f"{value:.3g}"
@@ -222,42 +189,3 @@ def _state(pretrained: pd.Series | None, *, partial: bool) -> str:
     if partial:
         parts.append("partial")
     return ", ".join(parts) or "done"
-
-
-def _in_words(cell: pd.Series) -> str:
-    if cell["n"] < 2:
-        return f"{100 * cell['mean']:.2f} % (n = 1: no error bar)"
-    return (
-        f"{100 * cell['mean']:.2f} ± {100 * cell['std']:.2f} % "
-        f"(mean ± sample standard deviation over n = {cell['n']:.0f} seeds)"
-    )
-
-
-def _of_cell(stages: pd.DataFrame, kind: str, cell: pd.Series) -> pd.DataFrame:
-    rows = stages[stages["kind"] == kind]
-    for key in CELL_KEYS[kind]:
-        rows = rows[floats(rows[key]) == cell[key]]
-    return rows
-
-
-def _epochs(stages: pd.DataFrame, kind: str, cell: pd.Series) -> str:
-    epoch = np.max(floats(_of_cell(stages, kind, cell)["epoch"]))
-    return "" if math.isnan(epoch) else f" after {epoch:.0f} epochs"
-
-
-def _difference(stages: pd.DataFrame, cell: pd.Series, pretrained: pd.Series) -> str:
-    """The best cell minus the best pre-training, seed by seed: seeds share their initialisation."""
-    both = _of_cell(stages, "finetune", cell), _of_cell(stages, "pretrain", pretrained)
-    a, b = (pd.Series(floats(rows["test_accuracy"]), index=rows["seed"].array) for rows in both)
-    points = 100 * (a - b).dropna()
-    if points.empty:
-        gap = 100 * (cell["mean"] - pretrained["mean"])
-        return f"the cell differs by {gap:+.2f} points (no seed in common: no error bar)"
-    if len(points) == 1:
-        return f"the cell differs by {points.iloc[0]:+.2f} points (n = 1: no error bar)"
-    spread = points.std()
-    verdict = "within" if abs(points.mean()) <= spread else "beyond"
-    return (
-        f"the cell differs by {points.mean():+.2f} points, {verdict} the seed spread "
-        f"(± {spread:.2f}: sample standard deviation of {len(points)} differences, seed by seed)"
-    )

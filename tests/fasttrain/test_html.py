@@ -1,5 +1,9 @@
 """The page: whole, offline, escaped, of bounded size, and honest about what is missing."""
 
+import base64
+import dataclasses
+import hashlib
+import json
 import re
 
 import numpy as np
@@ -8,133 +12,198 @@ import pytest
 
 from fasttrain.report import write_report
 
-NAN = float("nan")
-CONFIG = {
-    "data": {"dataset": "digits", "batch_size": 128},
-    "network": {"model": "convnet", "width": 8},
-    "training": {"epochs": 4, "radius": None},
-    "num_classes": 10,
-}
-PROVENANCE = {
-    "fasttrain": "0.1.0",
-    "torch": "2.15.0",
-    "commit": None,
-    "date": "2026-01-05",
-    "time_s": 5025.0,
-    "command": "fasttrain sweep digits --plr '1e-4:1:3'",
-}
+from .pages import CONFIG, NAN, PROVENANCE, decreed, make_grid  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("decreed")
 
 
-def _tables(
-    plrs=(1e-3, 1e-2, 0.5), flrs=(1e-3,), ks=(2,), seeds=(0, 1), num_epochs=3, **names
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    noise = np.random.default_rng(0)
-    base = {"setup": "s1", "dataset": "digits", "model": "convnet", "width": 8} | names
-    stages, epochs = [], []
-    for seed in seeds:
-        for plr in plrs:
-            cells = [("pretrain", NAN, NAN), *(("finetune", flr, NAN) for flr in flrs)]
-            for kind, flr, k in [*cells, *(("swa", NAN, k) for k in ks)]:
-                cell = {"kind": kind, "seed": seed, "plr": plr, "flr": flr, "k": k}
-                cell |= {"stage": f"{base['setup'].encode().hex():>08.8}{len(stages):08d}"}
-                values = {"train_loss": noise.uniform(), "train_accuracy": noise.uniform()}
-                values |= {"test_loss": noise.uniform(), "test_accuracy": noise.uniform()}
-                values |= {"grad_norm": noise.uniform(), "epoch": num_epochs}
-                stages.append(base | cell | values | {"state": "done", "time_s": 1.5})
-                for epoch in range(1, num_epochs + 1):
-                    row = {name: value * noise.uniform(0.9, 1) for name, value in values.items()}
-                    row |= cell | {"setup": base["setup"], "epoch": epoch}
-                    if kind == "pretrain":
-                        epochs.append(row)
-    return pd.DataFrame(stages), pd.DataFrame(epochs)
+def _page(folder, grids, **options) -> str:
+    path = write_report(folder, grids, PROVENANCE, **options)
+    assert path == folder / "report.html"
+    return path.read_text(encoding="utf-8")
 
 
 def _sections(page: str) -> list[str]:
-    return page.split("<section>")[1:]
+    return page.split("<h2>Provenance")[0].split("<section")[1:]
+
+
+def _data(page: str) -> list[dict]:
+    found = re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)
+    return [json.loads(text) for text in found]
+
+
+def _changed(grid, change):
+    stages = grid.stages.copy()
+    change(stages)
+    return dataclasses.replace(grid, stages=stages)
 
 
 def test_page_is_self_contained_and_complete(tmp_path):
-    stages, epochs = _tables()
-    path = write_report(tmp_path / "new", stages, epochs, {"s1": CONFIG}, PROVENANCE)
-    page = path.read_text(encoding="utf-8")
-    assert path == tmp_path / "new" / "report.html"
+    grid = make_grid()
+    page = _page(tmp_path / "new", [grid])
     sources = re.findall(r"(?:src|href)\s*=\s*[\"']?([^\"'>]{0,20})", page)
-    assert len(sources) == 3 and all(source.startswith("data:image/") for source in sources)
-    assert not re.search(r"https?:|url\(|@import|<script|<link|<iframe", page)
-    names = sorted(file.name for file in (path.parent / "figures").iterdir())
-    kinds = ("accuracy", "curves", "heatmap")
-    assert names == [f"s1-{kind}.{end}" for kind in kinds for end in ("png", "svg")]
+    assert len(sources) == 1 and sources[0].startswith("data:image/svg+xml,")
+    # The namespace of SVG is a name, no address.
+    assert not re.search(r"https?:(?!//www.w3.org/2000/svg)|@import|<link|<iframe| on\w+=", page)
     # Nothing temporary stays behind.
-    assert sorted(file.name for file in path.parent.iterdir()) == ["figures", "report.html"]
-    for text in ("data.batch_size", "training.radius", "1 h 23 min", "unknown", "All 18 stages"):
+    assert sorted(file.name for file in (tmp_path / "new").iterdir()) == ["figures", "report.html"]
+    for text in ("data.flip", "network.radius", "1 h 23 min", "unknown", "All 32 stages"):
+        assert text in page
+    for text in ("a published figure", "figures/s1-accuracy.png, .svg, .csv", "fasttrain analyse"):
         assert text in page
     assert "fasttrain sweep digits --plr &#39;1e-4:1:3&#39;" in page
-    assert all(stage in page for stage in stages["stage"])
+    assert all(stage in page for stage in grid.stages["stage"])
+
+
+def test_only_the_page_s_own_style_and_script_are_allowed(tmp_path):
+    page = _page(tmp_path, [make_grid()])
+    (policy,) = re.findall(r'Content-Security-Policy"\s+content="([^"]*)"', page)
+    assert policy.startswith("default-src 'none'; img-src data:;") and "unsafe" not in policy
+    for element, directive in (("style", "style-src"), ("script", "script-src")):
+        (text,) = re.findall(f"<{element}>(.*?)</{element}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{directive} 'sha256-{digest}'" in policy
+    assert 'http-equiv="refresh"' not in page
+    assert '<meta http-equiv="refresh" content="7">' in _page(tmp_path, [], refresh_s=7)
 
 
 def test_names_are_escaped_and_safe_in_paths(tmp_path):
-    stages, epochs = _tables(dataset="<script>alert(1)</script>", setup="../$a$<b>")
-    page = write_report(tmp_path, stages, epochs.iloc[:0], {}, PROVENANCE).read_text(
-        encoding="utf-8"
-    )
-    assert "<script" not in page and "<b>" not in page
+    grid = make_grid(dataset="<script>alert(1)</script>", setup="../$a$<b>")
+    configuration = {"</script><b>": "<!--<script>"}
+    grid = dataclasses.replace(grid, configuration=configuration)
+    command = "fasttrain sweep '</script><!--.toml'"
+    commands = dict.fromkeys(grid.stages["stage"], command)
+    page = _page(tmp_path, [grid], commands=commands, unfinished=[("<b>", "1", "failed: <b>")])
+    assert page.count("<script") == 2 and "<!--" not in page
+    # What the page itself sets in bold are the titles of figures.
+    assert page.count("<b>") == page.count("<b>Title &lt;of&gt; it") == 2
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
-    assert len(list((tmp_path / "figures").iterdir())) == 4
+    assert "</script><!--.toml" in _data(page)[0]["commandMissing"]
+    names = [path.name for path in (tmp_path / "figures").iterdir()]
+    assert len(names) == 3 and all(re.fullmatch(r"[\w.-]+", name) for name in names)
 
 
 def test_writing_twice_gives_the_same_bytes(tmp_path):
-    stages, epochs = _tables(flrs=(), seeds=(0,))
-    arguments = (stages, epochs.iloc[:0], {"s1": CONFIG}, PROVENANCE)
-    first, second = (write_report(tmp_path / name, *arguments) for name in ("a", "a/b"))
-    assert first.read_bytes() == second.read_bytes()
+    first, second = (_page(tmp_path / name, [make_grid()]) for name in ("a", "b"))
+    assert first == second
 
 
-@pytest.mark.parametrize("setups", [{}, {"s1": CONFIG}], ids=["unknown", "known"])
-def test_nothing_finished(tmp_path, setups):
-    page = write_report(tmp_path, pd.DataFrame(), pd.DataFrame(), setups, PROVENANCE).read_text(
-        encoding="utf-8"
-    )
+def test_nothing_finished(tmp_path):
+    assert "No stage has finished yet" in _page(tmp_path, [])
+    grid = dataclasses.replace(make_grid(), stages=pd.DataFrame(), epochs=pd.DataFrame())
+    page = _page(tmp_path, [grid], unfinished=[("pretrain plr 0.1 seed 0", "2 of 3", "begun")])
     assert "No stage has finished yet" in page and "<img" not in page
-    assert len(_sections(page)) == len(setups)
+    assert len(_sections(page)) == 1 and "2 of 3" in page
+
+
+def test_heatmap_has_a_cell_for_every_result(tmp_path):
+    grid = make_grid()
+    lost = ["train_loss", "test_loss", "test_accuracy", "grad_norm"]
+
+    def change(stages):
+        every = (stages["plr"] == 0.5) & (stages["kind"] == "pretrain")
+        stages.loc[every, lost] = NAN
+        stages.loc[every, "state"] = "diverged"
+        one = (stages["plr"] == 5e-2) & (stages["flr"] == 1e-3) & (stages["seed"] == 1)
+        stages.loc[one, "state"] = "diverged"
+
+    grid = _changed(grid, change)
+    gone = (grid.stages["plr"] == 1e-3) & (grid.stages["kind"] == "swa")
+    page = _page(tmp_path, [dataclasses.replace(grid, stages=grid.stages[~gone])])
+    (data,) = _data(page)
+    assert data["plrs"] == ["0.001", "0.01", "0.05", "0.5"]
+    labels = ["FLR 0.01", "FLR 0.001", "pre-trained", "average, k = 2"]
+    assert [row["label"] for row in data["rows"]] == labels
+    assert [row["flags"] for row in data["rows"]] == [" --flr 0.01", " --flr 0.001", "", " --k 2"]
+    (table,) = re.findall(r'<table class="heatmap".*?</table>', page, re.DOTALL)
+    rows = re.findall(r"<tr[^>]*><th scope=\"row\">.*?</tr>", table)
+    cells = [re.findall(r'<td class="([^"]*)">([^<]*)</td>', row) for row in rows]
+    assert cells[2][3] == ("lost", "✕") and data["cells"][2][3]["state"] == "diverged"
+    assert cells[3][0] == ("waiting", "·") and data["cells"][3][0]["state"] == "not finished"
+    assert cells[1][2][1].endswith("†") and data["cells"][1][2]["state"] == "1/2 diverged"
+    # The first of two that are equally good.
+    assert cells[0][3] == ("v23", "83.00") and cells[1][3] == ("v23 best", "83.00")
+    assert data["cells"][0][3]["text"] == "83.00 ± 0.71 % (n = 2 seeds)"
+    # The stages of a cell are those in the table of the page, with the pre-training of their seed.
+    shown = [re.split("<td>", line) for line in re.findall(r"<tr><td>.*", page)]
+    shown = [row for row in shown if row[1] in ("pretrain", "finetune", "swa")]
+    assert len(shown) == 30
+    for place, parent, seed in data["cells"][0][3]["stages"]:
+        assert shown[place][1:5] == ["finetune", "0.5", "3", "0.01"]
+        assert shown[parent][1:3] == ["pretrain", "0.5"]
+        assert int(shown[place][6]) == int(shown[parent][6]) == seed
+    assert "<td>nan" not in page and "<td>inf" not in page
+    assert re.findall(r'colspan="(\d)">([^<]*)<', table) == [("2", "1"), ("1", "2A"), ("1", "3")]
+
+
+def test_curves_keep_their_ends_and_tested_epochs(tmp_path):
+    grid = make_grid(plrs=(1e-3,), flrs=(1e-2,), ks=(), seeds=(0,), num_epochs=1001)
+    epochs = grid.epochs.copy()
+    epochs.loc[epochs["epoch"] % 5 != 0, "test_accuracy"] = NAN
+    epochs.loc[epochs["epoch"] == 1, "train_loss"] = np.inf
+    (data,) = _data(_page(tmp_path, [dataclasses.replace(grid, epochs=epochs)]))
+    assert [curve is None for curve in data["curves"]] == [False, False]
+    ends = ((1, 1001), (1002, 2002))
+    for (at, loss, accuracy, _), (first, last) in zip(data["curves"], ends, strict=True):
+        kept = data["epochs"][at]
+        assert (kept[0], kept[-1]) == (first, last) and len(kept) == len(loss) == 60
+        assert all(epoch % 5 == 0 for epoch in kept[1:-1]) and None not in accuracy[1:-1]
+        rows = grid.epochs.set_index("epoch").loc[kept[1:], "train_loss"]
+        assert loss[1:] == [float(f"{value:.4g}") for value in rows]
+    assert data["curves"][0][1][0] is None
+
+
+def test_set_ups_have_their_own_sections_and_say_how_they_differ(tmp_path):
+    wide = {**CONFIG, "network": {**CONFIG["network"], "width": 16, "model": "resnet18"}}
+    grids = [
+        make_grid(flrs=(), ks=(), setup="s1"),
+        dataclasses.replace(make_grid(setup="s2", width=16, model="resnet18"), configuration=wide),
+        dataclasses.replace(make_grid(setup="s3"), stages=pd.DataFrame(), configuration={}),
+    ]
+    page = _page(tmp_path, grids)
+    first, second, waiting = _sections(page)
+    assert 'href="#setup-s1"' in page and 'id="setup-s2"' in second
+    assert "network.width = 8" in first and "network.width = 16" in second
+    assert "resnet18 of width 16" in second and "resnet18" not in first.split("Configuration")[0]
+    assert "No stage has finished yet." in waiting and "heatmap" not in waiting
+    assert len(_data(page)) == 2
 
 
 def test_only_pretraining_of_one_seed(tmp_path):
-    stages, epochs = _tables(flrs=(), ks=(), seeds=(3,))
-    page = write_report(tmp_path, stages, epochs, {"s1": CONFIG}, PROVENANCE).read_text(
-        encoding="utf-8"
+    page = _page(tmp_path, [make_grid(plrs=(1e-3,), flrs=(), ks=(), seeds=(3,))])
+    assert "n = 1: no error bar" in page and "the only PLR, 0.001" in page
+    cell = {"text": "53.00 % (n = 1: no error bar)", "state": "done", "stages": [[0, None, 3]]}
+    assert _data(page)[0]["cells"] == [[cell]]
+
+
+def test_only_fine_tuning_without_its_pretraining(tmp_path):
+    stages = make_grid().stages
+    grid = dataclasses.replace(make_grid(), stages=stages[stages["kind"] == "finetune"])
+    (data,) = _data(_page(tmp_path, [grid]))
+    assert data["cells"][0][0]["stages"][0][1] is None and data["regimes"] == [""] * 4
+    assert data["cells"][2][0]["state"] == "not finished"
+
+
+def test_figures_are_written_again_only_when_their_table_changes(tmp_path, monkeypatch):
+    from fasttrain.report import Pictures, pictures
+
+    written = []
+    save = pictures.save
+    monkeypatch.setattr(
+        pictures, "save", lambda item, stem: written.append(stem.name) or save(item, stem)
     )
-    assert page.count("<img") == 2 and "Best cell" not in page
-    assert "n = 1: no error bar" in page
+    kept = Pictures(tmp_path / "figures")
+    grid = make_grid()
+    first = _page(tmp_path, [grid], pictures=kept)
+    assert _page(tmp_path, [grid], pictures=kept) == first and written == ["s1-accuracy"]
+    _page(tmp_path, [make_grid(seeds=(0,))], pictures=kept)
+    assert len(written) == 2
 
 
-def test_diverged_and_missing_values(tmp_path):
-    stages, epochs = _tables()
-    lost = ["train_loss", "test_loss", "test_accuracy", "grad_norm"]
-    stages.loc[stages["plr"] == 0.5, lost] = NAN
-    stages.loc[stages["plr"] == 0.5, "state"] = "diverged"
-    stages.loc[0, "train_loss"] = np.inf
-    page = write_report(tmp_path, stages, epochs.iloc[:0], {"s1": CONFIG}, PROVENANCE).read_text(
-        encoding="utf-8"
-    )
-    assert "12 stages done, 6 diverged." in page
-    assert "<td>nan</td>" not in page and "<td>inf</td>" not in page
-
-
-def test_set_ups_have_their_own_sections(tmp_path):
-    tables = [_tables(flrs=(), ks=(), setup=name, dataset=f"set-{name}") for name in ("s1", "s2")]
-    stages = pd.concat([stages for stages, _ in tables])
-    setups = {"s2": CONFIG, "waiting": CONFIG}
-    page = write_report(tmp_path, stages, pd.DataFrame(), setups, PROVENANCE).read_text(
-        encoding="utf-8"
-    )
-    first, waiting, last = _sections(page)
-    assert "set-s2" in first and "set-s1" not in first and "Configuration" in first
-    assert "No stage has finished yet." in waiting and "<img" not in waiting
-    assert "set-s1" in last and "Configuration" not in last
-
-
-def test_large_grid_stays_below_two_megabytes(tmp_path):
+@pytest.mark.parametrize("num_seeds", [1, 3])
+def test_large_grid_stays_below_its_share(tmp_path, num_seeds):
+    """2 MB with the figures of one grid, for which 1 MB (1.6 MB) of other things leave room."""
     plrs, flrs = np.geomspace(1e-5, 1, 32), np.geomspace(1e-5, 0.1, 16)
-    stages, epochs = _tables(plrs, flrs, (2, 5, 10, 50, 100), (0,), num_epochs=200)
-    path = write_report(tmp_path, stages, epochs, {"s1": CONFIG}, PROVENANCE)
-    assert path.stat().st_size < 2_000_000
+    grid = make_grid(plrs, flrs, (2, 5, 10, 50, 100), range(num_seeds), num_epochs=70)
+    assert len(grid.stages) == 704 * num_seeds
+    assert len(_page(tmp_path, [grid]).encode()) < (1_000_000, 1_600_000)[num_seeds > 1]

@@ -1,0 +1,73 @@
+"""The command that makes one cell of a grid, from the command that made the grid.
+
+The recorded command names the preset, the data set and the store; the set-up's own configuration
+says what the network and the training were. What differs from the preset becomes a flag, so that
+`fasttrain train` with a cell's learning rates and seed makes the same stages again.
+"""
+
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from fasttrain.config import load_config
+from fasttrain.errors import UsageError
+
+# What the configuration of a set-up does not hold, or holds under another name.
+_CARRIED = ("dataset", "n-train", "n-test", "store", "data-root")
+
+
+class NoCommand(Exception):
+    """No command can be given; says why in one sentence."""
+
+
+def train_command(configuration: Mapping[str, Any], recorded: Iterable[str]) -> str:
+    """`fasttrain train PRESET --flag ...`, without a cell's --plr, --flr, --k and --seed.
+
+    `recorded` are the commands that made stages of the set-up; the one whose preset needs the
+    fewest flags is taken.
+    Raises NoCommand if none names a preset that can still be read.
+    """
+    found, reasons = [], []
+    for words in map(shlex.split, recorded):
+        if words[1:2] not in (["sweep"], ["train"]) or not words[2:]:
+            continue
+        try:
+            found.append(_train_words(configuration, words))
+        except UsageError as error:
+            reasons.append(str(error))
+    if not found:
+        why = reasons[-1] if reasons else "no command of a sweep is recorded"
+        raise NoCommand(f"No command can be given for this cell: {why}.")
+    return shlex.join(min(found, key=len))
+
+
+def _train_words(configuration: Mapping[str, Any], words: list[str]) -> list[str]:
+    preset, *arguments = words[2:]
+    config = load_config(preset)
+    flags = _carried(arguments)
+    for name, section in asdict(config).items():
+        for key, default in section.items():
+            value = configuration.get(name, {}).get(key, default)
+            # A set-up without fine-tuning has no length of it.
+            if name == "grid" or key == "dataset" or value is None or value == default:
+                continue
+            flags += _flag(key, value)
+    return ["fasttrain", "train", preset, *flags]
+
+
+def _carried(arguments: list[str]) -> list[str]:
+    flags = []
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.removeprefix("--").partition("=")
+        name = name.replace("_", "-")
+        if argument.startswith("--") and name in _CARRIED:
+            flags += [f"--{name}", value if equals else arguments[place + 1]]
+    return flags
+
+
+def _flag(key: str, value: Any) -> list[str]:
+    name = key.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}", str(value)]

@@ -1,0 +1,260 @@
+"""What the interactive heatmap shows: one table of cells for the page, and curves for its script.
+
+`heatmap` gives the template the cells with their colours and marks; `script_data` gives the script
+of the page (page.js) the words, stages and curves of the same cells, as JSON that is safe inside a
+script element.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+
+from fasttrain.report.headline import REGIME_NAMES, result_words
+from fasttrain.report.table import CELL_KEYS, best, floats, number, seed_means
+
+NUM_LEVELS = 24
+MAX_POINTS = 60
+"""of one curve"""
+MAX_CURVE_VALUES = 90_000
+"""of all curves of a set-up together, about 7 bytes each: grids of more stages have fewer points"""
+_CURVES = (("train_loss", 1), ("test_accuracy", 100), ("grad_norm", 1))
+_FLAGS = {"finetune": "flr", "swa": "k"}
+
+
+class Cells:
+    """The cells of one set-up, in the order in which the page shows them.
+
+    Args:
+        stages: rows of `results.load` of one set-up, in the order of the page's table.
+        by_plr: regime of each PLR.
+    """
+
+    def __init__(self, stages: pd.DataFrame, by_plr: dict[float, str]) -> None:
+        self.stages = stages
+        means = [seed_means(stages, kind).assign(kind=kind) for kind in CELL_KEYS]
+        self.results = pd.concat(means, ignore_index=True)
+        self.plrs = sorted(self.results["plr"].unique())
+        self.regimes = [by_plr.get(plr, "") for plr in self.plrs]
+        self.seeds = sorted(int(seed) for seed in stages["seed"].unique())
+        # The rate of a row, highest FLR first as on an axis; pre-training; averages below.
+        self.rows: list[tuple[str, float]] = [
+            *(("finetune", flr) for flr in self._values("finetune", "flr")[::-1]),
+            ("pretrain", math.nan),
+            *(("swa", k) for k in self._values("swa", "k")),
+        ]
+        found = {self._key(cell["kind"], cell): cell for _, cell in self.results.iterrows()}
+        self.table = [
+            [found.get((kind, None if kind == "pretrain" else value, plr)) for plr in self.plrs]
+            for kind, value in self.rows
+        ]
+        self.winner = best(self.results)
+
+    def label(self, row: int) -> str:
+        kind, value = self.rows[row]
+        name = {"finetune": "FLR", "swa": "average, k =", "pretrain": "pre-trained"}[kind]
+        return name if kind == "pretrain" else f"{name} {number(value)}"
+
+    def is_best(self, cell: pd.Series) -> bool:
+        return self.winner is not None and cell.name == self.winner.name
+
+    def _values(self, kind: str, key: str) -> list[float]:
+        return sorted(self.results.loc[self.results["kind"] == kind, key].unique())
+
+    @staticmethod
+    def _key(kind: str, cell: pd.Series) -> tuple:
+        return kind, cell[_FLAGS[kind]] if kind in _FLAGS else None, cell["plr"]
+
+
+def state_of(cell: pd.Series | None, num_seeds: int) -> str:
+    """A cell's state in words, over its seeds."""
+    if cell is None:
+        return "not finished"
+    num_diverged, num_stages = int(cell["num_diverged"]), int(cell["num_stages"])
+    parts = []
+    if num_diverged:
+        parts.append(
+            "diverged" if num_diverged == num_stages else f"{num_diverged}/{num_stages} diverged"
+        )
+    if num_stages < num_seeds:
+        parts.append(f"{num_stages} of {num_seeds} seeds finished")
+    return ", ".join(parts) or "done"
+
+
+def palette() -> str:
+    """Style rules of the classes v0 (worst) to v{NUM_LEVELS - 1}: viridis, with legible ink."""
+    rules = []
+    for level, colour in enumerate(colormaps["viridis"](np.linspace(0, 1, NUM_LEVELS))):
+        ink = "#000" if colour[:3] @ (0.3, 0.59, 0.11) > 0.45 else "#fff"
+        rules.append(f".v{level}{{background:{to_hex(colour)}}}.heatmap .v{level}{{color:{ink}}}")
+    return "\n".join(rules)
+
+
+def heatmap(cells: Cells) -> dict[str, Any]:
+    """What the template draws: bands of regimes, columns, rows of cells, and the key to them.
+
+    Colours follow the logarithm of the test error, so that 1 % and 2 % differ as 10 % and 20 % do.
+    """
+    levels = _levels(cells)
+    rows = []
+    for index, (kind, _) in enumerate(cells.rows):
+        shown = [_shown(cells, cell, levels) for cell in cells.table[index]]
+        apart = index > 0 and cells.rows[index - 1][0] != kind
+        rows.append({"label": cells.label(index), "cells": shown, "apart": apart})
+    looks = [cell["look"].split() for row in rows for cell in row["cells"]]
+    bands = [(name, len(list(group))) for name, group in groupby(cells.regimes)]
+    finite = [cell for row in cells.table for cell in row if _accuracy(cell) is not None]
+    accuracies = [100 * cell["mean"] for cell in finite if cell is not None]
+    scale = None
+    if len(set(accuracies)) > 1:
+        low, high = f"{min(accuracies):.1f}", f"{max(accuracies):.1f}"
+        scale = {"low": low, "high": high, "levels": range(NUM_LEVELS)}
+    return {
+        "plrs": [number(plr) for plr in cells.plrs],
+        "bands": [{"label": _band(name), "span": span} for name, span in bands],
+        "rows": rows,
+        "scale": scale,
+        "has_best": any("best" in look for look in looks),
+        "has_lost": any("lost" in look for look in looks),
+        "has_part": any("†" in cell["short"] for row in rows for cell in row["cells"]),
+        "has_unsure": any("undecided" in name for name in cells.regimes),
+        "has_waiting": any("waiting" in look for look in looks),
+    }
+
+
+def script_data(
+    cells: Cells, epochs: pd.DataFrame, command: str | None, command_missing: str
+) -> str:
+    """The JSON for page.js: cells in the heatmap's order, stages by their place in the table."""
+    places = {stage: place for place, stage in enumerate(cells.stages["stage"])}
+    num_epochs, curves = _curves(epochs, places)
+    data = {
+        "plrs": [f"{plr:.6g}" for plr in cells.plrs],
+        "regimes": [_regime_words(name) for name in cells.regimes],
+        "seeds": cells.seeds,
+        "rows": [_row(cells, index) for index in range(len(cells.rows))],
+        "cells": _script_cells(cells),
+        "epochs": num_epochs,
+        "curves": curves,
+        "command": command,
+        "commandMissing": command_missing,
+    }
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    # Inside a script element only "<" could end it or begin a comment.
+    return text.replace("<", "\\u003c")
+
+
+def _band(regime: str) -> str:
+    """Short enough for a single column: "1?" where a seed is undecided."""
+    names = [name for name in regime.split("/") if name != "undecided"]
+    return "/".join(names) + ("?" if "undecided" in regime else "")
+
+
+def _regime_words(regime: str) -> str:
+    if regime in ("", "undecided"):
+        return regime and "in no decided regime"
+    return f"in {REGIME_NAMES.get(regime, f'regime {regime}, by seed')}"
+
+
+def _accuracy(cell: pd.Series | None) -> float | None:
+    """What colours a cell; None without a finite accuracy, or where every seed has diverged."""
+    if cell is None or cell["n"] == 0 or cell["num_diverged"] == cell["num_stages"]:
+        return None
+    return float(cell["mean"])
+
+
+def _levels(cells: Cells) -> tuple[float, float]:
+    """The logarithms of the smallest and the largest error that is drawn."""
+    errors = [_error(cell) for row in cells.table for cell in row if _accuracy(cell) is not None]
+    return (min(errors), max(errors)) if errors else (0.0, 0.0)
+
+
+def _error(cell: pd.Series | None) -> float:
+    # No mistake at all has no logarithm: it counts as one in 10,000.
+    return math.log(max(1 - float(cell["mean"]), 1e-4)) if cell is not None else math.nan
+
+
+def _shown(cells: Cells, cell: pd.Series | None, levels: tuple[float, float]) -> dict[str, str]:
+    if cell is None:
+        return {"look": "waiting", "short": "·"}
+    if _accuracy(cell) is None:
+        return {"look": "lost", "short": "✕"}
+    low, high = levels
+    share = (high - _error(cell)) / (high - low) if high > low else 1.0
+    look = f"v{round(share * (NUM_LEVELS - 1))}" + (" best" if cells.is_best(cell) else "")
+    digits = 2 if len(cells.plrs) <= 12 else 1
+    return {
+        "look": look,
+        "short": f"{100 * cell['mean']:.{digits}f}" + ("†" if cell["num_diverged"] else ""),
+    }
+
+
+def _row(cells: Cells, index: int) -> dict[str, str]:
+    kind, value = cells.rows[index]
+    exact = f"{value:.6g}" if kind == "finetune" else f"{value:.0f}"
+    return {
+        "label": cells.label(index),
+        "flags": f" --{_FLAGS[kind]} {exact}" if kind in _FLAGS else "",
+    }
+
+
+def _script_cells(cells: Cells) -> list[list[dict[str, Any]]]:
+    """Of each cell its words, its state, and its stages as [place, place of the parent, seed]."""
+    members: dict[tuple, list[list[int | None]]] = {}
+    columns = (cells.stages[name] for name in ("kind", "seed"))
+    rates = (floats(cells.stages[name]) for name in ("plr", "flr", "k"))
+    keys = list(zip(*columns, *rates, strict=True))
+    roots = {(plr, seed): i for i, (kind, seed, plr, *_) in enumerate(keys) if kind == "pretrain"}
+    for place, (kind, seed, plr, flr, k) in enumerate(keys):
+        value = {"finetune": flr, "swa": k}.get(kind)
+        parent = None if kind == "pretrain" else roots.get((plr, seed))
+        members.setdefault((kind, value, plr), []).append([place, parent, int(seed)])
+    shown = []
+    for (kind, value), row in zip(cells.rows, cells.table, strict=True):
+        key = None if kind == "pretrain" else value
+        shown.append(
+            [
+                {
+                    "text": "no result" if cell is None else result_words(cell),
+                    "state": state_of(cell, len(cells.seeds)),
+                    "stages": members.get((kind, key, plr), []),
+                }
+                for plr, cell in zip(cells.plrs, row, strict=True)
+            ]
+        )
+    return shown
+
+
+def _curves(
+    epochs: pd.DataFrame, places: dict[str, int]
+) -> tuple[list[list[int]], list[list[Any] | None]]:
+    """Lists of epochs, and per stage [which list, losses, accuracies in %, norms] or None."""
+    lists: dict[tuple[int, ...], int] = {}
+    curves: list[list[Any] | None] = [None] * len(places)
+    if epochs.empty:
+        return [], curves
+    rows = epochs[epochs["stage"].isin(places)].sort_values(["stage", "epoch"])
+    num_points = min(MAX_POINTS, max(8, MAX_CURVE_VALUES // (3 * max(1, len(places)))))
+    for stage, curve in rows.groupby("stage", sort=False):
+        kept = curve.iloc[_thinned(np.isfinite(floats(curve["test_accuracy"])), num_points)]
+        at = tuple(int(epoch) for epoch in kept["epoch"])
+        values = [_rounded(scale * floats(kept[name])) for name, scale in _CURVES]
+        curves[places[str(stage)]] = [lists.setdefault(at, len(lists)), *values]
+    return [list(at) for at in lists], curves
+
+
+def _thinned(tested: np.ndarray, num_points: int) -> np.ndarray:
+    """Which epochs of a curve are kept: the first, the last, and tested ones evenly between."""
+    candidates = np.union1d(np.flatnonzero(tested), [0, len(tested) - 1])
+    chosen = np.linspace(0, len(candidates) - 1, min(num_points, len(candidates)))
+    return candidates[np.unique(chosen.round().astype(int))]
+
+
+def _rounded(values: Sequence[float] | np.ndarray) -> list[float | None]:
+    return [None if math.isnan(value) else float(f"{value:.4g}") for value in values]

@@ -1,0 +1,397 @@
+// What moves in the report: the heatmap and the panel of a cell, the table's order and filter.
+// No library, nothing loaded. What is open and chosen stands in the address after "#", so that
+// it survives a reload.
+"use strict";
+
+const SVG = "http://www.w3.org/2000/svg";
+const CURVES = [
+  ["training loss", "log"],
+  ["test accuracy (%)", "error"],
+  ["effective gradient norm", "log"],
+];
+const DASHES = ["none", "7 3", "2 3", "9 3 2 3", "12 4"];
+
+// ---- helpers
+
+function element(name, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+}
+
+function drawing(name, attributes = {}, text = "") {
+  const made = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.textContent = text;
+  return made;
+}
+
+function short(value) {
+  const exponent = Math.floor(Math.log10(Math.abs(value)));
+  if (value === 0 || (exponent >= -3 && exponent < 5)) return String(Number(value.toPrecision(3)));
+  return value.toExponential().replace("e+", "e");
+}
+
+// ---- what survives a reload
+
+const state = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
+
+function remember(key, value) {
+  if (value) state.set(key, value);
+  else state.delete(key);
+  const text = state.toString();
+  history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
+}
+
+function restoreFocus() {
+  document.getElementById(state.get("focus") ?? "")?.focus({ preventScroll: true });
+  document.addEventListener("focusin", (event) => remember("focus", event.target.id));
+}
+
+// ---- curves
+
+function logTicks(low, high) {
+  const ticks = [];
+  const first = Math.floor(Math.log10(low));
+  const last = Math.ceil(Math.log10(high));
+  const every = Math.max(1, Math.ceil((last - first) / 5));
+  const steps = high / low < 30 ? [1, 2, 5] : [1];
+  for (let power = first; power <= last; power += steps.length > 1 ? 1 : every) {
+    for (const step of steps) ticks.push(Number(`${step}e${power}`));
+  }
+  return ticks.filter((tick) => tick >= low && tick <= high);
+}
+
+function linearTicks(low, high) {
+  const raw = (high - low) / 4;
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= raw);
+  const ticks = [];
+  for (let at = Math.ceil(low / step) * step; at <= high + step / 1e6; at += step) ticks.push(at);
+  return ticks;
+}
+
+// Accuracies are drawn by the logarithm of their error: near 100 % is where they differ.
+const SCALES = {
+  log: { of: Math.log, ticks: logTicks },
+  error: {
+    of: (percent) => -Math.log(Math.max(100 - percent, 0.05)),
+    ticks: (low, high) =>
+      [0, 50, 80, 90, 95, 98, 99, 99.5, 100].filter((tick) => tick >= low && tick <= high),
+  },
+};
+
+// The values to draw between: a single one needs some height.
+function extent(values) {
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  return low === high ? [low / 1.1 - 1e-9, high * 1.1] : [low, high];
+}
+
+// One chart: lines are {seed, points: [[epoch, value], ...]}; epochs after `change` are shaded.
+function chart(title, kind, lines, change) {
+  const [width, height, left, right, top, bottom] = [330, 220, 52, 10, 26, 34];
+  const root = drawing("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
+  root.setAttribute("aria-label", `${title} by epoch, ${lines.length} lines`);
+  root.append(drawing("text", { x: left, y: 15, class: "title" }, title));
+  const drawn = lines.map(({ seed, points }) => ({
+    seed,
+    points: points.filter(([, value]) => value !== null && (kind !== "log" || value > 0)),
+  }));
+  const points = drawn.flatMap((line) => line.points);
+  if (!points.length) {
+    root.append(drawing("text", { x: left, y: height / 2, class: "tick" }, "no finite value"));
+    return root;
+  }
+  const [low, high] = extent(points.map((point) => point[1]));
+  const first = Math.min(0, ...points.map((point) => point[0]));
+  const last = Math.max(...points.map((point) => point[0]));
+  const scale = SCALES[kind].of;
+  const x = (epoch) => left + ((epoch - first) / (last - first)) * (width - left - right);
+  const y = (value) =>
+    height - bottom - ((scale(value) - scale(low)) / (scale(high) - scale(low))) *
+      (height - top - bottom);
+  if (change && change < last) {
+    const box = { x: x(change), y: top, width: x(last) - x(change), height: height - top - bottom };
+    root.append(drawing("rect", { ...box, class: "second" }));
+  }
+  for (const tick of SCALES[kind].ticks(low, high)) {
+    root.append(
+      drawing("line", { x1: left, x2: width - right, y1: y(tick), y2: y(tick), class: "rule" }),
+      drawing("text", { x: left - 5, y: y(tick) + 4, class: "tick end" }, short(tick)),
+    );
+  }
+  const whole = linearTicks(first, last).filter((tick) => Number.isInteger(tick));
+  for (const tick of whole) {
+    const at = { x: x(tick), y: height - bottom + 15, class: "tick middle" };
+    root.append(drawing("text", at, String(tick)));
+  }
+  const under = { x: (left + width - right) / 2, y: height - 4, class: "tick middle" };
+  root.append(drawing("text", under, "epoch"));
+  for (const line of drawn) {
+    const path = line.points.map(([epoch, value]) => `${x(epoch).toFixed(1)},${y(value).toFixed(1)}`);
+    const look = { class: `line s${line.seed % 5}`, "stroke-dasharray": DASHES[line.seed % 5] };
+    if (path.length > 1) root.append(drawing("polyline", { points: path.join(" "), ...look }));
+    else if (path.length) {
+      const [cx, cy] = path[0].split(",");
+      root.append(drawing("circle", { cx, cy, r: 3, class: `dot s${line.seed % 5}` }));
+    }
+  }
+  return root;
+}
+
+// ---- the heatmap and its panel
+
+class Explorer {
+  constructor(section, data, rows) {
+    Object.assign(this, { section, data, rows, key: section.id });
+    this.table = section.querySelector(".heatmap");
+    this.readout = section.querySelector(".readout");
+    this.panel = section.querySelector(".panel");
+    this.cells = [...this.table.tBodies[0].rows].map((row) => [...row.cells].slice(1));
+    this.hint = this.readout.textContent;
+    this.label();
+    this.table.addEventListener("pointerover", (event) => this.tell(this.place(event.target)));
+    this.table.addEventListener("pointerleave", () => this.tell(this.place(document.activeElement)));
+    this.table.addEventListener("focusin", (event) => this.tell(this.place(event.target)));
+    this.table.addEventListener("click", (event) => this.open(this.place(event.target), true));
+    this.table.addEventListener("keydown", (event) => this.move(event));
+    section.addEventListener("keydown", (event) => event.key === "Escape" && this.close());
+    this.rove([0, 0]);
+    const places = this.cells.flatMap((row, i) => row.map((_, j) => [i, j]));
+    const before = state.get(`${this.key}.cell`);
+    this.open(places.find((place) => this.name(place) === before), false);
+  }
+
+  label() {
+    this.table.setAttribute("role", "grid");
+    this.table.setAttribute("aria-readonly", "true");
+    for (const row of this.table.rows) {
+      row.setAttribute("role", "row");
+      for (const head of row.querySelectorAll("th")) {
+        head.setAttribute("role", head.scope === "row" ? "rowheader" : "columnheader");
+      }
+    }
+    this.cells.forEach((row, i) => row.forEach((cell, j) => {
+      cell.setAttribute("role", "gridcell");
+      cell.setAttribute("aria-label", this.words([i, j]));
+      cell.id = `${this.key}-${i}-${j}`;
+      cell.tabIndex = -1;
+    }));
+  }
+
+  // (row, column) of a cell, or null for anything else.
+  place(target) {
+    const cell = target.closest?.(".heatmap td");
+    if (!cell || !this.table.contains(cell)) return null;
+    return [cell.parentElement.sectionRowIndex, cell.cellIndex - 1];
+  }
+
+  // The learning rates as the command takes them: the same cell in a grid that has grown.
+  name([i, j]) {
+    return `${this.data.plrs[j]}${this.data.rows[i].flags}`;
+  }
+
+  words([i, j]) {
+    const { text, state: ends } = this.data.cells[i][j];
+    const regime = this.data.regimes[j];
+    const known = regime ? `; PLR ${regime}` : "";
+    return `PLR ${this.data.plrs[j]}, ${this.data.rows[i].label}: ${text}, ${ends}${known}`;
+  }
+
+  tell(place) {
+    this.readout.textContent = place ? this.words(place) : this.hint;
+  }
+
+  rove(place) {
+    for (const cell of this.cells.flat()) cell.tabIndex = -1;
+    const cell = this.cells[place[0]][place[1]];
+    cell.tabIndex = 0;
+    return cell;
+  }
+
+  move(event) {
+    const place = this.place(event.target);
+    if (!place || event.ctrlKey || event.metaKey || event.altKey) return;
+    let [i, j] = place;
+    const steps = {
+      ArrowUp: () => (i -= 1), ArrowDown: () => (i += 1),
+      ArrowLeft: () => (j -= 1), ArrowRight: () => (j += 1),
+      Home: () => (j = 0), End: () => (j = this.cells[i].length - 1),
+      Enter: () => this.open(place, true), " ": () => this.open(place, true),
+    };
+    if (!(event.key in steps)) return;
+    event.preventDefault();
+    steps[event.key]();
+    if (this.cells[i]?.[j]) this.rove([i, j]).focus();
+  }
+
+  open(place, byHand) {
+    if (!place) return;
+    this.close();
+    this.rove(place).setAttribute("aria-selected", "true");
+    this.opened = place;
+    remember(`${this.key}.cell`, this.name(place));
+    this.fill(place);
+    this.panel.hidden = false;
+    if (byHand) this.panel.scrollIntoView({ block: "nearest", behavior: this.pace() });
+  }
+
+  pace() {
+    return matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth";
+  }
+
+  close() {
+    if (!this.opened) return;
+    const cell = this.cells[this.opened[0]][this.opened[1]];
+    cell.removeAttribute("aria-selected");
+    this.opened = null;
+    if (this.panel.contains(document.activeElement)) cell.focus();
+    this.panel.hidden = true;
+    remember(`${this.key}.cell`, "");
+  }
+
+  fill([i, j]) {
+    const { stages, text, state: ends } = this.data.cells[i][j];
+    const row = this.data.rows[i];
+    const close = element("button", { type: "button", textContent: "Close", className: "close" });
+    close.id = `${this.key}-close`;
+    close.addEventListener("click", () => this.close());
+    const title = element("h4", { textContent: `PLR ${this.data.plrs[j]}, ${row.label}` });
+    const regime = this.data.regimes[j] ? ` The PLR is ${this.data.regimes[j]}.` : "";
+    const parts = [close, title, element("p", { textContent: `${text}: ${ends}.${regime}` })];
+    if (stages.length) parts.push(...this.curves(stages), this.numbers(stages));
+    this.panel.replaceChildren(...parts, ...this.command([i, j]));
+  }
+
+  curves(stages) {
+    const part = (index, column) => {
+      const curve = this.data.curves[index];
+      return curve ? this.data.epochs[curve[0]].map((epoch, at) => [epoch, curve[column][at]]) : [];
+    };
+    const seeds = stages.map(([index, parent, seed]) => ({ index, parent, seed }));
+    const change = Math.max(0, ...seeds.filter((s) => s.parent !== null)
+      .flatMap((s) => part(s.parent, 1)).map((point) => point[0]));
+    const charts = CURVES.map(([title, kind], at) => {
+      const lines = seeds.map(({ index, parent, seed }) => ({
+        seed,
+        points: [...(parent === null ? [] : part(parent, at + 1)), ...part(index, at + 1)],
+      }));
+      return chart(title, kind, lines, change);
+    });
+    const legend = element("p", { className: "legend" });
+    for (const { seed } of seeds) {
+      const sample = drawing("svg", { viewBox: "0 0 28 8", class: "sample", "aria-hidden": "true" });
+      const look = { class: `line s${seed % 5}`, "stroke-dasharray": DASHES[seed % 5] };
+      sample.append(drawing("line", { x1: 0, x2: 28, y1: 4, y2: 4, ...look }));
+      legend.append(element("span", {}, sample, ` seed ${seed}`));
+    }
+    if (change) legend.append(element("span", {}, "shaded: after pre-training"));
+    return [element("div", { className: "charts" }, ...charts), legend];
+  }
+
+  numbers(stages) {
+    const head = this.rows.head.cloneNode(true);
+    for (const cell of head.querySelectorAll("th")) {
+      cell.textContent = cell.textContent.trim();
+      cell.removeAttribute("aria-sort");
+    }
+    const body = element("tbody");
+    for (const [index] of stages) body.append(this.rows.body[index].cloneNode(true));
+    for (const row of body.rows) row.hidden = false;
+    return element("div", { className: "scroll" }, element("table", {}, head, body));
+  }
+
+  command(place) {
+    const { command, commandMissing, seeds } = this.data;
+    if (!command) return [element("p", { className: "faint", textContent: commandMissing })];
+    const lines = seeds.map((seed) => `${command} --plr ${this.name(place)} --seed ${seed}`);
+    const words = "The command that makes this cell, one line per seed:";
+    return [
+      element("p", { textContent: words }),
+      element("pre", { textContent: lines.join("\n"), tabIndex: 0 }),
+    ];
+  }
+}
+
+// ---- the table of all stages
+
+class Stages {
+  constructor(section) {
+    this.key = section.id;
+    this.table = section.querySelector(".stages");
+    this.head = this.table.tHead;
+    this.body = [...this.table.tBodies[0].rows];
+    this.shown = section.querySelector(".shown");
+    this.controls = [...section.querySelectorAll(".filter input, .filter select")];
+    const names = [...this.head.rows[0].cells].map((cell) => cell.textContent);
+    this.columns = Object.fromEntries(names.map((name, at) => [name, at]));
+    this.texts = new Map(this.body.map((row) => [row, row.textContent.toLowerCase()]));
+    [...this.head.rows[0].cells].forEach((cell, at) => {
+      const button = element("button", { type: "button", textContent: cell.textContent });
+      button.id = `${this.key}-sort-${at}`;
+      button.addEventListener("click", () => {
+        const descends = cell.getAttribute("aria-sort") === "ascending";
+        this.sort(at, descends);
+        remember(`${this.key}.sort`, `${at},${descends ? "desc" : "asc"}`);
+      });
+      cell.replaceChildren(button);
+    });
+    for (const control of this.controls) {
+      control.value = state.get(`${this.key}.${control.name}`) ?? "";
+      control.addEventListener("input", () => {
+        remember(`${this.key}.${control.name}`, control.value);
+        this.filter();
+      });
+    }
+    const [at, direction] = (state.get(`${this.key}.sort`) ?? "").split(",");
+    if (direction && this.head.rows[0].cells[at]) this.sort(Number(at), direction === "desc");
+    this.filter();
+    const details = section.querySelector(".all-stages");
+    details.open = state.has(`${this.key}.table`);
+    details.addEventListener("toggle", () => {
+      remember(`${this.key}.table`, details.open ? "open" : "");
+    });
+  }
+
+  // Numbers by value, words by alphabet, what is missing last in both directions.
+  sort(at, descends) {
+    const sign = descends ? -1 : 1;
+    const keyed = this.body.map((row) => {
+      const text = row.cells[at].textContent.trim();
+      return { row, text, value: text === "" ? NaN : Number(text), missing: text === "–" };
+    });
+    const numeric = keyed.every(({ value, missing }) => missing || !Number.isNaN(value));
+    keyed.sort((a, b) => {
+      if (a.missing || b.missing) return Number(a.missing) - Number(b.missing);
+      return sign * (numeric ? a.value - b.value : a.text.localeCompare(b.text));
+    });
+    this.table.tBodies[0].append(...keyed.map(({ row }) => row));
+    for (const cell of this.head.rows[0].cells) cell.removeAttribute("aria-sort");
+    this.head.rows[0].cells[at].setAttribute("aria-sort", descends ? "descending" : "ascending");
+  }
+
+  filter() {
+    let count = 0;
+    for (const row of this.body) {
+      const fits = this.controls.every(({ name, value }) => {
+        if (!value) return true;
+        if (name !== "text") return row.cells[this.columns[name]].textContent === value;
+        return value.toLowerCase().trim().split(/\s+/).every((w) => this.texts.get(row).includes(w));
+      });
+      row.hidden = !fits;
+      count += fits;
+    }
+    this.shown.textContent = `${count} of ${this.body.length} stages`;
+  }
+}
+
+document.documentElement.classList.add("js");
+for (const section of document.querySelectorAll("section[data-explorer]")) {
+  const rows = new Stages(section);
+  const data = JSON.parse(section.querySelector("script[type='application/json']").textContent);
+  new Explorer(section, data, rows);
+}
+restoreFocus();
+// A refresh by the page's head would drop what stands after "#", or not load the page again.
+const seconds = Number(document.documentElement.dataset.refresh);
+if (seconds) setTimeout(() => location.reload(), 1000 * seconds);

@@ -1,0 +1,60 @@
+"""The figures of a page: drawn, written as files, and put into the page itself.
+
+Writing a figure takes most of the time of a report. `Pictures` keeps what the page embeds, and
+writes a figure again only when the data behind it has changed: while a sweep runs, most of its
+figures stay as they were from one report to the next.
+"""
+
+import base64
+import hashlib
+from pathlib import Path
+
+from markupsafe import Markup
+
+from fasttrain.analysis.tables import Grid
+from fasttrain.report.figures import Drawn, drawn, save
+
+# Vector pictures stay sharp, but many long curves would make a page that no phone opens.
+MAX_EMBEDDED_SVG_BYTES = 150_000
+
+
+class Pictures:
+    """The figures written to `folder`, and what the page embeds of each, by file stem."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._addresses: dict[str, tuple[str, Markup]] = {}
+
+    def of(self, grid: Grid, prefix: str) -> tuple[list[dict], list[dict]]:
+        """The figures of a grid as the page's template takes them, and those that lack data."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        figures, missing = [], []
+        for item in drawn(grid):
+            about = {"title": item.drawing.title, "published": item.drawing.published}
+            if item.table is None:
+                missing.append(about | {"sentence": item.missing})
+                continue
+            stem = f"{prefix}-{item.drawing.name}"
+            about |= {"caption": item.caption, "file": f"{self.folder.name}/{stem}"}
+            figures.append(about | {"uri": self._address(item, stem)})
+        return figures, missing
+
+    def _address(self, item: Drawn, stem: str) -> Markup:
+        """The figure's address, drawn if the table or the shading is not what it was."""
+        digest = hashlib.sha256(item.csv + repr(item.shades).encode()).hexdigest()
+        if self._addresses.get(stem, ("", None))[0] != digest:
+            png, svg, _ = save(item, self.folder / stem)
+            self._addresses[stem] = (digest, _data_address(png, svg))
+        return self._addresses[stem][1]
+
+
+def _data_address(png: Path, svg: Path) -> Markup:
+    """The picture as a data: address that is safe in a double-quoted attribute."""
+    text = svg.read_text(encoding="utf-8")
+    if len(text) > MAX_EMBEDDED_SVG_BYTES:
+        return Markup("data:image/png;base64,") + base64.b64encode(png.read_bytes()).decode()
+    # Base64 would make it a third larger.
+    text = " ".join(text.split())
+    for sign, escaped in (("%", "%25"), ("#", "%23"), ("&", "%26"), ('"', "'")):
+        text = text.replace(sign, escaped)
+    return Markup("data:image/svg+xml," + text.replace("<", "%3C").replace(">", "%3E"))

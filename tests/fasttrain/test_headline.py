@@ -1,0 +1,118 @@
+"""The sentences say what the numbers are, as plainly when the answer is no or not known."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fasttrain.report.headline import headline
+
+from .pages import NAN, REGIMES, decreed_boundaries, decreed_regimes, make_grid
+
+
+def _sentences(grid, regimes=None):
+    regimes = decreed_regimes(grid) if regimes is None else regimes
+    return headline(grid, regimes, decreed_boundaries(regimes))
+
+
+def _changed(grid, change):
+    stages = grid.stages.copy()
+    change(stages)
+    return dataclasses.replace(grid, stages=stages)
+
+
+def test_boundaries_with_brackets_and_what_is_not_known():
+    best, verdict, first, second, third, count = _sentences(make_grid())
+    assert first.startswith("Boundary 1|2: regime 1 (convergence) gives way to regime 2")
+    assert "about 0.0224, between 0.01 and 0.05 (2 seeds)." in first
+    assert second == "Boundary 2A|2B: not known: no PLR of regime 2B."
+    assert third.endswith("(2 seeds); one seed disagrees.")
+    assert count == "32 stages done, 0 diverged."
+    assert "PLR 0.5 (regime 3) fine-tuned at FLR 0.001, with" in best
+    assert "82.50" not in best and "83.00 ± 0.71 % (n = 2 seeds) after 6 epochs" in best
+    assert "on the test set and so optimistic" in best
+
+
+@pytest.mark.parametrize(
+    "lift, spread, start, figures",
+    [
+        (0.0, 0.0, "A large learning rate beats the best small one", "+15.00 ± 0.00 points"),
+        (-0.3, 0.0, "No large learning rate beats the best small one", "−15.00 ± 0.00 points"),
+        (-0.15, 0.02, "A large learning rate does not beat the best small one", "0.00 ± 1.41"),
+    ],
+)
+def test_the_best_is_compared_with_the_best_small_learning_rate(lift, spread, start, figures):
+    def change(stages):
+        rows = stages["plr"].map(REGIMES) != "1"
+        stages.loc[rows, "test_accuracy"] += lift + spread * (stages.loc[rows, "seed"] - 0.5)
+
+    verdict = _sentences(_changed(make_grid(), change))[1]
+    assert verdict.startswith(start) and figures in verdict and "seed by seed, n = 2" in verdict
+    # Against the best of regime 1, of whatever kind.
+    assert verdict.endswith("and PLR 0.01 (regime 1) fine-tuned at FLR 0.001.")
+
+
+def test_the_best_small_one_may_be_an_average():
+    def change(stages):
+        rows = (stages["kind"] == "swa") & (stages["plr"] == 1e-3)
+        stages.loc[rows, "test_accuracy"] = 0.74
+
+    verdict = _sentences(_changed(make_grid(), change))[1]
+    assert verdict.endswith("and PLR 0.001 (regime 1) averaged over k = 2.")
+
+
+def test_one_seed_has_no_error_bar():
+    best, verdict, *_ = _sentences(make_grid(seeds=(3,)))
+    assert "n = 1: no error bar" in best and "n = 1: no error bar" in verdict
+    assert "±" not in best + verdict
+
+
+def test_seeds_that_are_not_shared_give_no_error_bar():
+    def change(stages):
+        stages.loc[stages["plr"] == 0.5, "seed"] += 10
+
+    assert "no seed in common: no error bar" in _sentences(_changed(make_grid(), change))[1]
+
+
+def test_what_is_missing_is_said():
+    small = _sentences(make_grid(plrs=(1e-3, 1e-2)))
+    assert "no PLR is beyond regime 1" in small[1]
+    assert "so no boundary lies among them; other regimes need larger" in small[2]
+    large = _sentences(make_grid(plrs=(5e-2, 0.5)))
+    assert "is not known: no PLR is in regime 1" in large[1]
+    (*_, alone, _) = _sentences(make_grid(plrs=(1e-3,)))
+    assert alone == (
+        "Regimes: the only PLR, 0.001, is in regime 1 (convergence); boundaries need more PLRs."
+    )
+    (*_, undecided, _) = _sentences(make_grid(plrs=(0.7, 0.8)))
+    assert undecided == "Regimes: none of 2 PLRs is decided; for instance, by decree <i>"
+
+
+def test_nothing_finished_and_everything_diverged():
+    grid = make_grid()
+    empty = dataclasses.replace(grid, stages=grid.stages.iloc[:0])
+    assert _sentences(empty) == ["No stage has finished yet."]
+    for accuracy in (NAN, np.inf, 0.1):
+
+        def change(stages, accuracy=accuracy):
+            stages["state"], stages["test_accuracy"] = "diverged", accuracy
+
+        sentences = _sentences(_changed(grid, change))
+        assert sentences[0].startswith("No result without a diverged seed")
+        assert sentences[-1] == "0 stages done, 32 diverged."
+
+
+def test_a_plr_of_no_decided_regime_is_on_neither_side():
+    grid = make_grid()
+    regimes = decreed_regimes(grid)
+    regimes.loc[(regimes["plr"] == 0.5) & (regimes["seed"] == 1), "regime"] = "undecided"
+    best, verdict, *_ = _sentences(grid, regimes)
+    assert "PLR 0.5 (regime 3/undecided) fine-tuned" in best
+    assert "between PLR 0.05 (regime 2A)" in verdict and "On neither side: PLR 0.5," in verdict
+
+
+def test_seeds_that_disagree_are_of_no_regime():
+    grid = make_grid(plrs=(1e-3, 5e-2))
+    regimes = decreed_regimes(grid)
+    regimes.loc[(regimes["plr"] == 1e-3) & (regimes["seed"] == 1), "regime"] = "2A"
+    assert "no PLR is in regime 1" in _sentences(grid, regimes)[1]

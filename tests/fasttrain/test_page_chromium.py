@@ -1,0 +1,271 @@
+"""The page in a real browser: Debian's Chromium without a window, one process for all tests.
+
+Without Chromium they are skipped; FASTTRAIN_REQUIRE_CHROMIUM=1 makes that a failure.
+"""
+
+import dataclasses
+import os
+import shutil
+
+import pytest
+
+from fasttrain.report import write_report
+
+from .pages import PROVENANCE, make_grid, use_decreed
+
+EVIL = "</script><img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    path = shutil.which("chromium")
+    required = os.environ.get("FASTTRAIN_REQUIRE_CHROMIUM") == "1"
+    if path is None:
+        (pytest.fail if required else pytest.skip)("no chromium on the PATH")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        # Inside a container Chromium cannot make its sandbox; it only sees pages made here.
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """Two set-ups, the second with a hostile name; some cells diverged, some not finished."""
+    folder = tmp_path_factory.mktemp("page")
+    grid = make_grid()
+    stages = grid.stages[~((grid.stages["kind"] == "swa") & (grid.stages["plr"] == 1e-3))].copy()
+    lost = (stages["plr"] == 0.5) & (stages["kind"] == "pretrain")
+    stages.loc[lost, ["state", "test_accuracy"]] = ["diverged", float("nan")]
+    grids = [dataclasses.replace(grid, stages=stages), make_grid(setup=EVIL, dataset=EVIL)]
+    commands = dict.fromkeys(stages["stage"], "fasttrain sweep digits --store runs/x")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use_decreed(monkeypatch)
+        path = write_report(folder, grids, PROVENANCE, commands=commands)
+    return path.as_uri()
+
+
+@pytest.fixture
+def visit(chromium):
+    """`visit(address, width=..., **context)` -> page; fails on an error, a dialog or a request."""
+    contexts, faults = [], []
+
+    def call(address: str, width: int = 1100, **options):
+        context = chromium.new_context(viewport={"width": width, "height": 800}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.on("console", lambda message: faults.append(message.text))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("dialog", lambda dialog: (faults.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: _note(request.url, address, faults))
+        page.goto(address)
+        return page
+
+    yield call
+    for context in contexts:
+        context.close()
+    assert not faults
+
+
+def _note(url: str, address: str, faults: list[str]) -> None:
+    if url.split("#")[0] != address.split("#")[0] and not url.startswith("data:"):
+        faults.append(f"request for {url}")
+
+
+def _first(page):
+    return page.locator("#setup-s1")
+
+
+def _column(section, name: str) -> list[str]:
+    """The visible values under a heading."""
+    headings = section.locator(".stages thead th").all_inner_texts()
+    place = [text.strip() for text in headings].index(name) + 1
+    return section.locator(f".stages tbody tr:visible td:nth-child({place})").all_inner_texts()
+
+
+def test_a_cell_tells_its_figures_and_opens(visit, address):
+    page = visit(address)
+    section = _first(page)
+    readout, panel = section.locator(".readout"), section.locator(".panel")
+    cell = section.locator(".heatmap tbody tr:nth-child(1) td").nth(2)
+    hint = readout.inner_text()
+    cell.hover()
+    words = "PLR 0.05, FLR 0.01: 75.50 ± 0.71 % (n = 2 seeds), done; PLR in regime 2A"
+    assert readout.inner_text().startswith(words)
+    assert cell.get_attribute("aria-label") == readout.inner_text()
+    page.mouse.move(0, 0)
+    assert readout.inner_text() == hint and panel.is_hidden()
+    cell.click()
+    assert panel.locator("h4").inner_text() == "PLR 0.05, FLR 0.01"
+    # Three charts, each with a line per seed through pre-training and fine-tuning.
+    charts = panel.locator(".charts svg")
+    assert charts.count() == 3
+    for index in range(3):
+        lines = charts.nth(index).locator("polyline")
+        assert lines.count() == 2
+        assert len(lines.first.get_attribute("points").split()) == 6
+        assert charts.nth(index).locator(".second").count() == 1
+    assert panel.locator("tbody tr").count() == 2
+    assert panel.locator("tbody td:nth-child(4)").all_inner_texts() == ["0.01", "0.01"]
+    command = "fasttrain train digits --store runs/x --plr 0.05 --flr 0.01 --seed"
+    assert panel.locator("pre").inner_text() == f"{command} 0\n{command} 1"
+    panel.get_by_role("button", name="Close").click()
+    assert panel.is_hidden()
+
+
+def test_cells_without_results_say_why(visit, address):
+    page = visit(address)
+    section = _first(page)
+    panel = section.locator(".panel")
+    rows = section.locator(".heatmap tbody tr")
+    rows.nth(2).locator("td").nth(3).click()
+    assert "no finite accuracy: diverged" in panel.inner_text()
+    assert "no finite value" not in panel.locator("svg").first.inner_html()
+    rows.nth(3).locator("td").nth(0).click()
+    assert "no result: not finished" in panel.inner_text() and panel.locator("svg").count() == 0
+    assert "--plr 0.001 --k 2 --seed 0" in panel.locator("pre").inner_text()
+    # Of the other set-up no command is recorded.
+    page.locator("section").nth(1).locator(".heatmap td").nth(0).click()
+    assert "no command of a sweep is recorded" in page.locator(".panel:visible").nth(1).inner_text()
+
+
+def test_the_heatmap_by_keyboard(visit, address):
+    page = visit(address)
+    section = _first(page)
+    assert section.locator(".heatmap [tabindex='0']").count() == 1
+    section.locator(".heatmap [tabindex='0']").focus()
+
+    def label() -> str:
+        return page.evaluate("document.activeElement.getAttribute('aria-label')").split(":")[0]
+
+    for key, place in (
+        ("ArrowRight", "PLR 0.01, FLR 0.01"),
+        ("ArrowDown", "PLR 0.01, FLR 0.001"),
+        ("End", "PLR 0.5, FLR 0.001"),
+        ("ArrowRight", "PLR 0.5, FLR 0.001"),
+        ("ArrowDown", "PLR 0.5, pre-trained"),
+        ("Home", "PLR 0.001, pre-trained"),
+        ("ArrowUp", "PLR 0.001, FLR 0.001"),
+    ):
+        page.keyboard.press(key)
+        assert label() == place
+    assert section.locator(".heatmap [tabindex='0']").count() == 1
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+    page.keyboard.press("Enter")
+    panel = section.locator(".panel")
+    assert panel.is_visible() and label() == "PLR 0.001, FLR 0.001"
+    assert section.locator(".heatmap [aria-selected]").count() == 1
+    # From inside the panel too, and back to the cell.
+    panel.get_by_role("button", name="Close").focus()
+    page.keyboard.press("Escape")
+    assert panel.is_hidden() and label() == "PLR 0.001, FLR 0.001"
+    roles = section.locator(".heatmap").evaluate(
+        "t => [t, t.rows[0], t.rows[2].cells[0], t.rows[2].cells[1]].map(e => e.role)"
+    )
+    assert roles == ["grid", "row", "rowheader", "gridcell"]
+
+
+def test_the_table_sorts_numbers_by_value(visit, address):
+    page = visit(address)
+    section = _first(page)
+    section.locator(".all-stages summary").click()
+    heading = section.get_by_role("columnheader", name="train loss")
+    heading.get_by_role("button").press("Enter")
+    values = [float(text) for text in _column(section, "train loss")]
+    assert values == sorted(values) and len(values) == 30
+    assert heading.get_attribute("aria-sort") == "ascending"
+    heading.get_by_role("button").press("Enter")
+    values = [float(text) for text in _column(section, "train loss")]
+    assert values == sorted(values, reverse=True)
+    assert heading.get_attribute("aria-sort") == "descending"
+    # What is missing comes last either way.
+    flr = section.get_by_role("columnheader", name="FLR").get_by_role("button")
+    for expected in (["0.001"] * 8 + ["0.01"] * 8, ["0.01"] * 8 + ["0.001"] * 8):
+        flr.click()
+        assert _column(section, "FLR") == expected + ["–"] * 14
+    assert section.locator("[aria-sort]").count() == 1
+
+
+def test_the_table_filters(visit, address):
+    page = visit(address)
+    section = _first(page)
+    section.locator(".all-stages summary").click()
+    section.locator("select[name=kind]").select_option("swa")
+    assert set(_column(section, "kind")) == {"swa"}
+    assert section.locator(".shown").inner_text() == "6 of 30 stages"
+    section.locator("select[name=regime]").select_option("2A")
+    assert section.locator(".shown").inner_text() == "2 of 30 stages"
+    section.locator("select[name=kind]").select_option("")
+    section.get_by_label("Filter").fill("FINETUNE 0.01")
+    assert set(_column(section, "kind")) == {"finetune"}
+    assert section.locator(".shown").inner_text() == "2 of 30 stages"
+    section.get_by_label("Filter").fill("")
+    section.locator("select[name=regime]").select_option("")
+    section.locator("select[name=state]").select_option("diverged")
+    assert _column(section, "PLR") == ["0.5", "0.5"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_scrolls_only_tables_sideways(visit, address, scheme):
+    page = visit(address, width=360, color_scheme=scheme, reduced_motion="reduce")
+    _first(page).locator(".heatmap td").nth(1).click()
+    for summary in page.locator("summary").all():
+        summary.click()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert light == (scheme == "light")
+
+
+def test_names_do_nothing(visit, address):
+    """What they would do is a dialog or a request, which `visit` does not let pass."""
+    page = visit(address)
+    page.locator("section").nth(1).locator(".heatmap td").first.click()
+    assert EVIL in page.locator("h2").nth(1).inner_text()
+    assert page.locator("img").count() == 2
+    assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth == 90)")
+
+
+def test_without_a_script_tables_and_figures_remain(visit, address):
+    page = visit(address, java_script_enabled=False)
+    section = _first(page)
+    assert section.locator(".heatmap td").first.inner_text() == "60.50"
+    assert section.locator(".readout").is_hidden() and section.locator(".filter").is_hidden()
+    section.locator(".all-stages summary").click()
+    assert section.locator(".stages tbody tr:visible").count() == 30
+
+
+def test_what_is_open_and_chosen_survives_a_reload(visit, tmp_path, monkeypatch):
+    """Of a grid that has grown by a learning rate meanwhile."""
+    use_decreed(monkeypatch)
+    path = write_report(tmp_path, [make_grid(plrs=(1e-2, 5e-2))], PROVENANCE)
+    page = visit(path.as_uri())
+    section = _first(page)
+    section.locator(".all-stages summary").click()
+    section.get_by_role("columnheader", name="test %").get_by_role("button").click()
+    section.locator("select[name=kind]").select_option("finetune")
+    section.locator(".heatmap tbody tr:nth-child(2) td").nth(1).click()
+    section.get_by_label("Filter").fill("0.05")
+    write_report(tmp_path, [make_grid(plrs=(1e-3, 1e-2, 5e-2))], PROVENANCE)
+    page.reload()
+    assert section.locator(".heatmap thead .rate").count() == 3
+    assert section.locator(".panel h4").inner_text() == "PLR 0.05, FLR 0.001"
+    assert section.locator(".shown").inner_text() == "4 of 24 stages"
+    values = [float(text) for text in _column(section, "test %")]
+    assert values == sorted(values) and len(values) == 4
+    assert page.evaluate("document.activeElement.name") == "text"
+    # Closed again, nothing of it is left to remember.
+    page.keyboard.press("Escape")
+    assert "cell" not in page.url and "sort" in page.url
+
+
+def test_in_watch_mode_the_page_reloads_itself(visit, tmp_path, monkeypatch):
+    use_decreed(monkeypatch)
+    path = write_report(tmp_path, [make_grid(plrs=(1e-2, 5e-2))], PROVENANCE, refresh_s=1)
+    page = visit(f"{path.as_uri()}#setup-s1.cell=0.05+--flr+0.001")
+    write_report(tmp_path, [make_grid(plrs=(1e-3, 1e-2, 5e-2))], PROVENANCE, refresh_s=1)
+    # It appears with no reload asked for here.
+    page.locator(".heatmap thead .rate").nth(2).wait_for()
+    assert page.locator(".panel h4").inner_text() == "PLR 0.05, FLR 0.001"

@@ -1,0 +1,109 @@
+"""A report while the store grows: it follows every change, and lists what is not finished."""
+
+import json
+import re
+
+import pytest
+
+from fasttrain import rebuild as rebuilding
+from fasttrain.store import Store
+
+from .pages import decreed  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("decreed")
+
+
+@pytest.fixture
+def store(fasttrain, tiny) -> Store:
+    assert fasttrain("sweep", tiny, "--store", "grid", "--quiet", "--plr", "1e-2").code == 0
+    return Store.open(tiny.parent / "grid", create=False)
+
+
+def _rename_done(store: Store, stage: str) -> None:
+    """As if the stage were still running."""
+    (store.path / stage / "done.json").rename(store.path / f"{stage}.done")
+
+
+def _finish_again(store: Store, stage: str) -> None:
+    (store.path / f"{stage}.done").rename(store.path / stage / "done.json")
+
+
+def _page(store: Store) -> str:
+    return (store.path / "report" / "report.html").read_text(encoding="utf-8")
+
+
+def test_every_cell_has_a_command_that_finds_its_stages_finished(store, fasttrain, tiny):
+    (text,) = re.findall(r'type="application/json">(.*?)</script>', _page(store), re.DOTALL)
+    data = json.loads(text)
+    before = store.stages()
+    for row in data["rows"]:
+        command = f"{data['command']} --plr {data['plrs'][0]}{row['flags']} --seed 0"
+        program, *arguments = command.split()
+        assert program == "fasttrain" and fasttrain(*arguments, "--quiet").code == 0
+    assert store.stages() == before
+
+
+def test_what_is_not_finished_is_listed(store):
+    first, second, third = store.stages()[:3]
+    about = json.loads((store.path / first / "stage.json").read_bytes())
+    for stage in (first, second):
+        _rename_done(store, stage)
+    store.fail(second, "no memory <b>")
+    (store.path / "never-begun").mkdir()
+    store.fail("never-begun", "no disk")
+    rows = {label: (epochs, state) for label, epochs, state in rebuilding.unfinished(store)}
+    assert len(rows) == 3 and rows["stage never-begun"] == ("–", "failed: no disk")
+    (label,) = [label for label in rows if label.startswith(about["kind"]) and "0.01" in label]
+    rebuilding.rebuild(store)
+    page = _page(store)
+    assert label in page and "failed: no memory &lt;b&gt;" in page
+    assert "3 stages begun and not finished" in page
+
+
+def test_watching_rebuilds_on_changes_until_interrupted(store, monkeypatch, capsys):
+    stage = store.stages()[-1]
+    _rename_done(store, stage)
+    looks = []
+
+    def sleep(seconds: float) -> None:
+        """Time passes: nothing, a stage finishes, nothing, a stage is damaged, Ctrl-C."""
+        looks.append(seconds)
+        if len(looks) == 2:
+            assert 'http-equiv="refresh" content="3"' in _page(store)
+            _finish_again(store, stage)
+        elif len(looks) == 4:
+            (store.path / stage / "done.json").write_text("{}")
+        elif len(looks) == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(rebuilding.time, "sleep", sleep)
+    with store.lock():
+        # As while a sweep runs.
+        assert rebuilding.watch(store.path, 2.5) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert looks == [2.5] * 6 and len(lines) == 4
+    count = len(store.stages())
+    assert f"{count - 1} stages, rebuilt in" in lines[0] and f"{count} stages" in lines[1]
+    # The damage is told, once on the change and once at the end, and stops nothing.
+    assert all("does not match its sha256" in line for line in lines[2:])
+
+
+def test_the_last_page_does_not_reload_itself(store, monkeypatch, capsys):
+    def sleep(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rebuilding.time, "sleep", sleep)
+    assert rebuilding.watch(store.path, 1) == 0
+    assert 'http-equiv="refresh"' not in _page(store)
+
+
+def test_watch_from_the_command_line(store, fasttrain, monkeypatch):
+    monkeypatch.setattr(
+        rebuilding.time, "sleep", lambda _: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    outcome = fasttrain("report", store.path, "--watch", "--interval", "0.5")
+    assert outcome.code == 0 and len(outcome.out.splitlines()) == 2 and not outcome.err
+    outcome = fasttrain("report", store.path, "--watch", "--interval", "0")
+    assert outcome.code == 2 and "--interval 0: must be 0.1 to 86400 seconds" in outcome.err
+    outcome = fasttrain("report", "nowhere", "--watch")
+    assert outcome.code == 1 and "nowhere: no such store" in outcome.err
