@@ -92,7 +92,12 @@ def boundaries(regimes: pd.DataFrame) -> pd.DataFrame:
             _read(name, list(zip(runs["plr"], runs["regime"], strict=True)))
             for _, runs in regimes.groupby("seed")
         ]
-        rows.append(_merged(name, found))
+        row = _merged(name, found)
+        if name == "2A|2B" and row["num_seeds"]:
+            missing = sorted({"2A", "2B"} - set(regimes["regime"]))
+            notes = [str(row["note"]), *(f"no run is {regime}" for regime in missing)]
+            row["note"] = "; ".join(note for note in notes if note)
+        rows.append(row)
     return pd.DataFrame(rows, columns=list(BOUNDARY_COLUMNS)).astype(BOUNDARY_COLUMNS)
 
 

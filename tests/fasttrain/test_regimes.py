@@ -205,6 +205,13 @@ def test_a_boundary_outside_of_the_grid_is_unknown_and_says_why(names, note):
     assert math.isnan(row["plr"]) and math.isnan(row["ratio"]) and row["note"] == note
 
 
+def test_a_sub_regime_that_no_run_is_in_is_named():
+    rows = [(1.0, "1"), (2.0, "2A"), (3.0, "3")]
+    table = pd.DataFrame(rows, columns=["plr", "regime"]).assign(seed=0)
+    row = boundaries(table).iloc[1]
+    assert (row["low"], row["high"], row["note"]) == (2.0, 3.0, "one seed; no run is 2B")
+
+
 def test_runs_that_cannot_tell_stand_between_or_beyond():
     runs = [(1.0, "undecided"), (2.0, "1"), (3.0, "undecided"), (4.0, "2"), (5.0, "undecided")]
     assert cut("1|2", runs).untold == (3.0,)
