@@ -22,7 +22,7 @@ from fasttrain.report.table import CELL_KEYS, best, floats, number, seed_means
 NUM_LEVELS = 24
 MAX_POINTS = 60
 """of one curve"""
-MAX_CURVE_VALUES = 90_000
+MAX_CURVE_VALUES = 60_000
 """of all curves of a set-up together, about 7 bytes each: grids of more stages have fewer points"""
 _CURVES = (("train_loss", 1), ("test_accuracy", 100), ("grad_norm", 1))
 _FLAGS = {"finetune": "flr", "swa": "k"}

@@ -51,7 +51,7 @@ class Pictures:
 def _data_address(png: Path, svg: Path) -> Markup:
     """The picture as a data: address that is safe in a double-quoted attribute."""
     text = svg.read_text(encoding="utf-8")
-    if len(text) > MAX_EMBEDDED_SVG_BYTES:
+    if len(text) > MAX_EMBEDDED_SVG_BYTES and 4 / 3 * png.stat().st_size < len(text):
         return Markup("data:image/png;base64,") + base64.b64encode(png.read_bytes()).decode()
     # Base64 would make it a third larger.
     text = " ".join(text.split())

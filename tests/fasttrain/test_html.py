@@ -202,8 +202,9 @@ def test_figures_are_written_again_only_when_their_table_changes(tmp_path, monke
 
 @pytest.mark.parametrize("num_seeds", [1, 3])
 def test_large_grid_stays_below_its_share(tmp_path, num_seeds):
-    """2 MB with the figures of one grid, for which 1 MB (1.6 MB) of other things leave room."""
+    """The figures of such a grid take 1.3 MB of the 2 that a page may have."""
     plrs, flrs = np.geomspace(1e-5, 1, 32), np.geomspace(1e-5, 0.1, 16)
     grid = make_grid(plrs, flrs, (2, 5, 10, 50, 100), range(num_seeds), num_epochs=70)
     assert len(grid.stages) == 704 * num_seeds
-    assert len(_page(tmp_path, [grid]).encode()) < (1_000_000, 1_600_000)[num_seeds > 1]
+    size = len(_page(tmp_path, [grid]).encode())
+    assert size < (700_000, 1_300_000)[num_seeds > 1]
