@@ -24,8 +24,9 @@ from .works import WORKS
 
 AT_ONCE = {"cpu": 21, "cuda": 63}
 """most models in a pack, by kind of device: on a CPU larger ones are no faster"""
-TOGETHER = ("lines", "sharpness", "features")
-"""kinds whose analyses of one seed are packed"""
+TOGETHER = {"lines": 3, "sharpness": 9, "features": 63}
+"""kinds whose analyses of one seed are packed, and how many at most: a path is a pack by itself,
+but those that share their ends share the evaluation of these; second derivatives fill the caches"""
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 
 
@@ -109,8 +110,7 @@ def _batches(kind: str, analyses: Sequence[Analysis], size: int) -> list[list[An
     together: dict[int, list[Analysis]] = {}
     for analysis in analyses:
         together.setdefault(analysis.seed, []).append(analysis)
-    # A path is a pack by itself; those that share their ends share the evaluation of these.
-    count = 3 if kind == "lines" else size
+    count = TOGETHER[kind] if kind == "lines" else min(TOGETHER[kind], size)
     return [
         members[first : first + count]
         for members in together.values()
