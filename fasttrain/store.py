@@ -30,7 +30,7 @@ from torch import Tensor
 from .errors import EnvironmentProblem
 from .files import is_empty, json_bytes, tensors_to_bytes, write_atomically
 
-FORMAT = 1
+FORMAT = 2
 DESCRIPTION = "stage.json"
 CHECKPOINTS = "checkpoints"
 ANALYSES = "analyses"

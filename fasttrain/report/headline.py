@@ -7,6 +7,7 @@ is said; differences are taken seed by seed, since seeds share their initialisat
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,6 +84,8 @@ def _regime_sentences(
 def _boundary_sentence(row: Mapping[Any, Any]) -> str:
     before, after = (REGIME_NAMES[name] for name in row["boundary"].split("|"))
     note = str(row["note"]).strip().rstrip(".")
+    if re.search("no run is 2[AB]", note):
+        return f"Boundary {row['boundary']}: not seen ({note})."
     if math.isnan(row["plr"]):
         return f"Boundary {row['boundary']}: not known{f': {note}' if note else ''}."
     seeds = int(row["num_seeds"])

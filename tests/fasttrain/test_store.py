@@ -165,7 +165,7 @@ def test_what_is_not_a_store_is_refused(tmp_path, store):
     with pytest.raises(EnvironmentProblem, match="cannot be made: Not a directory"):
         Store.open(tmp_path / "file" / "store", create=True)
     (store.path / "store.json").write_text(json.dumps({"format": 99}))
-    with pytest.raises(EnvironmentProblem, match="store of format 99; this version reads format 1"):
+    with pytest.raises(EnvironmentProblem, match="store of format 99; this version reads format 2"):
         Store.open(store.path, create=True)
 
 

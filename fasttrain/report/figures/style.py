@@ -72,7 +72,7 @@ def frame(ax: Axes) -> None:
 
 
 def plr_axes(axes: Sequence[Axes], plrs: Iterable[float], shades: Shades) -> None:
-    """Logarithmic PLR axes with the regimes shaded behind; the first says where the boundaries lie.
+    """Logarithmic PLR axes with the regimes shaded behind, and lines where they meet.
 
     To be called before anything is drawn: a single PLR has no extent that could be converted later.
     """
@@ -82,12 +82,9 @@ def plr_axes(axes: Sequence[Axes], plrs: Iterable[float], shades: Shades) -> Non
         ax.set_xscale("log")
         ax.set_xlim(low, high)
         frame(ax)
-        # Room for the values of the boundaries above the data, in panels that share an axis too.
-        ax.margins(y=0.16)
         if high / low > 30:
             ax.tick_params(axis="x", which="minor", bottom=False)
         _shade(ax, [(name, max(a, low), min(b, high)) for name, a, b in shades])
-    for ax in axes[:1]:
         _boundaries(ax, shades)
 
 
@@ -106,14 +103,10 @@ def _shade(ax: Axes, bands: Shades) -> None:
 
 def _boundaries(ax: Axes, shades: Shades) -> None:
     low, high = ax.get_xlim()
-    across = ax.get_xaxis_transform()
     for (_, _, end), (_, start, _) in zip(shades, shades[1:], strict=False):
         if start > end * _MEETING or not low < end < high:
             continue
         ax.axvline(end, color="0.45", lw=0.8, ls=(0, (2, 2)), zorder=1)
-        value = ax.text(end, 0.98, f"{end:.2g}", transform=across, fontsize=7, color="0.25")
-        value.set(rotation=90, ha="right", va="top", in_layout=False)
-        value.set_bbox({"fc": "white", "ec": "none", "alpha": 0.6, "pad": 0.6})
 
 
 def curve(
