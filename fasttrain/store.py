@@ -296,7 +296,8 @@ class Store:
 def _members(checkpoint: Path) -> dict[str, int]:
     """Stages of a checkpoint and their epochs, in the order of the pack, from the file's header."""
     try:
-        with safetensors.safe_open(checkpoint, framework="pt") as file:
+        # As torch's, the file would be opened twice: it may go in between.
+        with safetensors.safe_open(checkpoint, framework="numpy") as file:
             names = [name for name in file.keys() if name.endswith("/series")]  # noqa: SIM118
             return {name[: -len("/series")]: file.get_slice(name).get_shape()[0] for name in names}
     except FileNotFoundError:
