@@ -15,7 +15,7 @@ from ..lab import Lab
 from ..results import Finished, finished, load_grids
 from ..stages import STATE
 from ..store import Store
-from ..tuning import models_in_memory
+from ..tuning import fastest, measure_packs, models_in_memory
 from .images import Place, reopen
 from .records import Analysis, choose, is_done, save
 from .selection import Request, Selection, missing_rates, select
@@ -24,9 +24,10 @@ from .works import WORKS
 
 AT_ONCE = {"cpu": 21, "cuda": 63}
 """most models in a pack, by kind of device: on a CPU larger ones are no faster"""
-TOGETHER = {"lines": 3, "sharpness": 9, "features": 63}
-"""kinds whose analyses of one seed are packed, and how many at most: a path is a pack by itself,
-but those that share their ends share the evaluation of these; second derivatives fill the caches"""
+TOGETHER = ("lines", "sharpness", "features")
+"""kinds whose analyses of one seed are packed"""
+SECOND_DERIVATIVES = 4
+"""times the memory of a training step that a product with the Hessian takes, at least"""
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 
 
@@ -95,24 +96,27 @@ def _analyse_setup(
         return {several.removesuffix(": "): str(error)}
     for kind, count in counts.items():
         view.add(kind, count)
-    size = models_in_memory(lab, AT_ONCE[lab.device.type])
+    fitting = models_in_memory(lab, AT_ONCE[lab.device.type])
+    size = fastest(measure_packs(lab, fitting, 1)).size
+    counts_at_once = {
+        # A path is packs by itself; those that share their ends share the evaluation of these.
+        "lines": 3,
+        "sharpness": min(size, max(1, fitting // SECOND_DERIVATIVES)),
+    }
     failures: dict[str, str] = {}
     for kind, members in left.items():
-        for batch in _batches(kind, members, size):
+        for batch in _batches(kind, members, counts_at_once.get(kind, size)):
             failures |= _make(batch, lab, size, view)
     return failures
 
 
-def _batches(kind: str, analyses: Sequence[Analysis], size: int) -> list[list[Analysis]]:
+def _batches(kind: str, analyses: Sequence[Analysis], count: int) -> list[list[Analysis]]:
     """Analyses that are made together: of one seed, as many as make one pack."""
     if kind not in TOGETHER:
         return [[analysis] for analysis in analyses]
     together: dict[int, list[Analysis]] = {}
     for analysis in analyses:
         together.setdefault(analysis.seed, []).append(analysis)
-    # A second derivative takes several times the memory of a training step.
-    fits = {"lines": TOGETHER[kind], "sharpness": max(1, size // 4)}.get(kind, size)
-    count = min(TOGETHER[kind], fits)
     return [
         members[first : first + count]
         for members in together.values()
