@@ -158,13 +158,28 @@ def test_convergence_marks_the_runs_that_do_not(grid):
 def test_starts_are_one_rate_of_each_regime(grid):
     with_flr = published_grid((*PLRS[:2], 3e-4 - 1e-9, *PLRS[3:]), (1e-5, 1e-4))
     table = _of(with_flr, "starts").table
-    assert table["start"].tolist() == ["none", "2B", "2A", "1"] * 2
-    assert table["plr"].tolist()[1:4] == [3e-3, 5e-4, 1e-4]
+    assert table["start"].tolist() == ["none", "3", "2B", "2A", "1"] * 2
+    assert table["plr"].tolist()[1:5] == [3e-2, 3e-3, 5e-4, 1e-4]
     cells = with_flr.stages[(with_flr.stages["flr"] == 1e-5) & (with_flr.stages["plr"] == 3e-3)]
-    np.testing.assert_allclose(table["mean"].iloc[1], cells["test_accuracy"].mean())
+    np.testing.assert_allclose(table["mean"].iloc[2], cells["test_accuracy"].mean())
     # FLR 3e-4 is no PLR here: nothing was trained at it from the initialisation.
     apart = _of(grid, "starts").table
-    assert apart.loc[apart["flr"] == 3e-4, "start"].tolist() == ["2B", "2A", "1"]
+    assert apart.loc[apart["flr"] == 3e-4, "start"].tolist() == ["3", "2B", "2A", "1"]
+
+
+def test_starts_that_are_not_yet_tuned_at_the_ends_are_left_out():
+    grid = published_grid((1e-4, 2e-4, 1e-1), (1e-5, 1e-4, 3e-4), seeds=(0,))
+    tuned = grid.stages["kind"] == "finetune"
+    for waiting, starts in (({1e-4}, ["3", "1"]), ({1e-4, 2e-4}, ["3"])):
+        gone = tuned & grid.stages["plr"].isin(waiting) & (grid.stages["flr"] != 1e-4)
+        partly = dataclasses.replace(grid, stages=grid.stages[~gone])
+        table = _of(partly, "starts").table
+        assert table.loc[table["flr"] == 3e-4, "start"].tolist() == starts
+        assert 1e-4 not in set(table.loc[table["start"] == "1", "plr"])
+    nothing = tuned & (grid.stages["plr"] < 1e-1) & (grid.stages["flr"] != 1e-4)
+    unknown = (grid.stages["kind"] == "pretrain") & (grid.stages["plr"] == 1e-1)
+    partly = dataclasses.replace(grid, stages=grid.stages[~nothing & ~unknown])
+    assert "agree on a regime" in _of(partly, "starts").missing
 
 
 def test_geometry_is_the_mean_of_the_pairs(grid):
