@@ -193,6 +193,33 @@ def test_geometry_is_the_mean_of_the_pairs(grid):
     np.testing.assert_allclose(distance["mean"], _mean(last, "distance"))
 
 
+def test_what_was_analysed_at_other_rates_is_named_by_them():
+    """The sweep has gone on to rates beyond those of the pairs."""
+    shared = {"plrs": (1e-4, 1e-3), "seeds": (0,), "num_epochs": 12}
+    grid = published_grid(flrs=(1e-6, 1e-5, 3e-4, 1e-3), **shared)
+    tuned = grid.stages[grid.stages["flr"].isin([1e-5, 3e-4])]
+    keys = ["plr", "flr"]
+    pairs, paths = grid.pairs.copy(), grid.paths.copy()
+    stages = grid.stages.set_index("stage")
+    moved = tuned.set_index(keys)["stage"].to_dict()
+    other = {1e-6: 1e-5, 1e-3: 3e-4}
+    ids = {
+        name: moved[row["plr"], other[row["flr"]]]
+        for name, row in stages[stages["flr"].isin(other)].iterrows()
+    }
+    for table in (pairs, paths):
+        table[["stage_a", "stage_b"]] = table[["stage_a", "stage_b"]].replace(ids)
+    grid = dataclasses.replace(grid, pairs=pairs, paths=paths)
+    for name in ("geometry", "lines"):
+        item = _of(grid, name)
+        assert "The low FLR is 1e-05. The high FLR is 0.0003." in item.caption
+        assert "lowest" not in item.caption and "n = 1 seed" in item.caption
+        assert (item.table["flr_low"] == 1e-5).all() and (item.table["flr_high"] == 3e-4).all()
+    table = _of(grid, "geometry").table
+    travelled = table.loc[table["quantity"] == "distance", "series"]
+    assert list(dict.fromkeys(travelled)) == ["pre-trained", "FLR 1e-05", "FLR 0.0003"]
+
+
 def test_lines_are_those_from_low_to_high(grid):
     table = _of(grid, "lines").table
     line = table[(table["plr"] == 1e-2) & (table["quantity"] == "train_accuracy")]
