@@ -102,6 +102,7 @@ def write_report(
     )
     path = folder / "report.html"
     write_atomically(path, page.encode())
+    pictures.tidy()
     return path
 
 
@@ -147,7 +148,7 @@ def _section(grid: Grid, commands: Mapping[str, str], pictures: Pictures) -> dic
         command, command_missing = train_command(grid.configuration, recorded), ""
     except NoCommand as missing:
         command, command_missing = None, str(missing)
-    figures, missing = pictures.of(grid, safe)
+    figures, missing = pictures.of(grid, regimes, safe)
     rows = _stage_rows(stages, regimes)
     return section | {
         "map": heatmap(cells) if cells.plrs else None,
