@@ -90,11 +90,15 @@ def analyse(path: Path, request: Request, place: Place) -> int:
     """Measure what a store holds, and rebuild its report; returns the exit code."""
     store = Store.open(path, create=False)
     with store.lock():
+        store.clean()
         failures = run_analyses(store, request, place, Console())
         print(f"report: {rebuild(store)}")
     if failures:
         listing = "; ".join(f"{label}: {error}" for label, error in failures.items())
-        raise EnvironmentProblem(f"{len(failures)} analyses failed: {listing}")
+        folder = store.path / "analyses"
+        raise EnvironmentProblem(
+            f"{len(failures)} analyses failed (see failed.txt in theirs below {folder}): {listing}"
+        )
     return 0
 
 

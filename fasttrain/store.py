@@ -8,6 +8,8 @@
     <store>/<stage>/failed.txt          why it could not be run, if so
     <store>/<stage>/done.json           a summary, digests of all of the above and of itself (last)
     <store>/analyses/<id>/              the same of an analysis of finished stages
+    <store>/analyses/current.json       which of them the figures are drawn from
+    <store>/report/                     derived from all this
 
 Every file is written beside its place, flushed to disk and renamed, so that a process killed at any
 moment leaves either the old file or the new one. A stage counts as finished when done.json is
@@ -203,7 +205,9 @@ class Store:
         """Drop what a process that was killed left; the caller holds the lock."""
         self.tidy_checkpoints()
         for path in self.path.glob("**/.*.tmp"):
-            path.unlink()
+            # Reports are written without the lock: those may be of a process that is at it.
+            if "report" not in path.relative_to(self.path).parts:
+                path.unlink(missing_ok=True)
 
     def checkpoint_members(self, stage: str) -> list[str]:
         """The stages of the pack that the stage's checkpoint is of; none if it has none."""
@@ -296,7 +300,8 @@ class Store:
 def _members(checkpoint: Path) -> dict[str, int]:
     """Stages of a checkpoint and their epochs, in the order of the pack, from the file's header."""
     try:
-        with safetensors.safe_open(checkpoint, framework="pt") as file:
+        # As torch's, the file would be opened twice: it may go in between.
+        with safetensors.safe_open(checkpoint, framework="numpy") as file:
             names = [name for name in file.keys() if name.endswith("/series")]  # noqa: SIM118
             return {name[: -len("/series")]: file.get_slice(name).get_shape()[0] for name in names}
     except FileNotFoundError:

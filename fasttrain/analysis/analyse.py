@@ -110,7 +110,9 @@ def _batches(kind: str, analyses: Sequence[Analysis], size: int) -> list[list[An
     together: dict[int, list[Analysis]] = {}
     for analysis in analyses:
         together.setdefault(analysis.seed, []).append(analysis)
-    count = TOGETHER[kind] if kind == "lines" else min(TOGETHER[kind], size)
+    # A second derivative takes several times the memory of a training step.
+    fits = {"lines": TOGETHER[kind], "sharpness": max(1, size // 4)}.get(kind, size)
+    count = min(TOGETHER[kind], fits)
     return [
         members[first : first + count]
         for members in together.values()
@@ -127,7 +129,7 @@ def _make(batch: list[Analysis], lab: Lab, size: int, view: AnalysisView) -> dic
         view.begin(members)
         try:
             made = WORKS[members[0].kind](members, lab, size)
-        except (EnvironmentProblem, OSError):
+        except OSError:
             raise
         except Exception as error:
             last = traceback.format_exception_only(error)[-1].strip()

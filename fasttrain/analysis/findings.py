@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import pandas as pd
 from rich.table import Table
 
-from .regimes import boundaries, cut
-from .search import Outcomes, Probe, Search, latest
+from .regimes import boundaries, read
+from .search import WHOLE, Outcomes, Probe, Search, latest
 
 AROUND = (0.5, 4.0)
-"""Where the optimum is looked for if 2A|2B is unknown: times the boundary 1|2. Published
-boundaries 2A|2B are 2.4 to 20 times 1|2, and the best PLRs 2 to 4 times."""
+"""Where the optimum is looked for if 2A|2B is unknown: times the boundary 1|2. Of the
+published scale-invariant set-ups 2A|2B is 2.4 to 20 times 1|2, and the best PLRs 2 to 4 times."""
 DROPPED = {"--plr", "--ratio", "--boundaries", "--share", "--store", "--flr", "--dry-run"}
 """flags that the proposed sweep does not take over"""
 FEWEST, MOST = 5, 16
@@ -61,9 +61,9 @@ class Findings:
         return sum(self.search.cost(probe) for probe in self.outcomes)
 
     def _confidence(self, boundary: str) -> str:
-        """How many seeds put it in the same place, within one step of the ratio."""
+        """How many seeds bracket it within the ratio, and in the same place within the ratio."""
         found = [
-            cut(boundary, [(plr, self.outcomes[probe]) for plr, probe in best.items()])
+            read(boundary, [(plr, self.outcomes[probe]) for plr, probe in best.items()])
             for best in (latest(self.outcomes, s) for s in range(self.search.num_seeds))
         ]
         known = sorted((c for c in found if c.known), key=lambda c: c.low * c.high)
@@ -71,7 +71,11 @@ class Findings:
             return f"0 of {len(found)} seeds"
         middle = known[len(known) // 2]
         place, ratio = math.sqrt(middle.low * middle.high), self.search.ratio
-        agree = sum(c.low / ratio <= place <= c.high * ratio for c in known)
+        agree = sum(
+            c.high / c.low <= ratio * WHOLE
+            and 1 / ratio <= math.sqrt(c.low * c.high) / place <= ratio
+            for c in known
+        )
         return f"{agree} of {len(found)} seeds within {ratio:g} x"
 
     def proposal(self) -> tuple[float, float, int] | None:
@@ -84,7 +88,7 @@ class Findings:
         if "1|2" not in known:
             return None
         first, last = (factor * known["1|2"]["plr"] for factor in AROUND)
-        if "2A|2B" in known:
+        if "2A|2B" in known and "2A" in set(self.regimes()["regime"]):
             first, last = known["1|2"]["low"], known["2A|2B"]["high"]
         elif "2|3" in known:
             last = min(last, known["2|3"]["high"])

@@ -251,7 +251,9 @@ class _Run:
             results = [(store.summary(stage.id) or {})["result"] for stage in ends]
             fitted = [result["train_accuracy"] for result in results]
             accuracy = math.nan if None in fitted else min(fitted)
-            turned, barrier = end_points(ends[0], ends[1], self.lab)
+            # A few passes over the data are not worth a compilation.
+            eager = dataclasses.replace(self.lab, compiled=False)
+            turned, barrier = end_points(ends[0], ends[1], eager)
             return split_equilibrium(turned, barrier, accuracy)
         done = store.summary(root.id) or {}
         epochs = pd.read_parquet(io.BytesIO(store.read(root.id, METRICS)))

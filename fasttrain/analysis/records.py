@@ -85,7 +85,8 @@ def choose(chosen: Mapping[str, Mapping[str, Sequence[Analysis]]], store: Store)
     """
     before = _current(store)
     content = {
-        setup: before.get(setup, {})
+        # A set-up gets its length of fine-tuning into its name when there is a second one.
+        setup: (before.get(setup) or before.get(setup.split("-")[0], {}))
         | {kind: [analysis.id for analysis in members] for kind, members in kinds.items()}
         for setup, kinds in chosen.items()
     }

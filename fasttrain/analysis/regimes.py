@@ -89,7 +89,7 @@ def boundaries(regimes: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for name in BELOW:
         found = [
-            _read(name, list(zip(runs["plr"], runs["regime"], strict=True)))
+            read(name, list(zip(runs["plr"], runs["regime"], strict=True)))
             for _, runs in regimes.groupby("seed")
         ]
         row = _merged(name, found)
@@ -163,7 +163,7 @@ def cut(boundary: str, runs: Sequence[tuple[float, str]]) -> Cut:
     return Cut(low, high, tuple(misfits), tuple(sorted(untold)))
 
 
-def _read(boundary: str, runs: Sequence[tuple[float, str]]) -> Cut:
+def read(boundary: str, runs: Sequence[tuple[float, str]]) -> Cut:
     """As `cut`; but what lies between 1 and 3 is no 2A|2B if nothing there is told to be either."""
     if boundary == "2A|2B" and not any(name in ("2A", "2B") for _, name in runs):
         return Cut(math.nan, math.nan, (), ())
@@ -204,6 +204,8 @@ def _unknown(name: str, found: Sequence[Cut]) -> str:
         return "no end points tell 2A from 2B" if name == "2A|2B" else "no run is decided"
     if not lows:
         return f"nothing below it: it is below PLR {min(highs):g}"
+    if highs:
+        return f"seeds disagree: above PLR {max(lows):g} in some, below {min(highs):g} in others"
     return f"nothing above it: it is above PLR {max(lows):g}"
 
 

@@ -40,7 +40,7 @@ STILL_FALLING = 0.05
 """Share of the way left to convergence, in log loss, that a window's fall must be to count: at
 this rate twenty more such windows converge. Less is a plateau, or drift."""
 SIGNIFICANT = 2.0
-"""Standard scores of a trend (Mann-Kendall): passed by 5 points of one order, not by 4."""
+"""Standard scores of a trend (Mann-Kendall): 5 points of one order have 2.4."""
 MIN_WINDOW = 5
 """Epochs of the shortest window: fewer cannot show a trend."""
 MIN_EPOCHS = 2 * MIN_WINDOW
@@ -191,7 +191,7 @@ def _trend(values: np.ndarray) -> _Trend:
         parts = np.array_split(values, MAX_POINTS)
         values = np.array([np.median(part) for part in parts])
     n = len(values)
-    if n < 2:
+    if n < MIN_WINDOW:
         return _Trend(0.0, 0)
     first, second = np.triu_indices(n, 1)
     rises = values[second] - values[first]

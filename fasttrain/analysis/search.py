@@ -110,11 +110,12 @@ class Search:
 
     def is_short_of_epochs(self, outcomes: Outcomes, boundary: str) -> bool:
         """Whether the search would go on at this boundary if it could pay for more."""
-        return any(
-            want.boundary == boundary
-            for seed in range(self.num_seeds)
-            for want in self._of_seed(outcomes, seed)
-        )
+        for seed in range(self.num_seeds):
+            best = latest(outcomes, seed)
+            bracket = cut(boundary, [(plr, outcomes[probe]) for plr, probe in best.items()])
+            if self._split(bracket, best, outcomes, seed):
+                return True
+        return False
 
     def _of_seed(self, outcomes: Outcomes, seed: int) -> list[Want]:
         """What every open bracket of a seed asks for, the widest first."""

@@ -135,7 +135,7 @@ def _ends(
     high = rates[-1] if request.high is None and rates else high
     if not rates:
         chosen.notes.append("no fine-tuned stage has a state: no pairs of end points")
-    elif low == high:
+    elif low is not None and low == high:
         what = "the only FLR is" if len(rates) == 1 else "low and high FLR are both"
         chosen.notes.append(f"{what} {low:g}: no low-high pairs")
         return low, None

@@ -1,6 +1,8 @@
 """A grid small enough to run in seconds, and a way to run command lines in this process."""
 
 import os
+import select
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -76,6 +78,17 @@ def fasttrain(capsys, monkeypatch, tmp_path):
         return Outcome(code, captured.out, captured.err)
 
     return call
+
+
+def moment() -> None:
+    """Leave the machine to others for a moment: for what has to be asked again and again."""
+    select.select([], [], [], 0.002)
+
+
+def ended(process: subprocess.Popen) -> bool:
+    """Whether the process has ended, after a moment."""
+    moment()
+    return process.poll() is not None
 
 
 def contents(store: Path) -> dict[str, bytes]:

@@ -1,6 +1,7 @@
 """Analyses of a store: each made once, found again, and none in the way of another."""
 
 import io
+import json
 import shutil
 
 import numpy as np
@@ -11,8 +12,11 @@ import torch
 import fasttrain
 from fasttrain.analysis import analyse, works
 from fasttrain.analysis.grids import all_grids
+from fasttrain.analysis.records import Analysis, choose
+from fasttrain.analysis.selection import Request, select
 from fasttrain.analysis.tables import TABLES
 from fasttrain.cli import run
+from fasttrain.store import Store
 
 GRID = """
 [data]
@@ -183,7 +187,8 @@ def test_a_failure_is_told_at_the_end_and_the_others_go_on(fresh, capsys, monkey
     monkeypatch.setitem(works.WORKS, "norms", fails_once)
     assert run(["analyse", str(fresh), "--only", "norms"]) == 1
     err = capsys.readouterr().err
-    assert err == "fasttrain: 1 analyses failed: norms high plr 0.1 seed 0: RuntimeError: no good\n"
+    assert err.startswith("fasttrain: 1 analyses failed (see failed.txt in theirs below ")
+    assert err.endswith("): norms high plr 0.1 seed 0: RuntimeError: no good\n")
     assert kinds(fresh) == {"norms": 5}
     [failed] = (fresh / "analyses").glob("*/failed.txt")
     assert "no good" in failed.read_text()
@@ -191,6 +196,36 @@ def test_a_failure_is_told_at_the_end_and_the_others_go_on(fresh, capsys, monkey
     assert run(["analyse", str(fresh), "--only", "norms"]) == 0
     assert "1 analyses to make, 5 done before" in capsys.readouterr().out
     assert not failed.exists()
+
+
+def test_a_stage_that_is_gone_leaves_the_others(fresh, capsys):
+    stages = fasttrain.load(fresh)
+    parent = stages[(stages["kind"] == "pretrain") & (stages["plr"] == 0.01)]["stage"].item()
+    shutil.rmtree(fresh / parent)
+    assert run(["analyse", str(fresh), "--only", "norms"]) == 1
+    err = capsys.readouterr().err
+    # The norms of a fine-tuning begin with its parent's.
+    assert err.count("plr 0.01 seed 0") == 2 and "plr 0.1" not in err
+    assert kinds(fresh) == {"norms": 3}
+
+
+def test_rates_that_one_of_two_set_ups_has_are_missed_in_the_other(fresh, capsys):
+    [stages] = [grid.stages for grid in all_grids(fresh)]
+    found = select(stages, list(stages["stage"]), Request(low=0.3, high=0.5))
+    assert [note for note in found.notes if "low FLR" in note or "high FLR" in note] == [
+        "no stages at the low FLR asked for: there are 0.01, 0.02",
+        "no stages at the high FLR asked for: there are 0.01, 0.02",
+    ]
+    assert not found.analyses["lines"] and found.analyses["norms"]
+
+
+def test_analyses_stay_current_when_a_set_up_gets_a_second_length(fresh):
+    store = Store.open(fresh, create=False)
+    one, two = (Analysis(kind, ("a",), {}, 0, "") for kind in ("angles", "norms"))
+    choose({"abc": {"angles": [one]}}, store)
+    choose({"abc-15": {"norms": [two]}, "abc-30": {"norms": [two]}}, store)
+    current = json.loads((store.analyses.path / "current.json").read_bytes())
+    assert current["abc-15"] == current["abc-30"] == {"angles": [one.id], "norms": [two.id]}
 
 
 def test_what_does_not_fit_into_memory_is_made_in_smaller_parts(fresh, capsys, monkeypatch):

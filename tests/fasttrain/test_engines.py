@@ -12,14 +12,14 @@ import pytest
 import fasttrain as package
 from fasttrain.store import Store
 
-from .conftest import TINY, contents
+from .conftest import TINY, contents, ended, moment
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 OPTIONS = ("--pack", "1", "--checkpoint-s", "0")
 
 
 def command(folder: Path, store: str, *options: str) -> list[str]:
-    (folder / "grid.toml").write_text(TINY.replace("epochs = 3", "epochs = 500"))
+    (folder / "grid.toml").write_text(TINY.replace("epochs = 3", "epochs = 200"))
     grid = ("sweep", "grid.toml", "--store", store, "--k", "2")
     return [sys.executable, "-m", "fasttrain", *grid, *OPTIONS, *options]
 
@@ -44,8 +44,8 @@ def start(folder: Path) -> subprocess.Popen:
         text=True,
     )
     before = checkpoints(folder)
-    while len(checkpoints(folder) - before) < 2 and process.poll() is None:
-        os.sched_yield()
+    while len(checkpoints(folder) - before) < 2 and not ended(process):
+        pass
     return process
 
 
@@ -93,7 +93,7 @@ def test_stopped_killed_and_short_of_a_worker_it_ends_in_the_same_bits(whole, tm
         assert "Traceback" not in errors
         for worker in left:
             while Path(f"/proc/{worker}/stat").exists():
-                os.sched_yield()
+                moment()
         store = Store.open(tmp_path / "parts", create=False)
         assert sum(store.progress_epochs(stage) for stage in stages) > 0
     # Of two workers one dies: its stage and what builds on it are left, the others finish.

@@ -93,6 +93,23 @@ def test_seeds_are_located_each_by_itself():
     assert row["confidence"] == "1 of 2 seeds within 1.15 x"
 
 
+def test_a_bracket_that_stayed_wide_is_no_agreement():
+    task = search(boundaries=("1|2",))
+    outcomes = {Probe(1e-4, 0, 200): "1", Probe(1.0, 0, 200): "2"}
+    row = Findings(task, outcomes, dict.fromkeys(outcomes, "coarse")).boundaries().iloc[0]
+    assert row["confidence"] == "0 of 1 seeds within 1.15 x"
+    # Every boundary that could do with the same probe is short of epochs.
+    blocked = {Probe(1e-3, 0, 50): "1", Probe(2e-2, 0, 50): "undecided", Probe(1.0, 0, 50): "3"}
+    assert all(search(share=0.001).is_short_of_epochs(blocked, name) for name in ALL)
+
+
+def test_without_2a_the_grid_goes_on_from_the_first_boundary():
+    tuned = [Probe(plr, 0, 200, True) for plr in (0.0172, 0.035)]
+    outcomes = {Probe(0.015, 0, 200): "1", **dict.fromkeys(tuned, "2B"), Probe(0.04, 0, 200): "3"}
+    grid = Findings(search(), outcomes, dict.fromkeys(outcomes, "coarse")).proposal()
+    assert grid is not None and grid[1] == 0.04 and grid[0] < 0.01
+
+
 def test_it_never_spends_more_than_its_share_and_says_when_it_had_to_stop():
     task = search(share=0.03)
     outcomes, purposes = follow(task, landscape(EDGES, 200))

@@ -158,6 +158,8 @@ def test_runs_that_show_little():
     assert "images is unknown" in judge(curves(1e-3, flat, steps_per_epoch=math.nan)).reason
     no_norms = (flat[0], flat[1], np.full(50, math.nan))
     assert judge(curves(1e-3, no_norms)) == ("undecided", "no gradient norm of it is known")
+    few = (np.array([2.3, 1.8, 1.4, 1.1]), np.full(4, 0.3), np.full(4, 30.0))
+    assert regime(1e-6, few) == "undecided"
     gaps = tuple(series.copy() for series in flat)
     gaps[2][::7] = math.nan
     assert regime(1e-3, gaps) == "2"
@@ -203,6 +205,12 @@ def test_a_boundary_outside_of_the_grid_is_unknown_and_says_why(names, note):
     table = pd.DataFrame({"plr": plrs, "regime": regimes, "seed": [0] * len(names)})
     row = boundaries(table).iloc[0]
     assert math.isnan(row["plr"]) and math.isnan(row["ratio"]) and row["note"] == note
+
+
+def test_seeds_that_disagree_altogether_are_said_to():
+    runs = [(1e-3, "1", 0), (1e-2, "1", 0), (1e-3, "2", 1), (1e-2, "2", 1)]
+    row = boundaries(pd.DataFrame(runs, columns=["plr", "regime", "seed"])).iloc[0]
+    assert row["note"] == "seeds disagree: above PLR 0.01 in some, below 0.001 in others"
 
 
 def test_a_sub_regime_that_no_run_is_in_is_named():

@@ -138,6 +138,12 @@ def test_a_damaged_stage_is_named_with_its_remedy(store, name, file, message):
     assert f"delete {folder}" in text
 
 
+def test_a_checkpoint_that_another_worker_has_just_replaced_is_none(store, monkeypatch):
+    gone = store.path / "checkpoints" / "gone.safetensors"
+    monkeypatch.setattr(Store, "_checkpoints", lambda _: [gone])
+    assert store.load_progress("b" * 16) is None and store.checkpoint_members("b" * 16) == []
+
+
 def test_a_damaged_checkpoint_is_named(store):
     store.begin("b" * 16, {})
     store.save_checkpoint({"b" * 16: standing(1)})
