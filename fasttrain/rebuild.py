@@ -1,7 +1,7 @@
 """From a store to everything that is derived from it: tables, figures, page; once or as it grows.
 
-Rebuilding only reads the stages, so that it works while a sweep holds the store: what it finds are
-finished stages, which are never changed, and checkpoints.
+Rebuilding only reads the stages, so that it works while a sweep holds the store: it looks once for
+what is finished, and takes for granted of no other file that it is still there a moment later.
 """
 
 import json
@@ -14,7 +14,7 @@ from .analysis.grids import all_grids
 from .errors import EnvironmentProblem
 from .files import parquet, write_atomically
 from .report import Pictures, write_report
-from .results import finished, load, origin
+from .results import analysis_commands, finished, origin, stage_table
 from .store import DESCRIPTION, FAILURE, Store
 
 FOLDER = "report"
@@ -28,15 +28,17 @@ def rebuild(store: Store, pictures: Pictures | None = None, refresh_s: int | Non
         refresh_s: how often the page is to reload itself; never if not given.
     """
     folder = store.path / FOLDER
-    stages = load(store.path)
+    found = finished(store.path)
+    stages = stage_table(found)
     folder.mkdir(exist_ok=True)
     write_atomically(folder / "results.csv", stages.to_csv(index=False).encode())
     write_atomically(folder / "results.parquet", parquet(stages))
     return write_report(
         folder,
-        all_grids(store.path),
-        origin(store.path),
-        commands={f.stage: f.done["provenance"]["command"] for f in finished(store.path)},
+        all_grids(store.path, found),
+        origin(found),
+        commands={f.stage: f.done["provenance"]["command"] for f in found},
+        analysed_by=analysis_commands(store.path),
         unfinished=unfinished(store),
         pictures=pictures,
         refresh_s=refresh_s,
@@ -53,7 +55,7 @@ def watch(path: Path, interval_s: float) -> int:
     """
     store = Store.open(path, create=False)
     pictures = Pictures(store.path / FOLDER / "figures")
-    seen: dict[Path, int] = {}
+    seen: dict[Path, int] | None = None
     try:
         while True:
             found = _changes(store)
@@ -86,10 +88,16 @@ def unfinished(store: Store) -> list[tuple[str, str, str]]:
             words = " ".join(f"{name} {value:g}" for name, value in rates.items())
             label = f"{about['kind']} {words} seed {about['seed']}"
             num_epochs = f"{store.progress_epochs(folder.name)} of {about['epochs']}"
-        failure = folder / FAILURE
-        state = f"failed: {failure.read_text().strip()}" if failure.exists() else "begun"
-        rows.append((label, num_epochs, state))
+        rows.append((label, num_epochs, _state(folder)))
     return sorted(rows)
+
+
+def _state(folder: Path) -> str:
+    try:
+        return f"failed: {(folder / FAILURE).read_text().strip()}"
+    except FileNotFoundError:
+        # It never failed, or has just been run again with success.
+        return "begun"
 
 
 def _changes(store: Store) -> dict[Path, int]:

@@ -5,6 +5,7 @@ fine-tuning.
 """
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,11 +90,16 @@ def load(store: str | Path) -> pd.DataFrame:
     Raises:
         EnvironmentProblem: not a store, or a damaged file in it.
     """
+    return stage_table(finished(store))
+
+
+def stage_table(found: Sequence[Finished]) -> pd.DataFrame:
+    """The table of `load` of these stages."""
     rows = [
         {**f.identity(), "epoch": f.done["epoch"], "epochs": f.about["epochs"], **f.done["result"]}
         | {"state": f.done["state"], "stopped": f.done.get("stopped", False)}
         | {"time_s": f.done["time_s"]}
-        for f in finished(store)
+        for f in found
     ]
     columns = [*IDENTITY, "epoch", "epochs", *COLUMNS, "state", "stopped", "time_s"]
     table = pd.DataFrame(rows, columns=columns)
@@ -107,10 +113,14 @@ def load_epochs(store: str | Path) -> pd.DataFrame:
 
     For swa these are the epochs of the continuing run, not of its average.
     """
+    return _epoch_table(store, finished(store))
+
+
+def _epoch_table(store: str | Path, found: Sequence[Finished]) -> pd.DataFrame:
     opened = Store.open(Path(store), create=False)
     columns = [*IDENTITY, "epoch", *COLUMNS]
     tables = [pd.DataFrame(columns=columns)]
-    for f in finished(store):
+    for f in found:
         table = pd.read_parquet(io.BytesIO(opened.read(f.stage, METRICS)))
         if len(table):
             tables.append(table.assign(**f.identity())[columns])
@@ -129,10 +139,14 @@ class Grids(NamedTuple):
     configurations: dict[str, dict[str, Any]]
 
 
-def load_grids(store: str | Path) -> Grids:
-    """The tables of `load` and `load_epochs` by grid, and the configuration of each grid."""
-    configurations = {f.setup: f.configuration() for f in finished(store)}
-    table = load(store)
+def load_grids(store: str | Path, found: Sequence[Finished] | None = None) -> Grids:
+    """The tables of `load` and `load_epochs` by grid, and the configuration of each grid.
+
+    The store is looked at once, as a sweep may be finishing stages; `found` is such a look.
+    """
+    found = finished(store) if found is None else found
+    configurations = {f.setup: f.configuration() for f in found}
+    table = stage_table(found)
     parts, named = [table.iloc[:0]], {}
     for setup, rows in table.groupby("setup", sort=False):
         tuned = rows["kind"] == "finetune"
@@ -144,17 +158,16 @@ def load_grids(store: str | Path) -> Grids:
             training = {**configuration["training"], "finetune_epochs": length}
             named[name] = {**configuration, "training": training}
     stages = pd.concat(parts, ignore_index=True)
-    epochs = load_epochs(store).drop(columns="setup")
+    epochs = _epoch_table(store, found).drop(columns="setup")
     return Grids(stages, epochs.merge(stages[["setup", "stage"]], on="stage"), named)
 
 
-def origin(store: str | Path) -> dict[str, str | float | None]:
-    """Versions, devices, dates and commands of the runs that made the store, and their time.
+def origin(found: Sequence[Finished]) -> dict[str, str | float | None]:
+    """Versions, devices, dates and commands of the runs that made the stages, and their time.
 
     Where runs differ, the values stand in one string, in the order of the dates.
     """
-    stages = finished(store)
-    records = [f.done["provenance"] for f in stages]
+    records = [f.done["provenance"] for f in found]
     records.sort(key=lambda record: record["date"])
     merged: dict[str, str | float | None] = {}
     for key in records[-1] if records else ():
@@ -162,8 +175,21 @@ def origin(store: str | Path) -> dict[str, str | float | None]:
         if key == "date" and len(values) > 1:
             values = [f"{values[0]} to {values[-1]}"]
         merged[key] = "; ".join(values) or None
-    merged["time_s"] = sum(f.done["time_s"] for f in stages)
+    merged["time_s"] = sum(f.done["time_s"] for f in found)
     return merged
+
+
+def analysis_commands(store: str | Path) -> list[str]:
+    """The commands that made the analyses of the store, each once, in the order of their dates.
+
+    Raises:
+        EnvironmentProblem: not a store, or a damaged file in it.
+    """
+    analyses = Store.open(Path(store), create=False).analyses
+    summaries = [analyses.summary(analysis) for analysis in analyses.stages()]
+    records = [summary["provenance"] for summary in summaries if summary is not None]
+    records.sort(key=lambda record: record["date"])
+    return list(dict.fromkeys(record["command"] for record in records))
 
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:

@@ -211,8 +211,8 @@ class Store:
 
     def checkpoint_members(self, stage: str) -> list[str]:
         """The stages of the pack that the stage's checkpoint is of; none if it has none."""
-        path = self._checkpoint(stage)
-        return [] if path is None else list(_members(path))
+        found = self._checkpoint(stage)
+        return [] if found is None else list(_members(found[1]))
 
     def load_progress(self, stage: str) -> dict[str, Tensor] | None:
         """The stage's part of its checkpoint, or None.
@@ -220,9 +220,10 @@ class Store:
         Raises:
             EnvironmentProblem: the checkpoint is damaged.
         """
-        path = self._checkpoint(stage)
-        if path is None:
+        found = self._checkpoint(stage)
+        if found is None:
             return None
+        path = found[1]
         data = path.read_bytes()
         if not path.stem.endswith(f"-{_digest(data)[:16]}"):
             raise _damaged(path, "does not match the digest in its name")
@@ -239,18 +240,21 @@ class Store:
         (self.path / stage / "done.json").unlink(missing_ok=True)
 
     def progress_epochs(self, stage: str) -> int:
-        """Epochs of the stage that its checkpoint holds, read from the file's header."""
-        path = self._checkpoint(stage)
-        return 0 if path is None else _members(path)[stage]
+        """Epochs of the stage that its checkpoint holds, read from the file's header.
+
+        In one look: a sweep may replace the file at any time.
+        """
+        found = self._checkpoint(stage)
+        return 0 if found is None else found[0]
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.path / CHECKPOINTS).glob("*.safetensors"))
 
-    def _checkpoint(self, stage: str) -> Path | None:
-        """The checkpoint in which the stage stands farthest."""
+    def _checkpoint(self, stage: str) -> tuple[int, Path] | None:
+        """The stage's epochs in the checkpoint in which it stands farthest, and that checkpoint."""
         found = [(_members(path).get(stage, -1), path) for path in self._checkpoints()]
-        epochs, path = max(found, default=(-1, None))
-        return None if epochs < 0 else path
+        epochs, path = max(found, default=(-1, Path()))
+        return None if epochs < 0 else (epochs, path)
 
     def finish(self, stage: str, files: dict[str, bytes], summary: dict[str, Any]) -> None:
         """Write the results, then done.json."""

@@ -1,10 +1,11 @@
 """Everything known of the set-ups of a store, for figures and reports."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from ..results import load_grids
+from ..results import Finished, load_grids
 from .records import load_analyses
 from .tables import Grid
 
@@ -12,13 +13,16 @@ IDS = ("stage", "stage_a", "stage_b")
 """columns of analyses that hold ids of stages"""
 
 
-def all_grids(store: str | Path) -> list[Grid]:
+def all_grids(store: str | Path, found: Sequence[Finished] | None = None) -> list[Grid]:
     """A `Grid` for each set-up of `results.load_grids`, in its order, with what was analysed.
+
+    Args:
+        found: the finished stages, if the store has been looked at already.
 
     Raises:
         EnvironmentProblem: not a store, or a damaged file in it.
     """
-    stages, epochs, configurations = load_grids(store)
+    stages, epochs, configurations = load_grids(store, found)
     tables = load_analyses(store)
     return [
         Grid(

@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from fasttrain.report.headline import REGIME_NAMES, result_words
+from fasttrain.report.headline import regime_in_words, result_words
 from fasttrain.report.table import CELL_KEYS, best, floats, number, seed_means
 
 NUM_LEVELS = 24
@@ -159,7 +159,7 @@ def _band(regime: str) -> str:
 def _regime_words(regime: str) -> str:
     if regime in ("", "undecided"):
         return regime and "in no decided regime"
-    return f"in {REGIME_NAMES.get(regime, f'regime {regime}, by seed')}"
+    return f"in {regime_in_words(regime)}"
 
 
 def _accuracy(cell: pd.Series | None) -> float | None:

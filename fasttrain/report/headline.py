@@ -49,6 +49,11 @@ def regime_by_plr(regimes: pd.DataFrame) -> dict[float, str]:
     return {plr: "/".join(sorted(names)) for plr, names in found.items()}
 
 
+def regime_in_words(regime: str) -> str:
+    """The words for a value of `regime_by_plr` that is not just "undecided"."""
+    return REGIME_NAMES.get(regime, f"regime {regime}, by seed")
+
+
 def result_words(cell: pd.Series) -> str:
     """A row of `seed_means` as "99.35 ± 0.16 %" with the number of seeds, or why not."""
     if cell["n"] == 0:
@@ -61,21 +66,24 @@ def result_words(cell: pd.Series) -> str:
 def _regime_sentences(
     by_plr: dict[float, str], regimes: pd.DataFrame, bounds: pd.DataFrame
 ) -> list[str]:
-    decided = sorted({regime for regime in by_plr.values() if regime in REGIME_NAMES})
+    seen = {plr: set(names.split("/")) & REGIME_NAMES.keys() for plr, names in by_plr.items()}
+    decided = sorted(set().union(*seen.values()))
     if not by_plr:
         return ["Regimes: no pre-training has finished, so nothing is known of them."]
     if not decided:
         reason = regimes.iloc[0]["reason"]
         return [f"Regimes: none of {len(by_plr)} PLRs is decided; for instance, {reason}"]
     if len(by_plr) == 1:
-        (plr,) = by_plr
-        found = REGIME_NAMES[decided[0]]
+        ((plr, name),) = by_plr.items()
+        found = regime_in_words(name)
         return [f"Regimes: the only PLR, {number(plr)}, is in {found}; boundaries need more PLRs."]
     if len(decided) == 1:
-        low, high = min(by_plr), max(by_plr)
+        plrs = [plr for plr, names in seen.items() if names]
+        low, high = number(min(plrs)), number(max(plrs))
+        where = f"at PLR {low}" if low == high else f"between PLR {low} and {high}"
         return [
-            f"Regimes: every decided PLR between {number(low)} and {number(high)} is in "
-            f"{REGIME_NAMES[decided[0]]}, so no boundary lies among them; other regimes need "
+            f"Regimes: every decided run, {where}, is in {REGIME_NAMES[decided[0]]}, "
+            "so no boundary lies among them; other regimes need "
             f"{'larger' if decided[0] == '1' else 'other'} learning rates."
         ]
     return [_boundary_sentence(row) for row in bounds.to_dict("records")]
@@ -113,18 +121,24 @@ def _best_sentences(stages: pd.DataFrame, by_plr: Mapping[Any, str]) -> list[str
     is_small = regime == "1"
     # A PLR that may be of regime 1 is on neither side.
     is_large = ~regime.str.contains("1|undecided", regex=True)
+    unsure = sorted(set(results.loc[~is_small & ~is_large, "plr"]))
+    surely = " for all its seeds" if unsure else ""
     small, large = best(results[is_small]), best(results[is_large])
     if small is None:
-        why = "every such result has a diverged seed" if is_small.any() else "no PLR is in regime 1"
+        why = f"no PLR is in regime 1{surely}"
+        if is_small.any():
+            why = "every such result has a diverged seed"
         second = f"Whether a large learning rate beats the best small one is not known: {why}."
     elif large is None:
-        second = "Whether a large learning rate is better is not known: no PLR is beyond regime 1."
+        why = f"no PLR is beyond regime 1{surely}"
+        if is_large.any():
+            why = "every such result has a diverged seed"
+        second = f"Whether a large learning rate is better is not known: {why}."
     else:
         second = _verdict(stages, large, small)
-    unsure = sorted(set(results.loc[~is_small & ~is_large, "plr"]))
     if unsure:
         names = ", ".join(number(plr) for plr in unsure)
-        second += f" On neither side: PLR {names}, whose regime is not decided for every seed."
+        second += f" On neither side: PLR {names}, not decided or not the same for every seed."
     return [first, second]
 
 
@@ -132,19 +146,22 @@ def _verdict(stages: pd.DataFrame, large: pd.Series, small: pd.Series) -> str:
     """Whether the best of the larger PLRs beats the best of regime 1, as plainly either way."""
     points = _differences(stages, large, small)
     gap = 100 * (large["mean"] - small["mean"]) if points.empty else float(points.mean())
-    spread = float(points.std()) if len(points) > 1 else 0.0
-    if len(points) > 1:
-        how = f"{_signed(gap)} ± {spread:.2f} points of accuracy, seed by seed, n = {len(points)}"
-    else:
-        why = "no seed in common" if points.empty else "n = 1"
-        how = f"{_signed(gap)} points of accuracy ({why}: no error bar)"
+    cells = f"between {_label(large)}, and {_label(small)}"
+    if len(points) < 2:
+        why = "without a seed in common" if points.empty else "from one seed"
+        return (
+            f"Whether a large learning rate beats the best small one cannot be told {why}: "
+            f"{_signed(gap)} points of accuracy {cells}."
+        )
+    spread = float(points.std())
+    how = f"{_signed(gap)} ± {spread:.2f} points of accuracy, seed by seed, n = {len(points)}"
     if abs(gap) <= spread or gap == 0:
         start = "A large learning rate does not beat the best small one beyond the seed spread"
     elif gap > 0:
         start = "A large learning rate beats the best small one"
     else:
         start = "No large learning rate beats the best small one"
-    return f"{start}: {how}, between {_label(large)}, and {_label(small)}."
+    return f"{start}: {how}, {cells}."
 
 
 def _signed(points: float) -> str:

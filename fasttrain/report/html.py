@@ -61,6 +61,7 @@ def write_report(
     provenance: Mapping[str, Any],
     *,
     commands: Mapping[str, str] | None = None,
+    analysed_by: Sequence[str] = (),
     unfinished: Sequence[tuple[str, str, str]] = (),
     pictures: Pictures | None = None,
     refresh_s: int | None = None,
@@ -71,6 +72,7 @@ def write_report(
         grids: one section each, even without a finished stage.
         provenance: what made the results, with `time_s` in seconds and the `command` to repeat it.
         commands: the command that made each stage, by its id, as far as known.
+        analysed_by: the commands that made the analyses.
         unfinished: stages that are not finished: what, how many epochs of how many, state.
         pictures: what was drawn before, so that the same figures are not written again.
         refresh_s: how often the page is to reload itself; None: never.
@@ -96,10 +98,11 @@ def write_report(
         summary_headings=SUMMARY_HEADINGS,
         stage_headings=[heading for heading, *_ in _STAGE_COLUMNS],
         provenance=_provenance(provenance),
-        command=provenance.get("command"),
+        commands=[*filter(None, [provenance.get("command")]), *analysed_by],
     )
     path = folder / "report.html"
     write_atomically(path, page.encode())
+    pictures.tidy()
     return path
 
 
@@ -145,7 +148,7 @@ def _section(grid: Grid, commands: Mapping[str, str], pictures: Pictures) -> dic
         command, command_missing = train_command(grid.configuration, recorded), ""
     except NoCommand as missing:
         command, command_missing = None, str(missing)
-    figures, missing = pictures.of(grid, safe)
+    figures, missing = pictures.of(grid, regimes, safe)
     rows = _stage_rows(stages, regimes)
     return section | {
         "map": heatmap(cells) if cells.plrs else None,

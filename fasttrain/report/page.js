@@ -26,10 +26,11 @@ function drawing(name, attributes = {}, text = "") {
   return made;
 }
 
-function short(value) {
+function short(value, digits) {
   const exponent = Math.floor(Math.log10(Math.abs(value)));
-  if (value === 0 || (exponent >= -3 && exponent < 5)) return String(Number(value.toPrecision(3)));
-  return value.toExponential().replace("e+", "e");
+  const rounded = Number(value.toPrecision(digits));
+  if (value === 0 || (exponent >= -3 && exponent < 5)) return String(rounded);
+  return rounded.toExponential().replace("e+", "e");
 }
 
 // ---- what survives a reload
@@ -62,10 +63,11 @@ function logTicks(low, high) {
   return ticks.filter((tick) => tick >= low && tick <= high);
 }
 
+// At least two: the step is at most half of the range.
 function linearTicks(low, high) {
-  const raw = (high - low) / 4;
-  const power = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= raw);
+  const half = (high - low) / 2;
+  const power = 10 ** Math.floor(Math.log10(half));
+  const step = [5, 2, 1].map((factor) => factor * power).find((size) => size <= half);
   const ticks = [];
   for (let at = Math.ceil(low / step) * step; at <= high + step / 1e6; at += step) ticks.push(at);
   return ticks;
@@ -75,7 +77,8 @@ function linearTicks(low, high) {
 const SCALES = {
   log: { of: Math.log, ticks: logTicks },
   error: {
-    of: (percent) => -Math.log(Math.max(100 - percent, 0.05)),
+    // No mistake at all has no logarithm: it counts as 0.05 %.
+    of: (percent) => -Math.log(Math.max(100.05 - percent, 0.001)),
     ticks: (low, high) =>
       [0, 50, 80, 90, 95, 98, 99, 99.5, 100].filter((tick) => tick >= low && tick <= high),
   },
@@ -84,7 +87,8 @@ const SCALES = {
 // The values to draw between: a single one needs some height.
 function extent(values) {
   const [low, high] = [Math.min(...values), Math.max(...values)];
-  return low === high ? [low / 1.1 - 1e-9, high * 1.1] : [low, high];
+  if (low < high) return [low, high];
+  return low === 0 ? [0, 1] : [low / 1.1, high * 1.1];
 }
 
 // One chart: lines are {seed, points: [[epoch, value], ...]}; epochs after `change` are shaded.
@@ -114,10 +118,13 @@ function chart(title, kind, lines, change) {
     const box = { x: x(change), y: top, width: x(last) - x(change), height: height - top - bottom };
     root.append(drawing("rect", { ...box, class: "second" }));
   }
-  for (const tick of SCALES[kind].ticks(low, high)) {
+  const round = SCALES[kind].ticks(low, high);
+  const ticks = round.length > 1 ? round : linearTicks(low, high);
+  const digits = Math.max(3, 1 + Math.ceil(Math.log10(high / (ticks[1] - ticks[0]))));
+  for (const tick of ticks) {
     root.append(
       drawing("line", { x1: left, x2: width - right, y1: y(tick), y2: y(tick), class: "rule" }),
-      drawing("text", { x: left - 5, y: y(tick) + 4, class: "tick end" }, short(tick)),
+      drawing("text", { x: left - 5, y: y(tick) + 4, class: "tick end" }, short(tick, digits)),
     );
   }
   const whole = linearTicks(first, last).filter((tick) => Number.isInteger(tick));
@@ -346,11 +353,6 @@ class Stages {
     const [at, direction] = (state.get(`${this.key}.sort`) ?? "").split(",");
     if (direction && this.head.rows[0].cells[at]) this.sort(Number(at), direction === "desc");
     this.filter();
-    const details = section.querySelector(".all-stages");
-    details.open = state.has(`${this.key}.table`);
-    details.addEventListener("toggle", () => {
-      remember(`${this.key}.table`, details.open ? "open" : "");
-    });
   }
 
   // Numbers by value, words by alphabet, what is missing last in both directions.
@@ -386,6 +388,13 @@ class Stages {
 }
 
 document.documentElement.classList.add("js");
+for (const details of document.querySelectorAll("details")) {
+  const before = details.open;
+  if (state.has(details.id)) details.open = state.get(details.id) === "open";
+  details.addEventListener("toggle", () => {
+    remember(details.id, details.open === before ? "" : details.open ? "open" : "closed");
+  });
+}
 for (const section of document.querySelectorAll("section[data-explorer]")) {
   const rows = new Stages(section);
   const data = JSON.parse(section.querySelector("script[type='application/json']").textContent);

@@ -9,10 +9,11 @@ import base64
 import hashlib
 from pathlib import Path
 
+import pandas as pd
 from markupsafe import Markup
 
 from fasttrain.analysis.tables import Grid
-from fasttrain.report.figures import Drawn, drawn, save
+from fasttrain.report.figures import DRAWINGS, Drawn, drawn, save
 
 # Vector pictures stay sharp, but many long curves would make a page that no phone opens.
 MAX_EMBEDDED_SVG_BYTES = 150_000
@@ -24,12 +25,13 @@ class Pictures:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._addresses: dict[str, tuple[str, Markup]] = {}
+        self._shown: set[str] = set()
 
-    def of(self, grid: Grid, prefix: str) -> tuple[list[dict], list[dict]]:
+    def of(self, grid: Grid, regimes: pd.DataFrame, prefix: str) -> tuple[list[dict], list[dict]]:
         """The figures of a grid as the page's template takes them, and those that lack data."""
         self.folder.mkdir(parents=True, exist_ok=True)
         figures, missing = [], []
-        for item in drawn(grid):
+        for item in drawn(grid, regimes):
             about = {"title": item.drawing.title, "published": item.drawing.published}
             if item.table is None:
                 missing.append(about | {"sentence": item.missing})
@@ -37,7 +39,18 @@ class Pictures:
             stem = f"{prefix}-{item.drawing.name}"
             about |= {"caption": item.caption, "file": f"{self.folder.name}/{stem}"}
             figures.append(about | {"uri": self._address(item, stem)})
+            self._shown.add(stem)
         return figures, missing
+
+    def tidy(self) -> None:
+        """Drop the files of figures that the page shows no more: those not asked for since."""
+        names = {drawing.name for drawing in DRAWINGS}
+        for path in self.folder.glob("*-*"):
+            own = path.suffix in (".png", ".svg", ".csv") and path.stem.split("-")[-1] in names
+            if own and path.stem not in self._shown:
+                path.unlink(missing_ok=True)
+        self._addresses = {s: found for s, found in self._addresses.items() if s in self._shown}
+        self._shown = set()
 
     def _address(self, item: Drawn, stem: str) -> Markup:
         """The figure's address, drawn if the table or the shading is not what it was."""

@@ -113,7 +113,7 @@ class Figure:
         return None if self.missing else self.csv
 
 
-def few_figures(grid: Grid) -> Iterator[Figure]:
+def few_figures(grid: Grid, regimes: pd.DataFrame) -> Iterator[Figure]:
     """In place of `figures.drawn`: one that depends on the stages, and one that lacks data."""
     yield Figure("accuracy", grid.stages.to_csv().encode())
     yield Figure("barriers", b"", missing="Barriers are missing: run fasttrain analyse.")

@@ -9,6 +9,7 @@ from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 from synthetic_grids import FLRS, PLRS, published_grid, regime_of
 
+from fasttrain.analysis.regimes import classify
 from fasttrain.analysis.tables import Grid
 from fasttrain.report.figures import Drawn, drawn
 
@@ -16,12 +17,17 @@ NAN = float("nan")
 
 
 def _of(grid: Grid, name: str) -> Drawn:
-    return next(item for item in drawn(grid) if item.drawing.name == name)
+    return next(item for item in drawn(grid, classify(grid)) if item.drawing.name == name)
 
 
 @pytest.fixture(scope="module")
 def grid() -> Grid:
     return published_grid()
+
+
+@pytest.fixture(scope="module")
+def items(grid) -> dict[str, Drawn]:
+    return {item.drawing.name: item for item in drawn(grid, classify(grid))}
 
 
 def _diverge(grid: Grid, accuracy: float = NAN, **cell: float | str) -> Grid:
@@ -104,7 +110,8 @@ def test_heatmap_holds_the_means_and_outlines_the_best(grid):
     assert labels[1:] == ["diverged", "some seeds diverged", "not finished"]
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts[: len(PLRS)] == [regime_of(plr) for plr in PLRS]
-    assert any(text.startswith(f"{expected.iloc[0, 0]:.1f}\n± ") for text in texts)
+    first = rows[(rows["plr"] == PLRS[0]) & (rows["flr"] == FLRS[0])]["test_accuracy"]
+    assert f"{expected.iloc[0, 0]:.1f}\n± {100 * first.std(ddof=1):.1f}" in texts
 
 
 def test_wide_heatmap_has_no_numbers():
@@ -158,13 +165,28 @@ def test_convergence_marks_the_runs_that_do_not(grid):
 def test_starts_are_one_rate_of_each_regime(grid):
     with_flr = published_grid((*PLRS[:2], 3e-4 - 1e-9, *PLRS[3:]), (1e-5, 1e-4))
     table = _of(with_flr, "starts").table
-    assert table["start"].tolist() == ["none", "2B", "2A", "1"] * 2
-    assert table["plr"].tolist()[1:4] == [3e-3, 5e-4, 1e-4]
+    assert table["start"].tolist() == ["none", "3", "2B", "2A", "1"] * 2
+    assert table["plr"].tolist()[1:5] == [3e-2, 3e-3, 5e-4, 1e-4]
     cells = with_flr.stages[(with_flr.stages["flr"] == 1e-5) & (with_flr.stages["plr"] == 3e-3)]
-    np.testing.assert_allclose(table["mean"].iloc[1], cells["test_accuracy"].mean())
+    np.testing.assert_allclose(table["mean"].iloc[2], cells["test_accuracy"].mean())
     # FLR 3e-4 is no PLR here: nothing was trained at it from the initialisation.
     apart = _of(grid, "starts").table
-    assert apart.loc[apart["flr"] == 3e-4, "start"].tolist() == ["2B", "2A", "1"]
+    assert apart.loc[apart["flr"] == 3e-4, "start"].tolist() == ["3", "2B", "2A", "1"]
+
+
+def test_starts_that_are_not_yet_tuned_at_the_ends_are_left_out():
+    grid = published_grid((1e-4, 2e-4, 1e-1), (1e-5, 1e-4, 3e-4), seeds=(0,))
+    tuned = grid.stages["kind"] == "finetune"
+    for waiting, starts in (({1e-4}, ["3", "1"]), ({1e-4, 2e-4}, ["3"])):
+        gone = tuned & grid.stages["plr"].isin(waiting) & (grid.stages["flr"] != 1e-4)
+        partly = dataclasses.replace(grid, stages=grid.stages[~gone])
+        table = _of(partly, "starts").table
+        assert table.loc[table["flr"] == 3e-4, "start"].tolist() == starts
+        assert 1e-4 not in set(table.loc[table["start"] == "1", "plr"])
+    nothing = tuned & (grid.stages["plr"] < 1e-1) & (grid.stages["flr"] != 1e-4)
+    unknown = (grid.stages["kind"] == "pretrain") & (grid.stages["plr"] == 1e-1)
+    partly = dataclasses.replace(grid, stages=grid.stages[~nothing & ~unknown])
+    assert "agree on a regime" in _of(partly, "starts").missing
 
 
 def test_geometry_is_the_mean_of_the_pairs(grid):
@@ -176,6 +198,33 @@ def test_geometry_is_the_mean_of_the_pairs(grid):
     distance = table[(table["quantity"] == "distance") & (table["series"] == "pre-trained")]
     last = grid.epochs[(grid.epochs["kind"] == "pretrain") & (grid.epochs["epoch"] == 40)]
     np.testing.assert_allclose(distance["mean"], _mean(last, "distance"))
+
+
+def test_what_was_analysed_at_other_rates_is_named_by_them():
+    """The sweep has gone on to rates beyond those of the pairs."""
+    shared = {"plrs": (1e-4, 1e-3), "seeds": (0,), "num_epochs": 12}
+    grid = published_grid(flrs=(1e-6, 1e-5, 3e-4, 1e-3), **shared)
+    tuned = grid.stages[grid.stages["flr"].isin([1e-5, 3e-4])]
+    keys = ["plr", "flr"]
+    pairs, paths = grid.pairs.copy(), grid.paths.copy()
+    stages = grid.stages.set_index("stage")
+    moved = tuned.set_index(keys)["stage"].to_dict()
+    other = {1e-6: 1e-5, 1e-3: 3e-4}
+    ids = {
+        name: moved[row["plr"], other[row["flr"]]]
+        for name, row in stages[stages["flr"].isin(other)].iterrows()
+    }
+    for table in (pairs, paths):
+        table[["stage_a", "stage_b"]] = table[["stage_a", "stage_b"]].replace(ids)
+    grid = dataclasses.replace(grid, pairs=pairs, paths=paths)
+    for name in ("geometry", "lines"):
+        item = _of(grid, name)
+        assert "The low FLR is 1e-05. The high FLR is 0.0003." in item.caption
+        assert "lowest" not in item.caption and "n = 1 seed" in item.caption
+        assert (item.table["flr_low"] == 1e-5).all() and (item.table["flr_high"] == 3e-4).all()
+    table = _of(grid, "geometry").table
+    travelled = table.loc[table["quantity"] == "distance", "series"]
+    assert list(dict.fromkeys(travelled)) == ["pre-trained", "FLR 1e-05", "FLR 0.0003"]
 
 
 def test_lines_are_those_from_low_to_high(grid):
@@ -244,5 +293,65 @@ def test_bands_are_means_per_series(grid):
     rows = item.table[(item.table["series"] == "FLR 1e-05") & (item.table["band"] == 0)]
     tuned = grid.stages[(grid.stages["flr"] == 1e-5)]
     np.testing.assert_allclose(rows["mean"], _mean(tuned, "test_accuracy"))
-    points, _ = _lines(item.figure, 1).get("", (np.empty(0), None))
-    assert len(points) == 0 and len(item.figure.axes[1].lines) >= 5
+
+
+# Figure: of each panel the rows of the table that it shows, their columns on x and y, y's scale.
+PANELS: dict[str, list[tuple[dict, str, str, float]]] = {
+    "accuracy": [({"panel": kind}, "plr", "mean", 100) for kind in ("finetune", "swa")],
+    "regimes": [({}, "plr", name, 1) for name in ("train_loss", "grad_norm", "step_angle")]
+    + [({}, "plr", "train_accuracy", 100)],
+    "curves": [
+        ({"quantity": name}, "epoch", "mean", scale)
+        for name, scale in zip(
+            ("train_loss", "grad_norm", "test_accuracy", "distance"), (1, 1, 100, 1), strict=True
+        )
+    ],
+    "phase": [({}, "train_loss", "grad_norm", 1)],
+    "convergence": [({}, "plr", "converged_epoch", 1)],
+    "geometry": [({"quantity": name}, "plr", "mean", 1) for name in ("angle", "distance")]
+    + [({"quantity": f"{name}_barrier"}, "plr", "mean", 100) for name in ("train", "test")]
+    + [({"quantity": f"{name}_loss_barrier"}, "plr", "mean", 1) for name in ("train", "test")],
+    "lines": [({"quantity": f"{n}_accuracy"}, "alpha", "mean", 100) for n in ("train", "test")],
+    "heterogeneity": [
+        ({"view": view, "quantity": name}, x, "mean", scale)
+        for view, x in (("epoch", "epoch"), ("end", "plr"))
+        for name, scale in (("spread", 1), ("effective_share", 100))
+    ],
+    "sharpness": [({}, name, "test_error", 100) for name in ("effective_grad_norm", "eigenvalue")],
+    "bands": [
+        ({"series": name}, "plr", "mean", 100)
+        for name in ("pre-trained", "FLR 1e-05", "FLR 0.0003", "k = 5")
+    ],
+}
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_what_is_drawn_is_the_table(items, name):
+    for place, (chosen, x, y, scale) in enumerate(PANELS[name]):
+        rows = items[name].table
+        for column, value in chosen.items():
+            rows = rows[rows[column] == value]
+        expected = np.stack([rows[x].to_numpy(float), scale * rows[y].to_numpy(float)], axis=1)
+        expected = expected[np.isfinite(expected).all(axis=1)]
+        ax = items[name].figure.axes[place]
+        # Not the bars around the means.
+        lines = [line.get_xydata() for line in ax.lines if line.get_label() != "_bars"]
+        points = np.concatenate([*lines, *(dots.get_offsets() for dots in ax.collections)])
+        assert len(expected) >= 2
+        for point in expected:
+            assert np.isclose(points, point, rtol=1e-9, atol=0).all(axis=1).any(), (place, point)
+
+
+def test_bars_and_steps_are_those_of_the_table(items):
+    starts = items["starts"]
+    heights = [bar.get_height() for bar in starts.figure.axes[0].patches]
+    # A bar without a value has no height, and a dash.
+    drawn_heights = sorted(height for height in heights if height)
+    np.testing.assert_allclose(drawn_heights, sorted(100 * starts.table["mean"]))
+    norms = items["norms"]
+    for ax, (_, rows) in zip(
+        norms.figure.axes, norms.table.groupby("panel", sort=False), strict=True
+    ):
+        for steps in ax.patches:
+            np.testing.assert_allclose(steps.get_data().values, 100 * rows["share"])
+            np.testing.assert_allclose(steps.get_data().edges[:-1], rows["log10_low"])

@@ -60,14 +60,18 @@ GRIDS = {
 }
 
 
+def _all(grid: Grid) -> list[Drawn]:
+    return list(drawn(grid, classify(grid)))
+
+
 @pytest.fixture(scope="module")
 def figures() -> dict[str, Drawn]:
-    return {item.drawing.name: item for item in drawn(published_grid())}
+    return {item.drawing.name: item for item in _all(published_grid())}
 
 
 @pytest.mark.parametrize("case", GRIDS)
 def test_every_grid_gives_figures_or_sentences(case):
-    found = list(drawn(GRIDS[case]()))
+    found = _all(GRIDS[case]())
     rendered = {"no distance": ("geometry", "curves")}.get(case, NAMES)
     assert [item.drawing.name for item in found] == NAMES
     for item in found:
@@ -88,18 +92,18 @@ def test_every_grid_gives_figures_or_sentences(case):
 def test_one_average_is_shown_the_published_one_if_there_is_a_choice():
     for ks, chosen in {(2, 5, 10): 5, (2,): 2, (10, 50): 10}.items():
         grid = published_grid((1e-3,), ks=ks, seeds=(0,), num_epochs=2)
-        table = next(item for item in drawn(grid) if item.drawing.name == "bands").table
+        table = next(item for item in _all(grid) if item.drawing.name == "bands").table
         assert table is not None
         assert [name for name in table["series"].unique() if name[0] == "k"] == [f"k = {chosen}"]
 
 
 def test_what_is_missing_is_said_with_what_provides_it():
     grid = published_grid(seeds=(0,), num_epochs=12, analysed=False)
-    missing = {item.drawing.name: item.missing for item in drawn(grid) if item.table is None}
+    missing = {item.drawing.name: item.missing for item in _all(grid) if item.table is None}
     assert set(missing) == ANALYSED
     assert all("fasttrain analyse STORE --only" in sentence for sentence in missing.values())
     nothing = dataclasses.replace(grid, stages=grid.stages.iloc[:0], epochs=grid.epochs.iloc[:0])
-    sentences = {item.drawing.name: item.missing for item in drawn(nothing)}
+    sentences = {item.drawing.name: item.missing for item in _all(nothing)}
     assert all(sentences.values())
     assert all("fasttrain" in sentence for sentence in sentences.values())
 
@@ -121,7 +125,7 @@ def test_saving_twice_gives_the_same_bytes(tmp_path):
 
 
 def _few() -> list[Drawn]:
-    return [item for item in drawn(published_grid()) if item.drawing.name in ("heatmap", "phase")]
+    return [item for item in _all(published_grid()) if item.drawing.name in ("heatmap", "phase")]
 
 
 def test_csv_holds_the_table(figures):
@@ -138,7 +142,7 @@ def test_large_grids_have_small_files(tmp_path):
         tuple(np.geomspace(1e-5, 1e-1, 32)), tuple(np.geomspace(1e-5, 3e-4, 16)), (5,), (0,), 200
     )
     largest = ("accuracy", "heatmap", "curves", "geometry", "bands")
-    for item in drawn(grid):
+    for item in _all(grid):
         if item.drawing.name in largest:
             svg = save(item, tmp_path / item.drawing.name)[1]
             assert svg.stat().st_size < 150_000, item.drawing.name

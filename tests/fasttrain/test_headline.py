@@ -63,15 +63,17 @@ def test_the_best_small_one_may_be_an_average():
 
 def test_one_seed_has_no_error_bar():
     best, verdict, *_ = _sentences(make_grid(seeds=(3,)))
-    assert "n = 1: no error bar" in best and "n = 1: no error bar" in verdict
-    assert "±" not in best + verdict
+    assert "n = 1: no error bar" in best and "±" not in best + verdict
+    start = "Whether a large learning rate beats the best small one cannot be told from one seed: "
+    assert verdict.startswith(f"{start}+15.00 points of accuracy between PLR 0.5 (regime 3)")
 
 
-def test_seeds_that_are_not_shared_give_no_error_bar():
+def test_seeds_that_are_not_shared_tell_nothing():
     def change(stages):
         stages.loc[stages["plr"] == 0.5, "seed"] += 10
 
-    assert "no seed in common: no error bar" in _sentences(_changed(make_grid(), change))[1]
+    verdict = _sentences(_changed(make_grid(), change))[1]
+    assert "cannot be told without a seed in common: +15.00 points" in verdict
 
 
 def test_what_is_missing_is_said():
@@ -115,4 +117,24 @@ def test_seeds_that_disagree_are_of_no_regime():
     grid = make_grid(plrs=(1e-3, 5e-2))
     regimes = decreed_regimes(grid)
     regimes.loc[(regimes["plr"] == 1e-3) & (regimes["seed"] == 1), "regime"] = "2A"
-    assert "no PLR is in regime 1" in _sentences(grid, regimes)[1]
+    _, verdict, first, *_ = _sentences(grid, regimes)
+    assert "no PLR is in regime 1 for all its seeds" in verdict
+    # Both regimes are seen: their boundary is told, not that there is none.
+    assert first.startswith("Boundary 1|2: ")
+
+
+def test_what_no_seed_contradicts_is_said_of_decided_runs():
+    grid = make_grid(plrs=(1e-3, 1e-2, 0.7))
+    regimes = decreed_regimes(grid)
+    regimes.loc[(regimes["plr"] == 1e-2) & (regimes["seed"] == 1), "regime"] = "undecided"
+    (sentence,) = [text for text in _sentences(grid, regimes) if text.startswith("Regimes")]
+    assert sentence.startswith("Regimes: every decided run, between PLR 0.001 and 0.01, is in")
+
+
+def test_the_only_plr_may_be_of_several_regimes_or_of_none():
+    grid = make_grid(plrs=(1e-3,))
+    regimes = decreed_regimes(grid)
+    regimes["regime"] = ["1", "2A"]
+    assert "0.001, is in regime 1/2A, by seed; boundaries" in _sentences(grid, regimes)[-2]
+    regimes["reason"], regimes["regime"] = ["short", "shorter"], "undecided"
+    assert _sentences(grid, regimes)[-2].endswith("none of 1 PLRs is decided; for instance, short")

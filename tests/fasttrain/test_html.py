@@ -200,6 +200,25 @@ def test_figures_are_written_again_only_when_their_table_changes(tmp_path, monke
     assert len(written) == 2
 
 
+def test_files_of_figures_that_are_shown_no_more_go(tmp_path):
+    from fasttrain.report import Pictures
+
+    kept = Pictures(tmp_path / "figures")
+    _page(tmp_path, [make_grid(), make_grid(setup="s-2")], pictures=kept)
+    own = (tmp_path / "figures").iterdir()
+    assert {path.stem for path in own} == {"s1-accuracy", "s-2-accuracy"}
+    for name in ("s1-notes.png", "accuracy.png", "s1-accuracy.pdf", "s1-heatmap.csv"):
+        (tmp_path / "figures" / name).touch()
+    page = _page(tmp_path, [make_grid()], pictures=kept)
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        "s1-accuracy.png", "s1-accuracy.svg", "s1-accuracy.csv",
+        "s1-notes.png", "accuracy.png", "s1-accuracy.pdf",
+    }  # fmt: skip
+    # What comes back is written again.
+    again = _page(tmp_path, [make_grid(), make_grid(setup="s-2")], pictures=kept)
+    assert (tmp_path / "figures" / "s-2-accuracy.png").exists() and page != again
+
+
 @pytest.mark.parametrize("num_seeds", [1, 3])
 def test_large_grid_stays_below_its_share(tmp_path, num_seeds):
     """The figures of such a grid take 1.3 MB of the 2 that a page may have."""

@@ -19,10 +19,13 @@ EVIL = "</script><img src=x onerror=alert(1)>"
 @pytest.fixture(scope="module")
 def chromium():
     path = shutil.which("chromium")
-    required = os.environ.get("FASTTRAIN_REQUIRE_CHROMIUM") == "1"
+    lacking = pytest.fail if os.environ.get("FASTTRAIN_REQUIRE_CHROMIUM") == "1" else pytest.skip
     if path is None:
-        (pytest.fail if required else pytest.skip)("no chromium on the PATH")
-    sync_api = pytest.importorskip("playwright.sync_api")
+        lacking("no chromium on the PATH")
+    try:
+        from playwright import sync_api
+    except ImportError:
+        lacking("no playwright")
     with sync_api.sync_playwright() as playwright:
         # Inside a container Chromium cannot make its sandbox; it only sees pages made here.
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
@@ -107,12 +110,39 @@ def test_a_cell_tells_its_figures_and_opens(visit, address):
         assert lines.count() == 2
         assert len(lines.first.get_attribute("points").split()) == 6
         assert charts.nth(index).locator(".second").count() == 1
+        assert len(set(charts.nth(index).locator(".tick.end").all_text_contents())) >= 2
     assert panel.locator("tbody tr").count() == 2
     assert panel.locator("tbody td:nth-child(4)").all_inner_texts() == ["0.01", "0.01"]
     command = "fasttrain train digits --store runs/x --plr 0.05 --flr 0.01 --seed"
     assert panel.locator("pre").inner_text() == f"{command} 0\n{command} 1"
     panel.get_by_role("button", name="Close").click()
     assert panel.is_hidden()
+
+
+@pytest.mark.parametrize(
+    "loss, accuracy",
+    [(2.31, 0.55), (0.001, 0.0), (3e-7, 1.0), (11.0, 0.9996)],
+    ids=["narrow", "nothing", "perfect", "nearly"],
+)
+@pytest.mark.parametrize("rise", [1.0, 1.0003, 1.04])
+def test_every_chart_has_ticks_and_lines_inside(visit, tmp_path, monkeypatch, loss, accuracy, rise):
+    use_decreed(monkeypatch)
+    grid = make_grid(plrs=(1e-2,), flrs=(), ks=(), seeds=(0,))
+    steps = rise ** (grid.epochs["epoch"] / 3)
+    values = {"train_loss": loss * steps, "grad_norm": 1e3 * steps}
+    values["test_accuracy"] = (accuracy * steps).clip(upper=1)
+    path = write_report(
+        tmp_path, [dataclasses.replace(grid, epochs=grid.epochs.assign(**values))], PROVENANCE
+    )
+    page = visit(path.as_uri())
+    page.locator(".heatmap td").first.click()
+    charts = page.locator(".charts svg")
+    assert charts.count() == 3
+    for chart in charts.all():
+        ticks = chart.locator(".tick.end").all_text_contents()
+        assert len(ticks) == len(set(ticks)) >= 2
+        points = chart.locator("polyline").get_attribute("points").split()
+        assert all(0 <= float(y) <= 220 for _, y in (point.split(",") for point in points))
 
 
 def test_cells_without_results_say_why(visit, address):
@@ -240,16 +270,20 @@ def test_without_a_script_tables_and_figures_remain(visit, address):
 def test_what_is_open_and_chosen_survives_a_reload(visit, tmp_path, monkeypatch):
     """Of a grid that has grown by a learning rate meanwhile."""
     use_decreed(monkeypatch)
-    path = write_report(tmp_path, [make_grid(plrs=(1e-2, 5e-2))], PROVENANCE)
+    waiting = {"unfinished": [("pretrain plr 0.001 seed 0", "2 of 3", "begun")]}
+    path = write_report(tmp_path, [make_grid(plrs=(1e-2, 5e-2))], PROVENANCE, **waiting)
     page = visit(path.as_uri())
     section = _first(page)
-    section.locator(".all-stages summary").click()
+    for summary in page.locator("summary").all():
+        summary.click()
     section.get_by_role("columnheader", name="test %").get_by_role("button").click()
     section.locator("select[name=kind]").select_option("finetune")
     section.locator(".heatmap tbody tr:nth-child(2) td").nth(1).click()
     section.get_by_label("Filter").fill("0.05")
-    write_report(tmp_path, [make_grid(plrs=(1e-3, 1e-2, 5e-2))], PROVENANCE)
+    write_report(tmp_path, [make_grid(plrs=(1e-3, 1e-2, 5e-2))], PROVENANCE, **waiting)
     page.reload()
+    opened = page.locator("details").evaluate_all("all => all.map((one) => one.open)")
+    assert opened == [False, True, True, True]
     assert section.locator(".heatmap thead .rate").count() == 3
     assert section.locator(".panel h4").inner_text() == "PLR 0.05, FLR 0.001"
     assert section.locator(".shown").inner_text() == "4 of 24 stages"

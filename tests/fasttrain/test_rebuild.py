@@ -2,11 +2,14 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
+import torch
 
 from fasttrain import rebuild as rebuilding
-from fasttrain.store import Store
+from fasttrain import results
+from fasttrain.store import FAILURE, Store
 
 from .pages import decreed  # noqa: F401
 
@@ -58,6 +61,74 @@ def test_what_is_not_finished_is_listed(store):
     page = _page(store)
     assert label in page and "failed: no memory &lt;b&gt;" in page
     assert "3 stages begun and not finished" in page
+
+
+def test_a_stage_that_moves_on_while_it_is_listed(store, monkeypatch):
+    """Its checkpoint is replaced, its failure is withdrawn, by a sweep that goes on meanwhile."""
+    stage = store.stages()[0]
+    _rename_done(store, stage)
+    store.save_checkpoint({stage: {"series": torch.zeros(1, 2)}})
+    store.fail(stage, "no memory")
+    look = Store._checkpoint
+
+    def meanwhile(self, stage):
+        found = look(self, stage)
+        store.save_checkpoint({stage: {"series": torch.zeros(2, 2)}})
+        store.tidy(stage)
+        return found
+
+    monkeypatch.setattr(Store, "_checkpoint", meanwhile)
+    exists, failure = Path.exists, store.path / stage / FAILURE
+    monkeypatch.setattr(Path, "exists", lambda path: path == failure or exists(path))
+    [(_, epochs, state)] = rebuilding.unfinished(store)
+    assert epochs.startswith("1 of ") and state == "begun"
+
+
+def test_a_set_up_whose_first_stage_finishes_meanwhile_waits_for_the_next_rebuild(
+    store, monkeypatch
+):
+    for stage in store.stages():
+        _rename_done(store, stage)
+    look, looks = rebuilding.finished, []
+
+    def meanwhile(path):
+        looks.append(path)
+        found = look(path)
+        if len(looks) == 1:
+            for renamed in store.path.glob("*.done"):
+                _finish_again(store, renamed.stem)
+        return found
+
+    monkeypatch.setattr(rebuilding, "finished", meanwhile)
+    monkeypatch.setattr(results, "finished", meanwhile)
+    assert results.load_grids(store.path).stages.empty
+    rebuilding.rebuild(store)
+    assert len(looks) == 2 and f"All {len(store.stages())} stages" in _page(store)
+
+
+def test_an_empty_store_that_is_watched_has_a_page(tmp_path, monkeypatch, capsys):
+    store = Store.open(tmp_path / "empty", create=True)
+
+    def sleep(seconds: float) -> None:
+        assert "No stage has finished yet" in _page(store)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rebuilding.time, "sleep", sleep)
+    assert rebuilding.watch(store.path, 1) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_to_reproduce_a_page_the_analyses_are_made_again_too(store):
+    assert "fasttrain analyse grid" not in _page(store)
+    for analysis, date in (("b", "2026-01-02"), ("a", "2026-01-03"), ("c", "2026-01-04")):
+        command = f"fasttrain analyse grid{' --only norms' * (analysis == 'b')}"
+        provenance = {"command": command, "date": date}
+        store.analyses.begin(analysis, {})
+        store.analyses.finish(analysis, {}, {"state": "done", "provenance": provenance})
+    rebuilding.rebuild(store)
+    commands = _page(store).split("To reproduce</h3>")[1].split("</pre>")[0].splitlines()
+    assert "fasttrain sweep" in commands[-3]
+    assert commands[-2:] == ["fasttrain analyse grid --only norms", "fasttrain analyse grid"]
 
 
 def test_watching_rebuilds_on_changes_until_interrupted(store, monkeypatch, capsys):

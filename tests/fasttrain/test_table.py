@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from fasttrain.report import rich_table, seed_means, summary
+from fasttrain.report.table import SUMMARY_HEADINGS, summary_rows
 
 PLRS = (1e-4, 5e-4, 1e-3, 2e-2, 0.5)
 FLRS = (1e-4, 3e-3)
@@ -66,7 +68,30 @@ def test_summary_takes_the_best_cell_without_divergence():
     row = table.iloc[2]
     np.testing.assert_allclose(row["pretrained"], pretrained.mean())
     np.testing.assert_allclose(row["pretrained_std"], pretrained.std(ddof=1))
-    assert rich_table(table).row_count == len(PLRS)
+
+
+def test_summary_in_words_and_in_a_terminal_of_80_columns():
+    stages = _diverge(_stages(), plr=0.5)
+    stages = _diverge(stages, 0.2, kind="pretrain", plr=PLRS[3], seed=1)
+    table = summary(stages)
+    rows = summary_rows(table)
+    assert all(len(row) == len(SUMMARY_HEADINGS) for row in rows)
+    accuracies = stages[(stages["kind"] == "finetune") & (stages["flr"] == 3e-3)]
+    values = 100 * accuracies.loc[accuracies["plr"] == 1e-4, "test_accuracy"].to_numpy()
+    finetuned = f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
+    assert rows[0][0] == "0.0001" and rows[0][2:4] == (f"{finetuned} (3)", "0.003")
+    assert rows[0][1] == "51.67 ± 2.08 (3)" and rows[0][5:] == ("5", "done")
+    assert rows[-1] == ("0.5", "–", "–", "–", "–", "–", "diverged")
+    console = Console(width=80, record=True, color_system=None)
+    with console.capture() as captured:
+        console.print(rich_table(table))
+    lines = [line.rstrip() for line in captured.get().splitlines() if line.strip()]
+    assert "n = 0 to 3" in lines[0] and all(len(line) <= 80 for line in lines)
+    headings = ["PLR", "pre-trained", "fine-tuned", "FLR", "averaged", "k", "state"]
+    assert [name for name in headings if name in lines[1]] == headings and "…" not in str(lines)
+    shown = lines[-len(PLRS) :]
+    assert finetuned in shown[0] and shown[0].split()[0] == "0.0001" and shown[0].endswith("done")
+    assert shown[3].endswith("1/3 diverged") and shown[4].split() == ["0.5", *"–––––", "diverged"]
 
 
 def test_summary_shows_diverged_cells_where_there_are_no_others():

@@ -84,7 +84,7 @@ BANDS = Drawing(
     caption=(
         "Test accuracy on images of which only one band of frequencies |kx| + |ky| is left (edges "
         "are those of a 32 x 32 image, scaled to the image's size), against PLR: at the end of "
-        "pre-training, after fine-tuning at the lowest and highest FLR, and of the average."
+        "pre-training, after fine-tuning at a low and a high FLR, and of the average."
     ),
     published="WDL, accuracy per frequency band",
     table=_table,

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
+from fasttrain.analysis.rules import CONVERGED
 from fasttrain.analysis.tables import Grid
 from fasttrain.report.figures.drawing import Drawing, Missing, Shades
 from fasttrain.report.figures.overview import NO_STAGE
@@ -22,8 +23,6 @@ from fasttrain.report.figures.style import (
 )
 from fasttrain.report.table import floats
 
-CONVERGED_LOSS = 1e-2
-
 
 def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
     """One row per pre-training: stage, plr, seed, regime, converged_epoch (or NaN), epochs run."""
@@ -31,7 +30,7 @@ def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
     rows = described(grid, regimes, ["epoch"]).rename(columns={"epoch": "epochs_run"})
     if not np.isfinite(floats(rows["converged_epoch"])).any():
         raise Missing(
-            f"No pre-training reaches a training loss below {CONVERGED_LOSS:g}: "
+            f"No pre-training reaches a training loss below {CONVERGED:g}: "
             "take smaller PLRs or more epochs in fasttrain sweep."
         )
     columns = ["stage", "plr", "seed", "regime", "converged_epoch", "epochs_run"]
@@ -78,7 +77,7 @@ BOUNDARY = Drawing(
     name="convergence",
     title="Epochs to convergence",
     caption=(
-        f"The first epoch with a training loss below {CONVERGED_LOSS:g} against the learning rate: "
+        f"The first epoch with a training loss below {CONVERGED:g} against the learning rate: "
         "one point per seed, the line joins the means of the seeds that converged."
     ),
     published="WDL, epochs to convergence near the boundary of regimes 1 and 2",

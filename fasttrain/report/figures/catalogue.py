@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 
-from fasttrain.analysis.regimes import classify, shades
+import pandas as pd
+
+from fasttrain.analysis.regimes import shades
 from fasttrain.analysis.tables import Grid
 from fasttrain.report.figures.accuracy import ACCURACY
 from fasttrain.report.figures.bands import BANDS
@@ -35,12 +37,11 @@ DRAWINGS: tuple[Drawing, ...] = (
 )
 
 
-def drawn(grid: Grid) -> Iterator[Drawn]:
+def drawn(grid: Grid, regimes: pd.DataFrame) -> Iterator[Drawn]:
     """Every drawing of the grid: its table and figure, or the sentence that says what is missing.
 
-    Figures are drawn when they are asked for.
+    `regimes` is `classify`'s table of the grid. Figures are drawn when they are asked for.
     """
-    regimes = classify(grid)
     bands = shades(regimes)
     for drawing in DRAWINGS:
         try:

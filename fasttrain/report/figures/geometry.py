@@ -15,6 +15,7 @@ from fasttrain.report.figures.rows import (
     by,
     described,
     ends_and_averages,
+    note_of_count,
     note_of_seeds,
     over_seeds,
     thinned,
@@ -37,6 +38,7 @@ from fasttrain.report.figures.style import (
     regime_handles,
     series_styles,
 )
+from fasttrain.report.table import floats, number
 
 PAIRS = {
     "low-high": (BLUE, "o", "-", "low – high FLR"),
@@ -58,22 +60,41 @@ _PATHS = (
 
 
 def _geometry(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds: quantity, series, plr, mean, std, n.
+    """Means over seeds: quantity, series, plr, mean, std, n; flr_low, flr_high.
 
-    The series is a pair of end points, and of distances a kind of stage.
+    The series is a pair of end points, and of distances a kind of stage; the FLRs are those of the
+    end points, NaN for one that there is not.
     """
     pairs = analysed(grid.pairs, "angles and barriers", "geometry")
+    rates = _rates(grid, pairs)
     pairs = described(grid, pairs.assign(stage=pairs["stage_a"], series=pairs["pair"]), ["plr"])
     names = [name for name, *_ in _QUANTITIES if name != "distance"]
     parts = [over_seeds(pairs, ["series", "plr"], names)]
     if "distance" in grid.epochs:
         last = grid.epochs.sort_values("epoch").groupby("stage")["distance"].last().reset_index()
         stages = described(grid, last)
-        stages = ends_and_averages(stages[stages["kind"] != "swa"])
+        chosen = stages["kind"] == "pretrain"
+        chosen |= (stages["kind"] == "finetune") & stages["flr"].isin(list(rates.values()))
+        stages = ends_and_averages(stages[chosen])
         parts.append(over_seeds(stages, ["place", "series", "plr"], ["distance"]))
     table = pd.concat(parts, ignore_index=True)
     columns = ["quantity", "series", "plr", "mean", "std", "n"]
-    return table.loc[table["n"] > 0, columns].reset_index(drop=True)
+    return table.loc[table["n"] > 0, columns].reset_index(drop=True).assign(**rates)
+
+
+def _rates(grid: Grid, pairs: pd.DataFrame) -> dict[str, float]:
+    """The low and the high FLR of the pairs: `fasttrain analyse` takes one of each for a set-up."""
+    flrs = dict(zip(grid.stages["stage"], floats(grid.stages["flr"]), strict=True))
+    first, last = pairs["stage_a"].map(flrs), pairs["stage_b"].map(flrs)
+    joined = pairs["pair"] == "low-high"
+    low = pd.concat([first[joined], last[pairs["pair"] == "swa-low"]]).min()
+    high = pd.concat([last[joined], last[pairs["pair"] == "swa-high"]]).max()
+    return {"flr_low": float(low), "flr_high": float(high)}
+
+
+def _rates_in_words(table: pd.DataFrame) -> str:
+    rates = {name: float(table[f"flr_{name}"].iloc[0]) for name in ("low", "high")}
+    return " ".join(f"The {name} FLR is {number(f)}." for name, f in rates.items() if f == f)
 
 
 def _draw_geometry(table: pd.DataFrame, shades: Shades) -> Figure:
@@ -107,13 +128,15 @@ def _draw_geometry(table: pd.DataFrame, shades: Shades) -> Figure:
 
 
 def _lines(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds on the lines low-high: quantity, plr, alpha, mean, std, n, regime."""
+    """Means over seeds on the lines low-high: quantity, plr, alpha, mean, std, n, FLRs, regime."""
     paths = analysed(grid.paths, "lines between end points", "geometry")
     paths = paths[paths["pair"] == "low-high"]
     paths = analysed(paths, "lines between two FLRs (it takes two FLRs)", "geometry")
+    rates = _rates(grid, paths)
     paths = described(grid, paths.assign(stage=paths["stage_a"]), ["plr"])
     means = over_seeds(paths, ["plr", "alpha"], [name for name, *_ in _PATHS])
-    return with_regime(thinned(means[means["n"] > 0], ["quantity", "plr"]), regimes)
+    means = thinned(means[means["n"] > 0], ["quantity", "plr"])
+    return with_regime(means.assign(**rates), regimes)
 
 
 def _draw_lines(table: pd.DataFrame, shades: Shades) -> Figure:
@@ -136,25 +159,26 @@ GEOMETRY = Drawing(
     name="geometry",
     title="Angles and barriers",
     caption=(
-        "Against PLR: the angle between the end points of one pre-training (fine-tuned at the "
-        "lowest and highest FLR, and averaged), the angle that pre-training and fine-tuning "
+        "Against PLR: the angle between the end points of one pre-training (fine-tuned at a "
+        "low and a high FLR, and averaged), the angle that pre-training and fine-tuning "
         "travelled from where they started, and the barriers on the straight line between the end "
         "points: how far accuracy drops below, and loss rises above, the line through their values."
     ),
     published="WDL, angles and linear connectivity between fine-tuned and averaged points",
     table=_geometry,
     draw=_draw_geometry,
-    note=note_of_seeds,
+    note=lambda table: f"{_rates_in_words(table)} {note_of_seeds(table)}",
 )
 LINES = Drawing(
     name="lines",
     title="Between low and high FLR",
     caption=(
-        "Accuracy along the straight line between the points fine-tuned at the lowest and the "
-        "highest FLR, every point rescaled to the sphere and its batch-norm statistics estimated "
+        "Accuracy along the straight line between the points fine-tuned at a low and at a high "
+        "FLR, every point rescaled to the sphere and its batch-norm statistics estimated "
         "anew; means over seeds, one line per PLR, its style the regime."
     ),
     published="WDL, barriers (which are read off these lines)",
     table=_lines,
     draw=_draw_lines,
+    note=lambda table: f"{_rates_in_words(table)} {note_of_count(table)}",
 )

@@ -152,9 +152,9 @@ HISTOGRAMS = Drawing(
     title="Norms of the filters",
     caption=(
         "How the norms of the filters are distributed at the initialisation, at the end of "
-        "pre-training at the largest PLR, and after fine-tuning from there at the lowest and the "
-        "highest FLR: 50 bins of log10(norm / radius) over [-6, 0], what lies outside counted in "
-        "the first and last. Vertical scales differ."
+        "pre-training at the largest PLR whose end points have a state, and after fine-tuning from "
+        "there at a low and a high FLR: 50 bins of log10(norm / radius) over [-6, 0], what lies "
+        "outside counted in the first and last. Vertical scales differ."
     ),
     published="WDL, norm histograms of the third regime",
     table=_histograms,

@@ -11,7 +11,15 @@ from matplotlib.figure import Figure
 
 from fasttrain.analysis.tables import Grid
 from fasttrain.report.figures.drawing import Drawing, Shades
-from fasttrain.report.figures.rows import by, described, needed, over_seeds, thinned, with_regime
+from fasttrain.report.figures.rows import (
+    by,
+    described,
+    needed,
+    note_of_count,
+    over_seeds,
+    thinned,
+    with_regime,
+)
 from fasttrain.report.figures.style import (
     PLR_LABEL,
     REGIMES,
@@ -126,11 +134,6 @@ def _note_of_ends(table: pd.DataFrame) -> str:
     return text + (f" Undecided: {undecided}; the reasons are in its CSV." if undecided else "")
 
 
-def _note_of_curves(table: pd.DataFrame) -> str:
-    low, high = int(table["n"].min()), int(table["n"].max())
-    return f"n = {high} seed{'s' if high > 1 else ''}." if low == high else f"n = {low} to {high}."
-
-
 OVERVIEW = Drawing(
     name="regimes",
     title="Regimes of pre-training",
@@ -156,5 +159,5 @@ CURVES = Drawing(
     published="TR, training curves of the three regimes",
     table=_curves,
     draw=_draw_curves,
-    note=_note_of_curves,
+    note=note_of_count,
 )

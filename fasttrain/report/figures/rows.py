@@ -117,6 +117,12 @@ def note_of_seeds(table: pd.DataFrame) -> str:
     return f"Means over seeds, bars ± sample standard deviation, {seeds_in_words(table['n'])}."
 
 
+def note_of_count(table: pd.DataFrame) -> str:
+    """The sentence on seeds, for means that are drawn without bars."""
+    low, high = int(table["n"].min()), int(table["n"].max())
+    return f"n = {high} seed{'s' if high > 1 else ''}." if low == high else f"n = {low} to {high}."
+
+
 def regime_of_plr(regimes: pd.DataFrame) -> dict[float, str]:
     """The regime of each PLR: that of all its decided seeds ("2" for A and B), or "undecided"."""
     found = {plr: set(rows["regime"]) - {"undecided"} for plr, rows in by(regimes, "plr")}

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from fasttrain.analysis.rules import CONVERGED
 from fasttrain.analysis.tables import Grid
-from fasttrain.report.figures.boundary import CONVERGED_LOSS
 from fasttrain.report.figures.drawing import Drawing, Missing, Shades
 from fasttrain.report.figures.rows import analysed, described
 from fasttrain.report.figures.style import (
@@ -33,10 +33,10 @@ def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
     rows = rows[rows["kind"] == "finetune"]
     if rows.empty:
         raise Missing("No fine-tuned stage has its sharpness: run fasttrain sweep with an --flr.")
-    kept = rows[floats(rows["train_loss"]) < CONVERGED_LOSS]
+    kept = rows[floats(rows["train_loss"]) < CONVERGED]
     if kept.empty:
         raise Missing(
-            f"No fine-tuned stage has a training loss below {CONVERGED_LOSS:g}, so that sharpness "
+            f"No fine-tuned stage has a training loss below {CONVERGED:g}, so that sharpness "
             "cannot be compared at equal loss: fine-tune for more epochs in fasttrain sweep."
         )
     table = kept.assign(
@@ -87,7 +87,7 @@ def _note(table: pd.DataFrame) -> str:
     low, high = table["train_loss"].min(), table["train_loss"].max()
     return (
         f"{len(table)} stages with training losses of {number(low)} to {number(high)}; "
-        f"{left_out} are left out because theirs is {CONVERGED_LOSS:g} or more."
+        f"{left_out} are left out because theirs is {CONVERGED:g} or more."
     )
 
 
@@ -96,7 +96,7 @@ SHARPNESS = Drawing(
     title="Sharpness and test error",
     caption=(
         "Fine-tuned networks that fit the training set alike (training loss below "
-        f"{CONVERGED_LOSS:g}, the published threshold of convergence): the mean gradient norm of a "
+        f"{CONVERGED:g}, the published threshold of convergence): the mean gradient norm of a "
         "batch and the largest eigenvalue of the loss's Hessian, both on the unit sphere, against "
         "test error. One point per stage: its colour is the PLR, its shape the FLR. The rank "
         "correlation is Spearman's."

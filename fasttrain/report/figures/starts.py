@@ -13,9 +13,9 @@ from fasttrain.report.figures.rows import note_of_seeds, regime_of_plr
 from fasttrain.report.figures.style import GREY, REGIMES, frame, legend_below, panels
 from fasttrain.report.table import number, seed_means
 
-# In the order of the published columns; "2" where A and B cannot be told.
-_REGIMES = ("2B", "2A", "2", "1")
-_HATCHES = {"none": "", "2B": "..", "2A": "//", "2": "//", "1": "\\\\"}
+# By falling PLR, as the published columns (which have no 3); "2" where A and B cannot be told.
+_REGIMES = ("3", "2B", "2A", "2", "1")
+_HATCHES = {"none": "", "3": "xx", "2B": "..", "2A": "//", "2": "//", "1": "\\\\"}
 
 
 def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
@@ -23,16 +23,18 @@ def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
     if regimes.empty or not (grid.stages["kind"] == "finetune").any():
         raise Missing("No finished fine-tuning to compare: run fasttrain sweep with an --flr.")
     tuned, trained = seed_means(grid.stages, "finetune"), seed_means(grid.stages, "pretrain")
-    middles = _middles(regime_of_plr(regimes), set(tuned["plr"]))
+    ends = dict.fromkeys((tuned["flr"].min(), tuned["flr"].max()))
+    shown = tuned[tuned["flr"].isin(list(ends))]
+    middles = _middles(regime_of_plr(regimes), set(shown["plr"]))
     if not middles:
         raise Missing(
-            "No PLR whose seeds agree on regime 1 or 2 has been fine-tuned: "
-            "take other PLRs or more epochs in fasttrain sweep."
+            "No PLR whose seeds agree on a regime has been fine-tuned at the lowest or highest "
+            "FLR: take other PLRs or more epochs in fasttrain sweep."
         )
     rows = []
-    for flr in dict.fromkeys((tuned["flr"].min(), tuned["flr"].max())):
+    for flr in ends:
         cells = [("none", trained[trained["plr"] == flr])]
-        at_flr = tuned[tuned["flr"] == flr]
+        at_flr = shown[shown["flr"] == flr]
         cells += [(name, at_flr[at_flr["plr"] == plr]) for name, plr in middles.items()]
         for start, cell in cells:
             rows += [{"flr": flr, "start": start} | row for row in cell.to_dict("records")]
@@ -40,7 +42,7 @@ def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
 
 
 def _middles(regimes: dict[float, str], tuned: set[float]) -> dict[str, float]:
-    """Of each regime the PLR in the middle of those that were fine-tuned (the lower of two)."""
+    """Of each regime the PLR in the middle of those in `tuned` (the lower of two)."""
     found = {}
     for name in _REGIMES:
         plrs = sorted(plr for plr, regime in regimes.items() if regime == name and plr in tuned)
@@ -84,8 +86,8 @@ STARTS = Drawing(
         "Test accuracy at the lowest and highest FLR, from one pre-training of each regime (the "
         "middle one of its PLRs); grey: trained at the FLR from the initialisation, where the FLR "
         "is among the PLRs (– where it is not), for the epochs of pre-training alone. The "
-        "published figure has one more column, two pre-trainings in a chain (PLR 1e-2, then 1e-3): "
-        "that needs a second stage of pre-training, which a grid does not train."
+        "published figure has no regime 3, and one more column, two pre-trainings in a chain (PLR "
+        "1e-2, then 1e-3): that needs a second stage of pre-training, which a grid does not train."
     ),
     published="WDL, two-stage test",
     table=_table,
