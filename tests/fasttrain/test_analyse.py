@@ -17,6 +17,7 @@ from fasttrain.analysis.selection import Request, select
 from fasttrain.analysis.tables import TABLES
 from fasttrain.cli import run
 from fasttrain.store import Store
+from fasttrain.tuning import Timing
 
 GRID = """
 [data]
@@ -228,7 +229,16 @@ def test_analyses_stay_current_when_a_set_up_gets_a_second_length(fresh):
     assert current["abc-15"] == current["abc-30"] == {"angles": [one.id], "norms": [two.id]}
 
 
-def test_what_does_not_fit_into_memory_is_made_in_smaller_parts(fresh, capsys, monkeypatch):
+@pytest.fixture
+def large_packs(monkeypatch):
+    """Packs of 21 are taken to be fastest."""
+    timing = Timing(21, step_s=1.0, test_batch_s=0.1, memory_bytes=1)
+    monkeypatch.setattr(analyse, "measure_packs", lambda *_: [timing])
+
+
+def test_what_does_not_fit_into_memory_is_made_in_smaller_parts(
+    fresh, capsys, monkeypatch, large_packs
+):
     work, made = works.WORKS["features"], []
 
     def hungry(analyses, lab, size):
@@ -247,7 +257,9 @@ def test_what_does_not_fit_into_memory_is_made_in_smaller_parts(fresh, capsys, m
     assert (whole["accuracy"] - whole["test_accuracy"]).abs().max() <= 0.021
 
 
-def test_a_path_that_does_not_fit_into_memory_is_evaluated_in_smaller_packs(fresh, monkeypatch):
+def test_a_path_that_does_not_fit_into_memory_is_evaluated_in_smaller_packs(
+    fresh, monkeypatch, large_packs
+):
     work, sizes = works.WORKS["lines"], []
 
     def hungry(analyses, lab, size):
@@ -257,7 +269,6 @@ def test_a_path_that_does_not_fit_into_memory_is_evaluated_in_smaller_packs(fres
         return work(analyses, lab, size)
 
     monkeypatch.setitem(works.WORKS, "lines", hungry)
-    monkeypatch.setitem(analyse.AT_ONCE, "cpu", 21)
     assert run(["analyse", str(fresh), "--only", "geometry"]) == 0
     assert kinds(fresh) == {"angles": 1, "lines": 6}
     assert min(size for _, size in sizes) == 5
@@ -334,7 +345,6 @@ def test_stages_that_ended_early_are_left_out_and_named(fresh, capsys):
     stages = fasttrain.load(fresh)
     lost = stages[(stages["kind"] == "finetune") & (stages["plr"] == 0.1) & (stages["flr"] == 0.02)]
     [stage] = lost["stage"]
-    from fasttrain.store import Store
 
     store = Store.open(fresh, create=False)
     summary = store.summary(stage) or {}
