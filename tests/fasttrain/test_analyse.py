@@ -345,7 +345,6 @@ def test_stages_that_ended_early_are_left_out_and_named(fresh, capsys):
     stages = fasttrain.load(fresh)
     lost = stages[(stages["kind"] == "finetune") & (stages["plr"] == 0.1) & (stages["flr"] == 0.02)]
     [stage] = lost["stage"]
-
     store = Store.open(fresh, create=False)
     summary = store.summary(stage) or {}
     metrics = store.read(stage, "metrics.parquet")
