@@ -13,6 +13,7 @@ from pathlib import Path
 
 import tyro
 
+from . import interrupts
 from .arguments import (
     DATA_ACTIONS,
     Analyse,
@@ -54,6 +55,7 @@ def main() -> None:
         # A console that cannot show a sign shows a question mark; it does not stop a sweep.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    interrupts.keep()
     sys.exit(run(sys.argv[1:]))
 
 

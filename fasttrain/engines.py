@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numba
 import torch
 
+from . import interrupts
 from .errors import EnvironmentProblem
 from .lab import Lab
 from .plan import Stage
@@ -176,6 +177,7 @@ def _work(pipe: Connection, make_lab: Callable[[], Lab], num_threads: int) -> No
     """A worker's whole life: packs from the pipe, reports into it, until it is closed."""
     _die_with_parent()
     signal.signal(signal.SIGINT, _interrupt_once)
+    interrupts.keep()
     with contextlib.suppress(KeyboardInterrupt, EOFError, BrokenPipeError):
         torch.set_num_threads(num_threads)
         numba.set_num_threads(num_threads)
