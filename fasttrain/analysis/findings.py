@@ -103,6 +103,9 @@ class Findings:
             f" a uniform grid of {self.search.num_uniform} PLRs takes {whole}:"
             f" {self.spent() / whole:.2f} of it",
         ]
+        paths = sum(probe.tuned for probe in self.outcomes)
+        if paths:
+            lines[0] += f"; and barriers along {paths} paths, without training"
         grid = self.proposal()
         if grid is None:
             return [*lines, "no grid is proposed without the boundary 1|2"]

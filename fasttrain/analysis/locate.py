@@ -30,11 +30,13 @@ from fasttrain.sweep import run_sweep
 from fasttrain.tuning import models_in_memory
 
 from .findings import Findings, table_of_boundaries
-from .geometry import NUM_POINTS, Line, follow
+from .geometry import NUM_POINTS
+from .records import is_done, load, save
 from .regimes import BELOW, curves_of
 from .rules import MIN_EPOCHS, Verdict, judge, split_equilibrium
 from .search import Probe, Search, Want
-from .works import end_state
+from .selection import path_between
+from .works import WORKS
 
 SHORTEST = 4
 """the first probes take this part of the configured epochs"""
@@ -164,13 +166,16 @@ def locate(
 def end_points(low: Stage, high: Stage, lab: Lab) -> tuple[float, float]:
     """Of two finished fine-tunings the angle, rad, and the train barrier; NaN if one has no end.
 
-    The barrier takes passes over the training set, no training: they are not among the epochs.
+    Made once, as `fasttrain analyse` makes it, and found again in the store. It takes passes over
+    the images, no training: they are not among the epochs.
     """
     if is_lost(low, lab.store) or is_lost(high, lab.store):
         return math.nan, math.nan
-    states = {stage.id: end_state(stage.id, lab) for stage in (low, high)}
-    line, size = Line("low-high", low.id, high.id), models_in_memory(lab, NUM_POINTS)
-    [(pair, _)] = follow([line], states, low.seed, lab, size)
+    path = path_between("low-high", (low.id, high.id), low.plr, low.seed)
+    if not is_done(path, lab.store):
+        [tables] = WORKS[path.kind]([path], lab, models_in_memory(lab, NUM_POINTS))
+        save(path, tables, lab.provenance, lab.store)
+    pair = load(path, "pairs", lab.store)
     return float(pair["angle"].iloc[0]), float(pair["train_barrier"].iloc[0])
 
 

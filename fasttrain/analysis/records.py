@@ -10,6 +10,7 @@ fine-tuning rates, say); `current.json` names those that the last `fasttrain ana
 """
 
 import functools
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -76,6 +77,11 @@ def save(
     store.analyses.begin(analysis.id, analysis.description())
     files = {f"{name}.parquet": parquet(table) for name, table in tables.items()}
     store.analyses.finish(analysis.id, files, {"state": "done", "provenance": dict(provenance)})
+
+
+def load(analysis: Analysis, table: str, store: Store) -> pd.DataFrame:
+    """The rows of a table of an analysis that is done."""
+    return pd.read_parquet(io.BytesIO(store.analyses.read(analysis.id, f"{table}.parquet")))
 
 
 def choose(chosen: Mapping[str, Mapping[str, Sequence[Analysis]]], store: Store) -> None:

@@ -46,6 +46,12 @@ class Selection:
     notes: list[str] = field(default_factory=list)
 
 
+def path_between(pair: str, stages: tuple[str, str], plr: float, seed: int) -> Analysis:
+    """The analysis of the path between two stages of one PLR and seed."""
+    settings = {"pair": pair, "points": NUM_POINTS}
+    return Analysis("lines", stages, settings, seed, f"path {pair} plr {plr:g} seed {seed}")
+
+
 def missing_rates(request: Request, stages: pd.DataFrame) -> list[str]:
     """Of the rates that were asked for those that no fine-tuning has, with their flags."""
     rates = {canonical(rate) for rate in stages["flr"].dropna()}
@@ -78,13 +84,7 @@ def select(
             chosen.analyses["angles"].append(Analysis("angles", ids, {}, int(str(seed)), label))
     if "lines" in chosen.analyses:
         chosen.analyses["lines"] = [
-            Analysis(
-                "lines",
-                (found[a], found[b]),
-                {"pair": f"{a}-{b}", "points": NUM_POINTS},
-                seed,
-                f"path {a}-{b} plr {plr:g} seed {seed}",
-            )
+            path_between(f"{a}-{b}", (found[a], found[b]), plr, seed)
             for (seed, plr), found in ends.items()
             for a, b in (("low", "high"), ("swa", "low"), ("swa", "high"))
             if a in found and b in found

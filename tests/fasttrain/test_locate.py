@@ -221,13 +221,16 @@ def test_probes_are_stages_of_a_store_and_run_once(fasttrain, tiny, tmp_path, to
     pretrained = stages[stages["kind"] == "pretrain"]
     assert sorted(pretrained["plr"]) == sorted(probes.loc[~probes["tuned"], "plr"])
     assert (stages["kind"] == "finetune").sum() == 2 * probes["tuned"].sum() > 0
+    paths = [path.parent for path in (store / "analyses").glob("*/pairs.parquet")]
+    assert len(paths) == probes["tuned"].sum()
+    assert f"barriers along {len(paths)} paths" in first.out
     spent = stages["epochs"].sum()
     assert f"{spent} epochs (70 of them the coarse round)" in first.out
     assert spent == found["epochs"].sum() + 70
-    finished = {path: path.stat().st_mtime_ns for path in store.glob("*/done.json")}
+    finished = {path: path.stat().st_mtime_ns for path in store.rglob("done.json")}
     again = fasttrain("locate", tiny, *TOY)
     assert again.out.splitlines()[-8:] == first.out.splitlines()[-8:]
-    assert {path: path.stat().st_mtime_ns for path in store.glob("*/done.json")} == finished
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("done.json")} == finished
 
 
 def test_an_interrupted_search_goes_on_where_it_was(fasttrain, tiny, tmp_path, toy, monkeypatch):
