@@ -11,10 +11,10 @@ pass y, the output (which the next layer keeps anyway) and two numbers per chann
 where g, the gradient of x, is that of the output at the first largest number of its window if that
 is positive, and 0 elsewhere. Everything is per channel: models side by side do not mix.
 
-For the gradient of <u, dy>, with s = 1 / sqrt(var + eps) and the symmetric Jacobian A of x, dy = A g:
+Of <u, dy>, with s = 1 / sqrt(var + eps), c = mean(g x), b = mean(u x), the gradient
 
-    of y: -s^2 (mean(g x) (u - mean(u)) + mean(u x) dy / s + (mean(u dy) / s - mean(g x) mean(u x)) x)
-    of the output's gradient: A u = s (u - mean(u) - x mean(u x)) where the output was taken from
+    of y is    -s^2 (c (u - mean(u)) + b dy / s + (mean(u dy) / s - b c) x)
+    of g is    s (u - mean(u) - b x)
 """
 
 import functools
