@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
     from .cpu_norm import Running
@@ -151,8 +150,11 @@ class _FusedGradient(torch.autograd.Function):
         return dy
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "NormReLUPool on a CPU has no third derivatives: no create_graph here"
+            )
         grad, y, out, statistics, dy = ctx.saved_tensors
         pool, relu = ctx.options
         wide = torch.promote_types(y.dtype, torch.float32)

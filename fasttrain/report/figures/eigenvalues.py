@@ -28,9 +28,9 @@ from fasttrain.report.figures.style import (
 def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds: series, rank, plr, mean, std, n."""
     rows = analysed(grid.eigenvalues, "eigenvalues", "sharpness")
-    rows = ends_and_averages(described(grid, rows))
+    rows = ends_and_averages(described(grid, rows)).rename(columns={"value": "eigenvalue"})
     keys = ["place", "series", "rank", "plr"]
-    return over_seeds(rows, keys, ["value"]).drop(columns=["place", "quantity"])
+    return over_seeds(rows, keys, ["eigenvalue"]).drop(columns=["place", "quantity"])
 
 
 def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
