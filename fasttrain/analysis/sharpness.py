@@ -42,7 +42,7 @@ class HessianSettings:
     num_images: int = 256
     """at least so many training images, in whole batches; more are more representative: near a
     minimum the curvature of few images is that of the hardest of them"""
-    num_eigenvalues: int = 10
+    num_eigenvalues: int = 5
     """the largest ones"""
     tolerance: float = 1e-2
     """of their residuals, relative to the largest; errors are of the order of the square"""

@@ -35,7 +35,8 @@ def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
 
 def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
     names = list(dict.fromkeys(table["series"]))
-    figure, axes = panels((len(names) + 1) // 2, min(2, len(names)), sharex=True, sharey=True)
+    # Not one y for all: curvature of lost pre-trainings is decades above everything else.
+    figure, axes = panels((len(names) + 1) // 2, min(2, len(names)), sharex=True)
     plr_axes(axes[: len(names)], table["plr"], shades)
     ranks = sorted(table["rank"].unique())
     colours = dict(zip(ranks, palette()(np.linspace(0, 1, len(ranks))), strict=True))
@@ -72,7 +73,7 @@ EIGENVALUES = Drawing(
     caption=(
         "The largest eigenvalues of the loss's Hessian on the unit sphere (rank 1 is the largest), "
         "against PLR: at the end of pre-training, after fine-tuning at a low and a high FLR, and "
-        "of the average."
+        "of the average. Each panel has its own scale."
     ),
     published="none",
     table=_table,
