@@ -103,7 +103,8 @@ def choose(chosen: Mapping[str, Mapping[str, Sequence[Analysis]]], store: Store)
 def load_analyses(store: str | Path) -> dict[str, pd.DataFrame]:
     """What `fasttrain analyse` found: the tables of `fasttrain.analysis.tables`, by name.
 
-    pairs, paths, angles, norms, histograms, sharpness and bands, each empty if it was not made.
+    pairs, paths, angles, norms, histograms, sharpness, eigenvalues and bands, each empty if it was
+    not made.
 
     Raises:
         EnvironmentProblem: not a store, or a damaged file in it.
@@ -131,6 +132,8 @@ def _joined(name: str, parts: Iterable[pyarrow.Table]) -> pd.DataFrame:
     if not filled:
         return nothing
     whole = pyarrow.concat_tables(filled, promote_options="permissive").to_pandas()
+    # Records of an earlier package may have columns that stand elsewhere now.
+    whole = whole[list(nothing)]
     # Set-ups that share a pre-training share angles between its averages.
     return whole.astype(nothing.dtypes).drop_duplicates(ignore_index=True)
 

@@ -16,8 +16,9 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from ..evaluate import loss_and_correct
 from ..lab import Lab
 from ..models import ImageClassifier, fold
 from ..pack import State
-from .spectrum import SphereHessian, by_model, largest_eigenvalue, rademacher, trace
+from .spectrum import SphereHessian, Top, by_model, rademacher, top_eigenvalues, trace
 from .tables import TABLES
 
 Batch = tuple[Tensor, Tensor]
@@ -41,12 +42,23 @@ class HessianSettings:
     num_images: int = 256
     """at least so many training images, in whole batches; more are more representative: near a
     minimum the curvature of few images is that of the hardest of them"""
+    num_eigenvalues: int = 5
+    """the largest ones"""
     tolerance: float = 1e-2
-    """relative residual of the largest eigenvalue; its error is of the order of the square"""
-    max_iterations: int = 40
-    """products after which the eigenvalue is reported with the residual it has"""
+    """of their residuals, relative to the largest; errors are of the order of the square"""
+    max_iterations: int = 60
+    """products after which eigenvalues are reported with the residuals they have"""
     num_probes: int = 8
     """random vectors of the trace, at least 2"""
+
+
+class Measured(NamedTuple):
+    """What is measured of a pack: tables of `TABLES` without stage."""
+
+    sharpness: pd.DataFrame
+    """a row for every model, in their order"""
+    eigenvalues: pd.DataFrame
+    """rows of every model, behind its number in the column `model`"""
 
 
 def measure(
@@ -56,13 +68,12 @@ def measure(
     *,
     hessian: HessianSettings | None,
     dtype: torch.dtype = torch.float32,
-) -> pd.DataFrame:
-    """Sharpness of models of one seed, measured as one pack: a row each, in their order.
+) -> Measured:
+    """Sharpness of models of one seed, measured as one pack.
 
-    Columns as in `TABLES["sharpness"]` without stage; loss and accuracy are of the pass in which
-    the gradients are taken, num_images is the Hessian's: 0, and NaN in its columns, where `hessian`
-    is None. A model that is not finite has NaN but for its accuracy. The states stay as they are:
-    batch normalisation counts in a copy.
+    Loss and accuracy are of the pass in which the gradients are taken, num_images is the Hessian's:
+    0, NaN in its columns, and no eigenvalues where `hessian` is None. A model that is not finite
+    has NaN but for its accuracy. The states stay as they are: batch normalisation counts in a copy.
     """
     # torch.compile has no second derivatives; the pass is too short to be worth it.
     eager = dataclasses.replace(lab, compiled=False)
@@ -81,12 +92,31 @@ def measure(
     )
     table = gradient_norms(model, loader.epoch(0))
     found: dict[str, Any] = {"num_images": 0}
+    ranked = {name: [] for name in ("model", *_columns("eigenvalues"))}
     if hessian is not None:
         count = math.ceil(hessian.num_images / loader.settings.batch_size)
         batches = list(itertools.islice(loader.epoch(0), count))
-        found = curvature(model, batches, seed, hessian)
-    columns = {name: kind for name, kind in TABLES["sharpness"].items() if name != "stage"}
-    return table.assign(**found).reindex(columns=list(columns)).astype(columns)
+        found, top = curvature(model, batches, seed, hessian)
+        ranked = _ranked(top)
+    columns, rows = _columns("sharpness"), {"model": "int64"} | _columns("eigenvalues")
+    return Measured(
+        table.assign(**found).reindex(columns=list(columns)).astype(columns),
+        pd.DataFrame(ranked).astype(rows),
+    )
+
+
+def _columns(table: str) -> dict[str, str]:
+    return {name: kind for name, kind in TABLES[table].items() if name != "stage"}
+
+
+def _ranked(top: Top) -> dict[str, Any]:
+    num_models, count = top.values.shape
+    return {
+        "model": np.repeat(np.arange(num_models), count),
+        "rank": np.tile(np.arange(1, count + 1), num_models),
+        "value": top.values.flatten(),
+        "residual": top.residuals.flatten(),
+    }
 
 
 def gradient_norms(model: ImageClassifier, batches: Iterable[Batch]) -> pd.DataFrame:
@@ -119,8 +149,8 @@ def gradient_norms(model: ImageClassifier, batches: Iterable[Batch]) -> pd.DataF
 
 def curvature(
     model: ImageClassifier, batches: Sequence[Batch], seed: int, settings: HessianSettings
-) -> dict[str, Any]:
-    """Largest eigenvalue and trace of the Hessian on the unit sphere: (K,) fp64 on the host."""
+) -> tuple[dict[str, Any], Top]:
+    """Trace of the Hessian on the unit sphere, (K,) fp64 on the host, and its top eigenvalues."""
     num_images = sum(len(labels) for _, labels in batches)
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:
@@ -131,14 +161,13 @@ def curvature(
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(matrix.dim, generator=generator).to(matrix.unit)
     probes = rademacher(settings.num_probes, matrix.dim, generator).to(matrix.unit)
-    largest = largest_eigenvalue(
-        matrix, start, tolerance=settings.tolerance, max_iterations=settings.max_iterations
+    top = top_eigenvalues(
+        matrix,
+        start,
+        count=settings.num_eigenvalues,
+        tolerance=settings.tolerance,
+        max_iterations=settings.max_iterations,
     )
     mean, error = trace(matrix, probes)
-    return {
-        "eigenvalue": largest.value.numpy(),
-        "eigenvalue_residual": largest.residual.numpy(),
-        "trace": mean.numpy(),
-        "trace_error": error.numpy(),
-        "num_images": num_images,
-    }
+    traces = {"trace": mean.numpy(), "trace_error": error.numpy(), "num_images": num_images}
+    return traces, top

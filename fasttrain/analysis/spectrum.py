@@ -101,66 +101,72 @@ class SphereHessian:
         return [part.reshape(p.shape) for part, p in zip(parts, self.parameters, strict=True)]
 
 
-class Largest(NamedTuple):
-    """The largest eigenvalue of every model, as found by Lanczos' method; NaN where no number is.
+class Top(NamedTuple):
+    """The largest eigenvalues of every model, as found by Lanczos' method.
 
-    All (K,) fp64.
+    (K, count) fp64 on the host, descending; NaN where none was found, or the model has no number.
     """
 
-    value: Tensor
-    residual: Tensor
-    """||A x - value x|| / |value| of the Ritz vector x, ||x|| = 1"""
+    values: Tensor
+    residuals: Tensor
+    """||A x - value x|| / |largest value| of the Ritz vectors x, ||x|| = 1"""
     iterations: int
     """products of the model that took most"""
 
 
-def largest_eigenvalue(
+def top_eigenvalues(
     hessian: SphereHessian,
     start: Tensor,  # (D,), random
     *,
+    count: int,
     tolerance: float,
     max_iterations: int,
-) -> Largest:
-    """The (algebraically) largest eigenvalue of every model on the tangent space.
+) -> Top:
+    """The `count` (algebraically) largest eigenvalues of every model on the tangent space.
 
-    Lanczos' method with full reorthogonalisation (twice), all models in step, until the relative
-    residual of each is at most `tolerance`, or for `max_iterations` products, or the whole space.
+    Lanczos' method with full reorthogonalisation (twice), all models in step, until all relative
+    residuals of each are at most `tolerance`, or for `max_iterations` products, or the whole space.
+    Within the residual of each value there is an eigenvalue. Residuals are relative to the largest
+    one: that is the scale of the matrix and of its rounding, while the next ones may be close to 0,
+    where a ratio to themselves would say nothing.
+
+    From one start only one vector of the space of a multiple eigenvalue is seen: the others are
+    found where what is spanned is mapped to itself, and the search goes on orthogonally to it.
     """
+    limit = min(max_iterations, hessian.dim - 1)
     first = hessian.tangent(start)
     basis = [first / _norm(first)]
     alphas: list[Tensor] = []
     betas: list[Tensor] = []
-    found: Largest | None = None
+    found: Top | None = None
+    settled = torch.zeros(len(hessian.unit), dtype=torch.bool)
     while True:
         rest = hessian(basis[-1])
         alphas.append((rest.double() * basis[-1]).sum(dim=1))
         rest = _without(rest, basis)
         beta = _norm(rest)
-        found = _updated(found, _ritz(alphas, betas, beta[:, 0].double()), tolerance)
-        settled = bool(_settled(found, tolerance).all())
-        if settled or len(alphas) == min(max_iterations, hessian.dim - 1):
-            return found
+        now = _ritz(alphas, betas, beta[:, 0].double(), min(count, hessian.dim - 1), count)
+        found = _updated(found, now, settled)
         ended = beta <= BREAKDOWN * torch.stack(alphas).abs().amax(dim=0)[:, None]
+        # What is mapped to itself leaves no residual, and says nothing of what is beside it.
+        settled |= ~(ended[:, 0].cpu() | (now.residuals > tolerance).any(dim=1))
+        if len(alphas) >= limit or bool(settled.all()):
+            residuals = torch.where(found.values.isnan(), torch.nan, found.residuals)
+            return found._replace(residuals=residuals)
         if bool(ended.any()):
-            # What is spanned is mapped to itself: go on with what is orthogonal to it.
             fresh = _without(hessian.tangent(start.roll(len(basis))), basis)
             beta, rest = torch.where(ended, 0, beta), torch.where(ended, fresh / _norm(fresh), rest)
         betas.append(beta[:, 0].double())
         basis.append(torch.where(beta > 0, rest / beta, rest))
 
 
-def _settled(found: Largest, tolerance: float) -> Tensor:
-    # One that is no number has no eigenvalue either, and need not be waited for.
-    return ~(found.residual > tolerance)
-
-
-def _updated(before: Largest | None, now: Largest, tolerance: float) -> Largest:
+def _updated(before: Top | None, now: Top, settled: Tensor) -> Top:
     """What is found now of models that are not settled: the others have what they had alone."""
     if before is None:
         return now
-    kept = _settled(before, tolerance)
-    value = torch.where(kept, before.value, now.value)
-    return Largest(value, torch.where(kept, before.residual, now.residual), now.iterations)
+    kept = settled[:, None]
+    values = torch.where(kept, before.values, now.values)
+    return Top(values, torch.where(kept, before.residuals, now.residuals), now.iterations)
 
 
 def _norm(vectors: Tensor) -> Tensor:
@@ -174,16 +180,29 @@ def _without(vectors: Tensor, basis: Sequence[Tensor]) -> Tensor:
     return vectors
 
 
-def _ritz(alphas: list[Tensor], betas: list[Tensor], last: Tensor) -> Largest:
+def _ritz(
+    alphas: list[Tensor],  # (K,) each
+    betas: list[Tensor],
+    last: Tensor,  # (K,), the norm of what is left
+    existing: int,
+    count: int,
+) -> Top:
+    """Ritz values: infinite residuals of those that there may be later, NaN of all others."""
     matrix = torch.diag_embed(torch.stack(alphas, dim=1).cpu())
     for row, beta in enumerate(betas):
         matrix[:, row, row + 1] = matrix[:, row + 1, row] = beta.cpu()
-    sound = matrix.isfinite().all(dim=2).all(dim=1)
-    values, vectors = torch.linalg.eigh(torch.where(sound[:, None, None], matrix, 0.0))
-    value = torch.where(sound, values[:, -1], torch.nan)
-    residual = last.cpu() * vectors[:, -1, -1].abs()
+    sound = matrix.isfinite().all(dim=2).all(dim=1)[:, None]
+    every, vectors = torch.linalg.eigh(torch.where(sound[:, None], matrix, 0.0))
+    values, residuals = torch.full((2, len(matrix), count), torch.nan, dtype=torch.float64)
+    residuals[:, :existing] = torch.inf
+    found = min(existing, len(alphas))
+    values[:, :found] = every.flip(1)[:, :found]
+    errors = last.cpu()[:, None] * vectors[:, -1].flip(1)[:, :found].abs()
     # A constant loss: 0 is its eigenvalue exactly.
-    return Largest(value, torch.where(residual > 0, residual / value.abs(), residual), len(alphas))
+    scale = every[:, -1:].abs()
+    residuals[:, :found] = torch.where(errors > 0, errors / scale, errors)
+    values, residuals = (torch.where(sound, each, torch.nan) for each in (values, residuals))
+    return Top(values, residuals, len(alphas))
 
 
 def trace(

@@ -32,12 +32,15 @@ TABLES: dict[str, dict[str, str]] = {
     # lies outside in the first or the last. At initialisation, and at every stage's end.
     "histograms": {"stage": "str", "epoch": "int64", "level": "str"}
     | {"log10_low": "float64", "log10_high": "float64", "count": "int64"},
-    # Mean norm of a batch's gradient, and that times ||theta||; of the Hessian on the sphere of
-    # radius 1 the largest eigenvalue, with its relative residual, and trace, with standard error.
+    # Mean norm of a batch's gradient, and that times ||theta||; the trace of the Hessian on the
+    # sphere of radius 1, with its standard error over probes.
     "sharpness": {"stage": "str"}
     | dict.fromkeys(("train_loss", "train_accuracy", "grad_norm"), "float64")
-    | dict.fromkeys(("effective_grad_norm", "eigenvalue", "eigenvalue_residual"), "float64")
-    | {"trace": "float64", "trace_error": "float64", "num_images": "int64"},
+    | dict.fromkeys(("effective_grad_norm", "trace", "trace_error"), "float64")
+    | {"num_images": "int64"},
+    # The largest eigenvalues of that Hessian, from rank 1 down, and their residuals relative to
+    # the largest: within residual * |largest| of each value there is an eigenvalue.
+    "eigenvalues": {"stage": "str", "rank": "int64", "value": "float64", "residual": "float64"},
     # Test accuracy on images of which only the frequencies low <= |kx| + |ky| < high are left;
     # band 0 is the unfiltered image.
     "bands": {"stage": "str", "band": "int64", "low": "float64", "high": "float64"}
@@ -73,4 +76,5 @@ class Grid:
     norms: pd.DataFrame = _table("norms")
     histograms: pd.DataFrame = _table("histograms")
     sharpness: pd.DataFrame = _table("sharpness")
+    eigenvalues: pd.DataFrame = _table("eigenvalues")
     bands: pd.DataFrame = _table("bands")

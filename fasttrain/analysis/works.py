@@ -82,11 +82,14 @@ def _norms(stage: str, lab: Lab) -> Tables:
 
 
 def sharpness(analyses: Sequence[Analysis], lab: Lab, size: int) -> list[Tables]:
-    """SHARPNESS of stages of one seed, as one pack."""
+    """SHARPNESS and EIGENVALUES of stages of one seed, as one pack."""
     states = [end_state(analysis.stages[0], lab) for analysis in analyses]
-    table = measure(lab, states, analyses[0].seed, hessian=HessianSettings(**analyses[0].settings))
+    found = measure(lab, states, analyses[0].seed, hessian=HessianSettings(**analyses[0].settings))
     return [
-        {"sharpness": _of(analysis.stages[0], table.iloc[[index]])}
+        {
+            "sharpness": _of(analysis.stages[0], found.sharpness.iloc[[index]]),
+            "eigenvalues": _of(analysis.stages[0], _rows_of(index, found.eigenvalues)),
+        }
         for index, analysis in enumerate(analyses)
     ]
 
@@ -103,10 +106,9 @@ def features(analyses: Sequence[Analysis], lab: Lab, size: int) -> list[Tables]:
         for index, state in zip(averages, normed, strict=True):
             states[index] = state
     table = band_accuracy(lab, states)
-    rows = [table[table["model"] == index].drop(columns="model") for index in range(len(analyses))]
     return [
-        {"bands": _of(analysis.stages[0], part)}
-        for analysis, part in zip(analyses, rows, strict=True)
+        {"bands": _of(analysis.stages[0], _rows_of(index, table))}
+        for index, analysis in enumerate(analyses)
     ]
 
 
@@ -139,6 +141,11 @@ def with_statistics(states: Sequence[State], seed: int, epoch: int, lab: Lab) ->
 def _part(stage: str, lab: Lab) -> str:
     """Which part of its state a stage ended as."""
     return "average" if lab.store.description(stage)["kind"] == "swa" else "model"
+
+
+def _rows_of(model: int, table: pd.DataFrame) -> pd.DataFrame:
+    """What a table of a pack says of one model."""
+    return table[table["model"] == model].drop(columns="model")
 
 
 def _of(stage: str, rows: pd.DataFrame) -> pd.DataFrame:

@@ -10,6 +10,11 @@ pass y, the output (which the next layer keeps anyway) and two numbers per chann
 
 where g, the gradient of x, is that of the output at the first largest number of its window if that
 is positive, and 0 elsewhere. Everything is per channel: models side by side do not mix.
+
+Of <u, dy>, with s = 1 / sqrt(var + eps), c = mean(g x), b = mean(u x), the gradient
+
+    of y is    -s^2 (c (u - mean(u)) + b dy / s + (mean(u dy) / s - b c) x)
+    of g is    s (u - mean(u) - b x)
 """
 
 import functools
@@ -102,7 +107,7 @@ class NormReLUPool(nn.BatchNorm2d):
 
 
 class _Fused(torch.autograd.Function):
-    """The fused kernels; only the gradient of a gradient is left to torch's operations."""
+    """The fused kernels."""
 
     @staticmethod
     def forward(
@@ -115,24 +120,62 @@ class _Fused(torch.autograd.Function):
     ) -> Tensor:
         out, statistics = _kernels().forward(y, pool, relu, eps, running)
         ctx.save_for_backward(y, out, statistics)
-        ctx.options = pool, relu, eps
+        ctx.options = pool, relu
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y, out, statistics = ctx.saved_tensors
-        pool, relu, eps = ctx.options
+        grad = grads[0].contiguous(memory_format=torch.channels_last)
+        dy = _FusedGradient.apply(grad, y, out.detach(), statistics, *ctx.options)
+        return dy, None, None, None, None  # type: ignore[return-value]
+
+
+class _FusedGradient(torch.autograd.Function):
+    """The gradient of y as a function of the output's gradient and y; once differentiable."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        grad: Tensor,
+        y: Tensor,
+        out: Tensor,
+        statistics: Tensor,
+        pool: tuple[int, int],
+        relu: bool,
+    ) -> Tensor:
+        dy = _kernels().backward(grad, y, out, statistics, pool, relu)
+        ctx.save_for_backward(grad, y, out, statistics, dy)
+        ctx.options = pool, relu
+        return dy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
-            dy = _differentiable_gradient(grads[0], y, pool, relu, eps)
-        else:
-            grad = grads[0].contiguous(memory_format=torch.channels_last)
-            dy = _kernels().backward(grad, y, out, statistics, pool, relu)
-        return dy, None, None, None, None
+            raise RuntimeError(
+                "NormReLUPool on a CPU has no third derivatives: no create_graph here"
+            )
+        grad, y, out, statistics, dy = ctx.saved_tensors
+        pool, relu = ctx.options
+        wide = torch.promote_types(y.dtype, torch.float32)
+        mean, scale = (row.to(wide).view(1, -1, 1, 1) for row in statistics)
+        taken = (out > 0).to(wide) if relu else torch.ones_like(out, dtype=wide)
+        count = y.numel() // y.shape[1]
+        u = grads[0].to(wide).contiguous(memory_format=torch.channels_last)
+        x = (y - mean) * scale
+        gx = _sums(grad * taken * out) / count
+        mean_u, ux, udy = _sums(u) / count, _sums(u * x) / count, _sums(u * dy) / count
+        centred = u - mean_u
+        of_grad = torch.addcmul(centred, x, ux, value=-1)
+        if pool != (1, 1):
+            _, places = F.max_pool2d(y, pool, return_indices=True)
+            of_grad = of_grad.flatten(2).gather(2, places.flatten(2)).view_as(out)
+        of_grad = of_grad * (taken * scale)
+        of_y = x.mul_(-scale * udy + scale**2 * gx * ux)
+        of_y.addcmul_(centred, -(scale**2) * gx).addcmul_(dy, -scale * ux)
+        return of_grad.to(grad.dtype), of_y.to(y.dtype), None, None, None, None
 
 
-def _differentiable_gradient(
-    grad: Tensor, y: Tensor, pool: tuple[int, int], relu: bool, eps: float
-) -> Tensor:
-    """The gradient of y as a function of y and `grad`, for `create_graph=True`."""
-    out = F.max_pool2d(F.batch_norm(y, None, None, training=True, eps=eps), pool)
-    return torch.autograd.grad(F.relu(out) if relu else out, y, grad, create_graph=True)[0]
+def _sums(values: Tensor) -> Tensor:
+    """Of every channel: (N, C, H, W) -> (1, C, 1, 1)."""
+    return values.sum((0, 2, 3), keepdim=True)

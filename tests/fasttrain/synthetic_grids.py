@@ -123,7 +123,7 @@ def _epochs(stage: dict[str, Any], num_epochs: int, noise: np.random.Generator) 
 
 def _analyses(stages: pd.DataFrame, noise: np.random.Generator) -> dict[str, pd.DataFrame]:
     tables: dict[str, list] = {name: [] for name in ("pairs", "paths", "angles", "norms")}
-    tables |= {name: [] for name in ("histograms", "sharpness", "bands")}
+    tables |= {name: [] for name in ("histograms", "sharpness", "eigenvalues", "bands")}
     for (_, plr), rows in stages.groupby(["seed", "plr"]):
         _geometry(float(plr), rows, noise, tables)
     for seed_rows in (rows for _, rows in stages.groupby("seed")):
@@ -178,9 +178,12 @@ def _measures(stage: dict[str, Any], noise: np.random.Generator, tables: dict) -
     error = 1 - stage["test_accuracy"]
     grad = 20 * error * np.exp(noise.normal(0, 0.2))
     sharp = {"stage": name, "train_loss": stage["train_loss"], "train_accuracy": 1.0}
-    sharp |= {"grad_norm": grad / 28, "effective_grad_norm": grad, "eigenvalue": 100 * grad}
-    sharp |= {"eigenvalue_residual": 1e-3, "trace": 1e4 * error, "trace_error": 10.0}
-    tables["sharpness"].append(sharp | {"num_images": 1000})
+    sharp |= {"grad_norm": grad / 28, "effective_grad_norm": grad, "trace": 1e4 * error}
+    tables["sharpness"].append(sharp | {"trace_error": 10.0, "num_images": 1000})
+    tables["eigenvalues"] += [
+        {"stage": name, "rank": rank, "value": 100 * grad / rank, "residual": 1e-3}
+        for rank in range(1, 6)
+    ]
     for band, (low, high) in enumerate([(0, 33), (0, 1), (1, 9), (9, 25), (25, 33)]):
         share = (1.0, 0.2, 0.9, 0.3, 0.12)[band]
         accuracy = 0.1 + (stage["test_accuracy"] - 0.1) * share

@@ -12,8 +12,9 @@ import torch
 import fasttrain
 from fasttrain.analysis import analyse, works
 from fasttrain.analysis.grids import all_grids
-from fasttrain.analysis.records import Analysis, choose
+from fasttrain.analysis.records import Analysis, choose, save
 from fasttrain.analysis.selection import Request, select
+from fasttrain.analysis.sharpness import HessianSettings
 from fasttrain.analysis.tables import TABLES
 from fasttrain.cli import run
 from fasttrain.store import Store
@@ -359,3 +360,25 @@ def test_stages_that_ended_early_are_left_out_and_named(fresh, capsys):
     tables = fasttrain.load_analyses(fresh)
     assert len(tables["pairs"]) == 3 + 1
     assert len(tables["angles"]) == 9 * 8 / 2
+
+
+def test_columns_that_a_table_has_no_more_are_left_out(fresh):
+    store = Store.open(fresh, create=False)
+    row = {column: [0] for column in TABLES["sharpness"]} | {"stage": ["a"], "gone": [1.0]}
+    older = Analysis("sharpness", ("a",), {}, 0, "older")
+    save(older, {"sharpness": pd.DataFrame(row)}, {}, store)
+    choose({"s": {"sharpness": [older]}}, store)
+    tables = fasttrain.load_analyses(fresh)
+    assert list(tables["sharpness"]) == list(TABLES["sharpness"])
+    assert len(tables["sharpness"]) == 1
+    assert tables["eigenvalues"].empty
+
+
+def test_eigenvalues_are_ranked_for_every_stage(analysed):
+    tables = fasttrain.load_analyses(analysed)
+    ranks = tables["eigenvalues"].groupby("stage")
+    assert set(ranks.groups) == set(tables["sharpness"]["stage"])
+    for _, rows in ranks:
+        assert rows["rank"].tolist() == list(range(1, 1 + HessianSettings().num_eigenvalues))
+        assert rows["value"].is_monotonic_decreasing
+        assert (rows["residual"] < 0.1).all()

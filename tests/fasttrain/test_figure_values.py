@@ -318,6 +318,10 @@ PANELS: dict[str, list[tuple[dict, str, str, float]]] = {
         for name, scale in (("spread", 1), ("effective_share", 100))
     ],
     "sharpness": [({}, name, "test_error", 100) for name in ("effective_grad_norm", "eigenvalue")],
+    "eigenvalues": [
+        ({"series": name}, "plr", "mean", 1)
+        for name in ("pre-trained", "FLR 1e-05", "FLR 0.0003", "k = 5")
+    ],
     "bands": [
         ({"series": name}, "plr", "mean", 100)
         for name in ("pre-trained", "FLR 1e-05", "FLR 0.0003", "k = 5")

@@ -20,6 +20,7 @@ from fasttrain.report.figures.svg import compact
 NAN = float("nan")
 NAMES = [drawing.name for drawing in DRAWINGS]
 ANALYSED = {"geometry", "lines", "angles", "norms", "heterogeneity", "sharpness", "bands"}
+ANALYSED |= {"eigenvalues"}
 
 
 def _all_diverged() -> Grid:

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from fasttrain.analysis.sharpness import HessianSettings, curvature, measure
+from fasttrain.analysis.sharpness import HessianSettings, Measured, curvature, measure
 from fasttrain.analysis.tables import TABLES
 from fasttrain.config import RunOptions, load_config
 from fasttrain.lab import Lab, open_lab
 from fasttrain.models import fold
 from fasttrain.pack import Pack, State
 
-HESSIAN = HessianSettings(num_images=100, tolerance=1e-4, max_iterations=60, num_probes=3)
+HESSIAN = HessianSettings(
+    num_images=100, num_eigenvalues=3, tolerance=1e-4, max_iterations=60, num_probes=3
+)
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def scaled(state: State, lab: Lab, factor: float) -> State:
 
 def test_the_gradient_norm_is_that_of_an_epoch_that_hardly_moves(lab, states):
     still = Pack(lab, 0, [1e-30, 1e-30], states).train(0, tested=False).scores
-    table = measure(lab, states, 0, hessian=None)
+    table = measure(lab, states, 0, hessian=None).sharpness
     expected = still[:, :3].numpy()
     found = table[["train_loss", "train_accuracy", "effective_grad_norm"]].to_numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -45,20 +47,38 @@ def test_the_gradient_norm_is_that_of_an_epoch_that_hardly_moves(lab, states):
     np.testing.assert_allclose(table.grad_norm * radius, table.effective_grad_norm, rtol=1e-5)
 
 
+def columns_of(table: str) -> dict[str, str]:
+    return {name: kind for name, kind in TABLES[table].items() if name != "stage"}
+
+
+def ranked(found: Measured, model: int, column: str) -> np.ndarray:
+    """A column of a model's eigenvalues."""
+    rows = found.eigenvalues
+    return rows.loc[rows["model"] == model, column].to_numpy()
+
+
 def test_columns_are_those_of_the_table_whatever_is_asked_for(lab, states):
-    columns = {name: kind for name, kind in TABLES["sharpness"].items() if name != "stage"}
-    unknown = ["eigenvalue", "eigenvalue_residual", "trace", "trace_error"]
     without = measure(lab, states, 0, hessian=None)
     with_hessian = measure(lab, states, 0, hessian=HESSIAN)
-    for table in (without, with_hessian):
-        assert {name: str(kind) for name, kind in table.dtypes.items()} == columns
-    assert without[unknown].isna().all(axis=None)
-    assert with_hessian.notna().all(axis=None)
+    for found in (without, with_hessian):
+        kinds = [
+            {name: str(kind) for name, kind in table.dtypes.items()}
+            for table in (found.sharpness, found.eigenvalues)
+        ]
+        assert kinds == [columns_of("sharpness"), {"model": "int64"} | columns_of("eigenvalues")]
+    assert without.sharpness[["trace", "trace_error"]].isna().all(axis=None)
+    assert without.eigenvalues.empty
+    assert with_hessian.sharpness.notna().all(axis=None)
+    assert with_hessian.eigenvalues.notna().all(axis=None)
+    for model in (0, 1):
+        assert ranked(with_hessian, model, "rank").tolist() == [1, 2, 3]
+        assert (np.diff(ranked(with_hessian, model, "value")) < 0).all()
     # Whole batches of 64, of 150 images.
-    assert with_hessian.num_images.tolist() == [128, 128]
-    assert without.num_images.tolist() == [0, 0]
+    assert with_hessian.sharpness.num_images.tolist() == [128, 128]
+    assert without.sharpness.num_images.tolist() == [0, 0]
     everything = HessianSettings(num_images=10**6, max_iterations=1)
-    assert measure(lab, states, 0, hessian=everything).num_images.tolist() == [150, 150]
+    found = measure(lab, states, 0, hessian=everything)
+    assert found.sharpness.num_images.tolist() == [150, 150]
 
 
 def test_a_model_is_measured_the_same_alone_and_beside_others(lab, states):
@@ -66,13 +86,16 @@ def test_a_model_is_measured_the_same_alone_and_beside_others(lab, states):
     together = measure(lab, [*states, broken], 0, hessian=HESSIAN, dtype=torch.float64)
     for place in (0, 1):
         alone = measure(lab, [states[place]], 0, hessian=HESSIAN, dtype=torch.float64)
-        for column in together.columns:
-            # The residual is a difference of large numbers.
-            rel = 1e-4 if column == "eigenvalue_residual" else 1e-9
-            expected = pytest.approx(alone[column][0], rel=rel)
-            assert together[column][place] == expected, column
-    numbers = together.loc[2].drop(["train_accuracy", "num_images"])
+        for column in together.sharpness.columns:
+            expected = pytest.approx(alone.sharpness[column][0], rel=1e-9)
+            assert together.sharpness[column][place] == expected, column
+        # The residual is a difference of large numbers.
+        for column, rel in (("value", 1e-9), ("residual", 1e-4)):
+            found, expected = ranked(together, place, column), ranked(alone, 0, column)
+            np.testing.assert_allclose(found, expected, rtol=rel)
+    numbers = together.sharpness.loc[2].drop(["train_accuracy", "num_images"])
     assert numbers.isna().all()
+    assert np.isnan(ranked(together, 2, "value")).all()
 
 
 def test_every_image_of_the_hessian_counts_the_same(lab, states):
@@ -82,8 +105,8 @@ def test_every_image_of_the_hessian_counts_the_same(lab, states):
     numbers = [len(labels) for _, labels in batches]
     assert len(set(numbers)) > 1
     # The trace of given probes is linear in the loss.
-    parts = [curvature(model, [batch], 0, HESSIAN)["trace"] for batch in batches]
-    whole = curvature(model, batches, 0, HESSIAN)
+    parts = [curvature(model, [batch], 0, HESSIAN)[0]["trace"] for batch in batches]
+    whole, _ = curvature(model, batches, 0, HESSIAN)
     assert whole["num_images"] == sum(numbers)
     np.testing.assert_allclose(
         whole["trace"], np.average(parts, axis=0, weights=numbers), rtol=1e-4
@@ -95,18 +118,22 @@ def test_single_precision_is_enough(lab, states):
         measure(lab, states, 0, hessian=HESSIAN, dtype=dtype)
         for dtype in (torch.float32, torch.float64)
     )
-    columns = ["grad_norm", "effective_grad_norm", "eigenvalue", "trace"]
-    np.testing.assert_allclose(single[columns], double[columns], rtol=1e-3)
+    columns = ["grad_norm", "effective_grad_norm", "trace"]
+    np.testing.assert_allclose(single.sharpness[columns], double.sharpness[columns], rtol=1e-3)
+    values = [found.eigenvalues["value"] for found in (single, double)]
+    np.testing.assert_allclose(*values, rtol=1e-3)
 
 
 def test_what_is_effective_does_not_depend_on_the_radius(lab, states):
-    table = measure(
+    found = measure(
         lab, [states[0], scaled(states[0], lab, 4.0)], 0, hessian=HESSIAN, dtype=torch.float64
     )
+    table = found.sharpness
     # To the epsilon of batch normalisation.
-    for column in ("effective_grad_norm", "eigenvalue", "trace"):
+    for column in ("effective_grad_norm", "trace"):
         assert table[column][1] == pytest.approx(table[column][0], rel=0.02)
     assert table.grad_norm[1] == pytest.approx(table.grad_norm[0] / 4, rel=0.02)
+    np.testing.assert_allclose(ranked(found, 1, "value"), ranked(found, 0, "value"), rtol=0.02)
 
 
 def test_states_and_the_lab_are_left_as_they_are(lab, states):
@@ -125,6 +152,6 @@ def test_augmentation_of_the_set_up_is_left_out(lab, states, tiny, tmp_path):
     tiny.write_text(text)
     config = load_config(str(tiny))
     augmented = open_lab(config, RunOptions(), tmp_path / "b", torch.device("cpu"), "fp32", {})
-    expected = measure(lab, states, 0, hessian=None)
-    assert measure(augmented, states, 0, hessian=None).equals(expected)
-    assert not measure(lab, states, 1, hessian=None).equals(expected)
+    expected = measure(lab, states, 0, hessian=None).sharpness
+    assert measure(augmented, states, 0, hessian=None).sharpness.equals(expected)
+    assert not measure(lab, states, 1, hessian=None).sharpness.equals(expected)

@@ -250,10 +250,36 @@ def test_used_twice_copied_and_without_gradients():
     assert int(module.num_batches_tracked or 0) == 2
 
 
-def test_gradient_of_the_gradient():
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("pool", [1, 2, (2, 3)])
+def test_gradient_of_the_gradient(pool, relu):
+    # Rows and columns that fill no window are among them.
+    y = numbers((3, 2, 5, 4), 0, torch.float64).requires_grad_()
+    module = NormReLUPool(2, relu=relu, dtype=torch.float64)
+    assert torch.autograd.gradgradcheck(lambda y: module(y, pool) ** 2, (y,))
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+def test_gradient_of_the_gradient_in_single_precision(pool):
+    y, grad, u = (numbers((8, 4, 6, 6), seed, torch.float32) for seed in range(3))
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        module = NormReLUPool(4, dtype=dtype)
+        inputs = y.to(dtype).requires_grad_()
+        out = module(inputs, pool)
+        ends = grad[tuple(slice(size) for size in out.shape)].to(dtype)
+        dy = torch.autograd.grad(out, inputs, ends, create_graph=True)[0]
+        found.append(torch.autograd.grad(dy, inputs, u.to(dtype))[0].double())
+    error = (found[0] - found[1]).abs().max()
+    assert error < 1e-5 * found[1].abs().max()
+
+
+def test_third_derivatives_are_refused():
     y = numbers((3, 2, 4, 4), 0, torch.float64).requires_grad_()
-    module = NormReLUPool(2, dtype=torch.float64)
-    assert torch.autograd.gradgradcheck(lambda y: module(y, 2) ** 2, (y,))
+    cubed = (NormReLUPool(2, dtype=torch.float64)(y, 2) ** 3).sum()
+    dy = torch.autograd.grad(cubed, y, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="no third derivatives"):
+        torch.autograd.grad((dy**2).sum(), y, create_graph=True)
 
 
 def test_what_is_not_fused_is_the_same_in_torch():

@@ -11,6 +11,7 @@ from fasttrain.report.figures.bands import BANDS
 from fasttrain.report.figures.boundary import BOUNDARY
 from fasttrain.report.figures.cells import CELLS
 from fasttrain.report.figures.drawing import Drawing, Drawn, Missing
+from fasttrain.report.figures.eigenvalues import EIGENVALUES
 from fasttrain.report.figures.geometry import GEOMETRY, LINES
 from fasttrain.report.figures.matrix import MATRIX
 from fasttrain.report.figures.norms import HETEROGENEITY, HISTOGRAMS
@@ -33,6 +34,7 @@ DRAWINGS: tuple[Drawing, ...] = (
     HISTOGRAMS,
     HETEROGENEITY,
     SHARPNESS,
+    EIGENVALUES,
     BANDS,
 )
 

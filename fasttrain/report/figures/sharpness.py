@@ -29,6 +29,10 @@ def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
     """One row per fine-tuned stage below the loss: stage, plr, flr, seed, the measures, errors."""
     rows = analysed(grid.sharpness, "sharpness", "sharpness")
     columns = ["plr", "flr", "seed", "kind", "test_accuracy"]
+    largest = grid.eigenvalues[grid.eigenvalues["rank"] == 1].rename(
+        columns={"value": "eigenvalue"}
+    )
+    rows = rows.merge(largest[["stage", "eigenvalue"]], on="stage", how="left")
     rows = described(grid, rows, columns)
     rows = rows[rows["kind"] == "finetune"]
     if rows.empty:
