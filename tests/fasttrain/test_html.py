@@ -133,7 +133,7 @@ def test_heatmap_has_a_cell_for_every_result(tmp_path):
         assert shown[parent][1:3] == ["pretrain", "0.5"]
         assert int(shown[place][6]) == int(shown[parent][6]) == seed
     assert "<td>nan" not in page and "<td>inf" not in page
-    assert re.findall(r'colspan="(\d)">([^<]*)<', table) == [("2", "1"), ("1", "2A"), ("1", "3")]
+    assert re.findall(r'colspan="(\d)"><span>([^<]*)<', table) == [("2", "1"), ("1", "2A"), ("1", "3")]
 
 
 def test_curves_keep_their_ends_and_tested_epochs(tmp_path):
