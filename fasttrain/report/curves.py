@@ -16,8 +16,10 @@ from fasttrain.report.table import floats
 
 MAX_POINTS = 60
 """of one curve"""
-MAX_BYTES = 400_000
+MAX_BYTES = 450_000
 """of all curves of a set-up together: grids of more stages have fewer points"""
+_OTHER_BYTES = 60
+"""of the curves of a stage: their lowest and highest values"""
 DIGITS = np.array(list(string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"))
 """of base 64; the highest number of two of them stands for what is not drawn"""
 NUM_LEVELS = 64 * 64 - 1
@@ -53,24 +55,25 @@ def packed_curves(epochs: pd.DataFrame, stages: Sequence[str]) -> dict[str, Any]
     rows = epochs[epochs["stage"].isin(places)] if len(epochs) else epochs
     if rows.empty:
         return {"epochs": [], "curves": curves, "points": None}
-    num_points = MAX_BYTES // (2 * len(_CURVES) * rows["stage"].nunique())
-    num_points = int(np.clip(num_points, 8, MAX_POINTS))
+    rows = rows.sort_values(["stage", "epoch"])
+    ids, at_epoch = rows["stage"].to_numpy(), rows["epoch"].to_numpy()
+    columns = [(factor * floats(rows[name]), of) for name, factor, of in _CURVES]
+    tested = np.isfinite(floats(rows["test_accuracy"]))
+    bounds = np.flatnonzero(ids[1:] != ids[:-1]) + 1
+    share = MAX_BYTES // (len(bounds) + 1) - _OTHER_BYTES
+    num_points = int(np.clip(share // (2 * len(_CURVES)), 8, MAX_POINTS))
     thinned = False
-    for stage, curve in rows.sort_values(["stage", "epoch"]).groupby("stage", sort=False):
-        tested = np.isfinite(floats(curve["test_accuracy"]))
+    for curve in np.split(np.arange(len(rows)), bounds):
         # The first, the last, and tested ones evenly between.
-        candidates = np.union1d(np.flatnonzero(tested), [0, len(tested) - 1])
+        candidates = np.union1d(curve[tested[curve]], curve[[0, -1]])
         chosen = np.linspace(0, len(candidates) - 1, min(num_points, len(candidates)))
-        kept = curve.iloc[candidates[np.unique(chosen.round().astype(int))]]
+        kept = candidates[np.unique(chosen.round().astype(int))]
         thinned |= len(candidates) > num_points
-        at = tuple(int(epoch) for epoch in kept["epoch"])
-        parts = [_packed(factor * floats(kept[name]), of) for name, factor, of in _CURVES]
-        curves[places[str(stage)]] = [lists.setdefault(at, len(lists)), *sum(parts, [])]
-    return {
-        "epochs": [list(at) for at in lists],
-        "curves": curves,
-        "points": num_points if thinned else None,
-    }
+        which = lists.setdefault(tuple(at_epoch[kept].tolist()), len(lists))
+        parts = [_packed(values[kept], of) for values, of in columns]
+        curves[places[str(ids[curve[0]])]] = [which, *sum(parts, [])]
+    epochs_of = [list(at) for at in lists]
+    return {"epochs": epochs_of, "curves": curves, "points": num_points if thinned else None}
 
 
 def _packed(values: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> list[Any]:
@@ -80,7 +83,9 @@ def _packed(values: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> list[
         return [None, None, 2 * len(values) * DIGITS[63]]
     ends = [float(f"{end(values[drawn]):.5g}") for end in (np.min, np.max)]
     low, high = of(np.array(ends))
-    share = np.clip((of(values) - low) / (high - low), 0, 1) if high > low else np.zeros(len(values))
-    levels = np.where(drawn, np.rint(np.where(drawn, share, 0) * (NUM_LEVELS - 1)), NUM_LEVELS)
-    pairs = np.stack(np.divmod(levels.astype(int), 64), axis=1)
+    # A flat curve has its value as both ends.
+    share = (of(values[drawn]) - low) / (high - low if high > low else 1.0)
+    levels = np.full(len(values), NUM_LEVELS)
+    levels[drawn] = np.rint(np.clip(share, 0, 1) * (NUM_LEVELS - 1))
+    pairs = np.stack(np.divmod(levels, 64), axis=1)
     return [*ends, "".join(DIGITS[pairs].ravel())]

@@ -221,4 +221,3 @@ def _script_cells(cells: Cells) -> list[list[dict[str, Any]]]:
             ]
         )
     return shown
-

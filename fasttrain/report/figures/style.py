@@ -32,7 +32,7 @@ REGIMES = {
 }
 """colour, mark, line and words of each regime"""
 _STRIP = 0.055
-ABOVE_REGIMES: dict[str, float] = {"y": 1 + _STRIP, "pad": 3}
+ABOVE_REGIMES: dict[str, Any] = {"y": 1 + _STRIP, "pad": 3}
 """where the title of a panel stands above the names of the regimes, however high the panel"""
 # Bands closer than this, as a ratio, meet in a boundary; others have something undecided between.
 _MEETING = 1.001

@@ -7,7 +7,8 @@ from itertools import count
 # The attributes that hold places on the page, to a millionth of a point each.
 _PLACES = re.compile(r' (?:d|x|y|points)="[^"]*"')
 _TRANSFORMS = re.compile(r"(?:translate|rotate)\([^)]*\)")
-_DIGITS = re.compile(r"(\.\d\d)\d+")
+# One is enough beyond 10 pt; the outlines of marks are smaller.
+_DIGITS = re.compile(r"(\d\d\.\d|\.\d\d)\d+")
 _COMMANDS = re.compile(r"\s*([MLQCzZ])\s*")
 _UNTURNED = re.compile(r' transform="rotate\(-?0 [^)]*\)"')
 _FONTS = re.compile(r" font-family: [^;\"]*;?")
@@ -21,7 +22,7 @@ _RULES += "text{font-family:DejaVu Sans,Verdana,sans-serif}"
 
 
 def compact(svg: str) -> str:
-    """The same picture: places to 0.01 pt, each style written once, short names, flat groups.
+    """The same picture: places to 0.1 pt, each style written once, short names, flat groups.
 
     Texts must be written as such (`svg.fonttype` "none"): they are set in one font, by a rule.
     """
