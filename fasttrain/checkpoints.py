@@ -1,15 +1,97 @@
-"""Checkpoints written beside the training, and no more often than needed."""
+"""Checkpoints: where the packs under way stand, written beside the training, no more than needed.
+
+A file holds every stage of one pack, as tensors named <stage>/<tensor>, among them a `series` with
+a row per epoch; its name is <pack>-<digest>.safetensors. A stage may stand in several files, since
+packs differ from run to run: the one in which it stands farthest counts.
+"""
 
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
+import safetensors
+import safetensors.torch
 from torch import Tensor
 
-from .store import Store
+from .errors import EnvironmentProblem
+from .files import digest, tensors_to_bytes, write_atomically
 
 Content = Callable[[], dict[str, dict[str, Tensor]]]
 """Makes the tensors of every stage of a pack, by id, in memory that nothing writes to again."""
+
+
+class Checkpoints:
+    """The checkpoints of a store.
+
+    Args:
+        folder: made when the first is written.
+        is_finished: whether a stage, by id, needs its checkpoint no more.
+    """
+
+    def __init__(self, folder: Path, is_finished: Callable[[str], bool]) -> None:
+        self.folder = folder
+        self.is_finished = is_finished
+
+    def save(self, content: dict[str, dict[str, Tensor]]) -> None:
+        """Write where the stages of a pack stand, by id; what they stood at before goes."""
+        self.folder.mkdir(exist_ok=True)
+        named = {f"{s}/{n}": tensor for s, part in content.items() for n, tensor in part.items()}
+        data = tensors_to_bytes(named)
+        pack = digest(" ".join(content).encode())[:16]
+        path = self.folder / f"{pack}-{digest(data)[:16]}.safetensors"
+        write_atomically(path, data)
+        self.tidy(keep=path)
+
+    def tidy(self, keep: Path | None = None) -> None:
+        """Drop checkpoints whose stages are all finished or stand in the one to keep."""
+        kept = set() if keep is None else set(_members(keep))
+        for path in self._files():
+            if path != keep and all(s in kept or self.is_finished(s) for s in _members(path)):
+                path.unlink(missing_ok=True)
+
+    def members(self, stage: str) -> list[str]:
+        """The stages of the pack that the stage's checkpoint is of; none if it has none."""
+        found = self._farthest(stage)
+        return [] if found is None else list(_members(found[1]))
+
+    def epochs(self, stage: str) -> int:
+        """Epochs of the stage that its checkpoint holds, read from the file's header.
+
+        In one look: a sweep may replace the file at any time.
+        """
+        found = self._farthest(stage)
+        return 0 if found is None else found[0]
+
+    def load(self, stage: str) -> dict[str, Tensor] | None:
+        """The stage's part of its checkpoint, or None.
+
+        Raises:
+            EnvironmentProblem: the checkpoint is damaged.
+        """
+        found = self._farthest(stage)
+        if found is None:
+            return None
+        path = found[1]
+        data = path.read_bytes()
+        if not path.stem.endswith(f"-{digest(data)[:16]}"):
+            raise _damaged(path, "does not match the digest in its name")
+        named = safetensors.torch.load(data)
+        # Copies: what is left of the others in the file must not stay in memory.
+        return {
+            name.removeprefix(f"{stage}/"): tensor.clone()
+            for name, tensor in named.items()
+            if name.startswith(f"{stage}/")
+        }
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("*.safetensors"))
+
+    def _farthest(self, stage: str) -> tuple[int, Path] | None:
+        """The stage's epochs in the checkpoint in which it stands farthest, and that checkpoint."""
+        found = [(_members(path).get(stage, -1), path) for path in self._files()]
+        epochs, path = max(found, default=(-1, Path()))
+        return None if epochs < 0 else (epochs, path)
 
 
 class CheckpointWriter:
@@ -18,8 +100,8 @@ class CheckpointWriter:
     Leaving it waits for the writing that is under way, and raises what stopped it.
     """
 
-    def __init__(self, store: Store, interval_s: float) -> None:
-        self.store = store
+    def __init__(self, checkpoints: Checkpoints, interval_s: float) -> None:
+        self.checkpoints = checkpoints
         self.interval_s = interval_s
         self.last = time.monotonic()
         self.thread = ThreadPoolExecutor(max_workers=1)
@@ -39,15 +121,33 @@ class CheckpointWriter:
         if time.monotonic() - self.last >= self.interval_s:
             self._wait()
             self.last = time.monotonic()
-            self.writing = self.thread.submit(self.store.save_checkpoint, content())
+            self.writing = self.thread.submit(self.checkpoints.save, content())
 
     def write(self, content: Content) -> None:
         """Write the content now, and return when it is on disk."""
         self._wait()
-        self.store.save_checkpoint(content())
+        self.checkpoints.save(content())
 
     def _wait(self) -> None:
         if self.writing is not None:
             # Forgotten only when it has ended: an interruption may come here twice.
             self.writing.result()
             self.writing = None
+
+
+def _members(checkpoint: Path) -> dict[str, int]:
+    """Stages of a checkpoint and their epochs, in the order of the pack, from the file's header."""
+    try:
+        # As torch's, the file would be opened twice: it may go in between.
+        with safetensors.safe_open(checkpoint, framework="numpy") as file:
+            names = [name for name in file.keys() if name.endswith("/series")]  # noqa: SIM118
+            return {name[: -len("/series")]: file.get_slice(name).get_shape()[0] for name in names}
+    except FileNotFoundError:
+        # Another worker has just finished its stages.
+        return {}
+    except safetensors.SafetensorError as error:
+        raise _damaged(checkpoint, f"cannot be read ({error})") from None
+
+
+def _damaged(path: Path, what: str) -> EnvironmentProblem:
+    return EnvironmentProblem(f"{path}: {what}; delete {path} and run the sweep again")

@@ -1,7 +1,7 @@
 """Errors a user can act on: one line, no traceback, and the exit code of the command line."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class UsageError(ValueError):
@@ -10,6 +10,19 @@ class UsageError(ValueError):
 
 class EnvironmentProblem(RuntimeError):
     """Something around the program is wrong (store, disk, permissions). Exit code 1."""
+
+
+def raise_failures(failures: Mapping[str, str], what: str = "stages", where: str = "") -> None:
+    """Return if nothing failed.
+
+    Raises:
+        EnvironmentProblem: something did; the message lists the errors by their labels.
+    """
+    if failures:
+        listing = "; ".join(f"{label}: {error}" for label, error in failures.items())
+        raise EnvironmentProblem(
+            f"{len(failures)} {what} failed (see failed.txt in theirs{where}): {listing}"
+        )
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
-"""Files that are whole or not there: atomic writes, and the formats that the store uses."""
+"""Files that are whole or not there: atomic writes, digests, the formats that the store uses."""
 
+import hashlib
 import io
 import json
 import os
@@ -41,6 +42,11 @@ def write_atomically(path: Path, content: bytes) -> None:
 def is_empty(folder: Path) -> bool:
     """Whether a folder has no visible file: locks and temporary files do not count."""
     return all(path.name.startswith(".") for path in folder.iterdir())
+
+
+def digest(content: bytes) -> str:
+    """SHA-256, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def tensors_to_bytes(tensors: dict[str, Tensor]) -> bytes:

@@ -169,7 +169,7 @@ def epochs_left(stages: list[Stage], store: Store) -> dict[str, int]:
         if store.summary(stage.id) is not None:
             left[stage.id] = 0
             continue
-        done = store.progress_epochs(stage.id)
+        done = store.checkpoints.epochs(stage.id)
         for earlier in predecessors(stage):
             if earlier.id in left or store.summary(earlier.id) is not None:
                 done = max(done, earlier.num_epochs)

@@ -87,7 +87,7 @@ def unfinished(store: Store) -> list[tuple[str, str, str]]:
             rates = {name: about[name] for name in ("plr", "flr", "k") if about[name] is not None}
             words = " ".join(f"{name} {value:g}" for name, value in rates.items())
             label = f"{about['kind']} {words} seed {about['seed']}"
-            num_epochs = f"{store.progress_epochs(folder.name)} of {about['epochs']}"
+            num_epochs = f"{store.checkpoints.epochs(folder.name)} of {about['epochs']}"
         rows.append((label, num_epochs, _state(folder)))
     return sorted(rows)
 

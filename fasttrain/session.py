@@ -12,7 +12,7 @@ from .analysis.selection import Request
 from .choice import choose
 from .config import Config, RunOptions
 from .datasets import one_line_errors
-from .errors import EnvironmentProblem
+from .errors import raise_failures
 from .estimate import estimate
 from .files import is_empty
 from .lab import Lab, open_lab
@@ -78,11 +78,7 @@ def sweep(
         page = rebuild(lab.store)
     if not options.quiet:
         _print_outcome(stages, lab.store, page, console)
-    if failures:
-        listing = "; ".join(f"{label}: {error}" for label, error in failures.items())
-        raise EnvironmentProblem(
-            f"{len(failures)} stages failed (see failed.txt in theirs): {listing}"
-        )
+    raise_failures(failures)
     return 0
 
 
@@ -93,12 +89,7 @@ def analyse(path: Path, request: Request, place: Place) -> int:
         store.clean()
         failures = run_analyses(store, request, place, Console())
         print(f"report: {rebuild(store)}")
-    if failures:
-        listing = "; ".join(f"{label}: {error}" for label, error in failures.items())
-        folder = store.path / "analyses"
-        raise EnvironmentProblem(
-            f"{len(failures)} analyses failed (see failed.txt in theirs below {folder}): {listing}"
-        )
+    raise_failures(failures, "analyses", f" below {store.path / 'analyses'}")
     return 0
 
 

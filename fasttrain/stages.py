@@ -38,7 +38,7 @@ def run_pack(stages: Sequence[Stage], lab: Lab, on_epoch: OnEpoch) -> None:
     than guessing. With `lab.stop_diverged` hopeless runs end early, like lost ones, and say so.
     """
     todo = {stage.id for stage in stages if lab.store.summary(stage.id) is None}
-    under_way = {member for stage in todo for member in lab.store.checkpoint_members(stage)}
+    under_way = {member for stage in todo for member in lab.store.checkpoints.members(stage)}
     runs = []
     for stage in stages:
         if stage.id not in todo | under_way:
@@ -60,7 +60,7 @@ def run_pack(stages: Sequence[Stage], lab: Lab, on_epoch: OnEpoch) -> None:
         together.setdefault(run.next_epoch, []).append(run)
     for members in together.values():
         _run_in_step(members, lab, on_epoch)
-    lab.store.tidy_checkpoints()
+    lab.store.checkpoints.tidy()
 
 
 def is_lost(stage: Stage, store: Store) -> bool:
@@ -76,7 +76,7 @@ def _start(stage: Stage, lab: Lab) -> tuple[Progress, list[Tensor]]:
     """
     state = lab.initial_state(stage.seed) if stage.parent is None else _end(stage.parent, lab)
     start = [state[name] for name in lab.sphere_names]
-    tensors = lab.store.load_progress(stage.id)
+    tensors = lab.store.checkpoints.load(stage.id)
     if tensors is None:
         for earlier in predecessors(stage):
             if lab.store.summary(earlier.id) is not None:
@@ -119,7 +119,7 @@ def _run_in_step(runs: list[Run], lab: Lab, on_epoch: OnEpoch) -> None:
     A run whose loss becomes non-finite, or that is given up, ends there; the others go on.
     """
     stage = runs[0].stage
-    with CheckpointWriter(lab.store, lab.checkpoint_s) as writer:
+    with CheckpointWriter(lab.store.checkpoints, lab.checkpoint_s) as writer:
         while True:
             _finish_all([run for run in runs if run.over], None, lab)
             runs = [run for run in runs if not run.over]

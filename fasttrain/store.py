@@ -25,16 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from .checkpoints import Checkpoints
 from .errors import EnvironmentProblem
-from .files import is_empty, json_bytes, tensors_to_bytes, write_atomically
+from .files import digest, is_empty, json_bytes, write_atomically
 
 FORMAT = 2
 DESCRIPTION = "stage.json"
-CHECKPOINTS = "checkpoints"
 ANALYSES = "analyses"
 FAILURE = "failed.txt"
 
@@ -49,6 +48,7 @@ class Store:
     def __init__(self, path: Path, *, accept_stopped: bool = True) -> None:
         self.path = path
         self.accept_stopped = accept_stopped
+        self.checkpoints = Checkpoints(path / "checkpoints", self.is_finished)
 
     @classmethod
     def open(cls, path: Path, *, create: bool) -> "Store":
@@ -118,7 +118,7 @@ class Store:
         if not done.exists():
             return None
         record = _read_json(done)
-        if record.pop("sha256", None) != _digest(json_bytes(record)):
+        if record.pop("sha256", None) != digest(json_bytes(record)):
             raise _damaged(done, "does not match its sha256")
         for name, entry in record["files"].items():
             path = done.parent / name
@@ -127,6 +127,10 @@ class Store:
             if path.stat().st_size != entry["bytes"]:
                 raise _damaged(path, f"has {path.stat().st_size} bytes instead of {entry['bytes']}")
         return None if record.get("stopped") and not self.accept_stopped else record
+
+    def is_finished(self, stage: str) -> bool:
+        """Whether there is a done.json, whatever it says."""
+        return (self.path / stage / "done.json").exists()
 
     def is_stopped(self, stage: str) -> bool:
         """Whether a finished stage was given up early."""
@@ -144,7 +148,7 @@ class Store:
         """
         path, sha256 = self._listed(stage, name)
         content = path.read_bytes()
-        if _digest(content) != sha256:
+        if digest(content) != sha256:
             raise _damaged(path, "does not match its sha256")
         return content
 
@@ -180,81 +184,17 @@ class Store:
         self.reopen(stage)
         write_atomically(folder / DESCRIPTION, json_bytes(description))
 
-    def save_checkpoint(self, content: dict[str, dict[str, Tensor]]) -> None:
-        """Write where the stages of a pack stand, by id; what they stood at before goes."""
-        folder = self.path / CHECKPOINTS
-        folder.mkdir(exist_ok=True)
-        named = {f"{s}/{n}": tensor for s, part in content.items() for n, tensor in part.items()}
-        data = tensors_to_bytes(named)
-        pack = _digest(" ".join(content).encode())[:16]
-        path = folder / f"{pack}-{_digest(data)[:16]}.safetensors"
-        write_atomically(path, data)
-        self.tidy_checkpoints(keep=path)
-
-    def tidy_checkpoints(self, keep: Path | None = None) -> None:
-        """Drop checkpoints whose stages are all finished or stand in the one to keep."""
-        kept = set() if keep is None else set(_members(keep))
-        for path in self._checkpoints():
-            if path != keep and all(
-                stage in kept or (self.path / stage / "done.json").exists()
-                for stage in _members(path)
-            ):
-                path.unlink(missing_ok=True)
-
     def clean(self) -> None:
         """Drop what a process that was killed left; the caller holds the lock."""
-        self.tidy_checkpoints()
+        self.checkpoints.tidy()
         for path in self.path.glob("**/.*.tmp"):
             # Reports are written without the lock: those may be of a process that is at it.
             if "report" not in path.relative_to(self.path).parts:
                 path.unlink(missing_ok=True)
 
-    def checkpoint_members(self, stage: str) -> list[str]:
-        """The stages of the pack that the stage's checkpoint is of; none if it has none."""
-        found = self._checkpoint(stage)
-        return [] if found is None else list(_members(found[1]))
-
-    def load_progress(self, stage: str) -> dict[str, Tensor] | None:
-        """The stage's part of its checkpoint, or None.
-
-        Raises:
-            EnvironmentProblem: the checkpoint is damaged.
-        """
-        found = self._checkpoint(stage)
-        if found is None:
-            return None
-        path = found[1]
-        data = path.read_bytes()
-        if not path.stem.endswith(f"-{_digest(data)[:16]}"):
-            raise _damaged(path, "does not match the digest in its name")
-        named = safetensors.torch.load(data)
-        # Copies: what is left of the others in the file must not stay in memory.
-        return {
-            name.removeprefix(f"{stage}/"): tensor.clone()
-            for name, tensor in named.items()
-            if name.startswith(f"{stage}/")
-        }
-
     def reopen(self, stage: str) -> None:
         """Let a finished stage count as not yet run."""
         (self.path / stage / "done.json").unlink(missing_ok=True)
-
-    def progress_epochs(self, stage: str) -> int:
-        """Epochs of the stage that its checkpoint holds, read from the file's header.
-
-        In one look: a sweep may replace the file at any time.
-        """
-        found = self._checkpoint(stage)
-        return 0 if found is None else found[0]
-
-    def _checkpoints(self) -> list[Path]:
-        return sorted((self.path / CHECKPOINTS).glob("*.safetensors"))
-
-    def _checkpoint(self, stage: str) -> tuple[int, Path] | None:
-        """The stage's epochs in the checkpoint in which it stands farthest, and that checkpoint."""
-        found = [(_members(path).get(stage, -1), path) for path in self._checkpoints()]
-        epochs, path = max(found, default=(-1, Path()))
-        return None if epochs < 0 else (epochs, path)
 
     def finish(self, stage: str, files: dict[str, bytes], summary: dict[str, Any]) -> None:
         """Write the results, then done.json."""
@@ -263,11 +203,11 @@ class Store:
             write_atomically(folder / name, content)
         files = {**files, DESCRIPTION: (folder / DESCRIPTION).read_bytes()}
         listing = {
-            name: {"bytes": len(content), "sha256": _digest(content)}
+            name: {"bytes": len(content), "sha256": digest(content)}
             for name, content in files.items()
         }
         record = {**summary, "files": listing}
-        record["sha256"] = _digest(json_bytes(record))
+        record["sha256"] = digest(json_bytes(record))
         write_atomically(folder / "done.json", json_bytes(record))
         self.tidy(stage)
 
@@ -297,24 +237,6 @@ class Store:
         return next(p for p in (self.path, *self.path.absolute().parents) if p.is_dir())
 
 
-def _members(checkpoint: Path) -> dict[str, int]:
-    """Stages of a checkpoint and their epochs, in the order of the pack, from the file's header."""
-    try:
-        # As torch's, the file would be opened twice: it may go in between.
-        with safetensors.safe_open(checkpoint, framework="numpy") as file:
-            names = [name for name in file.keys() if name.endswith("/series")]  # noqa: SIM118
-            return {name[: -len("/series")]: file.get_slice(name).get_shape()[0] for name in names}
-    except FileNotFoundError:
-        # Another worker has just finished its stages.
-        return {}
-    except safetensors.SafetensorError as error:
-        raise _damaged(checkpoint, f"cannot be read ({error})") from None
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
@@ -330,8 +252,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _damaged(path: Path, what: str) -> EnvironmentProblem:
     remedy = "use another --store"
     if path.name != "store.json":
-        checkpoint = path.parent.name == CHECKPOINTS
         analysis = path.parent.parent.name == ANALYSES
         again = "fasttrain analyse" if analysis else "the sweep"
-        remedy = f"delete {path if checkpoint else path.parent} and run {again} again"
+        remedy = f"delete {path.parent} and run {again} again"
     return EnvironmentProblem(f"{path}: {what}; {remedy}")

@@ -16,7 +16,7 @@ from rich.console import Console
 from fasttrain.choice import Choice, choose
 from fasttrain.config import Config, RunOptions
 from fasttrain.engines import Engine
-from fasttrain.errors import EnvironmentProblem, UsageError
+from fasttrain.errors import UsageError, raise_failures
 from fasttrain.files import is_empty, write_atomically
 from fasttrain.lab import Lab, open_lab
 from fasttrain.plan import Stage, epochs_left, setup_sections
@@ -243,11 +243,7 @@ class _Run:
         left = epochs_left(stages, store)
         with ProgressView(states, left, self.console, quiet=options.quiet) as view:
             failures = run_sweep(packs, store, engine, view)
-        if failures:
-            listing = "; ".join(f"{label}: {error}" for label, error in failures.items())
-            raise EnvironmentProblem(
-                f"{len(failures)} stages failed (see failed.txt in theirs): {listing}"
-            )
+        raise_failures(failures)
 
     def _verdict(self, probe: Probe) -> Verdict:
         root, *ends = self._chain(probe)

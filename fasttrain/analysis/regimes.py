@@ -226,8 +226,8 @@ def _subregime(grid: Grid, run: dict) -> Verdict:
 
 def _of_two(table: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
     """Rows about two stages, in whatever order."""
-    a, b = table["stage_a"], table["stage_b"]
-    return table[((a == one) & (b == other)) | ((a == other) & (b == one))]
+    ends = [one, other]
+    return table[table["stage_a"].isin(ends) & table["stage_b"].isin(ends)]
 
 
 def _last(values: np.ndarray | pd.Series) -> float:

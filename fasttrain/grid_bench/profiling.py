@@ -89,8 +89,9 @@ class ProfiledLab(Lab):
         self.test_loader: Any = TimedLoader(
             self.test_loader, self.clock, "test batches", "evaluation"
         )
-        for name in ("begin", "finish", "read_tensors", "load_progress"):
+        for name in ("begin", "finish", "read_tensors"):
             setattr(self.store, name, self.clock.timed(PARTS[-1], getattr(self.store, name)))
+        self.store.checkpoints.load = self.clock.timed(PARTS[-1], self.store.checkpoints.load)
 
     def new_optimizer(self, model: ImageClassifier, elrs: Sequence[float]) -> SphereSGD:
         """The optimiser, with its step and its statistics timed."""

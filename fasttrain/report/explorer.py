@@ -7,7 +7,6 @@ script element.
 
 import json
 import math
-from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
@@ -16,15 +15,11 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
+from fasttrain.report.curves import packed_curves
 from fasttrain.report.headline import regime_in_words, result_words
 from fasttrain.report.table import CELL_KEYS, best, floats, number, seed_means
 
 NUM_LEVELS = 24
-MAX_POINTS = 60
-"""of one curve"""
-MAX_CURVE_VALUES = 60_000
-"""of all curves of a set-up together, about 7 bytes each: grids of more stages have fewer points"""
-_CURVES = (("train_loss", 1), ("test_accuracy", 100), ("grad_norm", 1))
 _FLAGS = {"finetune": "flr", "swa": "k"}
 
 
@@ -132,16 +127,13 @@ def script_data(
     cells: Cells, epochs: pd.DataFrame, command: str | None, command_missing: str
 ) -> str:
     """The JSON for page.js: cells in the heatmap's order, stages by their place in the table."""
-    places = {stage: place for place, stage in enumerate(cells.stages["stage"])}
-    num_epochs, curves = _curves(epochs, places)
     data = {
         "plrs": [f"{plr:.6g}" for plr in cells.plrs],
         "regimes": [_regime_words(name) for name in cells.regimes],
         "seeds": cells.seeds,
         "rows": [_row(cells, index) for index in range(len(cells.rows))],
         "cells": _script_cells(cells),
-        "epochs": num_epochs,
-        "curves": curves,
+        **packed_curves(epochs, cells.stages["stage"].to_list()),
         "command": command,
         "commandMissing": command_missing,
     }
@@ -229,32 +221,3 @@ def _script_cells(cells: Cells) -> list[list[dict[str, Any]]]:
             ]
         )
     return shown
-
-
-def _curves(
-    epochs: pd.DataFrame, places: dict[str, int]
-) -> tuple[list[list[int]], list[list[Any] | None]]:
-    """Lists of epochs, and per stage [which list, losses, accuracies in %, norms] or None."""
-    lists: dict[tuple[int, ...], int] = {}
-    curves: list[list[Any] | None] = [None] * len(places)
-    if epochs.empty:
-        return [], curves
-    rows = epochs[epochs["stage"].isin(places)].sort_values(["stage", "epoch"])
-    num_points = min(MAX_POINTS, max(8, MAX_CURVE_VALUES // (3 * max(1, len(places)))))
-    for stage, curve in rows.groupby("stage", sort=False):
-        kept = curve.iloc[_thinned(np.isfinite(floats(curve["test_accuracy"])), num_points)]
-        at = tuple(int(epoch) for epoch in kept["epoch"])
-        values = [_rounded(scale * floats(kept[name])) for name, scale in _CURVES]
-        curves[places[str(stage)]] = [lists.setdefault(at, len(lists)), *values]
-    return [list(at) for at in lists], curves
-
-
-def _thinned(tested: np.ndarray, num_points: int) -> np.ndarray:
-    """Which epochs of a curve are kept: the first, the last, and tested ones evenly between."""
-    candidates = np.union1d(np.flatnonzero(tested), [0, len(tested) - 1])
-    chosen = np.linspace(0, len(candidates) - 1, min(num_points, len(candidates)))
-    return candidates[np.unique(chosen.round().astype(int))]
-
-
-def _rounded(values: Sequence[float] | np.ndarray) -> list[float | None]:
-    return [None if math.isnan(value) else float(f"{value:.4g}") for value in values]

@@ -1,8 +1,9 @@
 """One page that holds whole grids: works offline, needs no other file, loads nothing.
 
 `write_report` draws the figures of every set-up, writes them as PNG, SVG and CSV, and renders
-`report.html.j2` with the pictures, the style (page.css) and the script (page.js) inside. All text
-is escaped: names of data sets come from users. Without a script the tables and figures remain.
+`report.html.j2` with the pictures, the style (page.css) and the script (charts.js, page.js) inside.
+All text is escaped: names of data sets come from users. Without a script the tables and figures
+remain.
 """
 
 import base64
@@ -89,8 +90,8 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     page = _render(
         title=" and ".join(dict.fromkeys(s["title"] for s in sections)) or "Learning-rate grid",
-        css=_inline("page.css", palette()),
-        js=_inline("page.js"),
+        css=_inline(_source("page.css"), palette()),
+        js=_inline(_source("charts.js"), _source("page.js")),
         refresh_s=refresh_s,
         sections=sections,
         unfinished=unfinished,
@@ -117,9 +118,9 @@ def _source(name: str) -> str:
     return files("fasttrain.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _inline(name: str, more: str = "") -> dict[str, Markup | str]:
+def _inline(*parts: str) -> dict[str, Markup | str]:
     """The text of a style or script, and its hash for the page's security policy."""
-    text = _source(name) + more
+    text = "".join(parts)
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return {"text": Markup(text), "hash": f"sha256-{digest}"}
 

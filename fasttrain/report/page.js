@@ -1,37 +1,6 @@
 // What moves in the report: the heatmap and the panel of a cell, the table's order and filter.
 // No library, nothing loaded. What is open and chosen stands in the address after "#", so that
 // it survives a reload.
-"use strict";
-
-const SVG = "http://www.w3.org/2000/svg";
-const CURVES = [
-  ["training loss", "log"],
-  ["test accuracy (%)", "error"],
-  ["effective gradient norm", "log"],
-];
-const DASHES = ["none", "7 3", "2 3", "9 3 2 3", "12 4"];
-
-// ---- helpers
-
-function element(name, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...children);
-  return made;
-}
-
-function drawing(name, attributes = {}, text = "") {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.textContent = text;
-  return made;
-}
-
-function short(value, digits) {
-  const exponent = Math.floor(Math.log10(Math.abs(value)));
-  const rounded = Number(value.toPrecision(digits));
-  if (value === 0 || (exponent >= -3 && exponent < 5)) return String(rounded);
-  return rounded.toExponential().replace("e+", "e");
-}
 
 // ---- what survives a reload
 
@@ -47,103 +16,6 @@ function remember(key, value) {
 function restoreFocus() {
   document.getElementById(state.get("focus") ?? "")?.focus({ preventScroll: true });
   document.addEventListener("focusin", (event) => remember("focus", event.target.id));
-}
-
-// ---- curves
-
-function logTicks(low, high) {
-  const ticks = [];
-  const first = Math.floor(Math.log10(low));
-  const last = Math.ceil(Math.log10(high));
-  const every = Math.max(1, Math.ceil((last - first) / 5));
-  const steps = high / low < 30 ? [1, 2, 5] : [1];
-  for (let power = first; power <= last; power += steps.length > 1 ? 1 : every) {
-    for (const step of steps) ticks.push(Number(`${step}e${power}`));
-  }
-  return ticks.filter((tick) => tick >= low && tick <= high);
-}
-
-// At least two: the step is at most half of the range.
-function linearTicks(low, high) {
-  const half = (high - low) / 2;
-  const power = 10 ** Math.floor(Math.log10(half));
-  const step = [5, 2, 1].map((factor) => factor * power).find((size) => size <= half);
-  const ticks = [];
-  for (let at = Math.ceil(low / step) * step; at <= high + step / 1e6; at += step) ticks.push(at);
-  return ticks;
-}
-
-// Accuracies are drawn by the logarithm of their error: near 100 % is where they differ.
-const SCALES = {
-  log: { of: Math.log, ticks: logTicks },
-  error: {
-    // No mistake at all has no logarithm: it counts as 0.05 %.
-    of: (percent) => -Math.log(Math.max(100.05 - percent, 0.001)),
-    ticks: (low, high) =>
-      [0, 50, 80, 90, 95, 98, 99, 99.5, 100].filter((tick) => tick >= low && tick <= high),
-  },
-};
-
-// The values to draw between: a single one needs some height.
-function extent(values) {
-  const [low, high] = [Math.min(...values), Math.max(...values)];
-  if (low < high) return [low, high];
-  return low === 0 ? [0, 1] : [low / 1.1, high * 1.1];
-}
-
-// One chart: lines are {seed, points: [[epoch, value], ...]}; epochs after `change` are shaded.
-function chart(title, kind, lines, change) {
-  const [width, height, left, right, top, bottom] = [330, 220, 52, 10, 26, 34];
-  const root = drawing("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
-  root.setAttribute("aria-label", `${title} by epoch, ${lines.length} lines`);
-  root.append(drawing("text", { x: left, y: 15, class: "title" }, title));
-  const drawn = lines.map(({ seed, points }) => ({
-    seed,
-    points: points.filter(([, value]) => value !== null && (kind !== "log" || value > 0)),
-  }));
-  const points = drawn.flatMap((line) => line.points);
-  if (!points.length) {
-    root.append(drawing("text", { x: left, y: height / 2, class: "tick" }, "no finite value"));
-    return root;
-  }
-  const [low, high] = extent(points.map((point) => point[1]));
-  const first = Math.min(0, ...points.map((point) => point[0]));
-  const last = Math.max(...points.map((point) => point[0]));
-  const scale = SCALES[kind].of;
-  const x = (epoch) => left + ((epoch - first) / (last - first)) * (width - left - right);
-  const y = (value) =>
-    height - bottom - ((scale(value) - scale(low)) / (scale(high) - scale(low))) *
-      (height - top - bottom);
-  if (change && change < last) {
-    const box = { x: x(change), y: top, width: x(last) - x(change), height: height - top - bottom };
-    root.append(drawing("rect", { ...box, class: "second" }));
-  }
-  const round = SCALES[kind].ticks(low, high);
-  const ticks = round.length > 1 ? round : linearTicks(low, high);
-  const digits = Math.max(3, 1 + Math.ceil(Math.log10(high / (ticks[1] - ticks[0]))));
-  for (const tick of ticks) {
-    root.append(
-      drawing("line", { x1: left, x2: width - right, y1: y(tick), y2: y(tick), class: "rule" }),
-      drawing("text", { x: left - 5, y: y(tick) + 4, class: "tick end" }, short(tick, digits)),
-    );
-  }
-  const whole = linearTicks(first, last).filter((tick) => Number.isInteger(tick));
-  for (const tick of whole) {
-    const at = { x: x(tick), y: height - bottom + 15, class: "tick middle" };
-    root.append(drawing("text", at, String(tick)));
-  }
-  const under = { x: (left + width - right) / 2, y: height - 4, class: "tick middle" };
-  root.append(drawing("text", under, "epoch"));
-  for (const line of drawn) {
-    const path = line.points.map(([epoch, value]) => `${x(epoch).toFixed(1)},${y(value).toFixed(1)}`);
-    const look = { class: `line s${line.seed % 5}`, "stroke-dasharray": DASHES[line.seed % 5] };
-    if (path.length > 1) root.append(drawing("polyline", { points: path.join(" "), ...look }));
-    else if (path.length) {
-      const [cx, cy] = path[0].split(",");
-      root.append(drawing("circle", { cx, cy, r: 3, class: `dot s${line.seed % 5}` }));
-    }
-  }
-  return root;
 }
 
 // ---- the heatmap and its panel
@@ -271,17 +143,18 @@ class Explorer {
   }
 
   curves(stages) {
-    const part = (index, column) => {
-      const curve = this.data.curves[index];
-      return curve ? this.data.epochs[curve[0]].map((epoch, at) => [epoch, curve[column][at]]) : [];
+    const epochs = (index) => this.data.epochs[this.data.curves[index]?.[0]] ?? [];
+    const part = (index, at) => {
+      const curve = this.data.curves[index]?.slice(1 + 3 * at, 4 + 3 * at) ?? [null, null, ""];
+      const values = unpacked(...curve, CURVES[at][1]);
+      return epochs(index).map((epoch, place) => [epoch, values[place]]);
     };
     const seeds = stages.map(([index, parent, seed]) => ({ index, parent, seed }));
-    const change = Math.max(0, ...seeds.filter((s) => s.parent !== null)
-      .flatMap((s) => part(s.parent, 1)).map((point) => point[0]));
+    const change = Math.max(0, ...seeds.flatMap((s) => (s.parent === null ? [] : epochs(s.parent))));
     const charts = CURVES.map(([title, kind], at) => {
       const lines = seeds.map(({ index, parent, seed }) => ({
         seed,
-        points: [...(parent === null ? [] : part(parent, at + 1)), ...part(index, at + 1)],
+        points: [...(parent === null ? [] : part(parent, at)), ...part(index, at)],
       }));
       return chart(title, kind, lines, change);
     });
@@ -293,6 +166,8 @@ class Explorer {
       legend.append(element("span", {}, sample, ` seed ${seed}`));
     }
     if (change) legend.append(element("span", {}, "shaded: after pre-training"));
+    const { points } = this.data;
+    if (points) legend.append(element("span", {}, `drawn: ${points} epochs of each stage`));
     return [element("div", { className: "charts" }, ...charts), legend];
   }
 

@@ -7,16 +7,19 @@ figures stay as they were from one report to the next.
 
 import base64
 import hashlib
+import io
 from pathlib import Path
 
 import pandas as pd
 from markupsafe import Markup
+from PIL import Image
 
 from fasttrain.analysis.tables import Grid
 from fasttrain.report.figures import DRAWINGS, Drawn, drawn, save
 
-# Vector pictures stay sharp, but many long curves would make a page that no phone opens.
+# Vector pictures stay sharp, but thousands of marks would make a page that no phone opens.
 MAX_EMBEDDED_SVG_BYTES = 150_000
+PIXELS = "Shown here in pixels, since it has so many marks: the .svg is sharp."
 
 
 class Pictures:
@@ -24,7 +27,7 @@ class Pictures:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._addresses: dict[str, tuple[str, Markup]] = {}
+        self._embedded: dict[str, tuple[str, dict[str, Markup | str]]] = {}
         self._shown: set[str] = set()
 
     def of(self, grid: Grid, regimes: pd.DataFrame, prefix: str) -> tuple[list[dict], list[dict]]:
@@ -38,7 +41,7 @@ class Pictures:
                 continue
             stem = f"{prefix}-{item.drawing.name}"
             about |= {"caption": item.caption, "file": f"{self.folder.name}/{stem}"}
-            figures.append(about | {"uri": self._address(item, stem)})
+            figures.append(about | self._picture(item, stem))
             self._shown.add(stem)
         return figures, missing
 
@@ -49,25 +52,31 @@ class Pictures:
             own = path.suffix in (".png", ".svg", ".csv") and path.stem.split("-")[-1] in names
             if own and path.stem not in self._shown:
                 path.unlink(missing_ok=True)
-        self._addresses = {s: found for s, found in self._addresses.items() if s in self._shown}
+        self._embedded = {s: found for s, found in self._embedded.items() if s in self._shown}
         self._shown = set()
 
-    def _address(self, item: Drawn, stem: str) -> Markup:
-        """The figure's address, drawn if the table or the shading is not what it was."""
+    def _picture(self, item: Drawn, stem: str) -> dict[str, Markup | str]:
+        """What the page embeds, drawn if the table or the shading is not what it was."""
         digest = hashlib.sha256(item.csv + repr(item.shades).encode()).hexdigest()
-        if self._addresses.get(stem, ("", None))[0] != digest:
+        if self._embedded.get(stem, ("", None))[0] != digest:
             png, svg, _ = save(item, self.folder / stem)
-            self._addresses[stem] = (digest, _data_address(png, svg))
-        return self._addresses[stem][1]
+            self._embedded[stem] = (digest, _embedded(png, svg))
+        return self._embedded[stem][1]
 
 
-def _data_address(png: Path, svg: Path) -> Markup:
-    """The picture as a data: address that is safe in a double-quoted attribute."""
-    text = svg.read_text(encoding="utf-8")
-    if len(text) > MAX_EMBEDDED_SVG_BYTES and 4 / 3 * png.stat().st_size < len(text):
-        return Markup("data:image/png;base64,") + base64.b64encode(png.read_bytes()).decode()
-    # Base64 would make it a third larger.
-    text = " ".join(text.split())
-    for sign, escaped in (("%", "%25"), ("#", "%23"), ("&", "%26"), ('"', "'")):
+def _embedded(png: Path, svg: Path) -> dict[str, Markup | str]:
+    """The picture as a data: address that is safe in a double-quoted attribute, and what it is."""
+    text = " ".join(svg.read_text(encoding="utf-8").split())
+    if len(text) > MAX_EMBEDDED_SVG_BYTES:
+        # Lines and marks in few colours: a palette holds them, in a third of the bytes.
+        content = io.BytesIO()
+        with Image.open(png) as image:
+            few = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+            few.save(content, "png", optimize=True)
+        data = base64.b64encode(content.getvalue()).decode()
+        return {"uri": Markup("data:image/png;base64,") + data, "shown_as": PIXELS}
+    # Base64 would make it a third larger. Browsers take a link of SVG 2, which is shorter.
+    text = text.replace("xlink:href=", "href=")
+    for sign, escaped in (("%", "%25"), ("#", "%23"), ("&", "%26"), ("<", "%3C"), ('"', "'")):
         text = text.replace(sign, escaped)
-    return Markup("data:image/svg+xml," + text.replace("<", "%3C").replace(">", "%3E"))
+    return {"uri": Markup("data:image/svg+xml," + text), "shown_as": ""}

@@ -1,7 +1,8 @@
-"""A grid small enough to run in seconds, and a way to run command lines in this process."""
+"""A grid small enough to run in seconds, command lines in this process, and a browser for pages."""
 
 import os
 import select
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -98,3 +99,52 @@ def contents(store: Path) -> dict[str, bytes]:
         for path in sorted(store.glob("*/*"))
         if path.name in ("state.safetensors", "metrics.parquet", "stage.json")
     }
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """Debian's Chromium without a window, one process for the tests of a module.
+
+    Without it they are skipped; FASTTRAIN_REQUIRE_CHROMIUM=1 makes that a failure.
+    """
+    path = shutil.which("chromium")
+    lacking = pytest.fail if os.environ.get("FASTTRAIN_REQUIRE_CHROMIUM") == "1" else pytest.skip
+    if path is None:
+        lacking("no chromium on the PATH")
+    try:
+        from playwright import sync_api
+    except ImportError:
+        lacking("no playwright")
+    with sync_api.sync_playwright() as playwright:
+        # Inside a container Chromium cannot make its sandbox; it only sees pages made here.
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium):
+    """`visit(address, width=..., **context)` -> page; fails on an error, a dialog or a request."""
+    contexts, faults = [], []
+
+    def call(address: str, width: int = 1100, **options):
+        context = chromium.new_context(viewport={"width": width, "height": 800}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.on("console", lambda message: faults.append(message.text))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("dialog", lambda dialog: (faults.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: _note(request.url, address, faults))
+        page.goto(address)
+        return page
+
+    yield call
+    for context in contexts:
+        context.close()
+    assert not faults
+
+
+def _note(url: str, address: str, faults: list[str]) -> None:
+    if url.split("#")[0] != address.split("#")[0] and not url.startswith("data:"):
+        faults.append(f"request for {url}")

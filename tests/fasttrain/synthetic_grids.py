@@ -40,10 +40,11 @@ def published_grid(
             for kind, flr, k in [*cells, *(("swa", NAN, k) for k in ks)]:
                 stage = _stage(len(stages), kind, seed, plr, flr, k, num_epochs, noise)
                 stages.append(stage)
-                epochs += _epochs(stage, num_epochs, noise)
+                if kind != "swa":
+                    epochs.append(_epochs(stage, num_epochs, noise))
     table = pd.DataFrame(stages)
     table["k"] = table["k"].astype("Int64")
-    curves = pd.DataFrame(epochs).astype({"k": "Int64"})
+    curves = pd.concat(epochs, ignore_index=True).astype({"k": "Int64"})
     configuration = {"num_classes": 10, "training": {"batch_size": 128}, "num_train": 50_000}
     tables = _analyses(table, noise) if analysed else {}
     return Grid(setup="s1", configuration=configuration, stages=table, epochs=curves, **tables)
@@ -99,26 +100,26 @@ def _grad_norm(regime: str, loss: float, plr: float) -> float:
     return {"1": 1e3 * loss, "2A": 90.0, "2B": 25.0, "3": 5 / plr}[regime]
 
 
-def _epochs(stage: dict[str, Any], num_epochs: int, noise: np.random.Generator) -> list[dict]:
+def _epochs(stage: dict[str, Any], num_epochs: int, noise: np.random.Generator) -> pd.DataFrame:
     """From a loss of ln 10 to that of the end: all the way in regime 1, else a quarter of it."""
-    if stage["kind"] == "swa":
-        return []
-    rows, start = [], stage["epoch"] - num_epochs
-    for epoch in range(1, num_epochs + 1):
-        left = (epoch / num_epochs) ** 0.5
-        if regime_of(stage["plr"]) != "1":
-            left = min(1.0, 4 * epoch / num_epochs)
-        wobble = 1.0 if epoch == num_epochs else np.exp(noise.normal(0, 0.05))
-        loss = 2.3 ** (1 - left) * stage["train_loss"] ** left * wobble
-        rows.append(
-            {name: stage[name] for name in ("setup", "stage", "seed", "kind", "plr", "flr", "k")}
-            | {"epoch": start + epoch, "train_loss": loss}
-            | {"train_accuracy": stage["train_accuracy"] * left}
-            | {"grad_norm": 30 ** (1 - left) * stage["grad_norm"] ** left * wobble}
-            | {"test_loss": 1.0, "distance": stage["distance"] * left}
-            | {"test_accuracy": stage["test_accuracy"] * left if epoch % 2 == 0 else NAN}
-        )
-    return rows
+    epoch = np.arange(1, num_epochs + 1)
+    left = (epoch / num_epochs) ** 0.5
+    if regime_of(stage["plr"]) != "1":
+        left = np.minimum(1.0, 4 * epoch / num_epochs)
+    wobble = np.append(np.exp(noise.normal(0, 0.05, num_epochs - 1)), 1.0)
+    names = ("setup", "stage", "seed", "kind", "plr", "flr", "k")
+    return pd.DataFrame(
+        {name: stage[name] for name in names}
+        | {
+            "epoch": stage["epoch"] - num_epochs + epoch,
+            "train_loss": 2.3 ** (1 - left) * stage["train_loss"] ** left * wobble,
+            "train_accuracy": stage["train_accuracy"] * left,
+            "grad_norm": 30 ** (1 - left) * stage["grad_norm"] ** left * wobble,
+            "test_loss": 1.0,
+            "distance": stage["distance"] * left,
+            "test_accuracy": np.where(epoch % 2 == 0, stage["test_accuracy"] * left, NAN),
+        }
+    )
 
 
 def _analyses(stages: pd.DataFrame, noise: np.random.Generator) -> dict[str, pd.DataFrame]:

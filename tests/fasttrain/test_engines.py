@@ -95,7 +95,7 @@ def test_stopped_killed_and_short_of_a_worker_it_ends_in_the_same_bits(whole, tm
             while Path(f"/proc/{worker}/stat").exists():
                 moment()
         store = Store.open(tmp_path / "parts", create=False)
-        assert sum(store.progress_epochs(stage) for stage in stages) > 0
+        assert sum(store.checkpoints.epochs(stage) for stage in stages) > 0
     # Of two workers one dies: its stage and what builds on it are left, the others finish.
     sweep = start(tmp_path)
     os.kill(workers(sweep)[0], signal.SIGKILL)

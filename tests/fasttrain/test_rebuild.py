@@ -9,6 +9,7 @@ import torch
 
 from fasttrain import rebuild as rebuilding
 from fasttrain import results
+from fasttrain.checkpoints import Checkpoints
 from fasttrain.store import FAILURE, Store
 
 from .pages import decreed  # noqa: F401
@@ -67,17 +68,17 @@ def test_a_stage_that_moves_on_while_it_is_listed(store, monkeypatch):
     """Its checkpoint is replaced, its failure is withdrawn, by a sweep that goes on meanwhile."""
     stage = store.stages()[0]
     _rename_done(store, stage)
-    store.save_checkpoint({stage: {"series": torch.zeros(1, 2)}})
+    store.checkpoints.save({stage: {"series": torch.zeros(1, 2)}})
     store.fail(stage, "no memory")
-    look = Store._checkpoint
+    look = Checkpoints._farthest
 
     def meanwhile(self, stage):
         found = look(self, stage)
-        store.save_checkpoint({stage: {"series": torch.zeros(2, 2)}})
+        store.checkpoints.save({stage: {"series": torch.zeros(2, 2)}})
         store.tidy(stage)
         return found
 
-    monkeypatch.setattr(Store, "_checkpoint", meanwhile)
+    monkeypatch.setattr(Checkpoints, "_farthest", meanwhile)
     exists, failure = Path.exists, store.path / stage / FAILURE
     monkeypatch.setattr(Path, "exists", lambda path: path == failure or exists(path))
     [(_, epochs, state)] = rebuilding.unfinished(store)

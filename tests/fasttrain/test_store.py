@@ -38,50 +38,9 @@ def test_a_finished_stage_reads_back(store):
     assert store.summary("b" * 16) is None
 
 
-def standing(epochs: int) -> dict[str, torch.Tensor]:
-    """What a checkpoint holds of a stage after so many epochs."""
-    weights = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
-    return {"w": weights, "series": torch.zeros(epochs, 5)}
-
-
-def test_a_checkpoint_reads_back_and_goes_with_the_last_of_its_stages(store):
-    one, two = "b" * 16, "c" * 16
-    for stage in (one, two):
-        store.begin(stage, {})
-    assert store.load_progress(one) is None and store.checkpoint_members(one) == []
-    content = {one: standing(2), two: standing(2)}
-    store.save_checkpoint(content)
-    assert torch.equal((store.load_progress(two) or {})["w"], content[two]["w"])
-    assert set(store.checkpoint_members(one)) == {one, two}
-    assert store.progress_epochs(one) == 2
-    store.fail(one, "no luck")
-    assert store.state(one) == "failed"
-    store.finish(one, {}, {"state": "diverged"})
-    store.tidy_checkpoints()
-    assert store.progress_epochs(two) == 2
-    store.finish(two, {}, {"state": "done"})
-    store.tidy_checkpoints()
-    assert store.progress_epochs(two) == 0
-    assert not list((store.path / "checkpoints").iterdir())
-    names = {path.name for path in (store.path / one).iterdir()}
-    assert names == {"stage.json", "done.json"}
-
-
-def test_of_two_checkpoints_the_farther_one_counts_and_replaces_the_other(store):
-    one, two = "b" * 16, "c" * 16
-    store.save_checkpoint({one: standing(1), two: standing(1)})
-    store.save_checkpoint({one: standing(3)})
-    assert store.progress_epochs(one) == 3 and store.checkpoint_members(one) == [one]
-    assert store.progress_epochs(two) == 1
-    store.save_checkpoint({two: standing(2)})
-    assert store.progress_epochs(two) == 2
-    store.save_checkpoint({one: standing(4), two: standing(4)})
-    assert len(list((store.path / "checkpoints").iterdir())) == 1
-
-
 def test_cleaning_drops_what_a_killed_process_left(store):
     (store.path / ("a" * 16) / ".metrics.parquet.1234.tmp").write_bytes(b"half")
-    store.save_checkpoint({"a" * 16: standing(1)})
+    store.checkpoints.save({"a" * 16: {"series": torch.zeros(1, 5)}})
     store.clean()
     assert not list(store.path.glob("**/.*.tmp"))
     assert not list((store.path / "checkpoints").iterdir())
@@ -136,25 +95,6 @@ def test_a_damaged_stage_is_named_with_its_remedy(store, name, file, message):
     text = one_line(error)
     assert f"{folder / file}: {message}" in text
     assert f"delete {folder}" in text
-
-
-def test_a_checkpoint_that_another_worker_has_just_replaced_is_none(store, monkeypatch):
-    gone = store.path / "checkpoints" / "gone.safetensors"
-    monkeypatch.setattr(Store, "_checkpoints", lambda _: [gone])
-    assert store.load_progress("b" * 16) is None and store.checkpoint_members("b" * 16) == []
-
-
-def test_a_damaged_checkpoint_is_named(store):
-    store.begin("b" * 16, {})
-    store.save_checkpoint({"b" * 16: standing(1)})
-    (path,) = (store.path / "checkpoints").iterdir()
-    content = path.read_bytes()
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(EnvironmentProblem, match=rf"does not match .*; delete {path} and"):
-        store.load_progress("b" * 16)
-    path.write_bytes(b"\0" * 20)
-    with pytest.raises(EnvironmentProblem, match=rf"cannot be read .*; delete {path} and"):
-        store.load_progress("b" * 16)
 
 
 def test_what_is_not_a_store_is_refused(tmp_path, store):

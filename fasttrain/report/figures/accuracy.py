@@ -12,6 +12,7 @@ from fasttrain.analysis.tables import Grid
 from fasttrain.report.figures.drawing import Drawing, Shades
 from fasttrain.report.figures.rows import needed, note_of_seeds
 from fasttrain.report.figures.style import (
+    ABOVE_REGIMES,
     PLR_LABEL,
     curve,
     handle,
@@ -56,7 +57,7 @@ def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
         rows = table[table["panel"] == kind]
         ax.set_xlabel(PLR_LABEL)
         if kind in _PANELS:
-            ax.set_title(_PANELS[kind][2], fontsize=9.5, pad=14)
+            ax.set_title(_PANELS[kind][2], fontsize=9.5, **ABOVE_REGIMES)
         _panel(ax, rows)
     axes[0].set_ylabel("test accuracy (%)")
     axes[0].set_ylim(bottom=max(0.0, axes[0].get_ylim()[0]))

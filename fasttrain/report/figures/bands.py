@@ -18,6 +18,7 @@ from fasttrain.report.figures.rows import (
     over_seeds,
 )
 from fasttrain.report.figures.style import (
+    ABOVE_REGIMES,
     BLACK,
     BLUE,
     GREEN,
@@ -57,7 +58,7 @@ def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
         rows = rows.assign(mean=100 * rows["mean"], std=100 * rows["std"])
         for band, line in by(rows, "band"):
             curve(ax, line, *_STYLES[band % len(_STYLES)])
-        ax.set_title(name, fontsize=9.5, pad=14)
+        ax.set_title(name, fontsize=9.5, **ABOVE_REGIMES)
         if table["chance"].notna().any():
             ax.axhline(100 * table["chance"].iloc[0], color="0.55", ls=":", lw=1.2, zorder=1)
     for ax in axes[len(names) :]:

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from fasttrain.analysis.tables import Grid
 from fasttrain.report.figures.drawing import Drawing, Missing, Shades
-from fasttrain.report.figures.rows import note_of_seeds, with_regime
+from fasttrain.report.figures.rows import seeds_in_words, with_regime
 from fasttrain.report.figures.style import REGIMES
 from fasttrain.report.table import best, number, seed_means
 
@@ -131,6 +131,12 @@ def _cell_legend(
         )
 
 
+def _note(means: pd.DataFrame) -> str:
+    annotated = means["plr"].nunique() <= MAX_ANNOTATED_COLUMNS
+    spread = " ± sample standard deviation" if annotated else ""
+    return f"Means over seeds{spread}, {seeds_in_words(means['n'])}."
+
+
 CELLS = Drawing(
     name="heatmap",
     title="Every pair of learning rates",
@@ -142,5 +148,5 @@ CELLS = Drawing(
     published="WDL, test accuracy against PLR for each FLR, as one picture",
     table=_table,
     draw=_draw,
-    note=note_of_seeds,
+    note=_note,
 )

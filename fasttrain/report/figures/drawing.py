@@ -100,7 +100,7 @@ def save(drawn: Drawn, stem: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
     png, svg, csv = (stem.with_name(stem.name + suffix) for suffix in (".png", ".svg", ".csv"))
     figure = drawn.figure
     # Without a salt the identifiers in an SVG file are random.
-    with rc_context({"svg.hashsalt": "fasttrain"}):
+    with rc_context({"svg.hashsalt": "fasttrain", "svg.fonttype": "none"}):
         # Places are found once, for both files.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")

@@ -75,7 +75,7 @@ def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
             ax.text(at, top + 1, text, ha="center", va="bottom", fontsize=8)
     ax.set_xticks(np.arange(len(flrs)), [f"FLR {number(flr)}" for flr in flrs])
     ax.set(ylabel="test accuracy (%)", ylim=(0, 112), yticks=range(0, 101, 20))
-    legend_below(figure, handles)
+    legend_below(figure, handles, columns=3)
     return figure
 
 

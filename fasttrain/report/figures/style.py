@@ -31,6 +31,9 @@ REGIMES = {
     "undecided": (GREY, "P", (0, (5, 1, 1, 1, 1, 1)), "undecided"),
 }
 """colour, mark, line and words of each regime"""
+_STRIP = 0.055
+ABOVE_REGIMES: dict[str, Any] = {"y": 1 + _STRIP, "pad": 3}
+"""where the title of a panel stands above the names of the regimes, however high the panel"""
 # Bands closer than this, as a ratio, meet in a boundary; others have something undecided between.
 _MEETING = 1.001
 
@@ -96,8 +99,8 @@ def _shade(ax: Axes, bands: Shades) -> None:
             continue
         colour = REGIMES[name][0]
         ax.axvspan(low, high, color=colour, alpha=0.09, lw=0, zorder=0)
-        ax.axvspan(low, high, 1.0, 1.055, color=colour, alpha=0.4, lw=0, clip_on=False)
-        label = ax.text(np.sqrt(low * high), 1.025, name, transform=across, fontsize=7)
+        ax.axvspan(low, high, 1.0, 1 + _STRIP, color=colour, alpha=0.4, lw=0, clip_on=False)
+        label = ax.text(np.sqrt(low * high), 1 + 0.45 * _STRIP, name, transform=across, fontsize=7)
         label.set(ha="center", va="center", in_layout=False)
 
 

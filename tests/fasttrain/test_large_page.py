@@ -1,0 +1,71 @@
+"""The page of a grid of 32 x 16 learning rates, with everything analysed and drawn for real."""
+
+import re
+
+import numpy as np
+import pytest
+
+from fasttrain.report import write_report
+from fasttrain.report.figures import DRAWINGS
+
+from .pages import PROVENANCE, decreed, make_grid  # noqa: F401
+from .synthetic_grids import published_grid
+
+MAX_BYTES = 2_000_000
+FIGURE_BYTES = 850_000
+PLRS, FLRS = np.geomspace(1e-5, 1e-1, 32), np.geomspace(1e-5, 3e-2, 16)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    grid = published_grid(tuple(PLRS), tuple(FLRS), (2, 5, 10), range(3), num_epochs=200)
+    commands = dict.fromkeys(grid.stages["stage"], "fasttrain sweep digits --store runs/x")
+    folder = tmp_path_factory.mktemp("large")
+    return write_report(folder, [grid], PROVENANCE, commands=commands)
+
+
+def test_it_is_small_and_whole(page):
+    text = page.read_text(encoding="utf-8")
+    assert len(text.encode()) < MAX_BYTES
+    figures = re.findall(r'<img src="([^"]*)"', text)
+    assert len(figures) == len(DRAWINGS) and "Not drawn" not in text
+    assert sum(map(len, figures)) < FIGURE_BYTES
+    assert all(figure.startswith("data:image/svg+xml,") for figure in figures)
+    assert "All 1920 stages" in text
+
+
+@pytest.mark.usefixtures("decreed")
+def test_five_seeds_and_averages_leave_room_for_the_figures(tmp_path):
+    grid = make_grid(PLRS, FLRS, (2, 5, 10, 20, 50), range(5), num_epochs=70)
+    assert len(grid.stages) == 3520
+    path = write_report(tmp_path, [grid], PROVENANCE)
+    assert path.stat().st_size < MAX_BYTES - FIGURE_BYTES
+
+
+def test_every_cell_tells_and_opens(visit, page):
+    shown = visit(page.as_uri(), reduced_motion="reduce")
+    cells = shown.evaluate(
+        """() => {
+          const panel = document.querySelector(".panel");
+          const count = (chart) => chart.querySelectorAll("polyline").length;
+          return [...document.querySelectorAll(".heatmap td")].map((cell) => {
+            cell.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
+            const told = document.querySelector(".readout").textContent;
+            cell.click();
+            return {
+              told, label: cell.ariaLabel, title: panel.querySelector("h4").textContent,
+              lines: [...panel.querySelectorAll(".charts svg")].map(count),
+              rows: panel.querySelectorAll("tbody tr").length,
+              commands: panel.querySelector("pre").textContent.split("\\n").length,
+              words: panel.querySelector(".legend").textContent,
+            };
+          });
+        }"""
+    )
+    assert len(cells) == 32 * (16 + 1 + 3)
+    for cell in cells:
+        assert cell["told"] == cell["label"] and cell["told"].startswith(cell["title"])
+        assert re.search(r": \d+\.\d\d ± \d\.\d\d % \(n = 3 seeds\)", cell["told"])
+        assert cell["lines"] == [3, 3, 3] and cell["rows"] == cell["commands"] == 3
+        # Fewer points than epochs: it is said how many.
+        assert re.search(r"drawn: \d\d epochs of each stage", cell["words"])
