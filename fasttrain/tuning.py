@@ -9,10 +9,11 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,10 +28,11 @@ from .loop import train_epoch
 from .plan import NUMERICS, digest
 from .precision import autocast, device_name
 
-MEASURE_S = 0.4
-MIN_STEPS = 3
+WINDOWS = 4
+WINDOW_S = 0.1
+"""seconds of each, or one step; the fastest counts: other programs can only slow a step down"""
 WORSE = 1.1
-"""a pack that takes so many times the fastest one's time per model ends the search"""
+"""two sizes in a row that take so many times the fastest one's time per model end the search"""
 EQUAL = 1.03
 """of packs within this factor of the fastest, the smallest is chosen"""
 MEMORY_SHARE = 0.5
@@ -81,7 +83,7 @@ def measure_packs(lab: Lab, largest: int, processes: int) -> list[Timing]:
                 raise EnvironmentProblem(text) from None
             return timings
         least = min(timing.model_step_s for timing in timings)
-        if timings[-1].model_step_s > WORSE * least:
+        if len(timings) > 2 and min(t.model_step_s for t in timings[-2:]) > WORSE * least:
             break
     _keep(key, timings)
     return timings
@@ -123,10 +125,8 @@ def measure(lab: Lab, size: int) -> Timing:
     largest = min(lab.config.training.batch_size, len(lab.data.train_images))
     forever = (batch for batch in epochs if len(batch[1]) == largest)
     train_epoch(model, optimizer, itertools.islice(forever, 2), lab.precision, lab.device)
-    timed = _Timed(forever)
+    timed = _Timed(forever, lab.device)
     train_epoch(model, optimizer, timed, lab.precision, lab.device)
-    _wait(lab.device)
-    step_s = (time.perf_counter() - timed.started) / timed.num_steps
     images, _ = next(iter(lab.test_loader.epoch(0)))
     model.eval()
     with torch.no_grad(), autocast(lab.precision, lab.device):
@@ -136,7 +136,7 @@ def measure(lab: Lab, size: int) -> Timing:
         model(images)
         _wait(lab.device)
     test_batch_s = time.perf_counter() - started
-    return Timing(size, step_s, test_batch_s, _peak_bytes(lab.device) - before, lab.compiled)
+    return Timing(size, timed.step_s, test_batch_s, _peak_bytes(lab.device) - before, lab.compiled)
 
 
 def models_in_memory(lab: Lab, most: int) -> int:
@@ -238,20 +238,22 @@ def _kib(path: str, field: str) -> int:
 
 
 class _Timed:
-    """Batches for `MEASURE_S` seconds, at least `MIN_STEPS` of them."""
+    """Batches for some windows of time; `step_s` is what a step took in the fastest of them."""
 
-    def __init__(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, batches: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> None:
         self.batches = batches
-        self.num_steps = 0
-        self.started = 0.0
+        self.device = device
+        self.step_s = math.inf
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        self.started = time.perf_counter()
-        for batch in self.batches:
-            self.num_steps += 1
-            yield batch
-            if self.num_steps >= MIN_STEPS and time.perf_counter() > self.started + MEASURE_S:
-                return
+        for _ in range(WINDOWS):
+            started = time.perf_counter()
+            for num_steps in itertools.count(1):
+                yield next(self.batches)
+                if time.perf_counter() > started + WINDOW_S:
+                    _wait(self.device)
+                    self.step_s = min(self.step_s, (time.perf_counter() - started) / num_steps)
+                    break
 
 
 def _wait(device: torch.device) -> None:
