@@ -18,20 +18,17 @@ from fasttrain.report.figures.rows import (
     over_seeds,
 )
 from fasttrain.report.figures.style import (
-    ABOVE_REGIMES,
     BLACK,
     BLUE,
     GREEN,
     ORANGE,
     PINK,
-    PLR_LABEL,
     RED,
     SKY,
     curve,
     handle,
     legend_below,
-    panels,
-    plr_axes,
+    panel_per_series,
 )
 from fasttrain.report.table import number
 
@@ -51,23 +48,14 @@ def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
 
 def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
     names = list(dict.fromkeys(table["series"]))
-    figure, axes = panels((len(names) + 1) // 2, min(2, len(names)), sharex=True, sharey=True)
-    plr_axes(axes[: len(names)], table["plr"], shades)
-    for ax, name in zip(axes, names, strict=False):
+    figure, axes = panel_per_series(names, table["plr"], shades, "test accuracy (%)", sharey=True)
+    for ax, name in zip(axes, names, strict=True):
         rows = table[table["series"] == name]
         rows = rows.assign(mean=100 * rows["mean"], std=100 * rows["std"])
         for band, line in by(rows, "band"):
             curve(ax, line, *_STYLES[band % len(_STYLES)])
-        ax.set_title(name, fontsize=9.5, **ABOVE_REGIMES)
         if table["chance"].notna().any():
             ax.axhline(100 * table["chance"].iloc[0], color="0.55", ls=":", lw=1.2, zorder=1)
-    for ax in axes[len(names) :]:
-        ax.set_visible(False)
-    for ax in axes[max(0, len(names) - 2) : len(names)]:
-        ax.tick_params(labelbottom=True)
-        ax.set_xlabel(PLR_LABEL)
-    for ax in axes[::2]:
-        ax.set_ylabel("test accuracy (%)")
     handles = []
     for band, rows in by(table.sort_values("band"), "band"):
         limits = f"[{number(rows['low'].iloc[0])}, {number(rows['high'].iloc[0])})"

@@ -16,12 +16,10 @@ from fasttrain.report.figures.rows import (
 )
 from fasttrain.report.figures.style import (
     MARKS,
-    PLR_LABEL,
     handle,
     legend_below,
     palette,
-    panels,
-    plr_axes,
+    panel_per_series,
 )
 
 
@@ -36,24 +34,15 @@ def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
 def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
     names = list(dict.fromkeys(table["series"]))
     # Not one y for all: curvature of lost pre-trainings is decades above everything else.
-    figure, axes = panels((len(names) + 1) // 2, min(2, len(names)), sharex=True)
-    plr_axes(axes[: len(names)], table["plr"], shades)
+    figure, axes = panel_per_series(names, table["plr"], shades, "eigenvalue")
     ranks = sorted(table["rank"].unique())
     colours = dict(zip(ranks, palette()(np.linspace(0, 1, len(ranks))), strict=True))
-    for ax, name in zip(axes, names, strict=False):
+    for ax, name in zip(axes, names, strict=True):
         for rank, line in by(table[table["series"] == name], "rank"):
             line = line[line["mean"] > 0].sort_values("plr")
             style = {"marker": MARKS[(rank - 1) % len(MARKS)], "ms": 4, "mew": 0.5, "lw": 1.1}
             ax.plot(line["plr"], line["mean"], color=colours[rank], **style)
         ax.set_yscale("log")
-        ax.set_title(name, fontsize=9.5, pad=14)
-    for ax in axes[len(names) :]:
-        ax.set_visible(False)
-    for ax in axes[max(0, len(names) - 2) : len(names)]:
-        ax.tick_params(labelbottom=True)
-        ax.set_xlabel(PLR_LABEL)
-    for ax in axes[::2]:
-        ax.set_ylabel("eigenvalue")
     marks = {rank: MARKS[(rank - 1) % len(MARKS)] for rank in ranks}
     legend_below(
         figure, [handle(f"rank {rank}", colours[rank], marks[rank], "-") for rank in ranks], 5

@@ -91,6 +91,25 @@ def plr_axes(axes: Sequence[Axes], plrs: Iterable[float], shades: Shades) -> Non
         _boundaries(ax, shades)
 
 
+def panel_per_series(
+    names: Sequence[str], plrs: Iterable[float], shades: Shades, ylabel: str, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """A titled panel for each name, two in a row, with PLR axes; options as of plt.subplots."""
+    count = len(names)
+    figure, axes = panels((count + 1) // 2, min(2, count), sharex=True, **options)
+    plr_axes(axes[:count], plrs, shades)
+    for ax, name in zip(axes, names, strict=False):
+        ax.set_title(name, fontsize=9.5, **ABOVE_REGIMES)
+    for ax in axes[count:]:
+        ax.set_visible(False)
+    for ax in axes[max(0, count - 2) : count]:
+        ax.tick_params(labelbottom=True)
+        ax.set_xlabel(PLR_LABEL)
+    for ax in axes[:count:2]:
+        ax.set_ylabel(ylabel)
+    return figure, axes[:count]
+
+
 def _shade(ax: Axes, bands: Shades) -> None:
     """A pale background, and a strip above the axes with the names of the regimes."""
     across = ax.get_xaxis_transform()
