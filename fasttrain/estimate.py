@@ -14,7 +14,7 @@ SMALL_FILES_BYTES = 12_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """Cost of the stages that are left, on this machine as loaded when it was measured."""
+    """Cost of the stages that are left, on this machine as fast as it was measured."""
 
     num_epochs: int
     time_s: float

@@ -5,6 +5,7 @@ in a finaliser or in a function called back from C (compilers of kernels are ful
 printed and dropped, and the program goes on as if nobody had asked it to stop.
 """
 
+import atexit
 import signal
 import sys
 
@@ -13,7 +14,12 @@ AGAIN_S = 0.01
 
 
 def keep() -> None:
-    """From now on raise an interrupt again until it is not dropped. Once, in the main thread."""
+    """From now on raise an interrupt again until it is not dropped. Once, in the main thread.
+
+    Where there are no timers (Windows) it stays as it was.
+    """
+    if not hasattr(signal, "setitimer"):
+        return
     report = sys.unraisablehook
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
@@ -23,6 +29,8 @@ def keep() -> None:
             report(unraisable)
 
     signal.signal(signal.SIGALRM, _interrupt)
+    # At its end Python gives signals back their own meanings, and this one's is to kill.
+    atexit.register(signal.signal, signal.SIGALRM, signal.SIG_IGN)
     sys.unraisablehook = hook
 
 

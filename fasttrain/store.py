@@ -253,6 +253,6 @@ def _damaged(path: Path, what: str) -> EnvironmentProblem:
     remedy = "use another --store"
     if path.name != "store.json":
         analysis = path.parent.parent.name == ANALYSES
-        again = "fasttrain analyse" if analysis else "the sweep"
+        again = "fasttrain analyse (or locate)" if analysis else "the sweep"
         remedy = f"delete {path.parent} and run {again} again"
     return EnvironmentProblem(f"{path}: {what}; {remedy}")

@@ -1,7 +1,7 @@
 """Choosing by measurement: how many models train fastest as one pack on this machine.
 
-A few steps of packs of 1, 2, 4, ... models, on the real network and data, until larger packs are no
-faster per model or would not fit into memory. What was measured is kept in the user's cache
+A few steps of packs of 1, 2, 4, ... models, on the real network and data, until two in a row are
+slower per model or would not fit into memory. What was measured is kept in the user's cache
 directory, by network, batch, device, arithmetic and versions, so that it is measured once.
 """
 
@@ -41,7 +41,7 @@ MEMORY_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Timing:
-    """A pack's cost on this machine as loaded when it was measured."""
+    """A pack's cost on this machine, at its fastest while it was measured."""
 
     size: int
     step_s: float
@@ -92,7 +92,7 @@ def measure_packs(lab: Lab, largest: int, processes: int) -> list[Timing]:
 def measure_compiled(lab: Lab, size: int, processes: int) -> tuple[list[Timing], str]:
     """The timing of a pack of compiled networks, from the cache if it has it.
 
-    None where they cannot be compiled, for want of a C++ compiler perhaps, and why.
+    Empty where they cannot be compiled, for want of a C++ compiler perhaps, and why.
     """
     key = f"{_key(lab, size, processes)}-compiled"
     timings = _kept(key)
@@ -192,7 +192,7 @@ def _key(lab: Lab, largest: int, processes: int) -> str:
             "precision": lab.precision,
             "device": [platform.node(), device_name(lab.device)],
             "versions": [torch.__version__, numba.__version__, NUMERICS],
-            "search": [largest, processes],
+            "search": [largest, processes, WINDOWS, WORSE],
         }
     )
 

@@ -105,7 +105,7 @@ class Findings:
         ]
         paths = sum(probe.tuned for probe in self.outcomes)
         if paths:
-            lines[0] += f"; and barriers along {paths} paths, without training"
+            lines[0] += f"; and barriers along at most {paths} paths, without training"
         grid = self.proposal()
         if grid is None:
             return [*lines, "no grid is proposed without the boundary 1|2"]

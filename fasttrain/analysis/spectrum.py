@@ -127,8 +127,7 @@ def top_eigenvalues(
     Lanczos' method with full reorthogonalisation (twice), all models in step, until all relative
     residuals of each are at most `tolerance`, or for `max_iterations` products, or the whole space.
     Within the residual of each value there is an eigenvalue. Residuals are relative to the largest
-    one: that is the scale of the matrix and of its rounding, while the next ones may be close to 0,
-    where a ratio to themselves would say nothing.
+    value, since the next ones may be close to 0, where a ratio to themselves would say nothing.
 
     From one start only one vector of the space of a multiple eigenvalue is seen: the others are
     found where what is spanned is mapped to itself, and the search goes on orthogonally to it.
@@ -140,20 +139,28 @@ def top_eigenvalues(
     betas: list[Tensor] = []
     found: Top | None = None
     settled = torch.zeros(len(hessian.unit), dtype=torch.bool)
+    # Where each model last went on with a fresh vector.
+    blocks = torch.zeros(len(hessian.unit), dtype=torch.int64)
     while True:
         rest = hessian(basis[-1])
         alphas.append((rest.double() * basis[-1]).sum(dim=1))
         rest = _without(rest, basis)
         beta = _norm(rest)
-        now = _ritz(alphas, betas, beta[:, 0].double(), min(count, hessian.dim - 1), count)
+        matrix, last = _tridiagonal(alphas, betas), beta[:, 0].double().cpu()
+        now = _ritz(matrix, last, min(count, hessian.dim - 1), count)
         found = _updated(found, now, settled)
         ended = beta <= BREAKDOWN * torch.stack(alphas).abs().amax(dim=0)[:, None]
         # What is mapped to itself leaves no residual, and says nothing of what is beside it.
-        settled |= ~(ended[:, 0].cpu() | (now.residuals > tolerance).any(dim=1))
+        done = ~(ended[:, 0].cpu() | (now.residuals > tolerance).any(dim=1))
+        for model in (done & (blocks > 0)).nonzero().flatten().tolist():
+            block = matrix[model, blocks[model] :, blocks[model] :]
+            done[model] = _is_below(block, last[model], now.values[model], tolerance)
+        settled |= done
         if len(alphas) >= limit or bool(settled.all()):
             residuals = torch.where(found.values.isnan(), torch.nan, found.residuals)
             return found._replace(residuals=residuals)
         if bool(ended.any()):
+            blocks[ended[:, 0].cpu()] = len(alphas)
             fresh = _without(hessian.tangent(start.roll(len(basis))), basis)
             beta, rest = torch.where(ended, 0, beta), torch.where(ended, fresh / _norm(fresh), rest)
         betas.append(beta[:, 0].double())
@@ -180,29 +187,44 @@ def _without(vectors: Tensor, basis: Sequence[Tensor]) -> Tensor:
     return vectors
 
 
+def _tridiagonal(alphas: list[Tensor], betas: list[Tensor]) -> Tensor:
+    """The matrix on what is spanned, (K, n, n), of n diagonals (K,) and what is beside them."""
+    matrix = torch.diag_embed(torch.stack(alphas, dim=1).cpu())
+    for row, beta in enumerate(betas):
+        matrix[:, row, row + 1] = matrix[:, row + 1, row] = beta.cpu()
+    return matrix
+
+
+def _is_below(block: Tensor, last: Tensor, values: Tensor, tolerance: float) -> bool:
+    """Whether a model's last block shows that nothing beside the earlier ones is among the largest.
+
+    All that is left is orthogonal to the earlier blocks, and so at most the block's largest value.
+    """
+    every, vectors = torch.linalg.eigh(block)
+    scale, least = values[0].abs(), values[~values.isnan()][-1]
+    known = last * vectors[-1, -1].abs() <= tolerance * scale
+    return bool(known & (every[-1] <= least + BREAKDOWN * scale))
+
+
 def _ritz(
-    alphas: list[Tensor],  # (K,) each
-    betas: list[Tensor],
+    matrix: Tensor,  # (K, n, n)
     last: Tensor,  # (K,), the norm of what is left
     existing: int,
     count: int,
 ) -> Top:
     """Ritz values: infinite residuals of those that there may be later, NaN of all others."""
-    matrix = torch.diag_embed(torch.stack(alphas, dim=1).cpu())
-    for row, beta in enumerate(betas):
-        matrix[:, row, row + 1] = matrix[:, row + 1, row] = beta.cpu()
     sound = matrix.isfinite().all(dim=2).all(dim=1)[:, None]
     every, vectors = torch.linalg.eigh(torch.where(sound[:, None], matrix, 0.0))
     values, residuals = torch.full((2, len(matrix), count), torch.nan, dtype=torch.float64)
     residuals[:, :existing] = torch.inf
-    found = min(existing, len(alphas))
+    found = min(existing, matrix.shape[1])
     values[:, :found] = every.flip(1)[:, :found]
-    errors = last.cpu()[:, None] * vectors[:, -1].flip(1)[:, :found].abs()
+    errors = last[:, None] * vectors[:, -1].flip(1)[:, :found].abs()
     # A constant loss: 0 is its eigenvalue exactly.
     scale = every[:, -1:].abs()
     residuals[:, :found] = torch.where(errors > 0, errors / scale, errors)
     values, residuals = (torch.where(sound, each, torch.nan) for each in (values, residuals))
-    return Top(values, residuals, len(alphas))
+    return Top(values, residuals, matrix.shape[1])
 
 
 def trace(

@@ -1,6 +1,6 @@
 """The training curves of a page, small: two characters a value, and no more points than fit.
 
-A chart of the page's script (page.js) is some 200 pixels high. A value is sent as one of 4,095
+A chart of the page's script (charts.js) is some 200 pixels high. A value is sent as one of 4,095
 levels between the lowest and the highest of its curve, on the scale on which it is drawn, so that
 what is lost is a fraction of a pixel.
 """
@@ -34,7 +34,7 @@ def _error(percent: np.ndarray) -> np.ndarray:
     return -np.log(np.maximum(100.05 - percent, 0.001))
 
 
-# As in page.js: column, factor, the scale it is drawn on.
+# As in charts.js: column, factor, the scale it is drawn on.
 _CURVES: tuple[tuple[str, float, Callable[[np.ndarray], np.ndarray]], ...] = (
     ("train_loss", 1, _log),
     ("test_accuracy", 100, _error),
@@ -47,7 +47,7 @@ def packed_curves(epochs: pd.DataFrame, stages: Sequence[str]) -> dict[str, Any]
 
     Returns `epochs`, lists of epochs; `curves`, of each stage None or [which list, then of loss,
     accuracy in % and gradient norm: lowest, highest, levels]; and `points`, the number of epochs of
-    a stage that were kept, or None if all were.
+    a stage that were kept at most, or None if all tested ones were.
     """
     places = {stage: place for place, stage in enumerate(stages)}
     curves: list[list[Any] | None] = [None] * len(places)

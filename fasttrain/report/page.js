@@ -167,7 +167,7 @@ class Explorer {
     }
     if (change) legend.append(element("span", {}, "shaded: after pre-training"));
     const { points } = this.data;
-    if (points) legend.append(element("span", {}, `drawn: ${points} epochs of each stage`));
+    if (points) legend.append(element("span", {}, `drawn: at most ${points} epochs of each stage`));
     return [element("div", { className: "charts" }, ...charts), legend];
   }
 

@@ -67,7 +67,7 @@ class Pictures:
 def _embedded(png: Path, svg: Path) -> dict[str, Markup | str]:
     """The picture as a data: address that is safe in a double-quoted attribute, and what it is."""
     text = " ".join(svg.read_text(encoding="utf-8").split())
-    if len(text) > MAX_EMBEDDED_SVG_BYTES:
+    if len(text.encode()) > MAX_EMBEDDED_SVG_BYTES:
         # Lines and marks in few colours: a palette holds them, in a third of the bytes.
         content = io.BytesIO()
         with Image.open(png) as image:

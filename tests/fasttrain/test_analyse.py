@@ -338,7 +338,7 @@ def test_a_store_without_stages_and_a_damaged_record_are_one_line(analysed, tmp_
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
-    with pytest.raises(fasttrain.errors.EnvironmentProblem, match="run fasttrain analyse again"):
+    with pytest.raises(fasttrain.errors.EnvironmentProblem, match="run fasttrain analyse"):
         fasttrain.load_analyses(store)
 
 

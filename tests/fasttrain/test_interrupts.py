@@ -1,5 +1,6 @@
 """An interrupt that strikes where no exception can pass is raised again."""
 
+import signal
 import subprocess
 import sys
 
@@ -33,6 +34,18 @@ class Broken:
 Broken()
 """
 
+AT_THE_END = """
+from fasttrain import interrupts
+
+interrupts.keep()
+
+class Finaliser:
+    def __del__(self):
+        raise KeyboardInterrupt
+
+Finaliser()
+"""
+
 
 def lines(keep: str, patience: float) -> tuple[list[str], str]:
     program = PROGRAM.format(keep=keep, patience=patience)
@@ -48,3 +61,9 @@ def test_an_interrupt_dropped_by_a_finaliser_or_a_callback_is_raised_again():
     found, errors = lines("interrupts.keep()", 60)
     assert found == ["kept", "kept"] and "KeyboardInterrupt" not in errors
     assert "RuntimeError: as ever" in errors
+
+
+def test_one_dropped_at_the_very_end_does_not_kill_the_program():
+    ended = subprocess.run([sys.executable, "-c", AT_THE_END], capture_output=True)
+    # Raised again if there was time for it; not ended by the timer's signal.
+    assert ended.returncode in (0, -signal.SIGINT)

@@ -68,4 +68,4 @@ def test_every_cell_tells_and_opens(visit, page):
         assert re.search(r": \d+\.\d\d ± \d\.\d\d % \(n = 3 seeds\)", cell["told"])
         assert cell["lines"] == [3, 3, 3] and cell["rows"] == cell["commands"] == 3
         # Fewer points than epochs: it is said how many.
-        assert re.search(r"drawn: \d\d epochs of each stage", cell["words"])
+        assert re.search(r"drawn: at most \d\d epochs of each stage", cell["words"])

@@ -218,6 +218,19 @@ def test_multiple_eigenvalues_are_found_as_often_as_they_are():
         assert (found.residuals <= 1e-9).all()
 
 
+def test_a_multiple_eigenvalue_among_others_is_found_as_often_as_it_is():
+    # What one start shows is 10, 8, 6, 2, 0: a second one has to say that 10 is twice there.
+    scales = torch.tensor([0.0, 5.0, 5.0, 4.0, 3.0] + [1.0] * 8, dtype=torch.float64)
+    corner = torch.zeros(1, 13, dtype=torch.float64)
+    corner[0, 0] = 1.0
+    for count in (1, 2, 3, 4, 5):
+        found = top_eigenvalues(
+            quotients(scales, corner), random(13), count=count, tolerance=1e-9, max_iterations=50
+        )
+        expected = torch.tensor([[10.0, 10.0, 8.0, 6.0, 2.0]], dtype=torch.float64)[:, :count]
+        torch.testing.assert_close(found.values, expected, **CLOSE)
+
+
 def test_a_flat_loss_has_eigenvalues_and_trace_zero():
     hessian = quotients(torch.ones(DIM).double(), random(1, DIM))
     found = top_eigenvalues(hessian, random(DIM), count=2, tolerance=1e-3, max_iterations=5)

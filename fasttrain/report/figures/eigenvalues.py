@@ -64,7 +64,7 @@ EIGENVALUES = Drawing(
         "against PLR: at the end of pre-training, after fine-tuning at a low and a high FLR, and "
         "of the average. Each panel has its own scale."
     ),
-    published="none",
+    published="no published counterpart",
     table=_table,
     draw=_draw,
     note=_note,

@@ -22,7 +22,7 @@ _RULES += "text{font-family:DejaVu Sans,Verdana,sans-serif}"
 
 
 def compact(svg: str) -> str:
-    """The same picture: places to 0.1 pt, each style written once, short names, flat groups.
+    """The same picture: places cut to 0.1 pt, each style written once, short names, flat groups.
 
     Texts must be written as such (`svg.fonttype` "none"): they are set in one font, by a rule.
     """
