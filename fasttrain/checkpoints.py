@@ -15,7 +15,7 @@ import safetensors.torch
 from torch import Tensor
 
 from .errors import EnvironmentProblem
-from .files import digest, tensors_to_bytes, write_atomically
+from .files import sha256_hex, tensors_to_bytes, write_atomically
 
 Content = Callable[[], dict[str, dict[str, Tensor]]]
 """Makes the tensors of every stage of a pack, by id, in memory that nothing writes to again."""
@@ -38,8 +38,8 @@ class Checkpoints:
         self.folder.mkdir(exist_ok=True)
         named = {f"{s}/{n}": tensor for s, part in content.items() for n, tensor in part.items()}
         data = tensors_to_bytes(named)
-        pack = digest(" ".join(content).encode())[:16]
-        path = self.folder / f"{pack}-{digest(data)[:16]}.safetensors"
+        pack = sha256_hex(" ".join(content).encode())[:16]
+        path = self.folder / f"{pack}-{sha256_hex(data)[:16]}.safetensors"
         write_atomically(path, data)
         self.tidy(keep=path)
 
@@ -74,7 +74,7 @@ class Checkpoints:
             return None
         path = found[1]
         data = path.read_bytes()
-        if not path.stem.endswith(f"-{digest(data)[:16]}"):
+        if not path.stem.endswith(f"-{sha256_hex(data)[:16]}"):
             raise _damaged(path, "does not match the digest in its name")
         named = safetensors.torch.load(data)
         # Copies: what is left of the others in the file must not stay in memory.

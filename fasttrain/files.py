@@ -44,7 +44,7 @@ def is_empty(folder: Path) -> bool:
     return all(path.name.startswith(".") for path in folder.iterdir())
 
 
-def digest(content: bytes) -> str:
+def sha256_hex(content: bytes) -> str:
     """SHA-256, in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 

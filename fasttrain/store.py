@@ -30,7 +30,7 @@ from torch import Tensor
 
 from .checkpoints import Checkpoints
 from .errors import EnvironmentProblem
-from .files import digest, is_empty, json_bytes, write_atomically
+from .files import is_empty, json_bytes, sha256_hex, write_atomically
 
 FORMAT = 2
 DESCRIPTION = "stage.json"
@@ -118,7 +118,7 @@ class Store:
         if not done.exists():
             return None
         record = _read_json(done)
-        if record.pop("sha256", None) != digest(json_bytes(record)):
+        if record.pop("sha256", None) != sha256_hex(json_bytes(record)):
             raise _damaged(done, "does not match its sha256")
         for name, entry in record["files"].items():
             path = done.parent / name
@@ -148,7 +148,7 @@ class Store:
         """
         path, sha256 = self._listed(stage, name)
         content = path.read_bytes()
-        if digest(content) != sha256:
+        if sha256_hex(content) != sha256:
             raise _damaged(path, "does not match its sha256")
         return content
 
@@ -203,11 +203,11 @@ class Store:
             write_atomically(folder / name, content)
         files = {**files, DESCRIPTION: (folder / DESCRIPTION).read_bytes()}
         listing = {
-            name: {"bytes": len(content), "sha256": digest(content)}
+            name: {"bytes": len(content), "sha256": sha256_hex(content)}
             for name, content in files.items()
         }
         record = {**summary, "files": listing}
-        record["sha256"] = digest(json_bytes(record))
+        record["sha256"] = sha256_hex(json_bytes(record))
         write_atomically(folder / "done.json", json_bytes(record))
         self.tidy(stage)
 

@@ -274,6 +274,18 @@ def test_gradient_of_the_gradient_in_single_precision(pool):
     assert error < 1e-5 * found[1].abs().max()
 
 
+def test_gradient_of_the_gradient_where_windows_hold_several_largest_numbers():
+    y, grad, u = (numbers((8, 4, 6, 6), seed, torch.float64) for seed in range(3))
+    found = []
+    for layer in (NormReLUPool(4, dtype=torch.float64), plain):
+        inputs = y.round().requires_grad_()
+        ends = grad[:, :, :3, :3].clone().requires_grad_()
+        dy = torch.autograd.grad(layer(inputs, 2), inputs, ends, create_graph=True)[0]
+        found.append(torch.autograd.grad(dy, (inputs, ends), u))
+    for ours, torchs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-11, atol=1e-11)
+
+
 def test_third_derivatives_are_refused():
     y = numbers((3, 2, 4, 4), 0, torch.float64).requires_grad_()
     cubed = (NormReLUPool(2, dtype=torch.float64)(y, 2) ** 3).sum()
