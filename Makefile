@@ -1,16 +1,44 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+LOWEST := .venv-lowest/installed
+PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint bench clean
+# TORCH=cpu takes torch and torchvision from an index of CPU builds, TORCH_INDEX: far smaller ones.
+TORCH = default
+TORCH_INDEX =
+ifeq ($(TORCH),cpu)
+ifeq ($(TORCH_INDEX),)
+$(error TORCH=cpu needs TORCH_INDEX=URL: an index of CPU builds, as PyTorch's installation page names it)
+endif
+CPU_TORCH := $(PIP) --index-url '$(TORCH_INDEX)' torch torchvision
+else ifneq ($(TORCH),default)
+$(error TORCH=$(TORCH): allowed are default and cpu)
+endif
+
+# Two tests at a time, each with one thread: more would wait for one another on two cores.
+PYTEST := pytest -rs -n 2 -p no:benchmark
+
+.PHONY: demo test test-optional test-lowest lint bench ffcv clean
 
 demo: $(INSTALLED)
+ifdef CPU_TORCH
+	@$(BIN)/python -c 'import sys, torch; sys.exit(torch.version.cuda and \
+		".venv holds torch " + torch.__version__ + ", a CUDA build: make clean first, or see TORCH_INDEX")'
+endif
 	$(BIN)/fasttrain sweep digits
 	$(BIN)/fasttrain analyse runs/digits
 
-# Two tests at a time, each with one thread: more would wait for one another on two cores.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -rs -n 2 -p no:benchmark
+	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST)
+
+# What differs with FFCV, a browser and TBB.
+test-optional: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST) -m optional
+
+# Kernels and data with the lowest versions that pyproject.toml allows.
+test-lowest: $(LOWEST)
+	OMP_NUM_THREADS=1 .venv-lowest/bin/$(PYTEST) tests/kernels tests/data
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -20,17 +48,29 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/pytest bench
 
+# Needs the system packages that data/README.md names.
+ffcv: $(INSTALLED)
+	$(BIN)/python $(PIP) --editable '.[ffcv]'
+
 clean:
-	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv .venv-lowest build dist .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "fasttrain needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@if pkg-config --exists opencv4 libturbojpeg 2>/dev/null; then \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[ffcv]' \
-		|| echo "FFCV could not be built here: its tests will be skipped"; \
-	else echo "no OpenCV and turbojpeg here (pkg-config): FFCV is left out, its tests skipped"; fi
+ifdef CPU_TORCH
+	$(BIN)/python $(CPU_TORCH)
+endif
+	$(BIN)/python $(PIP) --editable '.[dev]'
+	touch $@
+
+$(LOWEST): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+		|| { echo "the lowest versions are those for Python 3.11: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv-lowest
+	$(PYTHON) -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+		print(*(line.replace(">=", "==") for line in project["dependencies"]), sep="\n")' > .venv-lowest/lowest.txt
+	.venv-lowest/bin/python $(PIP) --editable . pytest pytest-xdist hypothesis --constraint .venv-lowest/lowest.txt
 	touch $@

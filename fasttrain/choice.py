@@ -6,6 +6,7 @@ None of it is part of a stage's identity: it changes the numbers within rounding
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class Choice:
                     lab.provenance,
                     self.compiled,
                 )
-                for device in _devices(lab.device, options.device, self.processes)
+                for device in _places(lab.device, options.device, self.processes)
             ],
             self.num_threads,
         )
@@ -88,7 +89,9 @@ def choose(stages: Sequence[Stage], lab: Lab, options: RunOptions) -> Choice:
     """Form the packs of a plan, by measurement unless their size is given."""
     roots = sum(stage.parent is None for stage in stages)
     available = torch.get_num_threads()
-    processes = options.processes or min(roots, _devices_or_cores(lab.device, options.device))
+    devices = _devices(lab.device, options.device)
+    room = available if lab.device.type == "cpu" else len(devices)
+    processes = options.processes or min(roots, room)
     num_threads = max(1, available // processes)
     timings: list[Timing] = []
     note = ""
@@ -96,10 +99,11 @@ def choose(stages: Sequence[Stage], lab: Lab, options: RunOptions) -> Choice:
     # Measured as the workers will run.
     torch.set_num_threads(num_threads)
     if size is None:
-        timings = measure_packs(lab, largest_wave(stages), processes)
+        sharing = math.ceil(processes / len(devices))
+        timings = measure_packs(lab, largest_wave(stages), sharing)
         size = fastest(timings).size
         if options.compile == "auto" and _whole_s(stages, timings, processes, lab) > WORTH_S:
-            more, note = measure_compiled(lab, size, processes)
+            more, note = measure_compiled(lab, size, sharing)
             timings += more
             compiled = fastest([t for t in timings if t.size == size]).compiled
     torch.set_num_threads(available)
@@ -113,18 +117,13 @@ def _whole_s(stages: Sequence[Stage], timings: Sequence[Timing], processes: int,
     return num_epochs * len(lab.train_loader(0)) * fastest(timings).model_step_s / processes
 
 
-def _devices_or_cores(device: torch.device, name: str) -> int:
-    """How many processes there is room for: one per GPU, unless one was named, or per core."""
-    if device.type != "cuda":
-        return torch.get_num_threads()
-    return torch.cuda.device_count() if name in ("auto", "cuda") else 1
+def _devices(device: torch.device, name: str) -> list[torch.device]:
+    """The devices that a name allows: every GPU, unless one was named, or the CPU."""
+    if device.type == "cuda" and name in ("auto", "cuda"):
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [device]
 
 
-def _devices(device: torch.device, name: str, processes: int) -> list[torch.device]:
-    """The device of every process: the GPUs in turn."""
-    if device.type != "cuda":
-        return [device] * processes
-    count = _devices_or_cores(device, name)
-    if count == 1:
-        return [device] * processes
-    return [torch.device("cuda", index % count) for index in range(processes)]
+def _places(device: torch.device, name: str, processes: int) -> list[torch.device]:
+    """The device of every process: those that there are, in turn."""
+    return list(itertools.islice(itertools.cycle(_devices(device, name)), processes))

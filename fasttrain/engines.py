@@ -18,7 +18,6 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
-import numba
 import torch
 
 from . import interrupts
@@ -26,6 +25,7 @@ from .errors import EnvironmentProblem
 from .lab import Lab
 from .plan import Stage
 from .stages import OnEpoch, run_pack
+from .threads import check_threads
 
 STOP_S = 30.0
 """seconds that interrupted workers have to write their last finished epoch"""
@@ -175,12 +175,17 @@ class Workers:
 
 def _work(pipe: Connection, make_lab: Callable[[], Lab], num_threads: int) -> None:
     """A worker's whole life: packs from the pipe, reports into it, until it is closed."""
+
+    def report(*epoch: Any) -> None:
+        # Libraries are loaded and loops compiled in the first epoch: what sets threads has run.
+        check_threads(num_threads)
+        pipe.send(epoch)
+
     _die_with_parent()
     signal.signal(signal.SIGINT, _interrupt_once)
     interrupts.keep()
     with contextlib.suppress(KeyboardInterrupt, EOFError, BrokenPipeError):
         torch.set_num_threads(num_threads)
-        numba.set_num_threads(num_threads)
         try:
             try:
                 lab = make_lab()
@@ -189,7 +194,7 @@ def _work(pipe: Connection, make_lab: Callable[[], Lab], num_threads: int) -> No
                 raise EnvironmentProblem(reason) from None
             while True:
                 pack = pipe.recv()
-                outcome = _attempt(pack, lab, lambda *report: pipe.send(report))
+                outcome = _attempt(pack, lab, report)
                 pipe.send(outcome)
         except (EnvironmentProblem, OSError) as error:
             pipe.send(error)

@@ -181,7 +181,8 @@ def open_lab(
         Store(store, accept_stopped=options.stop_diverged),
         device,
         precision,
-        provenance,
+        # Here, since a worker has fewer threads than the process that started it.
+        provenance | {"threads": str(torch.get_num_threads())},
         options.checkpoint_s,
         compiled,
         options.stop_diverged,

@@ -1,6 +1,7 @@
 """Devices and arithmetic: what `--device` and `--precision` mean, and the autocast context."""
 
 import contextlib
+import re
 
 import torch
 
@@ -8,21 +9,23 @@ from .errors import EnvironmentProblem, UsageError
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of a name: `auto` is the first CUDA device, or the CPU.
+    """The device of a name, a CUDA device with its index: `auto` is the first one, or the CPU.
 
     Raises:
         UsageError: a name that is none.
         EnvironmentProblem: a device that this machine does not have.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return torch.device("cpu")
+    found = re.fullmatch("cuda(:([0-9]{1,3}))?", name)
+    if not found:
         raise UsageError(f"--device {name!r}: allowed are auto, cpu, cuda, cuda:0, cuda:1, ...")
-    count = torch.cuda.device_count()
-    if kind == "cuda" and int(index or 0) >= count:
+    index, count = int(found[2] or 0), torch.cuda.device_count()
+    if index >= count:
         raise EnvironmentProblem(f"--device {name}: this machine has {count} CUDA devices")
-    return torch.device(name)
+    return torch.device("cuda", index)
 
 
 def set_exact_arithmetic() -> None:
@@ -38,7 +41,7 @@ def device_name(device: torch.device) -> str:
     """The device in words, for the record."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"cpu, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    return f"cpu, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -46,7 +49,10 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         return precision
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        # torch answers for the current device.
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if native else "fp32"
     flags = torch.cpu.get_capabilities()
     return "bf16" if flags.get("avx512_bf16") or flags.get("amx_bf16") else "fp32"
 

@@ -30,7 +30,8 @@ def provenance(device: torch.device, precision: str, command: str) -> dict[str, 
 def about() -> str:
     """Hardware, versions and date, for the head of a table of measurements."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "numba"))
-    return f"{device_name(torch.device('cpu'))}; {versions}; {datetime.now(UTC):%Y-%m-%d}"
+    hardware = f"{device_name(torch.device('cpu'))}, {torch.get_num_threads()} threads"
+    return f"{hardware}; {versions}; {datetime.now(UTC):%Y-%m-%d}"
 
 
 def _commit() -> str | None:

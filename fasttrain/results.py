@@ -171,7 +171,7 @@ def origin(found: Sequence[Finished]) -> dict[str, str | float | None]:
     records.sort(key=lambda record: record["date"])
     merged: dict[str, str | float | None] = {}
     for key in records[-1] if records else ():
-        values = list(dict.fromkeys(record[key] for record in records if record[key]))
+        values = list(dict.fromkeys(record[key] for record in records if record.get(key)))
         if key == "date" and len(values) > 1:
             values = [f"{values[0]} to {values[-1]}"]
         merged[key] = "; ".join(values) or None

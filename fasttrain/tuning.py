@@ -58,18 +58,21 @@ class Timing:
         return self.step_s / self.size
 
 
-def measure_packs(lab: Lab, largest: int, processes: int) -> list[Timing]:
+def measure_packs(lab: Lab, largest: int, sharing: int) -> list[Timing]:
     """Timings of packs of 1, 2, 4, ... models, at most `largest`, from the cache if it has them.
+
+    Args:
+        sharing: processes that share the memory of the lab's device.
 
     Raises:
         EnvironmentProblem: not even one model can be run on this device.
     """
-    key = _key(lab, largest, processes)
+    key = _key(lab, largest, sharing)
     timings = _kept(key)
     if timings:
         return timings
     for size in _sizes(largest):
-        if timings and not _fits(timings[-1], size, processes, lab.device):
+        if timings and not _fits(timings[-1], size, sharing, lab.device):
             # Not kept: there may be more memory another time.
             return timings
         try:
@@ -89,12 +92,12 @@ def measure_packs(lab: Lab, largest: int, processes: int) -> list[Timing]:
     return timings
 
 
-def measure_compiled(lab: Lab, size: int, processes: int) -> tuple[list[Timing], str]:
+def measure_compiled(lab: Lab, size: int, sharing: int) -> tuple[list[Timing], str]:
     """The timing of a pack of compiled networks, from the cache if it has it.
 
     Empty where they cannot be compiled, for want of a C++ compiler perhaps, and why.
     """
-    key = f"{_key(lab, size, processes)}-compiled"
+    key = f"{_key(lab, size, sharing)}-compiled"
     timings = _kept(key)
     if not timings:
         try:
@@ -182,7 +185,7 @@ def _sizes(largest: int) -> Iterator[int]:
     yield largest
 
 
-def _key(lab: Lab, largest: int, processes: int) -> str:
+def _key(lab: Lab, largest: int, sharing: int) -> str:
     return digest(
         {
             "network": asdict(lab.config.network),
@@ -190,16 +193,15 @@ def _key(lab: Lab, largest: int, processes: int) -> str:
             "classes": lab.data.num_classes,
             "batch_size": lab.config.training.batch_size,
             "precision": lab.precision,
-            "device": [platform.node(), device_name(lab.device)],
+            "device": [platform.node(), device_name(lab.device), torch.get_num_threads()],
             "versions": [torch.__version__, numba.__version__, NUMERICS],
-            "search": [largest, processes, WINDOWS, WORSE],
+            "search": [largest, sharing, WINDOWS, WORSE],
         }
     )
 
 
-def _fits(measured: Timing, size: int, processes: int, device: torch.device) -> bool:
+def _fits(measured: Timing, size: int, sharing: int, device: torch.device) -> bool:
     """Whether packs of a larger size will leave memory to others."""
-    sharing = processes if device.type == "cpu" else -(-processes // torch.cuda.device_count())
     needed = measured.memory_bytes * size / measured.size * sharing
     return needed <= MEMORY_SHARE * free_bytes(device)
 

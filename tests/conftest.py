@@ -1,19 +1,39 @@
-"""FFCV where it can be loaded; elsewhere its tests are skipped, or fail if they are required."""
+"""What a machine may lack: tests of FFCV and of the page are skipped there, or fail if required.
+
+FASTTRAIN_REQUIRE_FFCV=1 and FASTTRAIN_REQUIRE_CHROMIUM=1 make failures of skips;
+FASTTRAIN_HIDE_FFCV=1 makes a machine that has FFCV one that has not.
+"""
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
-from fasttrain_data import DataUnavailable
-
 REQUIRED = os.environ.get("FASTTRAIN_REQUIRE_FFCV") == "1"
+HERE = Path(__file__).parent
+
+if os.environ.get("FASTTRAIN_HIDE_FFCV") == "1":
+    # From the programs that tests start, too.
+    path = [str(HERE / "hidden"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(path)
+    sys.path.insert(0, path[0])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as `optional` what another machine may do otherwise: all of the data, and the page."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if HERE / "data" in item.path.parents or {"ffcv", "chromium"} & set(fixtures):
+            item.add_marker(pytest.mark.optional)
 
 
 @pytest.fixture(scope="session")
 def ffcv():
-    """The module. FASTTRAIN_REQUIRE_FFCV=1 makes a failure of what is else a skip."""
+    """The module."""
     import warnings
 
+    from fasttrain_data import DataUnavailable
     from fasttrain_data.ffcv_loader import import_ffcv
 
     try:

@@ -8,6 +8,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from ..config import Config, RunOptions
 from ..lab import configured_images
 from ..precision import device_name
@@ -37,7 +39,8 @@ def published(config: Config, options: RunOptions, seed: int, folder: Path) -> d
     cells = loop.run()
     seconds = time.perf_counter() - started
     how = (
-        f"{loop.num_workers} loader workers, {device_name(CPU)}, fp32;"
+        f"{loop.num_workers} loader workers, {device_name(CPU)},"
+        f" {torch.get_num_threads()} threads, fp32;"
         f" {loop.start_s:.1f} of {seconds:.1f} s pass until the first batches of epochs and tests"
     )
     return result(seconds, folder, before, cells, how)

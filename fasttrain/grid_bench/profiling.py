@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numba
 import torch
 from torch import Tensor
 
@@ -137,7 +136,6 @@ def profile(sweep: OurSweep, folder: Path) -> Profile:
     With as many threads as the sweep gives each of its own.
     """
     torch.set_num_threads(sweep.choice.num_threads)
-    numba.set_num_threads(sweep.choice.num_threads)
     store = Store.open(folder, create=True)
     lab = ProfiledLab(sweep.config, sweep.lab.data, store, CPU, sweep.precision, {})
     run_packs(sweep.start_packs()[:1], store, InProcess(lab))

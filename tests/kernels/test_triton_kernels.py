@@ -9,13 +9,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+
+triton = pytest.importorskip("triton", reason="Triton is not installed here")
 
 CASES = [Path(__file__).with_name(name) for name in ("triton_cases.py", "augment_triton_cases.py")]
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
 
-pytest.importorskip("triton", reason="Triton is not installed here")
+REFUSED = pytest.mark.skipif(
+    triton.__version__.startswith("3.6.")
+    and np.lib.NumpyVersion(np.__version__) >= np.lib.NumpyVersion("2.4.0"),
+    reason="triton 3.6's interpreter takes int() of arrays of one element: numpy 2.4 refuses that",
+)
 
 
 def run_cases(environment: dict[str, str]) -> None:
@@ -24,6 +31,7 @@ def run_cases(environment: dict[str, str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@REFUSED
 def test_cases_hold_in_the_interpreter():
     run_cases({**os.environ, "TRITON_INTERPRET": "1"})
 
