@@ -38,7 +38,8 @@ test-optional: $(INSTALLED)
 
 # Kernels and data with the lowest versions that pyproject.toml allows.
 test-lowest: $(LOWEST)
-	OMP_NUM_THREADS=1 .venv-lowest/bin/$(PYTEST) tests/kernels tests/data
+	NUMBA_CACHE_DIR=.venv-lowest/numba OMP_NUM_THREADS=1 \
+		.venv-lowest/bin/$(PYTEST) tests/kernels tests/data
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
