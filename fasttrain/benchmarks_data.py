@@ -119,10 +119,10 @@ def torchvision_loader(workers: int) -> Callable[[Images, torch.dtype], Epoch]:
 
 def ffcv_pipeline(images: Images, dtype: torch.dtype) -> Epoch:
     """FFCV's own decoder and transforms, compiled by itself."""
-    from ffcv.fields.basics import IntDecoder
-    from ffcv.fields.ndarray import NDArrayDecoder
-    from ffcv.loader import Loader, OrderOption
-    from ffcv.transforms import (
+    from ffcv.fields.basics import IntDecoder  # type: ignore[import-not-found]
+    from ffcv.fields.ndarray import NDArrayDecoder  # type: ignore[import-not-found]
+    from ffcv.loader import Loader, OrderOption  # type: ignore[import-not-found]
+    from ffcv.transforms import (  # type: ignore[import-not-found]
         Convert,
         NormalizeImage,
         RandomHorizontalFlip,

@@ -50,11 +50,11 @@ def import_ffcv() -> Any:
     """
     with _threads_kept():
         try:
-            import ffcv
-            import ffcv.fields.ndarray
-            import ffcv.fields.rgb_image
-            import ffcv.libffcv
-            import ffcv.loader.epoch_iterator
+            import ffcv  # type: ignore[import-not-found]
+            import ffcv.fields.ndarray  # type: ignore[import-not-found]
+            import ffcv.fields.rgb_image  # type: ignore[import-not-found]
+            import ffcv.libffcv  # type: ignore[import-not-found]
+            import ffcv.loader.epoch_iterator  # type: ignore[import-not-found]
         except (ImportError, OSError) as error:
             raise DataUnavailable(
                 f"FFCV cannot be used ({' '.join(str(error).split())}); to install it: {INSTALL}"
