@@ -19,7 +19,7 @@ from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter, Val
 
 from .errors import UsageError, nearest
 from .limits import LARGEST_RADIUS, MAX_TOML_BYTES, MOST, in_one_line, shown, within
-from .values import EpochCounts, LearningRates, device_name
+from .values import EpochCounts, LearningRates, known_device
 
 _CLOSED = ConfigDict(extra="forbid")
 T = TypeVar("T")
@@ -108,7 +108,7 @@ class RunOptions:
     """directory of the results; runs/PRESET if not given"""
     data_root: Path | None = None
     """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
-    device: Annotated[str, AfterValidator(device_name)] = "auto"
+    device: Annotated[str, AfterValidator(known_device)] = "auto"
     """auto, cpu, cuda, cuda:0, ..."""
     engine: Literal["local"] = "local"
     """local: processes of this machine, as many as it has GPUs or, without one, cores"""
@@ -186,12 +186,13 @@ def check(config: Config | dict[str, Any], origin: str) -> Config:
     """
     checked = _checked(Config(), config, origin)
     grid = checked.grid
-    counts = f"{grid.seeds} seeds x {len(grid.plr)} PLR x (1 + {len(grid.flr)} FLR + {len(grid.k)} k)"
-    num_stages = grid.seeds * len(grid.plr) * (1 + len(grid.flr) + len(grid.k))
+    num_legs = 1 + len(grid.flr) + len(grid.k)
+    num_stages = grid.seeds * len(grid.plr) * num_legs
     try:
         within("STAGES", num_stages)
     except ValueError as error:
-        raise UsageError(f"{origin}: grid of {num_stages} stages, {counts}: {error}") from None
+        counts = f"{grid.seeds} seeds x {len(grid.plr)} PLR x {num_legs} stages"
+        raise UsageError(f"{origin}: grid: {counts} are {num_stages} stages: {error}") from None
     return checked
 
 

@@ -34,9 +34,7 @@ def _number(value: Any, what: str) -> float:
 def _spaced(text: str) -> list[float]:
     parts = text.split(":")
     if len(parts) != 3 or not parts[2].strip().isdigit():
-        raise ValueError(
-            f"{shown(text)}: a range is FIRST:LAST:COUNT, for instance 1e-5:1e-1:16"
-        )
+        raise ValueError(f"{shown(text)}: a range is FIRST:LAST:COUNT, for instance 1e-5:1e-1:16")
     first, last, count = (_number(part, "number") for part in parts)
     if not (0 < first < last < math.inf) or count < 2:
         raise ValueError(f"{shown(text)}: a range needs 0 < FIRST < LAST and COUNT of at least 2")
@@ -109,7 +107,7 @@ def _ascending(values: list[Any], what: str, allow_empty: bool = False) -> tuple
     return tuple(values)
 
 
-def device_name(value: str) -> str:
+def known_device(value: str) -> str:
     """The name of a device, which this machine need not have.
 
     Raises:

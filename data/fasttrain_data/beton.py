@@ -8,7 +8,6 @@ is an error, not a signal.
 import os
 import stat
 import weakref
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from fasttrain_data.batches import Split
 from fasttrain_data.beton_layout import ALLOCATION, HEADER, INDEX_START, RECORDS, VERSION, fields
 from fasttrain_data.beton_writer import checksums
+from fasttrain_data.catalogue import expanded
 from fasttrain_data.errors import DataError
 from fasttrain_data.manifest import read_manifest
 
@@ -41,7 +41,7 @@ class Beton:
     def __init__(self, path: str | os.PathLike[str], verify: Verify = "full") -> None:
         if verify not in VERIFY:
             raise DataError(f"verify is {verify!r}, allowed are {', '.join(VERIFY)}")
-        self.path = Path(path).expanduser()
+        self.path = expanded(path)
         try:
             # A pipe would be waited for.
             self.descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

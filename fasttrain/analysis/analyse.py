@@ -8,8 +8,7 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Sequence
 
-from rich.console import Console
-
+from ..console import Console
 from ..errors import EnvironmentProblem, UsageError
 from ..lab import Lab
 from ..results import Finished, finished, load_grids

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
 
 from fasttrain.choice import Choice, choose
 from fasttrain.config import Config, RunOptions
+from fasttrain.console import Console
 from fasttrain.engines import Engine
 from fasttrain.errors import UsageError, raise_failures
 from fasttrain.files import is_empty, write_atomically
