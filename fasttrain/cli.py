@@ -158,12 +158,17 @@ def _locate(arguments: list[str]) -> int:
     config, options = _checked(command, grid), check_options(command.options)
     name = Path(command.preset).stem
     check_training(config, options, f"{name}-locate")
-    from .analysis.locate import Task, locate
+    from .analysis.task import Task, plan_search
+
+    task = Task(command.plr, command.ratio, command.boundaries, command.share)
+    # Raises for a task that is not possible.
+    plan_search(config, task)
+    from .analysis.locate import locate
 
     return locate(
         config,
         options,
-        Task(command.plr, command.ratio, command.boundaries, command.share),
+        task,
         name=name,
         arguments=arguments,
         command=shlex.join(["fasttrain", "locate", *arguments]),

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from fasttrain_data.catalogue import cache_dir, existing, known
+from fasttrain_data.catalogue import cache_dir, existing, expanded, known
 from fasttrain_data.errors import DataError, DataUnavailable
 
 from .config import Config, RunOptions
@@ -74,6 +74,7 @@ def check_output(path: Path) -> None:
     """
     if path.suffix != ".beton":
         raise UsageError(f"{path}: the name of an FFCV file ends in .beton")
-    folder = path.expanduser().absolute().parent
+    with one_line_errors():
+        folder = expanded(path).absolute().parent
     if not folder.is_dir():
         raise EnvironmentProblem(f"{path} cannot be written: {folder} is no directory")

@@ -39,7 +39,7 @@ def _spaced(text: str) -> list[float]:
     if not (0 < first < last < math.inf) or count < 2:
         raise ValueError(f"{shown(text)}: a range needs 0 < FIRST < LAST and COUNT of at least 2")
     for rate in (first, last):
-        _check_rate(rate)
+        check_rate(rate)
     # A COUNT of hundreds of digits is infinite here.
     number = within("RATES", int(min(count, 1e18)))
     ratio = math.log(last / first) / (number - 1)
@@ -57,7 +57,12 @@ def _items(value: Any) -> list[Any]:
     return items
 
 
-def _check_rate(rate: float) -> None:
+def check_rate(rate: float) -> None:
+    """Return for a learning rate that networks can train at.
+
+    Raises:
+        ValueError: it is none.
+    """
     if not (0 < rate < math.inf):
         raise ValueError(f"{rate:g}: a learning rate is a finite number above 0")
     if not SMALLEST_RATE <= rate <= LARGEST_RATE:
@@ -79,7 +84,7 @@ def learning_rates(value: Any) -> tuple[float, ...]:
         within("RATES", len(items))
         rates = [_number(item, "learning rate") for item in items]
     for rate in rates:
-        _check_rate(rate)
+        check_rate(rate)
     return _ascending([canonical(rate) for rate in rates], "learning rate")
 
 
