@@ -91,8 +91,10 @@ def test_no_number_of_the_index_leads_to_anything_but_images_or_a_data_error(wri
             number = (value % 2 ** (8 * size)).to_bytes(size, "little")
             sealed(path, content[:at] + number + content[at + size :])
             found = outcome(path, verify)
-            # Another label is a label; pages of another size may end where these do.
-            if number != content[at : at + size] and not name.startswith(("label", "header page")):
+            # Another label is a label; pages of another size may end where these do; a JPEG may
+            # have any length.
+            free = ("label", "header page", "allocation size" if mode == "jpg" else "label")
+            if number != content[at : at + size] and not name.startswith(free):
                 assert found != "ok", f"{name} = {value}"
 
 
@@ -131,4 +133,4 @@ def test_no_value_of_the_manifest_does(written, verify):
         for value in IMPOSSIBLE:
             manifest_path(path).write_text(manifest)
             sealed(path, content, **{name: value})
-            found = outcome(path, verify)
+            outcome(path, verify)
