@@ -24,9 +24,10 @@ def flushed(code: int) -> int:
 
     At its end Python would do it, and say with a traceback that it cannot.
     """
+    if sys.stdout is None:
+        return code
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
         return code
     except OSError as error:
         # What is left goes nowhere.
