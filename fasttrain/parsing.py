@@ -65,13 +65,12 @@ def _hint(message: str, arguments: list[str], command: type, default: Any) -> st
     if not message.startswith(STRAYS) or strays[0] not in arguments or strays[0].startswith("-"):
         return ""
     place = arguments.index(strays[0])
-    first = place
-    while first > 0 and not arguments[first - 1].startswith("-"):
-        first -= 1
-    flag = arguments[first - 1] if first else ""
-    if flag in _lists(default) and place > first:
-        words = ",".join(arguments[first : place + 1])
-        return f" (a list is one word, with commas: {flag} {words})"
+    starts = [at for at, word in enumerate(arguments) if word.startswith("-")]
+    first = max((at for at in starts if at < place), default=None)
+    end = min((at for at in starts if at > place), default=len(arguments))
+    if first is not None and arguments[first] in _lists(default):
+        words = ",".join(arguments[first + 1 : end])
+        return f" (a list is one word, with commas: {arguments[first]} {words})"
     flags = {field.name for part in _parts(default) for field in dataclasses.fields(part)}
     is_dataset = strays[0].endswith(".npz") or strays[0] in DATASETS
     if is_dataset and "dataset" in flags | {field.name for field in dataclasses.fields(command)}:
