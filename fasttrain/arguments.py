@@ -1,37 +1,87 @@
-"""The arguments of every command, from which tyro makes its flags and its help."""
+"""The arguments of every command, from which tyro makes its flags and its help.
 
+The dataclasses of the configuration know nothing of tyro: how a list is read from one word stands
+here, by its type.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, get_args
 
-from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from .config import Config, DataConfig, NetworkConfig, RunOptions, TrainingConfig
-from .values import EpochCounts, LearningRates
+from .config import Config, DataConfig, GridConfig, NetworkConfig, RunOptions, TrainingConfig
+from .values import EpochCounts, LearningRates, epoch_counts, learning_rates
+
+LISTS: dict[Any, tuple[Callable[[Any], tuple[Any, ...]], str]] = {
+    (float, ...): (learning_rates, "FIRST:LAST:COUNT|LR,LR,..."),
+    (int, ...): (epoch_counts, "K,K,...|none"),
+}
+"""How tuples of such items are read from one word, and what help calls that word."""
+
+REGISTRY = ConstructorRegistry()
+
+
+@REGISTRY.primitive_rule
+def _list(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    items = get_args(info.type)
+    if info.type_origin is not tuple or items not in LISTS:
+        return None
+    read, metavar = LISTS[items]
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda texts: read(texts[0]),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda values: [",".join(f"{v:g}" for v in values) or "none"],
+    )
+
+
+Preset = Annotated[Positional[str], arg(metavar="PRESET|FILE.toml")]
+StorePath = Annotated[Positional[Path], arg(metavar="STORE")]
+Options = Annotated[FlagCreatePairsOff[RunOptions], arg(name="run")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep:
+class Cell:
+    """What all commands that train have in common."""
+
+    preset: Preset
+    """a preset's name or the path of a .toml file"""
+    data: DataConfig
+    network: NetworkConfig
+    training: TrainingConfig
+    options: Options
+
+    @classmethod
+    def of(cls, config: Config, **others: Any) -> Any:
+        """The defaults of the flags, from a configuration; the preset itself has to be given."""
+        return cls(
+            preset=tyro.MISSING,
+            data=config.data,
+            network=config.network,
+            training=config.training,
+            options=RunOptions(),
+            **others,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(Cell):
     """Run a PLR x FLR grid: pre-train, fine-tune, average, report. Run it again to resume it."""
 
-    preset: Positional[str]
-    """a preset's name or the path of a .toml file"""
-    config: OmitArgPrefixes[Config]
-    options: OmitArgPrefixes[RunOptions]
+    grid: GridConfig
     dry_run: FlagCreatePairsOff[bool] = False
     """print the plan and what it would cost, and run nothing"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train:
+class Train(Cell):
     """Run one cell: pre-train at one learning rate, and fine-tune or average if asked."""
 
-    preset: Positional[str]
-    """a preset's name or the path of a .toml file"""
-    data: OmitArgPrefixes[DataConfig]
-    network: OmitArgPrefixes[NetworkConfig]
-    training: OmitArgPrefixes[TrainingConfig]
-    options: OmitArgPrefixes[RunOptions]
     plr: float
     """pre-training effective learning rate"""
     flr: float | None = None
@@ -43,15 +93,9 @@ class Train:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Locate:
+class Locate(Cell):
     """Find the boundaries of the regimes by few probes, and propose the grid around the optimum."""
 
-    preset: Positional[str]
-    """a preset's name or the path of a .toml file"""
-    data: OmitArgPrefixes[DataConfig]
-    network: OmitArgPrefixes[NetworkConfig]
-    training: OmitArgPrefixes[TrainingConfig]
-    options: OmitArgPrefixes[RunOptions]
     flr: LearningRates
     """fine-tuning effective learning rates: their ends tell 2A from 2B"""
     seeds: int
@@ -72,7 +116,7 @@ class Locate:
 class Report:
     """Rebuild results.csv, results.parquet, the figures and report.html from a store."""
 
-    store: Positional[Path]
+    store: StorePath
     """directory of the results"""
     watch: FlagCreatePairsOff[bool] = False
     """rebuild whenever the store changes, also while a sweep runs, until Ctrl-C (exit code 0)"""
@@ -84,7 +128,7 @@ class Report:
 class Analyse:
     """Measure the finished stages of a store: geometry, norms, sharpness, features; then report."""
 
-    store: Positional[Path]
+    store: StorePath
     """directory of the results"""
     only: tuple[Literal["geometry", "norms", "sharpness", "features"], ...] = ()
     """what to measure; everything if not given"""
@@ -106,9 +150,9 @@ class Analyse:
 class DataWrite:
     """Write one split of a data set as an FFCV file, with a manifest beside it."""
 
-    dataset: Positional[str]
+    dataset: Annotated[Positional[str], arg(metavar="DATASET")]
     """digits, cifar10, cifar100, fashion-mnist, or the path of an .npz file"""
-    out: Positional[Path]
+    out: Annotated[Positional[Path], arg(metavar="FILE.beton")]
     """the file to write, *.beton"""
     split: Literal["train", "test"] = "train"
     """which images"""
@@ -122,7 +166,7 @@ class DataWrite:
 class DataInspect:
     """Fetch a data set if it is not there yet, and say what it, or an FFCV file, holds."""
 
-    source: Positional[str]
+    source: Annotated[Positional[str], arg(metavar="DATASET|FILE.beton")]
     """digits, cifar10, cifar100, fashion-mnist, or the path of an .npz or .beton file"""
     data_root: Path | None = None
     """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
@@ -132,7 +176,7 @@ class DataInspect:
 class DataVerify:
     """Check every byte of an FFCV file against its manifest."""
 
-    file: Positional[Path]
+    file: Annotated[Positional[Path], arg(metavar="FILE.beton")]
     """the .beton file"""
 
 
@@ -140,21 +184,27 @@ DATA_ACTIONS = {"write": DataWrite, "inspect": DataInspect, "verify": DataVerify
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
-    """Time the optimiser's step, or the loaders, against others, on this machine's CPU."""
+class BenchKernels:
+    """Time the optimiser's step against other ways to take it, on this machine's CPU."""
 
-    what: Positional[Literal["kernels", "data"]] = "kernels"
-    """what to time"""
-    only: str | None = None
-    """one of resnet18-64, resnet18-32, convnet-32, pack; all of them if not given"""
-    rounds: int | None = None
-    """how often every variant is timed, in turn; 31 steps or 11 epochs if not given"""
-    dataset: str | None = None
-    """of bench data: a data set's name or path; generated images of CIFAR's size if not given"""
+    only: tuple[Literal["resnet18-64", "resnet18-32", "convnet-32", "pack"], ...] = ()
+    """which networks' parameters; all of them if not given"""
+    rounds: int = 31
+    """how often every variant is timed, in turn"""
     compile: bool = True
     """time torch.compile too (needs a C++ compiler, and a minute)"""
     static: FlagCreatePairsOff[bool] = False
     """instead compile the GPU kernels for several GPUs, without one, and say what came out"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchData:
+    """Time the loaders against torchvision's and FFCV's, on this machine's CPU."""
+
+    rounds: int = 11
+    """epochs of every variant, in turn"""
+    dataset: str | None = None
+    """a data set's name or path; generated images of CIFAR's size if not given"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,3 +223,6 @@ class BenchGrid:
     """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
     sizes: FlagCreatePairsOff[bool] = False
     """instead train grids of 4 to 256 cells on digits, ours alone: cost against grid size"""
+
+
+BENCHMARKS = {"kernels": BenchKernels, "data": BenchData, "grid": BenchGrid}

@@ -1,8 +1,8 @@
 """The command line: `fasttrain sweep | train | locate | analyse | report | data | bench`.
 
 Exit codes: 0 done, 1 something around the program is wrong or a stage failed, 2 wrong usage, 130
-interrupted. Imports that take seconds happen inside the commands, so that help and usage errors are
-immediate.
+interrupted, 141 nobody reads the output. Every command checks its paths and values before it
+imports what takes seconds, so that help and mistakes are immediate.
 """
 
 import dataclasses
@@ -10,26 +10,20 @@ import io
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import tyro
 
-from . import interrupts
-from .arguments import (
-    DATA_ACTIONS,
-    Analyse,
-    Bench,
-    BenchGrid,
-    DataVerify,
-    DataWrite,
-    Locate,
-    Report,
-    Sweep,
-    Train,
-)
-from .config import Config, GridConfig, RunOptions, check, check_options, presets
+from . import interrupts, pipes
+from .actions import bench, data
+from .arguments import Analyse, Cell, Locate, Report, Sweep, Train
+from .config import Config, GridConfig, check, check_options, presets
 from .errors import EnvironmentProblem, UsageError, nearest
+from .inputs import check_dataset, check_training
+from .limits import in_one_line
+from .marker import check_store
 from .parsing import parse, preset_config
-from .values import learning_rates
+from .values import known_device, learning_rates
 
 OVERVIEW = """\
 usage: fasttrain COMMAND ...
@@ -56,7 +50,12 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     interrupts.keep()
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+    except SystemExit as stop:
+        # Help has been shown.
+        code = int(stop.code or 0)
+    sys.exit(pipes.flushed(code))
 
 
 def run(arguments: list[str]) -> int:
@@ -64,19 +63,23 @@ def run(arguments: list[str]) -> int:
     try:
         return _dispatch(arguments)
     except UsageError as error:
-        print(f"fasttrain: {error}", file=sys.stderr)
-        return 2
+        return _say(error, 2)
     except EnvironmentProblem as error:
-        print(f"fasttrain: {error}", file=sys.stderr)
-        return 1
+        return _say(error, 1)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and pipes.reader_has_left():
+            return pipes.LEFT
         words = [str(part) for part in (error.filename, error.strerror) if part]
-        print(f"fasttrain: {': '.join(words) or error}", file=sys.stderr)
-        return 1
+        return _say(": ".join(words) or error, 1)
     except KeyboardInterrupt:
         again = shlex.join(["fasttrain", *arguments])
         print(f"\nfasttrain: stopped; to resume, run again: {again}", file=sys.stderr)
         return 130
+
+
+def _say(message: object, code: int) -> int:
+    print(f"fasttrain: {in_one_line(str(message))}", file=sys.stderr)
+    return code
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -94,8 +97,8 @@ def _dispatch(arguments: list[str]) -> int:
         "locate": _locate,
         "analyse": _analyse,
         "report": _report,
-        "data": _data,
-        "bench": _bench,
+        "data": data,
+        "bench": bench,
     }
     name, *rest = arguments
     if name not in commands:
@@ -107,79 +110,66 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _sweep(arguments: list[str]) -> int:
     config = preset_config("sweep", arguments)
-    default = Sweep(preset="", config=config, options=RunOptions())
-    command = parse(Sweep, "sweep", arguments, default)
-    from .session import sweep
-
-    return sweep(
-        check(command.config, "command line"),
-        check_options(command.options),
-        name=Path(command.preset).stem,
-        command=shlex.join(["fasttrain", "sweep", *arguments]),
-        dry_run=command.dry_run,
-    )
+    command = parse(Sweep, "sweep", arguments, Sweep.of(config, grid=config.grid))
+    config = _checked(command, command.grid)
+    return _run(command, config, "sweep", arguments, dry_run=command.dry_run)
 
 
 def _train(arguments: list[str]) -> int:
     config = preset_config("train", arguments)
-    default = Train(
-        preset="",
-        data=config.data,
-        network=config.network,
-        training=config.training,
-        options=RunOptions(),
-        plr=tyro.MISSING,
-    )
-    command = parse(Train, "train", arguments, default)
-    rates = {"--plr": command.plr} | ({} if command.flr is None else {"--flr": command.flr})
-    for flag, rate in rates.items():
-        try:
-            learning_rates(rate)
-        except ValueError as error:
-            raise UsageError(f"{flag}: {error}") from None
+    command = parse(Train, "train", arguments, Train.of(config, plr=tyro.MISSING))
+    plr, flr = _rates("--plr", command.plr), _rates("--flr", command.flr)
     if not 0 <= command.seed < 2**63:
         raise UsageError(f"--seed {command.seed}: must be at least 0 and below 2^63")
-    parts = {"data": command.data, "network": command.network, "training": command.training}
-    grid = GridConfig(
-        plr=learning_rates(command.plr),
-        flr=() if command.flr is None else learning_rates(command.flr),
-        k=command.k,
-    )
-    checked = check(Config(**parts), "command line")
+    grid = GridConfig(plr=plr, flr=flr, k=command.k)
+    config = dataclasses.replace(_checked(command), grid=grid)
+    return _run(command, config, "train", arguments, seeds=[command.seed], every_epoch=True)
+
+
+def _run(command: Cell, config: Config, verb: str, arguments: list[str], **how: Any) -> int:
+    """Run a sweep, or a cell of one."""
+    name = Path(command.preset).stem
+    options = check_options(command.options)
+    check_training(config, options, name)
     from .session import sweep
 
-    return sweep(
-        dataclasses.replace(checked, grid=grid),
-        check_options(command.options),
-        name=Path(command.preset).stem,
-        command=shlex.join(["fasttrain", "train", *arguments]),
-        seeds=[command.seed],
-        every_epoch=True,
-    )
+    words = shlex.join(["fasttrain", verb, *arguments])
+    return sweep(config, options, name=name, command=words, **how)
+
+
+def _checked(command: Cell, grid: GridConfig | None = None) -> Config:
+    parts = {"data": command.data, "network": command.network, "training": command.training}
+    return check(Config(**parts, grid=grid or GridConfig()), "command line")
+
+
+def _rates(flag: str, rate: float | None) -> tuple[float, ...]:
+    """The rate of a flag as a list; an empty one if it was not given."""
+    try:
+        return () if rate is None else learning_rates(rate)
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}") from None
 
 
 def _locate(arguments: list[str]) -> int:
     config = preset_config("locate", arguments)
-    default = Locate(
-        preset="",
-        data=config.data,
-        network=config.network,
-        training=config.training,
-        options=RunOptions(),
-        flr=config.grid.flr,
-        seeds=config.grid.seeds,
-    )
+    default = Locate.of(config, flr=config.grid.flr, seeds=config.grid.seeds)
     command = parse(Locate, "locate", arguments, default)
-    parts = {"data": command.data, "network": command.network, "training": command.training}
     grid = dataclasses.replace(config.grid, flr=command.flr, seeds=command.seeds)
-    checked = check(Config(**parts, grid=grid), "command line")
-    from .analysis.locate import Task, locate
+    config, options = _checked(command, grid), check_options(command.options)
+    name = Path(command.preset).stem
+    check_training(config, options, f"{name}-locate")
+    from .analysis.task import Task, plan_search
+
+    task = Task(command.plr, command.ratio, command.boundaries, command.share)
+    # Raises for a task that is not possible.
+    plan_search(config, task)
+    from .analysis.locate import locate
 
     return locate(
-        checked,
-        check_options(command.options),
-        Task(command.plr, command.ratio, command.boundaries, command.share),
-        name=Path(command.preset).stem,
+        config,
+        options,
+        task,
+        name=name,
         arguments=arguments,
         command=shlex.join(["fasttrain", "locate", *arguments]),
         dry_run=command.dry_run,
@@ -190,6 +180,7 @@ def _report(arguments: list[str]) -> int:
     command = parse(Report, "report", arguments)
     if not 0.1 <= command.interval <= 86400:
         raise UsageError(f"--interval {command.interval:g}: must be 0.1 to 86400 seconds")
+    check_store(command.store, create=False)
     from .session import report
 
     return report(command.store, command.interval if command.watch else None)
@@ -199,6 +190,15 @@ def _analyse(arguments: list[str]) -> int:
     command = parse(Analyse, "analyse", arguments)
     if command.k < 1:
         raise UsageError(f"--k {command.k}: must be at least 1")
+    low, high = _rates("--low", command.low), _rates("--high", command.high)
+    if low and high and low >= high:
+        raise UsageError(f"--low {low[0]:g} is not below --high {high[0]:g}")
+    try:
+        known_device(command.device)
+    except ValueError as error:
+        raise UsageError(f"--device {command.device!r}: {error}") from None
+    check_dataset(command.dataset, command.data_root)
+    check_store(command.store, create=False)
     from .analysis.images import Place
     from .analysis.selection import Request
     from .session import analyse
@@ -211,69 +211,3 @@ def _analyse(arguments: list[str]) -> int:
     )
     request = Request(only=command.only, low=command.low, high=command.high, k=command.k)
     return analyse(command.store, request, place)
-
-
-def _data(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"usage: fasttrain data {'|'.join(DATA_ACTIONS)} ...; --help after one tells more")
-        return 0 if arguments else 2
-    action, *rest = arguments
-    if action not in DATA_ACTIONS:
-        raise UsageError(
-            f"data: {action!r} is no action{nearest(action, DATA_ACTIONS)}; allowed are"
-            f" {', '.join(DATA_ACTIONS)}, as in: fasttrain data inspect {action}"
-        )
-    command = parse(DATA_ACTIONS[action], f"data {action}", rest)
-    from . import datasets
-
-    if isinstance(command, DataWrite):
-        root = command.data_root
-        return datasets.write(command.dataset, command.out, command.split, command.mode, root)
-    if isinstance(command, DataVerify):
-        return datasets.verify(command.file)
-    return datasets.inspect(command.source, command.data_root)
-
-
-def _bench(arguments: list[str]) -> int:
-    if arguments[:1] == ["grid"]:
-        return _bench_grid(arguments[1:])
-    command = parse(Bench, "bench", arguments)
-    rounds = command.rounds or (11 if command.what == "data" else 31)
-    if command.rounds is not None and command.rounds < 2:
-        raise UsageError(f"--rounds {command.rounds}: must be at least 2")
-    if command.what == "data":
-        from .benchmarks_data import run as run_data
-
-        return run_data(command.dataset, rounds)
-    if command.static:
-        from fasttrain_kernels.static import table
-
-        table()
-        return 0
-    from .benchmarks import CASES, tables
-    from .provenance import about
-
-    if command.only is not None and command.only not in CASES:
-        raise UsageError(
-            f"--only {command.only!r}{nearest(command.only, CASES)}; allowed are {', '.join(CASES)}"
-        )
-    print(f"{about()}\n")
-    names = list(CASES) if command.only is None else [command.only]
-    for text in tables(names, rounds, command.compile):
-        print(text, flush=True)
-    return 0
-
-
-def _bench_grid(arguments: list[str]) -> int:
-    command = parse(BenchGrid, "bench grid", arguments)
-    if command.rounds < 1:
-        raise UsageError(f"--rounds {command.rounds}: must be at least 1")
-    from .grid_bench.cases import CASES, with_precision
-    from .grid_bench.tables import compare, sizes
-
-    case = with_precision(CASES[command.case], command.precision)
-    dataset, root = command.dataset, command.data_root
-    texts = sizes(command.rounds) if command.sizes else compare(case, command.rounds, dataset, root)
-    for text in texts:
-        print(text, flush=True)
-    return 0

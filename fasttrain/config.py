@@ -1,26 +1,37 @@
 """The configuration of a grid: dataclasses, TOML presets, and one check for all of them.
 
-The same dataclasses make the command line (tyro), the presets (`fasttrain/presets/*.toml`), and the
-identity of every stage. `check` is the only validation, wherever a value came from.
+The same dataclasses make the command line (`fasttrain.arguments`), the presets
+(`fasttrain/presets/*.toml`), and the identity of every stage. `check` is the only validation,
+wherever a value came from.
 """
 
 import dataclasses
+import functools
 import re
+import stat
 import tomllib
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
-from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes
+from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
 from .errors import UsageError, nearest
-from .values import EpochCounts, LearningRates
+from .limits import LARGEST_RADIUS, MAX_TOML_BYTES, MOST, in_one_line, shown, within
+from .values import EpochCounts, LearningRates, known_device
 
 _CLOSED = ConfigDict(extra="forbid")
 T = TypeVar("T")
-Count = Annotated[int, Strict(), Field(gt=0)]
+
+
+def _limited(name: str) -> AfterValidator:
+    return AfterValidator(functools.partial(within, name))
+
+
+Count = Annotated[int, Strict(), Field(gt=0, le=MOST)]
+Epochs = Annotated[Count, _limited("EPOCHS")]
+Radius = Annotated[float, Strict(), Field(ge=1 / LARGEST_RADIUS, le=LARGEST_RADIUS)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +45,7 @@ class DataConfig:
     """class-balanced subset of the test set; all images if not given"""
     flip: Annotated[bool, Strict()] = False
     """augment by random horizontal flips"""
-    crop_padding: Annotated[int, Strict(), Field(ge=0)] = 0
+    crop_padding: Annotated[int, Strict(), Field(ge=0, le=MOST)] = 0
     """augment by random crops after padding by this many pixels"""
     loader: Literal["auto", "resident", "ffcv"] = "auto"
     """where batches come from: the device's memory, an FFCV file, or what fits; the same batches"""
@@ -45,18 +56,18 @@ class NetworkConfig:
     __pydantic_config__ = _CLOSED
     model: Literal["convnet", "resnet18"] = "convnet"
     """scale-invariant network"""
-    width: Count = 8
+    width: Annotated[Count, _limited("WIDTH")] = 8
     """channels of the first convolution"""
-    radius: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] = 12.0
+    radius: Radius = 12.0
     """radius of the sphere that all convolution weights lie on together"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     __pydantic_config__ = _CLOSED
-    epochs: Count = 60
+    epochs: Epochs = 60
     """pre-training epochs"""
-    finetune_epochs: Count = 20
+    finetune_epochs: Epochs = 20
     """fine-tuning epochs"""
     batch_size: Count = 64
     """images per step; the last short batch of an epoch is kept"""
@@ -75,17 +86,17 @@ class GridConfig:
     """fine-tuning effective learning rates"""
     k: EpochCounts = (2, 5)
     """checkpoints averaged (SWA): the end of pre-training, then one per epoch at the same rate"""
-    seeds: Count = 1
+    seeds: Annotated[Count, _limited("SEEDS")] = 1
     """repetitions, with seeds 0, 1, ..."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     __pydantic_config__ = _CLOSED
-    data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
-    network: OmitArgPrefixes[NetworkConfig] = field(default_factory=NetworkConfig)
-    training: OmitArgPrefixes[TrainingConfig] = field(default_factory=TrainingConfig)
-    grid: OmitArgPrefixes[GridConfig] = field(default_factory=GridConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    grid: GridConfig = field(default_factory=GridConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,23 +108,23 @@ class RunOptions:
     """directory of the results; runs/PRESET if not given"""
     data_root: Path | None = None
     """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
-    device: str = "auto"
+    device: Annotated[str, AfterValidator(known_device)] = "auto"
     """auto, cpu, cuda, cuda:0, ..."""
     engine: Literal["local"] = "local"
     """local: processes of this machine, as many as it has GPUs or, without one, cores"""
-    processes: Count | None = None
+    processes: Annotated[Count, _limited("PROCESSES")] | None = None
     """how many processes train at once; 1 trains in this one; by the machine if not given"""
     pack: Count | None = None
     """most models trained as one; by measurement if not given"""
     compile: Literal["auto", "on", "off"] = "auto"
     """run the networks as torch.compile makes them; auto measures whether that is faster if the
     sweep takes more than 10 minutes and the size of packs is not given"""
-    checkpoint_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
+    checkpoint_s: Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False)] = 30.0
     """seconds between checkpoints of what is under way"""
-    stop_diverged: FlagCreatePairsOff[bool] = False
+    stop_diverged: bool = False
     """give runs up after 10 epochs at chance with a loss above a guess's, and what builds on them;
     without this they run to their end, in stores where they were given up too"""
-    quiet: FlagCreatePairsOff[bool] = False
+    quiet: bool = False
     """print nothing but errors"""
 
 
@@ -131,30 +142,40 @@ def load_config(source: str) -> Config:
     Raises:
         UsageError: no such preset or file, or a key or value in it that is not allowed.
     """
-    path = Path(source)
     if source in presets():
-        text, origin = (
-            (resources.files("fasttrain") / "presets" / f"{source}.toml").read_text(),
-            source,
-        )
-    elif path.suffix == ".toml":
-        try:
-            text, origin = path.read_text(), str(path)
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(
-                f"{path}: cannot be read: {getattr(error, 'strerror', error)}"
-            ) from None
+        text = (resources.files("fasttrain") / "presets" / f"{source}.toml").read_text()
+    elif source.endswith(".toml"):
+        text = _read(Path(source))
     else:
         names = presets()
         raise UsageError(
-            f"{source!r} is neither a preset nor a .toml file{nearest(source, names)}; "
+            f"{shown(source)} is neither a preset nor a .toml file{nearest(source, names)}; "
             f"presets are {', '.join(names)}"
         )
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{origin}: not valid TOML: {error}") from None
-    return check(table, origin)
+    except RecursionError:
+        raise UsageError(f"{source}: not valid TOML: tables or arrays nested too deep") from None
+    except ValueError as error:
+        # Also of integers of more digits than Python reads.
+        raise UsageError(f"{source}: not valid TOML: {in_one_line(str(error))}") from None
+    return check(table, source)
+
+
+def _read(path: Path) -> str:
+    try:
+        # A pipe would be waited for.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UsageError(f"{path}: is no file")
+        with path.open("rb") as file:
+            content = file.read(MAX_TOML_BYTES + 1)
+        if len(content) > MAX_TOML_BYTES:
+            raise UsageError(f"{path}: has more than {MAX_TOML_BYTES} bytes")
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def check(config: Config | dict[str, Any], origin: str) -> Config:
@@ -163,7 +184,16 @@ def check(config: Config | dict[str, Any], origin: str) -> Config:
     Raises:
         UsageError: in one line, where (`origin`), which key, the value, what is allowed.
     """
-    return _checked(Config(), config, origin)
+    checked = _checked(Config(), config, origin)
+    grid = checked.grid
+    num_legs = 1 + len(grid.flr) + len(grid.k)
+    num_stages = grid.seeds * len(grid.plr) * num_legs
+    try:
+        within("STAGES", num_stages)
+    except ValueError as error:
+        counts = f"{grid.seeds} seeds x {len(grid.plr)} PLR x {num_legs} stages"
+        raise UsageError(f"{origin}: grid: {counts} are {num_stages} stages: {error}") from None
+    return checked
 
 
 def check_options(options: RunOptions) -> RunOptions:
@@ -178,7 +208,7 @@ def _checked(kind: T, value: T | dict[str, Any], origin: str) -> T:
     except ValidationError as error:
         first = error.errors()[0]
     keys = [str(part) for part in first["loc"] if isinstance(part, str)]
-    where = f"{origin}: {'.'.join(keys)}"
+    where = f"{origin}: {'.'.join(_key(key) for key in keys)}"
     if first["type"] == "unexpected_keyword_argument":
         allowed = _keys_at(kind, keys[:-1])
         raise UsageError(
@@ -187,7 +217,12 @@ def _checked(kind: T, value: T | dict[str, Any], origin: str) -> T:
     reason = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
     if first["type"] == "literal_error":
         reason += nearest(str(first["input"]), re.findall(r"'([^']+)'", reason))
-    raise UsageError(f"{where} = {first['input']!r}: {reason}")
+    raise UsageError(f"{where} = {shown(first['input'])}: {reason}")
+
+
+def _key(key: str) -> str:
+    """A key as it stands in TOML, or as a short string if it is odd."""
+    return key if key.isidentifier() and len(key) < 80 else shown(key)
 
 
 def _keys_at(at: Any, path: list[str]) -> list[str]:

@@ -1,14 +1,13 @@
 """What `fasttrain data` does: write, inspect and verify data sets and FFCV files."""
 
-import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from fasttrain_data import Beton, DataError, DataUnavailable, ImageData, Manifest, load, write_beton
+from fasttrain_data import Beton, ImageData, Manifest, load, write_beton
 
-from .errors import EnvironmentProblem, UsageError
+from .inputs import one_line_errors
 from .lab import load_images
 
 
@@ -16,8 +15,6 @@ def write(
     dataset: str, out: Path, split: str, mode: Literal["raw", "jpg"], root: Path | None
 ) -> int:
     """Write a split of a data set as an FFCV file; returns the exit code."""
-    if out.suffix != ".beton":
-        raise UsageError(f"{out}: the name of an FFCV file ends in .beton")
     with one_line_errors():
         manifest = write_beton(load(dataset, root), out, split=split, mode=mode)
     _print_manifest(out, manifest)
@@ -41,17 +38,6 @@ def verify(path: Path) -> int:
         manifest = Beton(path, "full").manifest
     print(f"{path} is sound: {manifest.num_samples} images, {manifest.size} bytes")
     return 0
-
-
-@contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn errors of `fasttrain_data` into those that the command line prints in one line."""
-    try:
-        yield
-    except DataError as error:
-        raise UsageError(str(error)) from None
-    except DataUnavailable as error:
-        raise EnvironmentProblem(str(error)) from None
 
 
 def _print_images(data: ImageData) -> None:

@@ -27,5 +27,8 @@ def raise_failures(failures: Mapping[str, str], what: str = "stages", where: str
 
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the nearest allowed name, or an empty string."""
+    if len(given) > 100:
+        # Compared in time that grows with the square of the length.
+        return ""
     matches = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.5)
     return f" (did you mean '{matches[0]}'?)" if matches else ""

@@ -6,13 +6,14 @@ import json
 import os
 import threading
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
-import safetensors.torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from .errors import EnvironmentProblem
+
+# Imported where they are used: a command checks its paths before it waits for torch.
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -49,14 +50,16 @@ def sha256_hex(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def tensors_to_bytes(tensors: dict[str, Tensor]) -> bytes:
+def tensors_to_bytes(tensors: "dict[str, Tensor]") -> bytes:
     """Tensors in the safetensors format, on the host and contiguous."""
+    import safetensors.torch
+
     return safetensors.torch.save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     )
 
 
-def parquet(table: pd.DataFrame) -> bytes:
+def parquet(table: "pd.DataFrame") -> bytes:
     """A table in the Parquet format."""
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)

@@ -11,7 +11,6 @@ from torch import Tensor
 from fasttrain_data import (
     Augment,
     DataError,
-    DataUnavailable,
     ImageData,
     Loader,
     load,
@@ -20,7 +19,8 @@ from fasttrain_data import (
 from fasttrain_kernels import SphereSGD
 
 from .config import Config, RunOptions
-from .errors import EnvironmentProblem, UsageError
+from .errors import UsageError
+from .inputs import one_line_errors
 from .models import MODELS, ImageClassifier, fold
 from .precision import set_exact_arithmetic
 from .store import Store
@@ -134,12 +134,8 @@ def load_images(dataset: str, root: Path | None) -> ImageData:
         UsageError: no such data set, or a file that holds none.
         EnvironmentProblem: it cannot be fetched.
     """
-    try:
+    with one_line_errors():
         return load(dataset, root)
-    except DataError as error:
-        raise UsageError(str(error)) from None
-    except DataUnavailable as error:
-        raise EnvironmentProblem(str(error)) from None
 
 
 def configured_images(config: Config, root: Path | None) -> ImageData:

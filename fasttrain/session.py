@@ -4,17 +4,16 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from .analysis.analyse import analyse as run_analyses
 from .analysis.images import Place
 from .analysis.selection import Request
 from .choice import choose
 from .config import Config, RunOptions
-from .datasets import one_line_errors
+from .console import Console
 from .errors import raise_failures
 from .estimate import estimate
 from .files import is_empty
+from .inputs import one_line_errors
 from .lab import Lab, open_lab
 from .plan import KINDS, Stage, build, epochs_left, setup_sections, unshared_epochs
 from .precision import resolve_device, resolve_precision

@@ -30,7 +30,8 @@ from torch import Tensor
 
 from .checkpoints import Checkpoints
 from .errors import EnvironmentProblem
-from .files import is_empty, json_bytes, sha256_hex, write_atomically
+from .files import json_bytes, sha256_hex, write_atomically
+from .marker import MARKER, check_store
 
 FORMAT = 2
 DESCRIPTION = "stage.json"
@@ -57,16 +58,9 @@ class Store:
         Raises:
             EnvironmentProblem: not a store, a store of another format version, or not writable.
         """
-        marker = path / "store.json"
+        check_store(path, create=create)
+        marker = path / MARKER
         if not marker.exists():
-            strangers = path.exists() and not (path.is_dir() and is_empty(path))
-            # Looked at again: another process may have made the store since.
-            if strangers and not marker.exists():
-                raise EnvironmentProblem(
-                    f"{path}: exists and is not a fasttrain store (no store.json)"
-                )
-            if not create:
-                raise EnvironmentProblem(f"{path}: no such store")
             try:
                 path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -251,7 +245,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _damaged(path: Path, what: str) -> EnvironmentProblem:
     remedy = "use another --store"
-    if path.name != "store.json":
+    if path.name != MARKER:
         analysis = path.parent.parent.name == ANALYSES
         again = "fasttrain analyse (or locate)" if analysis else "the sweep"
         remedy = f"delete {path.parent} and run {again} again"

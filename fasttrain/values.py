@@ -5,11 +5,14 @@ ways has the same identity.
 """
 
 import math
-from collections.abc import Callable
+import re
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
-from tyro.constructors import PrimitiveConstructorSpec
+
+from .limits import LARGEST_RATE, SMALLEST_RATE, shown, within
+
+DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?", re.ASCII)
 
 
 def canonical(rate: float) -> float:
@@ -23,18 +26,24 @@ def _number(value: Any, what: str) -> float:
             raise ValueError
         return float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{value!r} is not a {what}") from None
+        raise ValueError(f"{shown(value)} is not a {what}") from None
+    except OverflowError:
+        raise ValueError(f"{shown(value)} is too large for a {what}") from None
 
 
 def _spaced(text: str) -> list[float]:
     parts = text.split(":")
     if len(parts) != 3 or not parts[2].strip().isdigit():
-        raise ValueError(f"{text!r}: a range is FIRST:LAST:COUNT, for instance 1e-5:1e-1:16")
+        raise ValueError(f"{shown(text)}: a range is FIRST:LAST:COUNT, for instance 1e-5:1e-1:16")
     first, last, count = (_number(part, "number") for part in parts)
     if not (0 < first < last < math.inf) or count < 2:
-        raise ValueError(f"{text!r}: a range needs 0 < FIRST < LAST and COUNT of at least 2")
-    ratio = math.log(last / first) / (count - 1)
-    return [first * math.exp(ratio * index) for index in range(int(count))]
+        raise ValueError(f"{shown(text)}: a range needs 0 < FIRST < LAST and COUNT of at least 2")
+    for rate in (first, last):
+        check_rate(rate)
+    # A COUNT of hundreds of digits is infinite here.
+    number = within("RATES", int(min(count, 1e18)))
+    ratio = math.log(last / first) / (number - 1)
+    return [first * math.exp(ratio * index) for index in range(number)]
 
 
 def _items(value: Any) -> list[Any]:
@@ -44,34 +53,52 @@ def _items(value: Any) -> list[Any]:
     for item in items:
         # Text is for the command line; a TOML array holds numbers.
         if isinstance(item, str):
-            raise ValueError(f"{item!r} is text: write numbers without quotes in an array")
+            raise ValueError(f"{shown(item)} is text: write numbers without quotes in an array")
     return items
+
+
+def check_rate(rate: float) -> None:
+    """Return for a learning rate that networks can train at.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not (0 < rate < math.inf):
+        raise ValueError(f"{rate:g}: a learning rate is a finite number above 0")
+    if not SMALLEST_RATE <= rate <= LARGEST_RATE:
+        raise ValueError(
+            f"{rate:g}: a learning rate lies between {SMALLEST_RATE:g} and {LARGEST_RATE:g}"
+        )
 
 
 def learning_rates(value: Any) -> tuple[float, ...]:
     """Ascending learning rates from text, a number or a list of numbers.
 
     Raises:
-        ValueError: empty, not numbers, not above zero, not finite, or twice the same.
+        ValueError: empty, not numbers, not above zero, not finite, twice the same, or too many.
     """
     if isinstance(value, str) and ":" in value:
         rates = _spaced(value)
     else:
-        rates = [_number(item, "learning rate") for item in _items(value)]
+        items = _items(value)
+        within("RATES", len(items))
+        rates = [_number(item, "learning rate") for item in items]
     for rate in rates:
-        if not (0 < rate < math.inf):
-            raise ValueError(f"{rate:g}: a learning rate is a finite number above 0")
+        check_rate(rate)
     return _ascending([canonical(rate) for rate in rates], "learning rate")
 
 
 def epoch_counts(value: Any) -> tuple[int, ...]:
     """Ascending whole numbers above zero; `none` or an empty list means no averages."""
-    numbers = [] if value == "none" else [_number(item, "whole number") for item in _items(value)]
+    items = [] if value == "none" else _items(value)
+    within("K", len(items))
+    numbers = [_number(item, "whole number") for item in items]
     if isinstance(value, str) and not numbers and value != "none":
         raise ValueError("empty: give whole numbers, for instance 2,5,10, or none")
     for number in numbers:
-        if not (number >= 1 and number.is_integer() and number < 1e9):
+        if not (number >= 1 and number.is_integer()):
             raise ValueError(f"{number:g}: a number of checkpoints is a whole number above 0")
+        within("K", int(number))
     return _ascending([int(number) for number in numbers], "number", allow_empty=True)
 
 
@@ -85,21 +112,16 @@ def _ascending(values: list[Any], what: str, allow_empty: bool = False) -> tuple
     return tuple(values)
 
 
-def _on_command_line(parse: Callable[[Any], tuple[Any, ...]], metavar: str) -> Any:
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=metavar,
-        instance_from_str=lambda texts: parse(texts[0]),
-        is_instance=lambda value: isinstance(value, tuple),
-        str_from_instance=lambda values: [",".join(f"{v:g}" for v in values) or "none"],
-    )
+def known_device(value: str) -> str:
+    """The name of a device, which this machine need not have.
+
+    Raises:
+        ValueError: no name of a device.
+    """
+    if not DEVICE.fullmatch(value):
+        raise ValueError("allowed are auto, cpu, cuda, cuda:0, cuda:1, ...")
+    return value
 
 
-LearningRates = Annotated[
-    tuple[float, ...],
-    BeforeValidator(learning_rates),
-    _on_command_line(learning_rates, "FIRST:LAST:COUNT|LR,LR,..."),
-]
-EpochCounts = Annotated[
-    tuple[int, ...], BeforeValidator(epoch_counts), _on_command_line(epoch_counts, "K,K,...|none")
-]
+LearningRates = Annotated[tuple[float, ...], BeforeValidator(learning_rates)]
+EpochCounts = Annotated[tuple[int, ...], BeforeValidator(epoch_counts)]

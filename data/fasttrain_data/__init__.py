@@ -1,31 +1,19 @@
-"""Data sets as uint8 arrays, FFCV files of them, and loaders that keep up with the device."""
+"""Data sets as uint8 arrays, FFCV files of them, and loaders that keep up with the device.
 
-from fasttrain_data.batches import Augment, Loader
-from fasttrain_data.beton import Beton
-from fasttrain_data.beton_writer import write_beton
-from fasttrain_data.errors import DataError, DataUnavailable
-from fasttrain_data.images import ImageData
-from fasttrain_data.labels import MappedLabels, RandomLabels, relabelled
-from fasttrain_data.loader import open_loader
-from fasttrain_data.manifest import Manifest
-from fasttrain_data.randomness import epoch_order
-from fasttrain_data.sources import DATASETS, cache_dir, load
+What it offers is imported when it is first asked for: torch takes seconds, and `catalogue` and
+`errors` do without it.
+"""
 
-__all__ = [
-    "DATASETS",
-    "Augment",
-    "Beton",
-    "DataError",
-    "DataUnavailable",
-    "ImageData",
-    "Loader",
-    "Manifest",
-    "MappedLabels",
-    "RandomLabels",
-    "cache_dir",
-    "epoch_order",
-    "load",
-    "open_loader",
-    "relabelled",
-    "write_beton",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fasttrain_data.public import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    """Import everything public, for any name of it."""
+    try:
+        return getattr(import_module("fasttrain_data.public"), name)
+    except AttributeError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

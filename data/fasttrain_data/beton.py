@@ -8,15 +8,23 @@ is an error, not a signal.
 import os
 import stat
 import weakref
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from fasttrain_data.batches import Split
-from fasttrain_data.beton_layout import ALLOCATION, HEADER, INDEX_START, RECORDS, VERSION, fields
+from fasttrain_data.beton_layout import (
+    ALLOCATION,
+    HEADER,
+    INDEX_START,
+    JPG,
+    RECORDS,
+    VERSION,
+    fields,
+)
 from fasttrain_data.beton_writer import checksums
+from fasttrain_data.catalogue import expanded
 from fasttrain_data.errors import DataError
 from fasttrain_data.manifest import read_manifest
 
@@ -41,7 +49,7 @@ class Beton:
     def __init__(self, path: str | os.PathLike[str], verify: Verify = "full") -> None:
         if verify not in VERIFY:
             raise DataError(f"verify is {verify!r}, allowed are {', '.join(VERIFY)}")
-        self.path = Path(path).expanduser()
+        self.path = expanded(path)
         try:
             # A pipe would be waited for.
             self.descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -74,6 +82,9 @@ class Beton:
                 f"{self.path} has {size} bytes, by its manifest {self.manifest.size}: it is"
                 " truncated or another file; write it again"
             )
+        bytes_each = RECORDS[self.manifest.mode].itemsize + ALLOCATION.itemsize
+        if INDEX_START + self.manifest.num_samples * bytes_each > size:
+            raise self._damaged(f"it has no room for {self.manifest.num_samples} samples")
 
     def _check_checksums(self, verify: Verify) -> None:
         manifest = self.manifest
@@ -110,6 +121,7 @@ class Beton:
         kinds = fields(manifest.mode, manifest.shape).tobytes()
         if (
             header["num_samples"] != manifest.num_samples
+            or header["num_fields"] != 2
             or self._read(HEADER.itemsize, len(kinds)) != kinds
         ):
             raise self._damaged("its samples are not of the manifest's number and kind")
@@ -117,8 +129,18 @@ class Beton:
         content = self._read(INDEX_START, manifest.num_samples * dtype.itemsize)
         records = np.frombuffer(content, dtype)
         image = records["image"]
+        height, width, _ = manifest.shape
+        if manifest.mode == "jpg" and not (
+            (image["mode"] == JPG).all()
+            and (image["height"] == height).all()
+            and (image["width"] == width).all()
+        ):
+            raise self._damaged("an image is said to be of another size or encoding")
         pointers = (image if manifest.mode == "raw" else image["data_ptr"]).astype(np.int64)
-        sizes = self._sizes(int(header["alloc_table_ptr"]), pointers)
+        start, page_size = int(header["alloc_table_ptr"]), int(header["page_size"])
+        if page_size == 0 or start % page_size:
+            raise self._damaged(f"its pages are said to have {page_size} bytes")
+        sizes = self._sizes(start, pointers)
         labels = records["label"].astype(np.int64)
         if labels.min() < 0 or labels.max() >= len(manifest.class_names):
             raise self._damaged(f"labels must lie in 0..{len(manifest.class_names) - 1}")
@@ -133,8 +155,10 @@ class Beton:
         sizes = table["size"].astype(np.int64)
         if (
             (pointers < first).any()
-            or (pointers + sizes > start).any()
+            or (pointers > start).any()
+            or (sizes > start - pointers).any()
             or (table["ptr"] != pointers).any()
+            or (table["sample_id"] != np.arange(len(pointers))).any()
             or (sizes <= 0).any()
             or (self.manifest.mode == "raw" and (sizes != np.prod(self.manifest.shape)).any())
         ):

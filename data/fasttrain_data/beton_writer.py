@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fasttrain_data.beton_layout import INDEX_START, RECORDS, write_samples
+from fasttrain_data.catalogue import expanded
 from fasttrain_data.errors import DataError, DataUnavailable
 from fasttrain_data.images import CHANNELS, ImageData, as_floats, statistics_of_counts
 from fasttrain_data.manifest import FORMAT, MODES, Manifest, Mode, manifest_path
@@ -46,7 +47,7 @@ def write_beton(
         DataError: a sample that cannot be read or does not fit, an empty set, a wrong mode.
         DataUnavailable: the file cannot be written.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if mode not in MODES:
         raise DataError(f"mode is {mode!r}, allowed are {', '.join(MODES)}")
     source: Sequence[tuple[Any, int]]

@@ -10,11 +10,11 @@ import torch
 from fasttrain_data.batches import Augment, Loader, Settings, Split
 from fasttrain_data.beton import Beton, Verify
 from fasttrain_data.beton_writer import write_beton
+from fasttrain_data.catalogue import cache_dir
 from fasttrain_data.errors import DataError, DataUnavailable, nearest
 from fasttrain_data.images import ImageData
 from fasttrain_data.labels import LabelView
 from fasttrain_data.resident import ResidentLoader
-from fasttrain_data.sources import cache_dir
 
 Choice = Literal["auto", "resident", "ffcv"]
 CHOICES: tuple[Choice, ...] = ("auto", "resident", "ffcv")

@@ -2,14 +2,20 @@
 
 import json
 import math
+import re
+import reprlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from fasttrain_data.catalogue import existing
 from fasttrain_data.errors import DataError
 from fasttrain_data.images import CHANNELS
 
 FORMAT = 1
+MOST = 2**48
+"""bytes, samples and pixels that no file has more of"""
 Mode = Literal["raw", "jpg"]
 MODES: tuple[Mode, ...] = ("raw", "jpg")
 
@@ -47,45 +53,82 @@ def manifest_path(path: Path) -> Path:
 def read_manifest(path: Path) -> Manifest:
     """Return the manifest of the FFCV file `path`; a `DataError` says what is wrong with it."""
     where = manifest_path(path)
-    try:
-        table: Any = json.loads(where.read_text())
-    except FileNotFoundError:
+    if not where.exists():
         raise DataError(
             f"{path} has no manifest {where.name} beside it: files are written, with it, by"
             " `fasttrain data write`"
-        ) from None
+        )
+    try:
+        table: Any = json.loads(existing(where).read_text(encoding="utf-8"))
+    except RecursionError:
+        raise DataError(f"{where} cannot be read: nested too deep") from None
     except (OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{where} cannot be read: {' '.join(str(error).split())}") from None
     version = table.get("format") if isinstance(table, dict) else None
-    if version != FORMAT:
+    if version != FORMAT or isinstance(version, bool):
         raise DataError(f"{where} is of format {version!r}, this version reads format {FORMAT}")
     expected = {field.name for field in fields(Manifest)}
     if table.keys() != expected:
         different = ", ".join(sorted(table.keys() ^ expected))
         raise DataError(f"{where} is damaged: {different} missing or unknown")
-    try:
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
-        }
-        manifest = Manifest(**values)
-        _check(manifest)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{where} is damaged: {error}") from None
+    for name, is_sound in SOUND.items():
+        if not is_sound(table[name]):
+            raise DataError(f"{where} is damaged: {name} is {reprlib.repr(table[name])}")
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
+    }
+    manifest = Manifest(**values)
+    if not len(manifest.mean) == len(manifest.std) == manifest.shape[2]:
+        raise DataError(
+            f"{where} is damaged: {manifest.shape[2]} channels, mean {manifest.mean},"
+            f" std {manifest.std}"
+        )
     return manifest
 
 
-def _check(manifest: Manifest) -> None:
-    """Raise `ValueError` or `TypeError` for values that no file can have."""
-    height, width, channels = manifest.shape
-    if manifest.mode not in MODES or manifest.split not in ("train", "test"):
-        raise ValueError(f"mode {manifest.mode!r}, split {manifest.split!r}")
-    counts = (manifest.num_samples, height, width, manifest.size)
-    if not all(isinstance(count, int) and count > 0 for count in counts):
-        raise ValueError(f"num_samples, height, width and size are {counts}")
-    if channels not in CHANNELS or not manifest.class_names:
-        raise ValueError(f"{channels} channels, {len(manifest.class_names)} classes")
-    for values in (manifest.mean, manifest.std):
-        if len(values) != channels or not all(math.isfinite(value) for value in values):
-            raise ValueError(f"mean {manifest.mean}, std {manifest.std}")
-    if min(manifest.std) <= 0:
-        raise ValueError(f"std {manifest.std}")
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 < value <= MOST
+
+
+def _is_text(value: Any) -> bool:
+    # A surrogate is half a sign, which nothing can print.
+    return isinstance(value, str) and not any("\ud800" <= sign <= "\udfff" for sign in value)
+
+
+def _is_list(value: Any, is_item: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(map(is_item, value))
+
+
+def _is_shape(value: Any) -> bool:
+    return (
+        _is_list(value, _is_count)
+        and len(value) == 3
+        and value[2] in CHANNELS
+        and math.prod(value) <= MOST
+    )
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= MOST
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+SOUND: dict[str, Callable[[Any], bool]] = {
+    "name": _is_text,
+    "split": lambda value: value in ("train", "test"),
+    "mode": lambda value: value in MODES,
+    "num_samples": _is_count,
+    "shape": _is_shape,
+    "class_names": lambda value: _is_list(value, _is_text),
+    "mean": lambda value: _is_list(value, _is_finite),
+    "std": lambda value: _is_list(value, lambda item: _is_finite(item) and item > 0),
+    "size": _is_count,
+    "index_sha256": _is_digest,
+    "sha256": _is_digest,
+}
+"""What each value of a manifest has to be."""

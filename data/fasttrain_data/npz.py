@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fasttrain_data.catalogue import existing
 from fasttrain_data.errors import DataError
 from fasttrain_data.images import CHANNELS, ImageData, as_floats, channel_statistics
 
@@ -102,8 +103,7 @@ def _split(path: Path, arrays: Arrays, keys: tuple[str, ...]) -> Split:
 
 def _read(path: Path) -> Arrays:
     """Return the arrays of `path` that belong to a data set."""
-    if not path.is_file():
-        raise DataError(f"there is no file {path}")
+    path = existing(path)
     if not zipfile.is_zipfile(path):
         raise DataError(f"{path} is damaged or no npz file: it is not a complete zip archive")
     arrays: Arrays = {}

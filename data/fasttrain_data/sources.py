@@ -11,7 +11,6 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,44 +18,14 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from fasttrain_data.errors import DataError, DataUnavailable, nearest
+from fasttrain_data.catalogue import CACHE_VARIABLE, PUBLISHED, cache_dir, known
+from fasttrain_data.errors import DataUnavailable
 from fasttrain_data.images import ImageData, as_floats, channel_statistics
 from fasttrain_data.npz import load_npz
 from fasttrain_data.randomness import Stream, sample_words
 
-CACHE_VARIABLE = "FASTTRAIN_DATA"
 DOWNLOAD_TIMEOUT_S = 30.0
 DIGITS_TEST_PER_CLASS = 36
-
-# Mean and std as in arXiv 2410.22113, whose std is that within an image, not over the whole set.
-CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
-CIFAR_STD = (0.2023, 0.1994, 0.2010)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Published:
-    """A torchvision data set; mean and std are measured where none are given."""
-
-    class_name: str
-    folder: str  # below the cache directory, where torchvision looks for the archives
-    num_bytes: int  # of the archives together
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-
-
-_PUBLISHED = {
-    "cifar10": _Published(
-        class_name="CIFAR10", folder="", num_bytes=170_498_071, mean=CIFAR_MEAN, std=CIFAR_STD
-    ),
-    "cifar100": _Published(
-        class_name="CIFAR100", folder="", num_bytes=169_001_437, mean=CIFAR_MEAN, std=CIFAR_STD
-    ),
-    "fashion-mnist": _Published(
-        class_name="FashionMNIST", folder="FashionMNIST/raw", num_bytes=30_878_645
-    ),
-}
-
-DATASETS: tuple[str, ...] = ("digits", *_PUBLISHED)
 
 
 def load(name: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> ImageData:
@@ -65,31 +34,14 @@ def load(name: str | os.PathLike[str], root: str | os.PathLike[str] | None = Non
     `root` is the directory of downloads; see `cache_dir` for the default. The forms of an npz file
     are in `fasttrain_data.npz`.
 
-    Raises `DataError` for an unknown name or a file that is not a data set, and `DataUnavailable`
-    where a download is impossible or the directory cannot be used, naming the files to put there.
+    Raises `DataError` for an unknown name, no file, or a file that is not a data set, and
+    `DataUnavailable` where a download is impossible or the directory cannot be used, naming the
+    files to put there.
     """
-    text = os.fspath(name)
-    if text.endswith(".npz"):
-        return load_npz(Path(text).expanduser())
-    if text == "digits":
-        return _digits()
-    if text in _PUBLISHED:
-        return _published(text, cache_dir(root))
-    raise DataError(
-        f"unknown data set {text!r}: use one of {', '.join(DATASETS)}"
-        f" or the path of an .npz file{nearest(text, DATASETS)}"
-    )
-
-
-def cache_dir(root: str | os.PathLike[str] | None = None) -> Path:
-    """Return the directory of downloads; it need not exist.
-
-    The first of `root`, the variable FASTTRAIN_DATA, XDG_CACHE_HOME/fasttrain, ~/.cache/fasttrain.
-    """
-    chosen = root or os.environ.get(CACHE_VARIABLE)
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fasttrain"
+    text = known(name)
+    if isinstance(text, Path):
+        return load_npz(text)
+    return _digits() if text == "digits" else _published(text, cache_dir(root))
 
 
 def _digits() -> ImageData:
@@ -125,7 +77,7 @@ def _digits() -> ImageData:
 def _published(name: str, root: Path) -> ImageData:
     import torchvision.datasets
 
-    spec = _PUBLISHED[name]
+    spec = PUBLISHED[name]
     dataset_class = getattr(torchvision.datasets, spec.class_name)
     train, test = _open(dataset_class, name, root)
     train_images, test_images = (_images(dataset) for dataset in (train, test))
@@ -191,10 +143,10 @@ def _download(dataset_class: Any, name: str, root: Path) -> tuple[Any, Any]:
     except Exception:
         pass
     archives, url = _archives(dataset_class)
-    folder = root / _PUBLISHED[name].folder
+    folder = root / PUBLISHED[name].folder
     if not all(_is_intact(folder / archive, md5) for archive, md5 in archives.items()):
         print(
-            f"{name}: downloading {_PUBLISHED[name].num_bytes / 2**20:.0f} MiB"
+            f"{name}: downloading {PUBLISHED[name].num_bytes / 2**20:.0f} MiB"
             f" ({', '.join(archives)}) from {url} to {folder}",
             file=sys.stderr,
         )
@@ -254,7 +206,7 @@ def _socket_timeout(timeout_s: float) -> Iterator[None]:
 
 def _advice(dataset_class: Any, name: str, root: Path, error: Exception) -> str:
     """Return one line that says which files to put where."""
-    folder = root / _PUBLISHED[name].folder
+    folder = root / PUBLISHED[name].folder
     archives, url = _archives(dataset_class)
     # An unpacked file of an earlier run hides its archive from torchvision: it has to go as well.
     unwanted = [

@@ -8,8 +8,7 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Sequence
 
-from rich.console import Console
-
+from ..console import Console
 from ..errors import EnvironmentProblem, UsageError
 from ..lab import Lab
 from ..results import Finished, finished, load_grids
@@ -64,8 +63,6 @@ def _check_rates(request: Request, stages) -> None:
         rates = sorted(stages["flr"].dropna().unique())
         listing = ", ".join(f"{rate:g}" for rate in rates) or "none"
         raise UsageError(f"{missing[0]}: no stage was fine-tuned at it; FLRs are {listing}")
-    if request.low is not None and request.high is not None and request.low >= request.high:
-        raise UsageError(f"--low {request.low:g} is not below --high {request.high:g}")
 
 
 def _analyse_setup(

@@ -7,16 +7,15 @@ and an interrupted search goes on where it was. `search` says what to probe, `ru
 import dataclasses
 import io
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
 
 from fasttrain.choice import Choice, choose
 from fasttrain.config import Config, RunOptions
+from fasttrain.console import Console
 from fasttrain.engines import Engine
-from fasttrain.errors import UsageError, raise_failures
+from fasttrain.errors import raise_failures
 from fasttrain.files import is_empty, write_atomically
 from fasttrain.lab import Lab, open_lab
 from fasttrain.plan import Stage, epochs_left, setup_sections
@@ -32,86 +31,12 @@ from fasttrain.tuning import models_in_memory
 from .findings import Findings, table_of_boundaries
 from .geometry import NUM_POINTS
 from .records import is_done, load, save
-from .regimes import BELOW, curves_of
-from .rules import MIN_EPOCHS, Verdict, judge, split_equilibrium
+from .regimes import curves_of
+from .rules import Verdict, judge, split_equilibrium
 from .search import Probe, Search, Want
 from .selection import path_between
+from .task import Task, plan_search
 from .works import WORKS
-
-SHORTEST = 4
-"""the first probes take this part of the configured epochs"""
-LONGEST = 2
-"""times the configured epochs that a probe may take"""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What to locate."""
-
-    plr: str | None
-    """FIRST:LAST; the ends of the configured grid if not given"""
-    ratio: float
-    boundaries: str
-    """names, with commas between them"""
-    share: float
-
-
-def plan_search(config: Config, task: Task) -> Search:
-    """The search for a task.
-
-    Raises:
-        UsageError: something in the task is not possible.
-    """
-    first, last = _range(task.plr) if task.plr else (config.grid.plr[0], config.grid.plr[-1])
-    if not first < last:
-        raise UsageError(f"--plr {first:g}:{last:g}: a range needs 0 < FIRST < LAST")
-    if not 1 < task.ratio < math.inf:
-        raise UsageError(f"--ratio {task.ratio:g}: must be above 1, for instance 1.15")
-    if last / first <= task.ratio:
-        raise UsageError(f"--plr {first:g}:{last:g}: already within --ratio {task.ratio:g}")
-    if not 0 < task.share <= 1:
-        raise UsageError(f"--share {task.share:g}: must be above 0 and at most 1")
-    names = tuple(name.strip() for name in task.boundaries.split(","))
-    for name in names:
-        if name not in BELOW:
-            raise UsageError(f"--boundaries {name!r}: allowed are {', '.join(BELOW)}")
-    if "2A|2B" in names and len(config.grid.flr) < 2:
-        raise UsageError(
-            "2A|2B needs the end points of two --flr, a low and a high one; "
-            "give two, or leave it out: --boundaries '1|2,2|3'"
-        )
-    epochs = config.training.epochs
-    lengths = {max(MIN_EPOCHS, epochs // SHORTEST), max(MIN_EPOCHS, epochs)}
-    search = Search(
-        first=first,
-        last=last,
-        ratio=task.ratio,
-        boundaries=tuple(name for name in BELOW if name in names),
-        num_seeds=config.grid.seeds,
-        lengths=tuple(sorted(lengths | {LONGEST * max(MIN_EPOCHS, epochs)})),
-        full_epochs=epochs,
-        finetune_epochs=config.training.finetune_epochs,
-        share=task.share,
-    )
-    coarse = [want.probe for want in search.next_round({}) if want.probe.seed == 0]
-    if sum(map(search.cost, coarse)) > search.budget:
-        raise UsageError(
-            f"{len(coarse)} first probes of {search.lengths[0]} epochs are more than"
-            f" {100 * task.share:.3g} % of a uniform grid of {search.num_uniform} PLRs: raise"
-            " --epochs, widen --plr, lower --ratio, or raise --share"
-        )
-    return search
-
-
-def _range(text: str) -> tuple[float, float]:
-    parts = text.split(":")
-    try:
-        first, last = (float(part) for part in parts)
-    except ValueError:
-        raise UsageError(f"--plr {text}: locate takes FIRST:LAST, for instance 1e-4:1") from None
-    if not (0 < first < math.inf and 0 < last < math.inf):
-        raise UsageError(f"--plr {text}: a learning rate is a finite number above 0")
-    return first, last
 
 
 def locate(

@@ -247,7 +247,7 @@ FAULTS = {
     "manifest of another format": (edit(format=9), "is of format 9, this version reads format 1"),
     "manifest a list": (lambda p: manifest_path(p).write_text("[]"), "is of format None"),
     "manifest with a key": (edit(extra=1), "is damaged: extra missing or unknown"),
-    "manifest with a wrong shape": (edit(shape=[7, 9]), "is damaged: not enough values"),
+    "manifest with a wrong shape": (edit(shape=[7, 9]), r"is damaged: shape is \[7, 9\]"),
     "manifest without a std": (edit(std=[0.1, 0.2, 0]), "is damaged: std"),
     "manifest with a wrong type": (edit(num_samples="3"), "is damaged: num_samples"),
     "manifest of another file": (edit(num_samples=50), "damaged or not the file"),

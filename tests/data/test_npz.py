@@ -175,9 +175,9 @@ def test_a_fault_of_the_pair_names_both_files(tmp_path):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    refused(tmp_path / "absent.npz", "there is no file")
+    refused(tmp_path / "absent.npz", "cannot be read: No such file")
     (tmp_path / "folder.npz").mkdir()
-    refused(tmp_path / "folder.npz", "there is no file")
+    refused(tmp_path / "folder.npz", "is no file")
 
 
 @pytest.mark.parametrize("size", [0, 10, 400, -1])

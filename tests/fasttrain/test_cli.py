@@ -8,10 +8,12 @@ import struct
 import subprocess
 import sys
 import termios
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 
+from fasttrain.arguments import BenchGrid, BenchKernels
 from fasttrain.config import load_config
 
 MISTAKES = [
@@ -37,14 +39,25 @@ MISTAKES = [
     (["sweep", "digits", "--dataset", "none.npz"], "none.npz"),
     (["sweep", "digits", "--n-train", "5000"], "n_train is 5000"),
     (["sweep", "digits", "--crop-padding", "8"], "crop_padding = 8"),
-    (["sweep", "digits", "--device", "tpu"], "--device 'tpu': allowed are auto, cpu, cuda"),
+    (["sweep", "digits", "--device", "tpu"], "device = 'tpu': allowed are auto, cpu, cuda"),
     (["train", "digits"], "--plr"),
     (["train", "digits", "--plr=-1"], "--plr: -1: a learning rate"),
     (["train", "digits", "--plr", "1", "--seed=-1"], "--seed -1"),
     (["train", "digits", "--plr", "1", "--seed", "9" * 23], "below 2^63"),
-    (["report"], "directory of the results (required)"),
-    (["bench", "--only", "packs"], "'packs' (did you mean 'pack'?); allowed are resnet18-64"),
-    (["bench", "--rounds", "1"], "--rounds 1: must be at least 2"),
+    (["report"], "STORE directory of the results (required)"),
+    (["bench", "kernels", "--only", "packs"], "'pack'). (did you mean 'pack'?)"),
+    (["bench", "kernels", "--rounds", "1"], "--rounds 1: must be at least 2"),
+    (["bench", "grid", "--rounds", "0"], "--rounds 0: must be at least 1"),
+    (["bench", "kernel"], "'kernel' is no action (did you mean 'kernels'?)"),
+    (["bench", "data", "--dataset", "dgits"], "did you mean 'digits'"),
+    (["sweep", "digits", "--plr", "1e-3", "1e-2"], "with commas: --plr 1e-3,1e-2)"),
+    (["sweep", "digits", "--quiet", "--k", "2", "5", "9"], "with commas: --k 2,5,9)"),
+    (["locate", "digits", "--flr", "1e-3", "1e-2"], "with commas: --flr 1e-3,1e-2)"),
+    (["sweep", "digits", "x.npz"], "x.npz (did you mean --dataset x.npz?)"),
+    (["sweep", "digits", "cifar10"], "cifar10 (did you mean --dataset cifar10?)"),
+    (["sweep", "x.npz"], "as in: fasttrain sweep digits --dataset x.npz"),
+    (["analyse", "here", "--only", "shapness"], "(did you mean 'sharpness'?)"),
+    (["locate", "digits", "--ratio", "1"], "--ratio 1: must be above 1"),
     (["data", "inspect", "dgits"], "did you mean 'digits'"),
     (["data", "inspct", "digits"], "'inspct' is no action (did you mean 'inspect'?)"),
     (["data", "inspect", "no.beton"], "no.beton cannot be read: No such file"),
@@ -94,16 +107,44 @@ def test_bad_arrays_are_named(fasttrain, tmp_path):
     assert "bad.npz" in outcome.err and outcome.err.count("\n") == 1
 
 
+POSITIONALS = {
+    "sweep": "PRESET|FILE.toml",
+    "train": "PRESET|FILE.toml",
+    "locate": "PRESET|FILE.toml",
+    "report": "STORE",
+    "analyse": "STORE",
+    "data inspect": "DATASET|FILE.beton",
+    "data write": "DATASET FILE.beton",
+    "data verify": "FILE.beton",
+    "bench kernels": "]",
+    "bench data": "]",
+    "bench grid": "]",
+}
+
+
 def test_help_comes_for_every_command(fasttrain, capsys):
     overview = fasttrain("--help")
     assert overview.code == 0 and "digits" in overview.out
     assert fasttrain().code == 2
     assert "write|inspect|verify" in fasttrain("data", "--help").out
-    for command in ("sweep", "train", "report", "data inspect", "data write", "bench"):
+    assert "kernels|data|grid" in fasttrain("bench", "--help").out
+    for command, positional in POSITIONALS.items():
         with pytest.raises(SystemExit) as stop:
             fasttrain(*command.split(), "--help")
         assert stop.value.code == 0
-        assert f"fasttrain {command}" in capsys.readouterr().out
+        text = capsys.readouterr().out
+        usage = text.splitlines()[0]
+        assert usage.startswith(f"usage: fasttrain {command} ") and positional in usage
+        assert "options options" not in text and "config." not in text
+
+
+def test_benchmarks_are_those_that_help_names():
+    from fasttrain import benchmarks
+    from fasttrain.grid_bench import cases
+
+    (networks, _) = get_args(get_type_hints(BenchKernels)["only"])
+    assert get_args(networks) == tuple(benchmarks.CASES)
+    assert get_args(get_type_hints(BenchGrid)["case"]) == tuple(cases.CASES)
 
 
 def test_help_shows_the_values_of_the_preset(fasttrain, capsys):
@@ -158,13 +199,6 @@ def test_a_console_without_utf8_and_a_live_terminal(tmp_path, tiny):
     text = shown.decode()
     assert "running" in text and "ETA" in text and "[1/" not in text
     assert "report: live/report/report.html" in text
-
-
-def test_the_module_runs_and_help_does_not_wait_for_torch(tmp_path):
-    code = "import sys, fasttrain.cli as c; c.run(['--help']); sys.exit('torch' in sys.modules)"
-    for command in (["-c", code], ["-m", "fasttrain", "--version"]):
-        done = subprocess.run([sys.executable, *command], cwd=tmp_path, env=dict(os.environ))
-        assert done.returncode == 0
 
 
 def test_bench_checks_and_times_every_variant(fasttrain):

@@ -1,0 +1,97 @@
+"""Which data sets there are, and where they lie: names and paths, checked before any loading.
+
+Imports neither torch nor numpy, so that a command line can tell a slip at once.
+"""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from fasttrain_data.errors import DataError, nearest
+
+CACHE_VARIABLE = "FASTTRAIN_DATA"
+
+# Mean and std as in arXiv 2410.22113, whose std is that within an image, not over the whole set.
+CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR_STD = (0.2023, 0.1994, 0.2010)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A torchvision data set; mean and std are measured where none are given."""
+
+    class_name: str
+    folder: str  # below the cache directory, where torchvision looks for the archives
+    num_bytes: int  # of the archives together
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+PUBLISHED = {
+    "cifar10": Published(
+        class_name="CIFAR10", folder="", num_bytes=170_498_071, mean=CIFAR_MEAN, std=CIFAR_STD
+    ),
+    "cifar100": Published(
+        class_name="CIFAR100", folder="", num_bytes=169_001_437, mean=CIFAR_MEAN, std=CIFAR_STD
+    ),
+    "fashion-mnist": Published(
+        class_name="FashionMNIST", folder="FashionMNIST/raw", num_bytes=30_878_645
+    ),
+}
+
+DATASETS: tuple[str, ...] = ("digits", *PUBLISHED)
+
+
+def known(name: str | os.PathLike[str]) -> str | Path:
+    """Return the name if it is in `DATASETS`, or the path of an npz file that is there.
+
+    Raises `DataError` for anything else.
+    """
+    text = os.fspath(name)
+    if text.endswith(".npz"):
+        return existing(text)
+    if text in DATASETS:
+        return text
+    raise DataError(
+        f"unknown data set {text[:200]!r}: use one of {', '.join(DATASETS)}"
+        f" or the path of an .npz file{nearest(text[:200], DATASETS)}"
+    )
+
+
+def existing(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a file that is there; a `DataError` says why it cannot be read."""
+    found = expanded(path)
+    try:
+        mode = found.stat().st_mode
+    except OSError as error:
+        raise DataError(f"{found} cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        # A pipe would be waited for.
+        raise DataError(f"{found} is no file")
+    return found
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return the path with the user's directory in place of `~`.
+
+    Raises `DataError` for a user that is not known, or a path that no system can have.
+    """
+    text = os.fspath(path)
+    if "\0" in text:
+        raise DataError(f"{text[:200]!r} is no path: it holds a zero byte")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise DataError(f"{text} cannot be read: the directory of its user is not known") from None
+
+
+def cache_dir(root: str | os.PathLike[str] | None = None) -> Path:
+    """Return the directory of downloads; it need not exist.
+
+    The first of `root`, the variable FASTTRAIN_DATA, XDG_CACHE_HOME/fasttrain, ~/.cache/fasttrain.
+    """
+    chosen = root or os.environ.get(CACHE_VARIABLE)
+    if chosen:
+        return expanded(chosen)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "fasttrain"
