@@ -176,7 +176,8 @@ def _locate(arguments: list[str]) -> int:
     parts = {"data": command.data, "network": command.network, "training": command.training}
     grid = dataclasses.replace(config.grid, flr=command.flr, seeds=command.seeds)
     checked = check(Config(**parts, grid=grid), "command line")
-    from .analysis.locate import Task, locate
+    from .analysis.locate import locate
+    from .analysis.task import Task
 
     return locate(
         checked,

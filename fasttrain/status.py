@@ -84,7 +84,7 @@ class Status:
             ]
         unfinished = [p for p, left in zip(self.plan, self.left, strict=True) if left or p.more]
         if not unfinished:
-            return [f"Finished: {self._count()}."]
+            return [f"Finished: {self._count().removesuffix(' finished')}."]
         how = "Not running"
         if self.progress is not None:
             how += f"; {_driver(self.progress)} was killed"

@@ -7,7 +7,6 @@ and an interrupted search goes on where it was. `search` says what to probe, `ru
 import dataclasses
 import io
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -16,102 +15,30 @@ from rich.console import Console
 from fasttrain.choice import Choice, choose
 from fasttrain.config import Config, RunOptions
 from fasttrain.engines import Engine
-from fasttrain.errors import UsageError, raise_failures
+from fasttrain.errors import raise_failures
 from fasttrain.files import is_empty, write_atomically
+from fasttrain.journal import Journal
 from fasttrain.lab import Lab, open_lab
 from fasttrain.plan import Stage, epochs_left, setup_sections
 from fasttrain.precision import resolve_device, resolve_precision
-from fasttrain.progress import ProgressView, duration
+from fasttrain.progress import ProgressView
 from fasttrain.provenance import provenance
 from fasttrain.schedule import make_packs
 from fasttrain.stages import METRICS, is_lost
+from fasttrain.status import duration
 from fasttrain.store import Store
 from fasttrain.sweep import run_sweep
 from fasttrain.tuning import models_in_memory
 
-from .findings import Findings, table_of_boundaries
+from .findings import Findings, notes_on_boundaries, table_of_boundaries
 from .geometry import NUM_POINTS
 from .records import is_done, load, save
-from .regimes import BELOW, curves_of
-from .rules import MIN_EPOCHS, Verdict, judge, split_equilibrium
+from .regimes import curves_of
+from .rules import Verdict, judge, split_equilibrium
 from .search import Probe, Search, Want
 from .selection import path_between
+from .task import Task, length_lines, plan_search
 from .works import WORKS
-
-SHORTEST = 4
-"""the first probes take this part of the configured epochs"""
-LONGEST = 2
-"""times the configured epochs that a probe may take"""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What to locate."""
-
-    plr: str | None
-    """FIRST:LAST; the ends of the configured grid if not given"""
-    ratio: float
-    boundaries: str
-    """names, with commas between them"""
-    share: float
-
-
-def plan_search(config: Config, task: Task) -> Search:
-    """The search for a task.
-
-    Raises:
-        UsageError: something in the task is not possible.
-    """
-    first, last = _range(task.plr) if task.plr else (config.grid.plr[0], config.grid.plr[-1])
-    if not first < last:
-        raise UsageError(f"--plr {first:g}:{last:g}: a range needs 0 < FIRST < LAST")
-    if not 1 < task.ratio < math.inf:
-        raise UsageError(f"--ratio {task.ratio:g}: must be above 1, for instance 1.15")
-    if last / first <= task.ratio:
-        raise UsageError(f"--plr {first:g}:{last:g}: already within --ratio {task.ratio:g}")
-    if not 0 < task.share <= 1:
-        raise UsageError(f"--share {task.share:g}: must be above 0 and at most 1")
-    names = tuple(name.strip() for name in task.boundaries.split(","))
-    for name in names:
-        if name not in BELOW:
-            raise UsageError(f"--boundaries {name!r}: allowed are {', '.join(BELOW)}")
-    if "2A|2B" in names and len(config.grid.flr) < 2:
-        raise UsageError(
-            "2A|2B needs the end points of two --flr, a low and a high one; "
-            "give two, or leave it out: --boundaries '1|2,2|3'"
-        )
-    epochs = config.training.epochs
-    lengths = {max(MIN_EPOCHS, epochs // SHORTEST), max(MIN_EPOCHS, epochs)}
-    search = Search(
-        first=first,
-        last=last,
-        ratio=task.ratio,
-        boundaries=tuple(name for name in BELOW if name in names),
-        num_seeds=config.grid.seeds,
-        lengths=tuple(sorted(lengths | {LONGEST * max(MIN_EPOCHS, epochs)})),
-        full_epochs=epochs,
-        finetune_epochs=config.training.finetune_epochs,
-        share=task.share,
-    )
-    coarse = [want.probe for want in search.next_round({}) if want.probe.seed == 0]
-    if sum(map(search.cost, coarse)) > search.budget:
-        raise UsageError(
-            f"{len(coarse)} first probes of {search.lengths[0]} epochs are more than"
-            f" {100 * task.share:.3g} % of a uniform grid of {search.num_uniform} PLRs: raise"
-            " --epochs, widen --plr, lower --ratio, or raise --share"
-        )
-    return search
-
-
-def _range(text: str) -> tuple[float, float]:
-    parts = text.split(":")
-    try:
-        first, last = (float(part) for part in parts)
-    except ValueError:
-        raise UsageError(f"--plr {text}: locate takes FIRST:LAST, for instance 1e-4:1") from None
-    if not (0 < first < math.inf and 0 < last < math.inf):
-        raise UsageError(f"--plr {text}: a learning rate is a finite number above 0")
-    return first, last
 
 
 def locate(
@@ -150,15 +77,18 @@ def locate(
         return 0
     with lab.store.lock():
         lab.store.clean()
-        console.print(choice.explain())
-        with choice.engine(lab, options) as engine:
-            run.to_the_end(choice, engine, options)
+        console.print("\n".join([*length_lines(search, config), choice.explain()]))
+        with Journal(path, command, "locating") as journal, choice.engine(lab, options) as engine:
+            journal.processes = choice.processes
+            run.to_the_end(choice, engine, options, journal)
         findings = Findings(search, run.outcomes, run.purposes)
         folder = lab.store.path / "report"
         folder.mkdir(exist_ok=True)
         for stem, table in (("boundaries", findings.boundaries()), ("probes", run.table())):
             write_atomically(folder / f"{stem}.csv", table.to_csv(index=False).encode())
     console.print(table_of_boundaries(findings))
+    for line in notes_on_boundaries(findings):
+        console.print(line)
     console.print("\n".join(findings.sentences(arguments, config.grid.flr)))
     return 0
 
@@ -216,23 +146,34 @@ class _Run:
         ]
         return [root, *ends]
 
-    def to_the_end(self, choice: Choice, engine: Engine, options: RunOptions) -> None:
+    def to_the_end(
+        self, choice: Choice, engine: Engine, options: RunOptions, journal: Journal
+    ) -> None:
         """Round after round.
 
         Raises:
             EnvironmentProblem: stages failed.
         """
+        planned: list[Stage] = []
         while wants := self.search.next_round(self.outcomes):
+            planned += self.stages(wants)
+            journal.plan(planned, accept_stopped=options.stop_diverged, more=True)
             purposes = list(dict.fromkeys(want.boundary for want in wants))
             self.console.print(f"{len(wants)} probes: {', '.join(purposes)}")
-            self._round(wants, choice, engine, options)
+            self._round(wants, choice, engine, options, journal)
             for want in wants:
                 verdict = self._verdict(want.probe)
                 self.outcomes[want.probe], self.reasons[want.probe] = verdict
                 self.purposes[want.probe] = want.boundary
+        journal.plan(planned, accept_stopped=options.stop_diverged)
 
     def _round(
-        self, wants: list[Want], choice: Choice, engine: Engine, options: RunOptions
+        self,
+        wants: list[Want],
+        choice: Choice,
+        engine: Engine,
+        options: RunOptions,
+        journal: Journal,
     ) -> None:
         stages, store = self.stages(wants), self.lab.store
         roots = sum(stage.parent is None for stage in stages)
@@ -241,7 +182,10 @@ class _Run:
         if all(state in ("done", "diverged") for _, state in states):
             return
         left = epochs_left(stages, store)
-        with ProgressView(states, left, self.console, quiet=options.quiet) as view:
+        view = ProgressView(
+            states, left, self.console, quiet=options.quiet, on_change=journal.report
+        )
+        with view:
             failures = run_sweep(packs, store, engine, view)
         raise_failures(failures)
 
@@ -282,6 +226,7 @@ def _cost_lines(search: Search, lab: Lab, choice: Choice) -> list[str]:
     step_s = min(timing.model_step_s for timing in choice.measured(lab))
     time_s = most * len(lab.train_loader(0)) * step_s / choice.processes
     return [
+        *length_lines(search, lab.config),
         f"PLR {search.first:g} to {search.last:g}, boundaries {', '.join(search.boundaries)}"
         f" to a ratio of {search.ratio:g}, {search.num_seeds} seeds",
         f"probes of {', '.join(map(str, search.lengths))} epochs; at most {most} epochs in all,"

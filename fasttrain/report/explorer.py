@@ -15,8 +15,8 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from fasttrain.report.curves import packed_curves
 from fasttrain.report.best import result_words
+from fasttrain.report.curves import packed_curves
 from fasttrain.report.headline import regime_in_words
 from fasttrain.report.table import CELL_KEYS, at_least, candidates, floats, number, seed_means
 

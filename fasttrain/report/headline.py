@@ -36,7 +36,9 @@ def headline(grid: Grid, regimes: pd.DataFrame, bounds: pd.DataFrame) -> list[st
     count = f"{len(stages) - num_diverged} stages done, {num_diverged} diverged."
     waiting = waited_for(grid)
     if grid.planned is None:
-        count += " Plan unknown: what is said here is of these stages, be they the whole grid or not."
+        count += (
+            " Plan unknown: what is said here is of these stages, be they the whole grid or not."
+        )
     elif len(waiting):
         count += f" Not finished: {waiting_words(waiting)}."
     by_plr = regime_by_plr(regimes)

@@ -25,7 +25,7 @@ def complete_seeds(stages: pd.DataFrame, waiting: pd.DataFrame) -> pd.DataFrame:
 
 
 def waiting_words(waiting: pd.DataFrame) -> str:
-    """"3 stages: pre-training at PLR 0.1 (1), fine-tuning at PLR 0.02, 0.1 (2)"."""
+    """ "3 stages: pre-training at PLR 0.1 (1), fine-tuning at PLR 0.02, 0.1 (2)"."""
     parts = []
     for kind, words in _KINDS.items():
         rows = waiting[waiting["kind"] == kind]
