@@ -17,7 +17,7 @@ from .files import json_bytes, write_atomically
 from .plan import Stage
 from .progress import ProgressView
 from .results import Finished
-from .status import FORMAT, PLAN, PROGRESS, Planned, merged, read_plan
+from .status import FORMAT, PLAN, PROGRESS, Planned, Progress, merged, read_plan
 
 INTERVAL_S = 1.0
 """seconds between two reports"""
@@ -35,7 +35,6 @@ class Journal:
         self.folder = folder
         self.command = command
         self.phase = phase
-        self.started = time.time()
         self.processes = 1
         self.more = False
         self.due = 0.0
@@ -70,25 +69,27 @@ class Journal:
 
     def _report(self, view: ProgressView | None) -> None:
         self.due = time.monotonic() + INTERVAL_S
-        content = {
-            "format": FORMAT,
-            "command": self.command,
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "started": self.started,
-            "written": time.time(),
-            "phase": self.phase,
-            "processes": self.processes,
-            "more": self.more,
-            "counts": view is not None,
-            "left_s": None if view is None else view.left_s(),
-            "packs": [] if view is None else view.packs(),
-        }
+        progress = Progress(
+            format=FORMAT,
+            command=self.command,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            written=time.time(),
+            phase=self.phase,
+            counts=view is not None,
+            processes=self.processes,
+            more=self.more,
+            left_s=None if view is None else view.left_s(),
+            packs=[] if view is None else view.packs(),
+        )
         # Beside its place first: who reads it finds it whole.
         temporary = self.folder / f".{PROGRESS}.{os.getpid()}.tmp"
-        with contextlib.suppress(OSError):
-            temporary.write_text(json.dumps(content))
+        try:
+            temporary.write_text(json.dumps(vars(progress)))
             temporary.replace(self.folder / PROGRESS)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def _row(stage: Stage) -> dict[str, object]:

@@ -54,6 +54,31 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """What a driver reported last."""
+
+    format: int
+    command: str
+    pid: int
+    host: str
+    written: float
+    """when, in seconds since 1970"""
+    phase: str
+    """what it does, as long as it does not count stages"""
+    counts: bool
+    processes: int
+    more: bool
+    """whether stages may follow those that it counts"""
+    left_s: float | None
+    packs: Sequence[str]
+    """what trains at this moment"""
+
+    def driver(self) -> str:
+        """Which process it is."""
+        return f"process {self.pid} on {self.host}"
+
+
+@dataclass(frozen=True)
 class Status:
     """Where a store stood at one moment."""
 
@@ -65,8 +90,8 @@ class Status:
     """of these, those that could not be run"""
     num_finished: int
     """stages of the store, planned or not"""
-    progress: Mapping[str, Any] | None
-    """what a driver reported last, if one runs or was killed"""
+    progress: Progress | None
+    """of a driver that runs or was killed"""
     running: bool
 
     def sentences(self, folder: Path | None = None) -> list[str]:
@@ -87,7 +112,7 @@ class Status:
             return [f"Finished: {self._count().removesuffix(' finished')}."]
         how = "Not running"
         if self.progress is not None:
-            how += f"; {_driver(self.progress)} was killed"
+            how += f"; {self.progress.driver()} was killed"
         commands = [_command(planned, folder) for planned in unfinished]
         return [f"{how}. {self._count()}.", *(f"Resume with: {text}" for text in commands)]
 
@@ -98,22 +123,21 @@ class Status:
         more = ", and more to be found" if any(planned.more for planned in self.plan) else ""
         return f"{len(wanted) - len(left)} of {_stages(len(wanted))} finished{failed}{more}"
 
-    def _of_running(self, progress: Mapping[str, Any]) -> Iterator[str]:
-        silent_s = max(0.0, time.time() - progress["written"])
-        left_s = progress["left_s"]
-        ahead = ""
-        if left_s is not None and left_s > silent_s:
-            ahead = f", about {duration(max(1.0, left_s - silent_s))} left"
-            ahead += " of this round" if progress["more"] else ""
-        what = f"{self._count()}{ahead}" if progress["counts"] else progress["phase"]
-        silent = ""
-        if progress["counts"] and silent_s > SILENT_S:
-            silent = f", last heard of {duration(silent_s)} ago"
-        yield f"Running ({_driver(progress)}{silent}): {what}."
-        packs = progress["packs"]
-        if packs:
-            yield f"{len(packs)} of {progress['processes']} processes at work: {'; '.join(packs)}."
-        yield f"Command: {progress['command']}"
+    def _of_running(self, progress: Progress) -> Iterator[str]:
+        silent_s = max(0.0, time.time() - progress.written)
+        what, silent = progress.phase, ""
+        if progress.counts:
+            what = self._count()
+            if progress.left_s is not None and progress.left_s > silent_s:
+                what += f", about {duration(max(1.0, progress.left_s - silent_s))} left"
+                what += " of this round" if progress.more else ""
+            if silent_s > SILENT_S:
+                silent = f", last heard of {duration(silent_s)} ago"
+        yield f"Running ({progress.driver()}{silent}): {what}."
+        if progress.packs:
+            at_work = f"{len(progress.packs)} of {progress.processes} processes at work"
+            yield f"{at_work}: {'; '.join(progress.packs)}."
+        yield f"Command: {progress.command}"
 
 
 def read(path: Path, *, running: bool | None = None) -> Status:
@@ -156,7 +180,7 @@ def read_plan(path: Path) -> list[Planned]:
     content = _read(path / PLAN)
     if content is None or content.get("format") != FORMAT:
         return []
-    with contextlib.suppress(TypeError, AttributeError):
+    with contextlib.suppress(TypeError, KeyError):
         return [Planned(**sweep) for sweep in content["sweeps"]]
     return []
 
@@ -206,9 +230,11 @@ def _is_finished(folder: Path, planned: Planned) -> bool:
     return planned.accept_stopped or not (_read(done) or {}).get("stopped")
 
 
-def _progress(path: Path) -> Mapping[str, Any] | None:
+def _progress(path: Path) -> Progress | None:
     content = _read(path / PROGRESS)
-    return content if content is not None and content.get("format") == FORMAT else None
+    with contextlib.suppress(TypeError):
+        return Progress(**content) if content and content.get("format") == FORMAT else None
+    return None
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -218,10 +244,6 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def _driver(progress: Mapping[str, Any]) -> str:
-    return f"process {progress['pid']} on {progress['host']}"
 
 
 def _stages(count: int) -> str:

@@ -54,7 +54,7 @@ _STAGE_COLUMNS = (
     ("stage", "stage", None, "{}"),
 )
 _CHOICES = ("kind", "regime", "state")
-_STATUS_START, _STATUS_END = '<div class="status" role="status">', "</div><!-- status -->"
+_STATUS_START, _STATUS_END = '<div class="status" role="status">', "</div>"
 
 
 def write_report(
