@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 from rich.table import Table
 
-from .regimes import Cut, boundaries, read
+from .regimes import Cut, boundaries, cut, read
 from .search import WHOLE, Outcomes, Probe, Search, latest
 
 AROUND = (0.5, 4.0)
@@ -59,7 +59,8 @@ class Findings:
                 f"the next probe takes {cost} epochs, and {max(left)} are left of the"
                 f" {search.budget} that --share {search.share:g} allows: raise --share"
             ]
-        found = list(self._cuts(boundary))
+        # As the search sees it: also what lies between 1 and 3 without being told 2A or 2B.
+        found = [cut(boundary, runs) for runs in self._runs()]
         untold = {plr for c in found for plr in c.untold}
         if untold:
             best = [latest(self.outcomes, s) for s in range(search.num_seeds)]
@@ -72,6 +73,9 @@ class Findings:
             return [f"let --plr begin below {search.first:g}"]
         if all(math.isnan(c.high) for c in found) and not all(math.isnan(c.low) for c in found):
             return [f"let --plr end above {search.last:g}"]
+        if not any(c.known for c in self._cuts(boundary)) and any(c.known for c in found):
+            low, high = min(c.low for c in found), max(c.high for c in found)
+            return [f"no equilibrium was found between regime 1 at {low:g} and 3 at {high:g}"]
         return []
 
     def epochs(self, purpose: str) -> int:
@@ -85,9 +89,13 @@ class Findings:
 
     def _cuts(self, boundary: str) -> Iterator[Cut]:
         """The boundary as each seed shows it."""
+        return (read(boundary, runs) for runs in self._runs())
+
+    def _runs(self) -> Iterator[list[tuple[float, str]]]:
+        """Of each seed the PLRs probed and their regimes."""
         for seed in range(self.search.num_seeds):
             best = latest(self.outcomes, seed)
-            yield read(boundary, [(plr, self.outcomes[probe]) for plr, probe in best.items()])
+            yield [(plr, self.outcomes[probe]) for plr, probe in best.items()]
 
     def _confidence(self, boundary: str) -> str:
         """How many seeds bracket it within the ratio, and in the same place within the ratio."""
