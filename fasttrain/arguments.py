@@ -125,6 +125,14 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoreStatus:
+    """Say what of a store's plan is finished and what runs now, wherever it runs."""
+
+    store: Positional[Path]
+    """directory of the results"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Analyse:
     """Measure the finished stages of a store: geometry, norms, sharpness, features; then report."""
 

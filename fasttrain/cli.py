@@ -1,4 +1,4 @@
-"""The command line: `fasttrain sweep | train | locate | analyse | report | data | bench`.
+"""The command line: `fasttrain sweep | train | locate | analyse | report | status | data | bench`.
 
 Exit codes: 0 done, 1 something around the program is wrong or a stage failed, 2 wrong usage, 130
 interrupted, 141 nobody reads the output. Every command checks its paths and values before it
@@ -16,7 +16,7 @@ import tyro
 
 from . import interrupts, pipes
 from .actions import bench, data
-from .arguments import Analyse, Cell, Locate, Report, Sweep, Train
+from .arguments import Analyse, Cell, Locate, Report, StoreStatus, Sweep, Train
 from .config import Config, GridConfig, check, check_options, presets
 from .errors import EnvironmentProblem, UsageError, nearest
 from .inputs import check_dataset, check_training
@@ -33,6 +33,7 @@ usage: fasttrain COMMAND ...
   locate PRESET|FILE.toml  find where the regimes meet, and the grid worth running
   analyse STORE            measure geometry, norms, sharpness and features of its stages
   report STORE             rebuild tables, figures and report.html of a store
+  status STORE             say what of its plan is finished, and what runs now
   data inspect DATASET     fetch a data set, or open a .beton file, and say what it holds
   data write DATASET FILE  write it as an FFCV file; data verify FILE checks every byte of one
   bench kernels|data       time the optimiser's step, or the loaders, against others
@@ -97,6 +98,7 @@ def _dispatch(arguments: list[str]) -> int:
         "locate": _locate,
         "analyse": _analyse,
         "report": _report,
+        "status": _status,
         "data": data,
         "bench": bench,
     }
@@ -184,6 +186,12 @@ def _report(arguments: list[str]) -> int:
     from .session import report
 
     return report(command.store, command.interval if command.watch else None)
+
+
+def _status(arguments: list[str]) -> int:
+    from .status import show
+
+    return show(parse(StoreStatus, "status", arguments).store)
 
 
 def _analyse(arguments: list[str]) -> int:

@@ -105,6 +105,7 @@ class Lab:
             "dataset": self.data.name,
             "num_classes": self.data.num_classes,
             "num_train": len(self.data.train_labels),
+            "num_test": len(self.data.test_labels),
             "source": {
                 "dataset": str(path.absolute()) if path.suffix == ".npz" else config.dataset,
                 "n_train": config.n_train,

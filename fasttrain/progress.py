@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -9,18 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from .plan import KINDS, Stage
+from .status import duration
 
 STATES = ("done", "diverged", "failed")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as `42 s`, `3 min 05 s` or `2 h 07 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 class ProgressView:
@@ -31,6 +23,7 @@ class ProgressView:
         epochs_left: what each of them still takes, by id.
         quiet: show nothing.
         every_epoch: without a terminal, a line per epoch instead of one per stage.
+        on_change: called with this view at every change, and whether a pack has just started.
     """
 
     def __init__(
@@ -41,13 +34,16 @@ class ProgressView:
         *,
         quiet: bool = False,
         every_epoch: bool = False,
+        on_change: Callable[["ProgressView", bool], None] = lambda view, started: None,
     ) -> None:
         self.console = console
         self.quiet = quiet
         self.every_epoch = every_epoch
+        self.on_change = on_change
         self.counts = Counter((stage.kind, state) for stage, state in states if state in STATES[:2])
         self.totals = Counter(stage.kind for stage, _ in states)
-        self.running: dict[str, Stage] = {}
+        self.running: list[list[Stage]] = []
+        self.epochs: dict[str, int] = {}
         self.line = ""
         self.lines: dict[str, str] = {}
         self.epochs_left = dict(epochs_left)
@@ -67,8 +63,9 @@ class ProgressView:
 
     def begin(self, pack: list[Stage]) -> None:
         """Stages start that train in step."""
-        self.running |= {stage.id: stage for stage in pack}
-        self.line = f"{pack[0].label()}" + (f" and {len(pack) - 1} more" if pack[1:] else "")
+        self.running.append(list(pack))
+        self.line = _label(pack)
+        self.on_change(self, True)
 
     def note(self, text: str) -> None:
         """Something that the user should know."""
@@ -82,16 +79,20 @@ class ProgressView:
         self.epochs_left[stage.id] = max(0, self.epochs_left[stage.id] - 1)
         self.line = f"{stage.label()}  epoch {epoch}/{stage.end_epoch}  {_scores(scores)}"
         self.lines[stage.id] = self.line
+        self.epochs[stage.id] = epoch
+        self.on_change(self, False)
         if self.every_epoch and not self.live and not self.quiet:
             self.console.print(self.line, highlight=False, soft_wrap=True)
 
     def end(self, stage: Stage, state: str) -> None:
         """A stage has ended in a state."""
         self.counts[stage.kind, state] += 1
-        self.running.pop(stage.id, None)
+        left = ([other for other in pack if other.id != stage.id] for pack in self.running)
+        self.running = [pack for pack in left if pack]
         # A loss that became non-finite ends a stage early.
         self.epochs_left[stage.id] = 0
         line = self.lines.pop(stage.id, stage.label())
+        self.on_change(self, False)
         if not self.live and not self.quiet:
             finished = sum(self.counts.values())
             self.console.print(
@@ -101,24 +102,44 @@ class ProgressView:
                 markup=False,
             )
 
-    def eta(self) -> str:
-        """Time left at the rate of this run so far, or a dash."""
+    def left_s(self) -> float | None:
+        """Seconds left at the rate of this run so far, if there is one."""
         if not self.epochs_run:
-            return "-"
+            return None
         rate = (time.monotonic() - self.started) / self.epochs_run
-        return duration(sum(self.epochs_left.values()) * rate)
+        return sum(self.epochs_left.values()) * rate
+
+    def eta(self) -> str:
+        """`left_s` in words, or a dash."""
+        left_s = self.left_s()
+        return "-" if left_s is None else duration(left_s)
+
+    def packs(self) -> list[str]:
+        """What trains at this moment: each pack by its first stage, and the epoch it has reached.
+
+        As the log, epochs count from the start of pre-training.
+        """
+        return [
+            f"{_label(pack)}, epoch {self.epochs.get(pack[0].id, pack[0].start_epoch)}"
+            f" of {pack[0].end_epoch}"
+            for pack in self.running
+        ]
 
     def __rich__(self) -> Group:
         table = Table("stage", *STATES, "running", "left", "total", box=None, pad_edge=False)
         for kind in KINDS:
             if self.totals[kind]:
-                running = sum(stage.kind == kind for stage in self.running.values())
+                running = sum(stage.kind == kind for pack in self.running for stage in pack)
                 counts = [self.counts[kind, state] for state in STATES]
                 left = self.totals[kind] - sum(counts) - running
                 cells = (*counts, running, left, self.totals[kind])
                 table.add_row(kind, *(str(cell) for cell in cells))
         elapsed = duration(time.monotonic() - self.started)
         return Group(table, Text(self.line), Text(f"elapsed {elapsed}, ETA {self.eta()}"))
+
+
+def _label(pack: list[Stage]) -> str:
+    return pack[0].label() + (f" and {len(pack) - 1} more" if pack[1:] else "")
 
 
 def _scores(scores: dict[str, float]) -> str:

@@ -13,8 +13,9 @@ from pathlib import Path
 from .analysis.grids import all_grids
 from .errors import EnvironmentProblem
 from .files import parquet, write_atomically
-from .report import Pictures, write_report
+from .report import Pictures, with_status, write_report
 from .results import analysis_commands, finished, origin, stage_table
+from .status import read
 from .store import DESCRIPTION, FAILURE, Store
 
 FOLDER = "report"
@@ -40,6 +41,7 @@ def rebuild(store: Store, pictures: Pictures | None = None, refresh_s: int | Non
         commands={f.stage: f.done["provenance"]["command"] for f in found},
         analysed_by=analysis_commands(store.path),
         unfinished=unfinished(store),
+        status=page_status(store),
         pictures=pictures,
         refresh_s=refresh_s,
     )
@@ -55,18 +57,34 @@ def watch(path: Path, interval_s: float) -> int:
     """
     store = Store.open(path, create=False)
     pictures = Pictures(store.path / FOLDER / "figures")
-    seen: dict[Path, int] | None = None
+    seen: tuple[dict[Path, int], bool] | None = None
     try:
         while True:
-            found = _changes(store)
+            found = _changes(store), read(store.path).running
             if found != seen:
                 _rebuild_aloud(store, pictures, max(2, math.ceil(interval_s)))
                 seen = found
+            elif found[1]:
+                _tell_status(store)
             time.sleep(interval_s)
     except KeyboardInterrupt:
         # The page that stays behind does not reload itself any more.
         _rebuild_aloud(store, pictures, None)
         return 0
+
+
+def page_status(store: Store) -> list[str]:
+    """What the top of the page says: where the store stands, and when that was so."""
+    first, *others = read(store.path).sentences()
+    return [f"{datetime.now():%Y-%m-%d %H:%M:%S}. {first}", *others]
+
+
+def _tell_status(store: Store) -> None:
+    """Put where the store stands into the page as it is."""
+    page = store.path / FOLDER / "report.html"
+    if page.exists():
+        text = with_status(page.read_text(encoding="utf-8"), page_status(store))
+        write_atomically(page, text.encode())
 
 
 def unfinished(store: Store) -> list[tuple[str, str, str]]:

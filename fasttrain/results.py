@@ -60,6 +60,7 @@ class Finished(NamedTuple):
             "versions": sections["versions"],
             "num_classes": self.about["num_classes"],
             "num_train": self.about["num_train"],
+            "num_test": self.about.get("num_test"),
         }
 
 
@@ -145,7 +146,9 @@ def load_grids(store: str | Path, found: Sequence[Finished] | None = None) -> Gr
     The store is looked at once, as a sweep may be finishing stages; `found` is such a look.
     """
     found = finished(store) if found is None else found
-    configurations = {f.setup: f.configuration() for f in found}
+    # Older stages do not know the number of test images: the last one counts.
+    known = sorted(found, key=lambda f: "num_test" in f.about)
+    configurations = {f.setup: f.configuration() for f in known}
     table = stage_table(found)
     parts, named = [table.iloc[:0]], {}
     for setup, rows in table.groupby("setup", sort=False):

@@ -14,14 +14,16 @@ from .errors import raise_failures
 from .estimate import estimate
 from .files import is_empty
 from .inputs import one_line_errors
+from .journal import Journal
 from .lab import Lab, open_lab
 from .plan import KINDS, Stage, build, epochs_left, setup_sections, unshared_epochs
 from .precision import resolve_device, resolve_precision
-from .progress import ProgressView, duration
+from .progress import ProgressView
 from .provenance import provenance
 from .rebuild import rebuild, watch
 from .report import rich_table, summary
 from .results import load
+from .status import duration
 from .store import Store
 from .sweep import reopen_orphans, run_sweep
 
@@ -66,14 +68,10 @@ def sweep(
         reopen_orphans(stages, lab.store)
         states = [(stage, lab.store.state(stage.id)) for stage in stages]
         failures: dict[str, str] = {}
-        if any(state in ("todo", "failed") for _, state in states):
-            choice = choose(stages, lab, options)
-            if not options.quiet:
-                console.print(choice.explain(), highlight=False, soft_wrap=True)
-            left = epochs_left(stages, lab.store)
-            view = ProgressView(states, left, console, quiet=options.quiet, every_epoch=every_epoch)
-            with view, choice.engine(lab, options) as engine:
-                failures = run_sweep(choice.packs, lab.store, engine, view)
+        with Journal(path, command, "choosing packs") as journal:
+            journal.plan(stages, accept_stopped=options.stop_diverged)
+            if any(state in ("todo", "failed") for _, state in states):
+                failures = _run(stages, states, lab, options, console, journal, every_epoch)
         page = rebuild(lab.store)
     if not options.quiet:
         _print_outcome(stages, lab.store, page, console)
@@ -81,12 +79,39 @@ def sweep(
     return 0
 
 
+def _run(
+    stages: list[Stage],
+    states: list[tuple[Stage, str]],
+    lab: Lab,
+    options: RunOptions,
+    console: Console,
+    journal: Journal,
+    every_epoch: bool,
+) -> dict[str, str]:
+    """Run what is left, shown and noted down; returns the errors of what failed, by label."""
+    choice = choose(stages, lab, options)
+    if not options.quiet:
+        console.print(choice.explain(), highlight=False, soft_wrap=True)
+    journal.processes = choice.processes
+    view = ProgressView(
+        states,
+        epochs_left(stages, lab.store),
+        console,
+        quiet=options.quiet,
+        every_epoch=every_epoch,
+        on_change=journal.report,
+    )
+    with view, choice.engine(lab, options) as engine:
+        return run_sweep(choice.packs, lab.store, engine, view)
+
+
 def analyse(path: Path, request: Request, place: Place) -> int:
     """Measure what a store holds, and rebuild its report; returns the exit code."""
     store = Store.open(path, create=False)
     with store.lock():
         store.clean()
-        failures = run_analyses(store, request, place, Console())
+        with Journal(path, place.command, "analysing finished stages"):
+            failures = run_analyses(store, request, place, Console())
         print(f"report: {rebuild(store)}")
     raise_failures(failures, "analyses", f" below {store.path / 'analyses'}")
     return 0

@@ -2,6 +2,7 @@
 
     <store>/store.json                  format version
     <store>/.lock                       held by the one process that writes
+    <store>/plan.json, progress.json    what was asked for, and what runs now (see `status`)
     <store>/<stage>/stage.json          what the stage is (written first)
     <store>/checkpoints/<pack>-<digest>.safetensors   where a pack stands, while it runs
     <store>/<stage>/*.safetensors, metrics.parquet   its results
@@ -80,7 +81,8 @@ class Store:
         Raises:
             EnvironmentProblem: another process holds it.
         """
-        lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        # Not at once: `status` may hold it for an instant to see whether somebody does.
+        lock = filelock.FileLock(self.path / ".lock", timeout=0.2)
         try:
             lock.acquire()
         except filelock.Timeout:

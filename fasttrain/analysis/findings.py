@@ -2,13 +2,13 @@
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 from rich.table import Table
 
-from .regimes import boundaries, read
+from .regimes import Cut, boundaries, cut, read
 from .search import WHOLE, Outcomes, Probe, Search, latest
 
 AROUND = (0.5, 4.0)
@@ -44,12 +44,39 @@ class Findings:
         table = table[table["boundary"].isin(self.search.boundaries)].reset_index(drop=True)
         table["confidence"] = [self._confidence(name) for name in table["boundary"]]
         table["epochs"] = [self.epochs(name) for name in table["boundary"]]
-        notes = []
-        for name, note in zip(table["boundary"], table["note"], strict=True):
-            short = self.search.is_short_of_epochs(self.outcomes, name)
-            share = f"{100 * self.search.share:.3g} % of the uniform grid's epochs are spent"
-            notes.append("; ".join(filter(None, [note, share if short else ""])))
+        notes = [
+            "; ".join(filter(None, [note, *self._advice(name)]))
+            for name, note in zip(table["boundary"], table["note"], strict=True)
+        ]
         return table.assign(note=notes)
+
+    def _advice(self, boundary: str) -> list[str]:
+        """Why a boundary is not known to the ratio, and what to change; nothing if it is."""
+        search, cost = self.search, self.search.next_cost(self.outcomes, boundary)
+        if cost is not None:
+            left = [search.budget - search.spent(self.outcomes, s) for s in range(search.num_seeds)]
+            return [
+                f"the next probe takes {cost} epochs, and {max(left)} are left of the"
+                f" {search.budget} that --share {search.share:g} allows: raise --share"
+            ]
+        # As the search sees it: also what lies between 1 and 3 without being told 2A or 2B.
+        found = [cut(boundary, runs) for runs in self._runs()]
+        untold = {plr for c in found for plr in c.untold}
+        if untold:
+            best = [latest(self.outcomes, s) for s in range(search.num_seeds)]
+            last = [probes[plr] for plr in untold for probes in best if plr in probes]
+            if any(probe.tuned for probe in last):
+                length = search.finetune_epochs
+                return [f"fine-tuning for {length} epochs is too short: raise --finetune-epochs"]
+            return [f"the longest probes have {max(p.epochs for p in last)} epochs: raise --epochs"]
+        if all(math.isnan(c.low) for c in found) and not all(math.isnan(c.high) for c in found):
+            return [f"let --plr begin below {search.first:g}"]
+        if all(math.isnan(c.high) for c in found) and not all(math.isnan(c.low) for c in found):
+            return [f"let --plr end above {search.last:g}"]
+        if not any(c.known for c in self._cuts(boundary)) and any(c.known for c in found):
+            low, high = min(c.low for c in found), max(c.high for c in found)
+            return [f"no equilibrium was found between regime 1 at {low:g} and 3 at {high:g}"]
+        return []
 
     def epochs(self, purpose: str) -> int:
         """Epochs of the probes for a boundary, or of the coarse round."""
@@ -60,12 +87,19 @@ class Findings:
         """Epochs of all probes."""
         return sum(self.search.cost(probe) for probe in self.outcomes)
 
+    def _cuts(self, boundary: str) -> Iterator[Cut]:
+        """The boundary as each seed shows it."""
+        return (read(boundary, runs) for runs in self._runs())
+
+    def _runs(self) -> Iterator[list[tuple[float, str]]]:
+        """Of each seed the PLRs probed and their regimes."""
+        for seed in range(self.search.num_seeds):
+            best = latest(self.outcomes, seed)
+            yield [(plr, self.outcomes[probe]) for plr, probe in best.items()]
+
     def _confidence(self, boundary: str) -> str:
         """How many seeds bracket it within the ratio, and in the same place within the ratio."""
-        found = [
-            read(boundary, [(plr, self.outcomes[probe]) for plr, probe in best.items()])
-            for best in (latest(self.outcomes, s) for s in range(self.search.num_seeds))
-        ]
+        found = list(self._cuts(boundary))
         known = sorted((c for c in found if c.known), key=lambda c: c.low * c.high)
         if not known:
             return f"0 of {len(found)} seeds"
@@ -97,11 +131,11 @@ class Findings:
 
     def sentences(self, arguments: Sequence[str], flr: Sequence[float]) -> list[str]:
         """Costs, and the grid to run next."""
-        whole = self.search.uniform_epochs
+        search, whole = self.search, self.search.uniform_epochs
         lines = [
-            f"{self.spent()} epochs ({self.epochs('coarse')} of them the coarse round);"
-            f" a uniform grid of {self.search.num_uniform} PLRs takes {whole}:"
-            f" {self.spent() / whole:.2f} of it",
+            f"{self.spent()} epochs ({self.epochs('coarse')} of them the coarse round),"
+            f" {self.spent() / whole:.2f} of the {whole} of a uniform grid of {search.num_uniform}"
+            f" PLRs; --share {search.share:g} allows {search.budget * search.num_seeds}",
         ]
         paths = sum(probe.tuned for probe in self.outcomes)
         if paths:
@@ -126,14 +160,19 @@ class Findings:
 
 def table_of_boundaries(findings: Findings) -> Table:
     """For a terminal: one row per boundary."""
-    shown = Table("boundary", "PLR", "bracket", "ratio", "confidence", "epochs", "note", box=None)
+    shown = Table("boundary", "PLR", "bracket", "ratio", "confidence", "epochs", box=None)
     for row in findings.boundaries().to_dict("records"):
         known = not math.isnan(row["plr"])
         bracket = f"{row['low']:.3g} to {row['high']:.3g}" if known else "-"
         plr, ratio = (f"{row['plr']:.3g}", f"{row['ratio']:.3g}") if known else ("-", "-")
-        cells = (row["boundary"], plr, bracket, ratio, row["confidence"])
-        shown.add_row(*cells, str(row["epochs"]), row["note"])
+        shown.add_row(row["boundary"], plr, bracket, ratio, row["confidence"], str(row["epochs"]))
     return shown
+
+
+def notes_on_boundaries(findings: Findings) -> list[str]:
+    """A line for each boundary of which there is more to say than the table does."""
+    rows = findings.boundaries().to_dict("records")
+    return [f"{row['boundary']}: {row['note']}" for row in rows if row["note"]]
 
 
 def _kept(arguments: Sequence[str]) -> list[str]:

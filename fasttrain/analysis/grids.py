@@ -6,11 +6,15 @@ from pathlib import Path
 import pandas as pd
 
 from ..results import Finished, load_grids
+from ..status import Planned, read_plan
 from .records import load_analyses
 from .tables import Grid
 
 IDS = ("stage", "stage_a", "stage_b")
 """columns of analyses that hold ids of stages"""
+
+PLANNED = ("kind", "plr", "flr", "k", "seed")
+"""what a plan says of a stage"""
 
 
 def all_grids(store: str | Path, found: Sequence[Finished] | None = None) -> list[Grid]:
@@ -22,6 +26,7 @@ def all_grids(store: str | Path, found: Sequence[Finished] | None = None) -> lis
     Raises:
         EnvironmentProblem: not a store, or a damaged file in it.
     """
+    plan = planned_stages(read_plan(Path(store)))
     stages, epochs, configurations = load_grids(store, found)
     tables = load_analyses(store)
     return [
@@ -30,6 +35,7 @@ def all_grids(store: str | Path, found: Sequence[Finished] | None = None) -> lis
             configuration=configuration,
             stages=_of(stages, setup),
             epochs=_of(epochs, setup),
+            planned=_planned(plan, setup, configuration["training"]["finetune_epochs"]),
             **{
                 name: _among(table, set(stages.loc[stages["setup"] == setup, "stage"]))
                 for name, table in tables.items()
@@ -37,6 +43,22 @@ def all_grids(store: str | Path, found: Sequence[Finished] | None = None) -> lis
         )
         for setup, configuration in configurations.items()
     ]
+
+
+def planned_stages(plan: Sequence[Planned]) -> pd.DataFrame:
+    """A row for every stage of a store's plan: stage, kind, plr, flr, k, seed, epochs, setup."""
+    stages = {stage: about for sweep in plan for stage, about in sweep.stages.items()}
+    rows = [{"stage": stage, **about} for stage, about in stages.items()]
+    table = pd.DataFrame(rows, columns=["stage", *PLANNED, "epochs", "setup"])
+    return table.astype({"plr": "float64", "flr": "float64", "k": "float64"})
+
+
+def _planned(plan: pd.DataFrame, setup: str, length: int | None) -> pd.DataFrame | None:
+    """What is planned of a set-up with one length of fine-tuning; None if nothing is."""
+    mine = plan[plan["setup"] == setup.partition("-")[0]]
+    if length is not None:
+        mine = mine[(mine["kind"] != "finetune") | (mine["epochs"] == length)]
+    return None if mine.empty else mine[["stage", *PLANNED]].reset_index(drop=True)
 
 
 def _of(table: pd.DataFrame, setup: str) -> pd.DataFrame:

@@ -17,25 +17,27 @@ from fasttrain.console import Console
 from fasttrain.engines import Engine
 from fasttrain.errors import raise_failures
 from fasttrain.files import is_empty, write_atomically
+from fasttrain.journal import Journal
 from fasttrain.lab import Lab, open_lab
 from fasttrain.plan import Stage, epochs_left, setup_sections
 from fasttrain.precision import resolve_device, resolve_precision
-from fasttrain.progress import ProgressView, duration
+from fasttrain.progress import ProgressView
 from fasttrain.provenance import provenance
 from fasttrain.schedule import make_packs
 from fasttrain.stages import METRICS, is_lost
+from fasttrain.status import duration
 from fasttrain.store import Store
 from fasttrain.sweep import run_sweep
 from fasttrain.tuning import models_in_memory
 
-from .findings import Findings, table_of_boundaries
+from .findings import Findings, notes_on_boundaries, table_of_boundaries
 from .geometry import NUM_POINTS
 from .records import is_done, load, save
 from .regimes import curves_of
 from .rules import Verdict, judge, split_equilibrium
 from .search import Probe, Search, Want
 from .selection import path_between
-from .task import Task, plan_search
+from .task import Task, length_lines, plan_search
 from .works import WORKS
 
 
@@ -75,15 +77,18 @@ def locate(
         return 0
     with lab.store.lock():
         lab.store.clean()
-        console.print(choice.explain())
-        with choice.engine(lab, options) as engine:
-            run.to_the_end(choice, engine, options)
+        console.print("\n".join([*length_lines(search, config), choice.explain()]))
+        with Journal(path, command, "locating") as journal, choice.engine(lab, options) as engine:
+            journal.processes = choice.processes
+            run.to_the_end(choice, engine, options, journal)
         findings = Findings(search, run.outcomes, run.purposes)
         folder = lab.store.path / "report"
         folder.mkdir(exist_ok=True)
         for stem, table in (("boundaries", findings.boundaries()), ("probes", run.table())):
             write_atomically(folder / f"{stem}.csv", table.to_csv(index=False).encode())
     console.print(table_of_boundaries(findings))
+    for line in notes_on_boundaries(findings):
+        console.print(line)
     console.print("\n".join(findings.sentences(arguments, config.grid.flr)))
     return 0
 
@@ -141,23 +146,34 @@ class _Run:
         ]
         return [root, *ends]
 
-    def to_the_end(self, choice: Choice, engine: Engine, options: RunOptions) -> None:
+    def to_the_end(
+        self, choice: Choice, engine: Engine, options: RunOptions, journal: Journal
+    ) -> None:
         """Round after round.
 
         Raises:
             EnvironmentProblem: stages failed.
         """
+        planned: list[Stage] = []
         while wants := self.search.next_round(self.outcomes):
+            planned += self.stages(wants)
+            journal.plan(planned, accept_stopped=options.stop_diverged, more=True)
             purposes = list(dict.fromkeys(want.boundary for want in wants))
             self.console.print(f"{len(wants)} probes: {', '.join(purposes)}")
-            self._round(wants, choice, engine, options)
+            self._round(wants, choice, engine, options, journal)
             for want in wants:
                 verdict = self._verdict(want.probe)
                 self.outcomes[want.probe], self.reasons[want.probe] = verdict
                 self.purposes[want.probe] = want.boundary
+        journal.plan(planned, accept_stopped=options.stop_diverged)
 
     def _round(
-        self, wants: list[Want], choice: Choice, engine: Engine, options: RunOptions
+        self,
+        wants: list[Want],
+        choice: Choice,
+        engine: Engine,
+        options: RunOptions,
+        journal: Journal,
     ) -> None:
         stages, store = self.stages(wants), self.lab.store
         roots = sum(stage.parent is None for stage in stages)
@@ -166,7 +182,10 @@ class _Run:
         if all(state in ("done", "diverged") for _, state in states):
             return
         left = epochs_left(stages, store)
-        with ProgressView(states, left, self.console, quiet=options.quiet) as view:
+        view = ProgressView(
+            states, left, self.console, quiet=options.quiet, on_change=journal.report
+        )
+        with view:
             failures = run_sweep(packs, store, engine, view)
         raise_failures(failures)
 
@@ -207,6 +226,7 @@ def _cost_lines(search: Search, lab: Lab, choice: Choice) -> list[str]:
     step_s = min(timing.model_step_s for timing in choice.measured(lab))
     time_s = most * len(lab.train_loader(0)) * step_s / choice.processes
     return [
+        *length_lines(search, lab.config),
         f"PLR {search.first:g} to {search.last:g}, boundaries {', '.join(search.boundaries)}"
         f" to a ratio of {search.ratio:g}, {search.num_seeds} seeds",
         f"probes of {', '.join(map(str, search.lengths))} epochs; at most {most} epochs in all,"

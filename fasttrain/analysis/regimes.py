@@ -178,8 +178,6 @@ def _merged(name: str, found: Sequence[Cut]) -> dict[str, object]:
     notes = [] if known else [_unknown(name, found)]
     if known and len(known) < len(found):
         notes.append(f"{len(found) - len(known)} of {len(found)} seeds do not show it")
-    if len(known) == 1 and len(found) == 1:
-        notes.append("one seed")
     untold = sorted({plr for c in known for plr in c.untold})
     if untold:
         notes.append(f"cannot be told at PLR {', '.join(f'{plr:g}' for plr in untold)}")
@@ -202,11 +200,13 @@ def _unknown(name: str, found: Sequence[Cut]) -> str:
     highs = [c.high for c in found if math.isfinite(c.high)]
     if not lows and not highs:
         return "no end points tell 2A from 2B" if name == "2A|2B" else "no run is decided"
-    if not lows:
-        return f"nothing below it: it is below PLR {min(highs):g}"
-    if highs:
+    if lows and highs:
         return f"seeds disagree: above PLR {max(lows):g} in some, below {min(highs):g} in others"
-    return f"nothing above it: it is above PLR {max(lows):g}"
+    untold = sorted({plr for c in found for plr in c.untold})
+    place = f"below PLR {min(highs):g}" if highs else f"above PLR {max(lows):g}"
+    if untold:
+        return f"it is {place}; cannot be told at PLR {', '.join(f'{plr:g}' for plr in untold)}"
+    return f"no run {'below' if highs else 'above'} it: it is {place}"
 
 
 def _subregime(grid: Grid, run: dict) -> Verdict:

@@ -108,14 +108,14 @@ class Search:
                     left -= cost
         return wants
 
-    def is_short_of_epochs(self, outcomes: Outcomes, boundary: str) -> bool:
-        """Whether the search would go on at this boundary if it could pay for more."""
+    def next_cost(self, outcomes: Outcomes, boundary: str) -> int | None:
+        """Epochs of the next probe at this boundary, were there enough; None if it needs none."""
+        costs = []
         for seed in range(self.num_seeds):
             best = latest(outcomes, seed)
             bracket = cut(boundary, [(plr, outcomes[probe]) for plr, probe in best.items()])
-            if self._split(bracket, best, outcomes, seed):
-                return True
-        return False
+            costs += map(self.cost, self._split(bracket, best, outcomes, seed))
+        return min(costs, default=None)
 
     def _of_seed(self, outcomes: Outcomes, seed: int) -> list[Want]:
         """What every open bracket of a seed asks for, the widest first."""

@@ -65,11 +65,14 @@ class Grid:
     setup: str
     """its id, as in `results.load_grids`"""
     configuration: dict[str, Any]
-    """as in `results.load_grids`: data, network, training, versions, num_classes, num_train"""
+    """as in `results.load_grids`: data, network, training, versions, num_classes, num_train,
+    num_test"""
     stages: pd.DataFrame
     """rows of `results.load`"""
     epochs: pd.DataFrame
     """rows of `results.load_epochs`"""
+    planned: pd.DataFrame | None = None
+    """stage, kind, plr, flr, k and seed of all that the store was asked for; None if not known"""
     pairs: pd.DataFrame = _table("pairs")
     paths: pd.DataFrame = _table("paths")
     angles: pd.DataFrame = _table("angles")

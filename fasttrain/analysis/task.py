@@ -53,15 +53,16 @@ def plan_search(config: Config, task: Task) -> Search:
             "2A|2B needs the end points of two --flr, a low and a high one; "
             "give two, or leave it out: --boundaries '1|2,2|3'"
         )
-    epochs = config.training.epochs
-    lengths = {max(MIN_EPOCHS, epochs // SHORTEST), max(MIN_EPOCHS, epochs)}
+    # Fewer tell no equilibrium, be they of a probe or of the uniform grid.
+    epochs = max(MIN_EPOCHS, config.training.epochs)
+    lengths = {max(MIN_EPOCHS, epochs // SHORTEST), epochs, LONGEST * epochs}
     search = Search(
         first=first,
         last=last,
         ratio=task.ratio,
         boundaries=tuple(name for name in BELOW if name in names),
         num_seeds=config.grid.seeds,
-        lengths=tuple(sorted(lengths | {LONGEST * max(MIN_EPOCHS, epochs)})),
+        lengths=tuple(sorted(lengths)),
         full_epochs=epochs,
         finetune_epochs=config.training.finetune_epochs,
         share=task.share,
@@ -88,3 +89,15 @@ def _range(text: str) -> tuple[float, float]:
     except ValueError as error:
         raise UsageError(f"--plr {text}: {error}") from None
     return first, last
+
+
+def length_lines(search: Search, config: Config) -> list[str]:
+    """What is to be known of the probes' length, if it is not the configured one."""
+    given = config.training.epochs
+    if given >= MIN_EPOCHS:
+        return []
+    return [
+        f"--epochs {given} is too short: no equilibrium can be told before {MIN_EPOCHS} epochs."
+        f" Probes have {' or '.join(map(str, search.lengths))}, the uniform grid that they are"
+        f" compared with {search.full_epochs}; a sweep needs as many for its regimes to be told"
+    ]

@@ -12,7 +12,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ..progress import duration
+from ..status import duration
 from .records import Analysis
 
 

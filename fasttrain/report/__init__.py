@@ -1,7 +1,7 @@
 """What a grid found, for people: figures, a summary table, sentences, and one offline page."""
 
 from fasttrain.report.figures import DRAWINGS, drawn, save
-from fasttrain.report.html import write_report
+from fasttrain.report.html import with_status, write_report
 from fasttrain.report.pictures import Pictures
 from fasttrain.report.table import rich_table, seed_means, summary
 
@@ -13,5 +13,6 @@ __all__ = [
     "save",
     "seed_means",
     "summary",
+    "with_status",
     "write_report",
 ]

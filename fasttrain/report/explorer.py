@@ -15,9 +15,10 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
+from fasttrain.report.best import result_words
 from fasttrain.report.curves import packed_curves
-from fasttrain.report.headline import regime_in_words, result_words
-from fasttrain.report.table import CELL_KEYS, best, floats, number, seed_means
+from fasttrain.report.headline import regime_in_words
+from fasttrain.report.table import CELL_KEYS, at_least, candidates, floats, number, seed_means
 
 NUM_LEVELS = 24
 _FLAGS = {"finetune": "flr", "swa": "k"}
@@ -29,10 +30,14 @@ class Cells:
     Args:
         stages: rows of `results.load` of one set-up, in the order of the page's table.
         by_plr: regime of each PLR.
+        num_test: test images; None if that is not known.
     """
 
-    def __init__(self, stages: pd.DataFrame, by_plr: dict[float, str]) -> None:
+    def __init__(
+        self, stages: pd.DataFrame, by_plr: dict[float, str], num_test: int | None = None
+    ) -> None:
         self.stages = stages
+        self.num_test = num_test
         means = [seed_means(stages, kind).assign(kind=kind) for kind in CELL_KEYS]
         self.results = pd.concat(means, ignore_index=True)
         self.plrs = sorted(self.results["plr"].unique())
@@ -49,7 +54,8 @@ class Cells:
             [found.get((kind, None if kind == "pretrain" else value, plr)) for plr in self.plrs]
             for kind, value in self.rows
         ]
-        self.winner = best(self.results)
+        highest = float(candidates(self.results)["mean"].max())
+        self.winners = set(at_least(self.results, highest).index)
 
     def label(self, row: int) -> str:
         kind, value = self.rows[row]
@@ -57,7 +63,7 @@ class Cells:
         return name if kind == "pretrain" else f"{name} {number(value)}"
 
     def is_best(self, cell: pd.Series) -> bool:
-        return self.winner is not None and cell.name == self.winner.name
+        return cell.name in self.winners
 
     def _values(self, kind: str, key: str) -> list[float]:
         return sorted(self.results.loc[self.results["kind"] == kind, key].unique())
@@ -213,7 +219,7 @@ def _script_cells(cells: Cells) -> list[list[dict[str, Any]]]:
         shown.append(
             [
                 {
-                    "text": "no result" if cell is None else result_words(cell),
+                    "text": "no result" if cell is None else result_words(cell, cells.num_test),
                     "state": state_of(cell, len(cells.seeds)),
                     "stages": members.get((kind, key, plr), []),
                 }

@@ -54,6 +54,7 @@ _STAGE_COLUMNS = (
     ("stage", "stage", None, "{}"),
 )
 _CHOICES = ("kind", "regime", "state")
+_STATUS_START, _STATUS_END = '<div class="status" role="status">', "</div>"
 
 
 def write_report(
@@ -64,6 +65,7 @@ def write_report(
     commands: Mapping[str, str] | None = None,
     analysed_by: Sequence[str] = (),
     unfinished: Sequence[tuple[str, str, str]] = (),
+    status: Sequence[str] = (),
     pictures: Pictures | None = None,
     refresh_s: int | None = None,
 ) -> Path:
@@ -75,6 +77,7 @@ def write_report(
         commands: the command that made each stage, by its id, as far as known.
         analysed_by: the commands that made the analyses.
         unfinished: stages that are not finished: what, how many epochs of how many, state.
+        status: sentences on where the store stands, for the top of the page.
         pictures: what was drawn before, so that the same figures are not written again.
         refresh_s: how often the page is to reload itself; None: never.
 
@@ -95,6 +98,7 @@ def write_report(
         refresh_s=refresh_s,
         sections=sections,
         unfinished=unfinished,
+        status=status_block(status),
         num_stages=sum(len(grid.stages) for grid in grids),
         summary_headings=SUMMARY_HEADINGS,
         stage_headings=[heading for heading, *_ in _STAGE_COLUMNS],
@@ -105,6 +109,19 @@ def write_report(
     write_atomically(path, page.encode())
     pictures.tidy()
     return path
+
+
+def status_block(sentences: Sequence[str]) -> Markup:
+    """The part of the page that says where the store stands; `with_status` puts a newer one in."""
+    lines = Markup("\n").join(Markup("<p>{}</p>").format(sentence) for sentence in sentences)
+    return Markup(f"{_STATUS_START}{lines}{_STATUS_END}")
+
+
+def with_status(page: str, sentences: Sequence[str]) -> str:
+    """A page of `write_report` that says where its store stands by now."""
+    before, _, rest = page.partition(_STATUS_START)
+    _, _, after = rest.partition(_STATUS_END)
+    return f"{before}{status_block(sentences)}{after}"
 
 
 def _render(**content: Any) -> str:
@@ -143,7 +160,8 @@ def _section(grid: Grid, commands: Mapping[str, str], pictures: Pictures) -> dic
     section["headline"] = headline(grid, regimes, bounds)
     if stages.empty:
         return section
-    cells = Cells(stages, regime_by_plr(regimes))
+    num_test = grid.configuration.get("num_test")
+    cells = Cells(stages, regime_by_plr(regimes), num_test)
     recorded = dict.fromkeys(commands[stage] for stage in stages["stage"] if stage in commands)
     try:
         command, command_missing = train_command(grid.configuration, recorded), ""

@@ -59,15 +59,35 @@ def seed_means(stages: pd.DataFrame, kind: str) -> pd.DataFrame:
     )
 
 
-def best(means: pd.DataFrame) -> pd.Series | None:
-    """The row of `seed_means` with the highest mean, None if there is none.
+def candidates(means: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `seed_means` that may be the best.
 
     Cells with a diverged seed are left out: the mean over their survivors would flatter them.
     """
-    candidates = means[(means["num_diverged"] == 0) & means["mean"].notna()]
-    if candidates.empty:
+    return means[(means["num_diverged"] == 0) & means["mean"].notna()]
+
+
+def at_least(means: pd.DataFrame, mean: float) -> pd.DataFrame:
+    """The candidates that reach a mean, within rounding."""
+    allowed = candidates(means)
+    return allowed[allowed["mean"].astype(float) >= mean - 1e-9]
+
+
+def best(means: pd.DataFrame) -> pd.Series | None:
+    """The first candidate with the highest mean, None if there is none."""
+    allowed = candidates(means)
+    if allowed.empty:
         return None
-    return candidates.iloc[int(np.argmax(candidates["mean"].to_numpy(dtype=float)))]
+    return allowed.iloc[int(np.argmax(allowed["mean"].to_numpy(dtype=float)))]
+
+
+def binomial_error(accuracy: float, num_images: int) -> float:
+    """Standard error of an accuracy from the number of images alone: sqrt(p (1 - p) / n).
+
+    Of at least one image right and one wrong: a perfect score has an error too.
+    """
+    p = min(max(accuracy, 1 / num_images), 1 - 1 / num_images)
+    return math.sqrt(max(p * (1 - p), 0.0) / num_images)
 
 
 def summary(stages: pd.DataFrame) -> pd.DataFrame:

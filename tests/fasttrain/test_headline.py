@@ -27,10 +27,10 @@ def test_boundaries_with_brackets_and_what_is_not_known():
     assert "about 0.0224, between 0.01 and 0.05 (2 seeds)." in first
     assert second == "Boundary 2A|2B: not known: no PLR of regime 2B."
     assert third.endswith("(2 seeds); one seed disagrees.")
-    assert count == "32 stages done, 0 diverged."
-    assert "PLR 0.5 (regime 3) fine-tuned at FLR 0.001, with" in best
-    assert "82.50" not in best and "83.00 ± 0.71 % (n = 2 seeds) after 6 epochs" in best
-    assert "on the test set and so optimistic" in best
+    assert count.startswith("32 stages done, 0 diverged. Plan unknown: ")
+    assert "82.50" not in best and "83.00 ± 0.71 % (n = 2 seeds), the same in 2 cells: " in best
+    cells = "PLR 0.5 (regime 3) fine-tuned at FLR 0.001 and PLR 0.5 (regime 3) fine-tuned at FLR "
+    assert f"{cells}0.01." in best and "on the test set and so optimistic" in best
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,9 @@ def test_the_best_is_compared_with_the_best_small_learning_rate(lift, spread, st
     verdict = _sentences(_changed(make_grid(), change))[1]
     assert verdict.startswith(start) and figures in verdict and "seed by seed, n = 2" in verdict
     # Against the best of regime 1, of whatever kind.
-    assert verdict.endswith("and PLR 0.01 (regime 1) fine-tuned at FLR 0.001.")
+    assert verdict.endswith(
+        "and PLR 0.01 (regime 1) fine-tuned at FLR 0.001 (one of 2 equally good)."
+    )
 
 
 def test_the_best_small_one_may_be_an_average():
@@ -66,6 +68,92 @@ def test_one_seed_has_no_error_bar():
     assert "n = 1: no error bar" in best and "±" not in best + verdict
     start = "Whether a large learning rate beats the best small one cannot be told from one seed: "
     assert verdict.startswith(f"{start}+15.00 points of accuracy between PLR 0.5 (regime 3)")
+
+
+def with_tests(grid, num_test=400):
+    return dataclasses.replace(grid, configuration={**grid.configuration, "num_test": num_test})
+
+
+def test_one_seed_has_the_error_of_its_test_images():
+    best, verdict, *_ = _sentences(with_tests(make_grid(seeds=(3,))))
+    error = 100 * np.sqrt(0.855 * 0.145 / 400)
+    assert f"85.50 ± {error:.2f} % (n = 1 seed; binomial error of 400 test images)" in best
+    assert "400 test images alone leave up to ± 2.8" in verdict
+
+
+def test_a_perfect_score_has_an_error_too():
+    def change(stages):
+        stages["test_accuracy"] = stages["test_accuracy"].clip(upper=0.99) + 0.01
+        stages.loc[stages["plr"] == 1e-2, "test_accuracy"] = 1.0
+
+    best = _sentences(with_tests(_changed(make_grid(seeds=(0,)), change)))[0]
+    assert "100.00 ± 0.25 % (n = 1 seed" in best
+
+
+def test_cells_that_cannot_be_told_from_the_best_are_counted():
+    def change(stages):
+        stages["test_accuracy"] = np.where(stages["plr"] == 0.5, 0.5, 0.9)
+        stages.loc[stages["kind"] == "swa", "test_accuracy"] -= 0.01
+
+    best, verdict, *_ = _sentences(with_tests(_changed(make_grid(seeds=(0,)), change)))
+    assert "PLR 0.001 (regime" not in best and "the same in 9 cells: 3 alone from PLR" in best
+    assert "6 fine-tuned at FLR 0.001, 0.01 from PLR 0.001, 0.01, 0.05." in best
+    near = "by more than its error are 12 of the 16 cells: 3 alone from PLR 0.001, 0.01, 0.05; "
+    assert near in best and "3 averaged over k = 2 from PLR 0.001, 0.01, 0.05." in best
+    assert "(one of 3 equally good), and" in verdict and "(one of 6 equally good);" in verdict
+
+
+def _planned(grid, gone):
+    """The grid of which all was planned, without the stages for which `gone` is true."""
+    planned = grid.stages[["stage", "kind", "plr", "flr", "k", "seed"]]
+    return dataclasses.replace(grid, planned=planned, stages=grid.stages[~gone(grid.stages)])
+
+
+def test_a_verdict_waits_for_what_is_missing():
+    def gone(stages):
+        return (stages["kind"] != "pretrain") & (stages["plr"] == 0.5)
+
+    best, verdict, *_, count = _sentences(_planned(make_grid(), gone))
+    assert best.startswith("Best result of the grid so far, ")
+    waits = "6 stages: fine-tuning at PLR 0.5 (4), averaging at PLR 0.5 (2)"
+    assert verdict == (
+        "Whether a large learning rate beats the best small one is not told before all is there: "
+        f"it waits for {waits}."
+    )
+    assert count == f"26 stages done, 0 diverged. Not finished: {waits}."
+    # The plan is all there: nothing waits.
+    best, verdict, *_, count = _sentences(_planned(make_grid(), lambda s: s["plr"] < 0))
+    assert verdict.startswith("A large learning rate beats") and "so far" not in best
+    assert count == "32 stages done, 0 diverged."
+
+
+def test_seeds_that_are_added_leave_the_verdict_on_those_that_are_complete():
+    grid = make_grid(seeds=(0, 1, 2))
+
+    def gone(stages):
+        return (stages["seed"] == 2) & ((stages["kind"] == "swa") | (stages["plr"] == 1e-3))
+
+    best, verdict, *_ = _sentences(_planned(grid, gone))
+    assert "83.00 ± 0.71 % (n = 2 seeds)" in best and best.endswith("complete: seed 0, 1.")
+    assert "seed by seed, n = 2" in verdict and "+15.00 ± 0.00" in verdict
+
+
+def test_boundaries_wait_for_the_stages_that_can_move_them():
+    def gone(stages):
+        return (stages["kind"] == "pretrain") & (stages["plr"] == 1e-2)
+
+    grid = _planned(make_grid(plrs=(1e-3, 1e-2, 2e-2, 5e-2, 0.5)), lambda s: s["plr"] == 2e-2)
+    first, second, third = _sentences(grid)[2:5]
+    assert first.endswith("(2 seeds); it may narrow with 2 stages: pre-training at PLR 0.02 (2).")
+    assert second.startswith("Boundary 2A|2B: not known yet, it waits for 6 stages: pre-training")
+    (alone, _) = _sentences(_planned(make_grid(plrs=(1e-3, 1e-2)), gone))[2:]
+    assert alone == (
+        "Regimes: the only PLR, 0.001, is in regime 1 (convergence); "
+        "others wait for pre-training at PLR 0.01."
+    )
+    grid = _planned(make_grid(plrs=(1e-3, 1e-2, 0.5)), lambda s: s["plr"] == 0.5)
+    (all_one, _) = _sentences(grid)[2:]
+    assert all_one.endswith("(convergence); others wait for pre-training at PLR 0.5.")
 
 
 def test_seeds_that_are_not_shared_tell_nothing():
@@ -101,7 +189,7 @@ def test_nothing_finished_and_everything_diverged():
 
         sentences = _sentences(_changed(grid, change))
         assert sentences[0].startswith("No result without a diverged seed")
-        assert sentences[-1] == "0 stages done, 32 diverged."
+        assert sentences[-1].startswith("0 stages done, 32 diverged.")
 
 
 def test_a_plr_of_no_decided_regime_is_on_neither_side():

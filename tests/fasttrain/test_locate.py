@@ -65,7 +65,7 @@ def test_every_boundary_is_found_for_a_quarter_of_the_uniform_grid(shift, bounda
     for row in table.to_dict("records"):
         assert row["low"] < edges[ALL.index(row["boundary"])] < row["high"]
         assert row["ratio"] <= 1.15 * (1 + 1e-5)
-        assert row["note"] == "one seed" and row["confidence"] == "1 of 1 seeds within 1.15 x"
+        assert row["note"] == "" and row["confidence"] == "1 of 1 seeds within 1.15 x"
     # 67 PLRs, each with two fine-tunings where 2A|2B is asked for.
     assert task.uniform_epochs == 67 * 200 * (3 if "2A|2B" in boundaries else 1)
     assert found.spent() == sum(table["epochs"]) + found.epochs("coarse")
@@ -100,7 +100,7 @@ def test_a_bracket_that_stayed_wide_is_no_agreement():
     assert row["confidence"] == "0 of 1 seeds within 1.15 x"
     # Every boundary that could do with the same probe is short of epochs.
     blocked = {Probe(1e-3, 0, 50): "1", Probe(2e-2, 0, 50): "undecided", Probe(1.0, 0, 50): "3"}
-    assert all(search(share=0.001).is_short_of_epochs(blocked, name) for name in ALL)
+    assert [search(share=0.001).next_cost(blocked, name) for name in ALL] == [200] * 3
 
 
 def test_without_2a_the_grid_goes_on_from_the_first_boundary():
@@ -116,7 +116,46 @@ def test_it_never_spends_more_than_its_share_and_says_when_it_had_to_stop():
     found = Findings(task, outcomes, purposes)
     assert found.spent() <= 0.03 * task.uniform_epochs
     notes = found.boundaries()["note"]
-    assert any("3 % of the uniform grid's epochs are spent" in note for note in notes)
+    left = task.budget - found.spent()
+    short = [note for note in notes if note.endswith(" allows: raise --share")]
+    assert short and all(f" {left} are left of the {task.budget} that" in note for note in short)
+    # It stopped because the next probe costs more than that, and says how much.
+    costs = [int(note.split("the next probe takes ")[1].split()[0]) for note in short]
+    assert all(cost > left for cost in costs)
+    line = found.sentences(["digits"], (1e-3, 5e-3))[0]
+    assert f"{found.spent()} epochs" in line and f"--share 0.03 allows {task.budget}" in line
+
+
+def test_what_ends_a_search_says_what_to_change():
+    """Below every boundary nothing is told; nothing lies above; end points are not fitted."""
+
+    def notes(task: Search, show) -> dict[str, str]:
+        outcomes, purposes = follow(task, show)
+        table = Findings(task, outcomes, purposes).boundaries()
+        return dict(zip(table["boundary"], table["note"], strict=True))
+
+    unknown = notes(search(), lambda p: "3" if p.plr > 1e-2 else "undecided")
+    assert unknown["1|2"].startswith("it is below PLR 0.0464159; cannot be told at PLR 0.0001, ")
+    assert all(
+        note.endswith("longest probes have 400 epochs: raise --epochs")
+        for note in (unknown["1|2"], unknown["2|3"])
+    )
+    low = notes(search(), lambda probe: "1")
+    assert low["1|2"] == "no run above it: it is above PLR 1; let --plr end above 1"
+    high = notes(search(), lambda probe: "3")
+    assert high["2|3"] == "no run below it: it is below PLR 0.0001; let --plr begin below 0.0001"
+    show = landscape(EDGES, 200)
+    unfitted = notes(search(share=1.0), lambda p: "2" if p.tuned else show(p))
+    assert unfitted["2A|2B"].endswith("200 epochs is too short: raise --finetune-epochs")
+
+
+def test_too_few_epochs_are_not_those_that_it_is_compared_with(fasttrain, tiny):
+    outcome = fasttrain("locate", tiny, *TOY, "--epochs", "4", "--dry-run")
+    assert outcome.code == 0, outcome.err
+    assert "--epochs 4 is too short: no equilibrium can be told before 10 epochs." in outcome.out
+    assert "Probes have 10 or 20, the uniform grid that they are compared with 10" in outcome.out
+    # As with --epochs 10.
+    assert "at most 196 epochs in all, 50 % of the 392 of a uniform grid of 28" in outcome.out
 
 
 def test_what_stays_undecided_is_named_and_ends_the_search():
@@ -231,6 +270,8 @@ def test_probes_are_stages_of_a_store_and_run_once(fasttrain, tiny, tmp_path, to
     again = fasttrain("locate", tiny, *TOY)
     assert again.out.splitlines()[-8:] == first.out.splitlines()[-8:]
     assert {path: path.stat().st_mtime_ns for path in store.rglob("done.json")} == finished
+    count = len(stages)
+    assert fasttrain("status", store).out == f"{store}: finished: {count} of {count} stages.\n"
 
 
 def test_an_interrupted_search_goes_on_where_it_was(fasttrain, tiny, tmp_path, toy, monkeypatch):
@@ -250,6 +291,9 @@ def test_an_interrupted_search_goes_on_where_it_was(fasttrain, tiny, tmp_path, t
     store = tmp_path / "runs" / "tiny-locate"
     finished = {path: path.stat().st_mtime_ns for path in store.glob("*/done.json")}
     assert len(finished) == 7
+    status = fasttrain("status", store).out
+    assert " stages finished, and more to be found." in status
+    assert "resume with: fasttrain locate" in status
     assert fasttrain("locate", tiny, *TOY, *only).code == 0
     assert fasttrain("locate", tiny, *TOY, *only, "--store", "direct").code == 0
     for name in ("boundaries.csv", "probes.csv"):

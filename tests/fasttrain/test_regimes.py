@@ -117,7 +117,7 @@ def test_the_published_boundaries_of_resnet_18(seed, what):
     assert read(found, "1|2") == (3e-4, 5e-4)
     assert read(found, "2A|2B") == (1.4e-3, 2e-3)
     assert read(found, "2|3") == (1.4e-2, 2e-2)
-    assert found["note"].tolist() == ["one seed"] * 3
+    assert found["note"].tolist() == [""] * 3
     assert [regime for regime, *_ in shades(regimes)] == ["1", "2A", "2B", "3"]
     spans = [span[1:] for span in shades(regimes)]
     assert spans[0][0] == plrs[0] and spans[-1][1] == plrs[-1]
@@ -171,9 +171,9 @@ def test_an_isolated_misfit_is_named_and_moves_nothing():
     table = pd.DataFrame({"plr": plrs, "regime": names, "seed": 0})
     found = boundaries(table).set_index("boundary")
     assert (found.loc["1|2", "low"], found.loc["1|2", "high"]) == (plrs[4], plrs[5])
-    assert found.loc["1|2", "note"] == "one seed; out of order: PLR 1e-06 is 2"
+    assert found.loc["1|2", "note"] == "out of order: PLR 1e-06 is 2"
     assert found.loc["1|2", "plr"] == pytest.approx(math.sqrt(plrs[4] * plrs[5]))
-    assert found.loc["2|3", "note"] == "one seed"
+    assert found.loc["2|3", "note"] == ""
 
 
 def test_brackets_are_over_seeds_and_say_what_lies_in_them():
@@ -193,8 +193,10 @@ def test_brackets_are_over_seeds_and_say_what_lies_in_them():
 @pytest.mark.parametrize(
     ("names", "note"),
     [
-        ("11", "nothing above it: it is above PLR 0.002"),
-        ("33", "nothing below it: it is below PLR 0.001"),
+        ("11", "no run above it: it is above PLR 0.002"),
+        ("33", "no run below it: it is below PLR 0.001"),
+        ("u3", "it is below PLR 0.002; cannot be told at PLR 0.001"),
+        ("1u", "it is above PLR 0.001; cannot be told at PLR 0.002"),
         ("uu", "no run is decided"),
         ("", "no run is decided"),
     ],
@@ -217,7 +219,7 @@ def test_a_sub_regime_that_no_run_is_in_is_named():
     rows = [(1.0, "1"), (2.0, "2A"), (3.0, "3")]
     table = pd.DataFrame(rows, columns=["plr", "regime"]).assign(seed=0)
     row = boundaries(table).iloc[1]
-    assert (row["low"], row["high"], row["note"]) == (2.0, 3.0, "one seed; no run is 2B")
+    assert (row["low"], row["high"], row["note"]) == (2.0, 3.0, "no run is 2B")
 
 
 def test_runs_that_cannot_tell_stand_between_or_beyond():
