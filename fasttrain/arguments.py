@@ -81,6 +81,17 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Verify every byte and every reference of a store, or look at this machine if none is given.
+
+    Exit code 0 if everything is sound, 1 if something is not.
+    """
+
+    store: Positional[Path | None] = None
+    """directory of the results"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Analyse:
     """Measure the finished stages of a store: geometry, norms, sharpness, features; then report."""
 

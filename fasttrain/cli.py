@@ -1,4 +1,4 @@
-"""The command line: `fasttrain sweep | train | locate | analyse | report | data | bench`.
+"""The command line: `fasttrain sweep | train | locate | analyse | report | doctor | data | bench`.
 
 Exit codes: 0 done, 1 something around the program is wrong or a stage failed, 2 wrong usage, 130
 interrupted. Imports that take seconds happen inside the commands, so that help and usage errors are
@@ -21,6 +21,7 @@ from .arguments import (
     BenchGrid,
     DataVerify,
     DataWrite,
+    Doctor,
     Locate,
     Report,
     Sweep,
@@ -29,6 +30,7 @@ from .arguments import (
 from .config import Config, GridConfig, RunOptions, check, check_options, presets
 from .errors import EnvironmentProblem, UsageError, nearest
 from .parsing import parse, preset_config
+from .text import ESCAPED
 from .values import learning_rates
 
 OVERVIEW = """\
@@ -39,6 +41,7 @@ usage: fasttrain COMMAND ...
   locate PRESET|FILE.toml  find where the regimes meet, and the grid worth running
   analyse STORE            measure geometry, norms, sharpness and features of its stages
   report STORE             rebuild tables, figures and report.html of a store
+  doctor [STORE]           verify every byte of a store, or look at this machine
   data inspect DATASET     fetch a data set, or open a .beton file, and say what it holds
   data write DATASET FILE  write it as an FFCV file; data verify FILE checks every byte of one
   bench kernels|data       time the optimiser's step, or the loaders, against others
@@ -52,9 +55,10 @@ fasttrain COMMAND --help tells more.
 def main() -> None:
     """Entry point of the console script."""
     for stream in (sys.stdout, sys.stderr):
-        # A console that cannot show a sign shows a question mark; it does not stop a sweep.
+        # A console that cannot show a sign shows a question mark, and a path the bytes it is of:
+        # neither stops a sweep.
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors=ESCAPED)
     interrupts.keep()
     sys.exit(run(sys.argv[1:]))
 
@@ -94,6 +98,7 @@ def _dispatch(arguments: list[str]) -> int:
         "locate": _locate,
         "analyse": _analyse,
         "report": _report,
+        "doctor": _doctor,
         "data": _data,
         "bench": _bench,
     }
@@ -193,6 +198,13 @@ def _report(arguments: list[str]) -> int:
     from .session import report
 
     return report(command.store, command.interval if command.watch else None)
+
+
+def _doctor(arguments: list[str]) -> int:
+    command = parse(Doctor, "doctor", arguments)
+    from .doctor.command import doctor
+
+    return doctor(command.store)
 
 
 def _analyse(arguments: list[str]) -> int:

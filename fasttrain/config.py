@@ -134,12 +134,12 @@ def load_config(source: str) -> Config:
     path = Path(source)
     if source in presets():
         text, origin = (
-            (resources.files("fasttrain") / "presets" / f"{source}.toml").read_text(),
+            (resources.files("fasttrain") / "presets" / f"{source}.toml").read_text("utf-8"),
             source,
         )
     elif path.suffix == ".toml":
         try:
-            text, origin = path.read_text(), str(path)
+            text, origin = path.read_text("utf-8"), str(path)
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(
                 f"{path}: cannot be read: {getattr(error, 'strerror', error)}"

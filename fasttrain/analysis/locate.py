@@ -17,7 +17,7 @@ from fasttrain.choice import Choice, choose
 from fasttrain.config import Config, RunOptions
 from fasttrain.engines import Engine
 from fasttrain.errors import UsageError, raise_failures
-from fasttrain.files import is_empty, write_atomically
+from fasttrain.files import is_empty, make_folder, write_atomically
 from fasttrain.lab import Lab, open_lab
 from fasttrain.plan import Stage, epochs_left, setup_sections
 from fasttrain.precision import resolve_device, resolve_precision
@@ -154,8 +154,7 @@ def locate(
         with choice.engine(lab, options) as engine:
             run.to_the_end(choice, engine, options)
         findings = Findings(search, run.outcomes, run.purposes)
-        folder = lab.store.path / "report"
-        folder.mkdir(exist_ok=True)
+        folder = make_folder(lab.store.path / "report")
         for stem, table in (("boundaries", findings.boundaries()), ("probes", run.table())):
             write_atomically(folder / f"{stem}.csv", table.to_csv(index=False).encode())
     console.print(table_of_boundaries(findings))

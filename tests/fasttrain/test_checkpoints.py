@@ -58,7 +58,7 @@ def test_of_two_checkpoints_the_farther_one_counts_and_replaces_the_other(store)
 
 def test_a_checkpoint_that_another_worker_has_just_replaced_is_none(store, monkeypatch):
     gone = store.path / "checkpoints" / "gone.safetensors"
-    monkeypatch.setattr(Checkpoints, "_files", lambda _: [gone])
+    monkeypatch.setattr(Checkpoints, "files", lambda _: [gone])
     assert store.checkpoints.load("b" * 16) is None and store.checkpoints.members("b" * 16) == []
 
 
