@@ -9,6 +9,7 @@ import torch
 
 from fasttrain import rebuild as rebuilding
 from fasttrain import results
+from fasttrain.analysis.records import Analysis, save
 from fasttrain.checkpoints import Checkpoints
 from fasttrain.store import FAILURE, Store
 
@@ -53,10 +54,9 @@ def test_what_is_not_finished_is_listed(store):
     for stage in (first, second):
         _rename_done(store, stage)
     store.fail(second, "no memory <b>")
-    (store.path / "never-begun").mkdir()
-    store.fail("never-begun", "no disk")
+    store.fail("0" * 16, "no disk")
     rows = {label: (epochs, state) for label, epochs, state in rebuilding.unfinished(store)}
-    assert len(rows) == 3 and rows["stage never-begun"] == ("–", "failed: no disk")
+    assert len(rows) == 3 and rows[f"stage {'0' * 16}"] == ("–", "failed: no disk")
     (label,) = [label for label in rows if label.startswith(about["kind"]) and "0.01" in label]
     rebuilding.rebuild(store)
     page = _page(store)
@@ -121,11 +121,10 @@ def test_an_empty_store_that_is_watched_has_a_page(tmp_path, monkeypatch, capsys
 
 def test_to_reproduce_a_page_the_analyses_are_made_again_too(store):
     assert "fasttrain analyse grid" not in _page(store)
-    for analysis, date in (("b", "2026-01-02"), ("a", "2026-01-03"), ("c", "2026-01-04")):
-        command = f"fasttrain analyse grid{' --only norms' * (analysis == 'b')}"
-        provenance = {"command": command, "date": date}
-        store.analyses.begin(analysis, {})
-        store.analyses.finish(analysis, {}, {"state": "done", "provenance": provenance})
+    for kind, day in (("norms", 2), ("angles", 3), ("bands", 4)):
+        command = f"fasttrain analyse grid{' --only norms' * (kind == 'norms')}"
+        provenance = {"command": command, "date": f"2026-01-0{day}"}
+        save(Analysis(kind, (), {}, 0, kind), {}, provenance, store)
     rebuilding.rebuild(store)
     commands = _page(store).split("To reproduce</h3>")[1].split("</pre>")[0].splitlines()
     assert "fasttrain sweep" in commands[-3]
