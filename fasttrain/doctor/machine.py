@@ -9,6 +9,7 @@ import platform
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -123,7 +124,10 @@ def _ffcv() -> str:
     from fasttrain_data.ffcv_loader import import_ffcv
 
     try:
-        import_ffcv()
+        with warnings.catch_warnings():
+            # Its dependencies use parts of Python and torch that newer versions deprecate.
+            warnings.simplefilter("ignore")
+            import_ffcv()
     except DataUnavailable as error:
         return f"not there, and not needed: {error}"
     except Exception as error:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,49 @@ def test_watch_from_the_command_line(store, fasttrain, monkeypatch):
     assert outcome.code == 2 and "--interval 0: must be 0.1 to 86400 seconds" in outcome.err
     outcome = fasttrain("report", "nowhere", "--watch")
     assert outcome.code == 1 and "nowhere: no such store" in outcome.err
+
+
+@pytest.mark.parametrize("linked", ["report", "report/figures"])
+def test_a_report_is_not_written_through_a_link_out_of_the_store(store, fasttrain, linked):
+    elsewhere = store.path.parent / "elsewhere"
+    shutil.copytree(store.path / "report" / "figures", elsewhere)
+    before = {path: path.read_bytes() for path in elsewhere.iterdir()}
+    shutil.rmtree(store.path / linked)
+    (store.path / linked).symlink_to(elsewhere)
+    outcome = fasttrain("report", store.path)
+    assert outcome.code == 1
+    assert outcome.err == (
+        f"fasttrain: {store.path / linked}: is a symbolic link, which is not followed;"
+        " delete the link and run again\n"
+    )
+    assert {path: path.read_bytes() for path in elsewhere.iterdir()} == before
+
+
+def test_a_file_that_is_a_link_is_replaced_and_not_written_through(store, fasttrain):
+    mine = store.path.parent / "mine"
+    mine.write_text("mine")
+    for name in ("report.html", "results.csv", "figures/.written.json"):
+        path = store.path / "report" / name
+        path.unlink()
+        if name != "figures/.written.json":
+            path.symlink_to(mine)
+    assert fasttrain("report", store.path).code == 0
+    assert mine.read_text() == "mine" and not (store.path / "report" / "report.html").is_symlink()
+
+
+def test_a_damaged_description_of_what_is_not_finished_is_named(store, fasttrain):
+    stage = store.stages()[0]
+    _rename_done(store, stage)
+    (store.path / stage / "stage.json").write_text("{")
+    outcome = fasttrain("report", store.path)
+    assert outcome.code == 1 and outcome.err.count("\n") == 1
+    assert f"{stage}/stage.json: is not valid JSON; delete {store.path / stage}" in outcome.err
+
+
+def test_a_failure_that_is_not_utf8_is_shown(store):
+    stage = store.stages()[0]
+    _rename_done(store, stage)
+    (store.path / stage / FAILURE).write_bytes(b"no memory \xff")
+    assert [state for _, _, state in rebuilding.unfinished(store)] == ["failed: no memory \ufffd"]
+    store.fail(stage, "no file a\udcff")
+    assert [state for _, _, state in rebuilding.unfinished(store)] == ["failed: no file a\ufffd"]
