@@ -7,7 +7,7 @@ import os
 import stat
 import threading
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pandas as pd
 import safetensors.torch
@@ -40,7 +40,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.close(directory)
 
 
-def open_regular(path: Path, remedy: str) -> BinaryIO:
+def open_regular(path: Path, remedy: str) -> io.BufferedReader:
     """Open a file for reading, never anything that reading could wait for, such as a pipe.
 
     Args:

@@ -104,7 +104,7 @@ def _threads() -> str:
     launch: Any = parallel._launch_threads  # type: ignore[attr-defined]
     launch()
     torch_threads, numba_threads = torch.get_num_threads(), numba.get_num_threads()
-    layer = numba.threading_layer()
+    layer = parallel.threading_layer()
     return f"torch {torch_threads}, numba {numba_threads} by its layer {layer}"
 
 

@@ -61,10 +61,10 @@ def test_a_store_and_data_whose_paths_are_not_utf8(tmp_path, locale):
     digits = load("digits").subset(150, 50)
     np.savez(
         os.fspath(data),
-        x_train=digits.train_images,
-        y_train=digits.train_labels,
-        x_test=digits.test_images,
-        y_test=digits.test_labels,
+        train_images=digits.train_images,
+        train_labels=digits.train_labels,
+        test_images=digits.test_images,
+        test_labels=digits.test_labels,
     )
     data = data.rename(folder / os.fsdecode(b"digits-\xfe.npz"))
 
