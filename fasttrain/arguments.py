@@ -42,6 +42,7 @@ def _list(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
 Preset = Annotated[Positional[str], arg(metavar="PRESET|FILE.toml")]
 StorePath = Annotated[Positional[Path], arg(metavar="STORE")]
+OptionalStorePath = Annotated[Positional[Path | None], arg(metavar="[STORE]")]
 Options = Annotated[FlagCreatePairsOff[RunOptions], arg(name="run")]
 
 
@@ -128,7 +129,18 @@ class Report:
 class StoreStatus:
     """Say what of a store's plan is finished and what runs now, wherever it runs."""
 
-    store: Positional[Path]
+    store: StorePath
+    """directory of the results"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Verify every byte and every reference of a store, or look at this machine if none is given.
+
+    Exit code 0 if everything is sound, 1 if something is not.
+    """
+
+    store: OptionalStorePath = None
     """directory of the results"""
 
 

@@ -15,7 +15,7 @@ import safetensors.torch
 from torch import Tensor
 
 from .errors import EnvironmentProblem
-from .files import sha256_hex, tensors_to_bytes, write_atomically
+from .files import open_regular, read_regular, sha256_hex, tensors_to_bytes, write_atomically
 
 Content = Callable[[], dict[str, dict[str, Tensor]]]
 """Makes the tensors of every stage of a pack, by id, in memory that nothing writes to again."""
@@ -46,7 +46,7 @@ class Checkpoints:
     def tidy(self, keep: Path | None = None) -> None:
         """Drop checkpoints whose stages are all finished or stand in the one to keep."""
         kept = set() if keep is None else set(_members(keep))
-        for path in self._files():
+        for path in self.files():
             if path != keep and all(s in kept or self.is_finished(s) for s in _members(path)):
                 path.unlink(missing_ok=True)
 
@@ -72,11 +72,7 @@ class Checkpoints:
         found = self._farthest(stage)
         if found is None:
             return None
-        path = found[1]
-        data = path.read_bytes()
-        if not path.stem.endswith(f"-{sha256_hex(data)[:16]}"):
-            raise _damaged(path, "does not match the digest in its name")
-        named = safetensors.torch.load(data)
+        named = safetensors.torch.load(checked_checkpoint(found[1]))
         # Copies: what is left of the others in the file must not stay in memory.
         return {
             name.removeprefix(f"{stage}/"): tensor.clone()
@@ -84,12 +80,13 @@ class Checkpoints:
             if name.startswith(f"{stage}/")
         }
 
-    def _files(self) -> list[Path]:
+    def files(self) -> list[Path]:
+        """The checkpoints that are there, sorted."""
         return sorted(self.folder.glob("*.safetensors"))
 
     def _farthest(self, stage: str) -> tuple[int, Path] | None:
         """The stage's epochs in the checkpoint in which it stands farthest, and that checkpoint."""
-        found = [(_members(path).get(stage, -1), path) for path in self._files()]
+        found = [(_members(path).get(stage, -1), path) for path in self.files()]
         epochs, path = max(found, default=(-1, Path()))
         return None if epochs < 0 else (epochs, path)
 
@@ -135,9 +132,23 @@ class CheckpointWriter:
             self.writing = None
 
 
+def checked_checkpoint(path: Path) -> bytes:
+    """The content of a checkpoint.
+
+    Raises:
+        EnvironmentProblem: it does not match the digest in its name.
+    """
+    data = read_regular(path, _remedy(path))
+    if not path.stem.endswith(f"-{sha256_hex(data)[:16]}"):
+        raise EnvironmentProblem(f"{path}: does not match the digest in its name; {_remedy(path)}")
+    return data
+
+
 def _members(checkpoint: Path) -> dict[str, int]:
     """Stages of a checkpoint and their epochs, in the order of the pack, from the file's header."""
     try:
+        # The library would wait for a pipe.
+        open_regular(checkpoint, _remedy(checkpoint)).close()
         # As torch's, the file would be opened twice: it may go in between.
         with safetensors.safe_open(checkpoint, framework="numpy") as file:
             names = [name for name in file.keys() if name.endswith("/series")]  # noqa: SIM118
@@ -145,9 +156,13 @@ def _members(checkpoint: Path) -> dict[str, int]:
     except FileNotFoundError:
         # Another worker has just finished its stages.
         return {}
-    except safetensors.SafetensorError as error:
-        raise _damaged(checkpoint, f"cannot be read ({error})") from None
+    except (safetensors.SafetensorError, IndexError) as error:
+        # An empty shape is no series.
+        reason = " ".join(str(error).split())
+        raise EnvironmentProblem(
+            f"{checkpoint}: cannot be read ({reason}); {_remedy(checkpoint)}"
+        ) from None
 
 
-def _damaged(path: Path, what: str) -> EnvironmentProblem:
-    return EnvironmentProblem(f"{path}: {what}; delete {path} and run the sweep again")
+def _remedy(path: Path) -> str:
+    return f"delete {path} and run the sweep again"

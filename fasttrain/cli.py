@@ -1,4 +1,4 @@
-"""The command line: `fasttrain sweep | train | locate | analyse | report | status | data | bench`.
+"""The command line: `fasttrain COMMAND ...`, with the commands of `OVERVIEW`.
 
 Exit codes: 0 done, 1 something around the program is wrong or a stage failed, 2 wrong usage, 130
 interrupted, 141 nobody reads the output. Every command checks its paths and values before it
@@ -16,13 +16,14 @@ import tyro
 
 from . import interrupts, pipes
 from .actions import bench, data
-from .arguments import Analyse, Cell, Locate, Report, StoreStatus, Sweep, Train
+from .arguments import Analyse, Cell, Doctor, Locate, Report, StoreStatus, Sweep, Train
 from .config import Config, GridConfig, check, check_options, presets
 from .errors import EnvironmentProblem, UsageError, nearest
 from .inputs import check_dataset, check_training
 from .limits import in_one_line
 from .marker import check_store
 from .parsing import parse, preset_config
+from .text import ESCAPED
 from .values import known_device, learning_rates
 
 OVERVIEW = """\
@@ -34,6 +35,7 @@ usage: fasttrain COMMAND ...
   analyse STORE            measure geometry, norms, sharpness and features of its stages
   report STORE             rebuild tables, figures and report.html of a store
   status STORE             say what of its plan is finished, and what runs now
+  doctor [STORE]           verify every byte of a store, or look at this machine
   data inspect DATASET     fetch a data set, or open a .beton file, and say what it holds
   data write DATASET FILE  write it as an FFCV file; data verify FILE checks every byte of one
   bench kernels|data       time the optimiser's step, or the loaders, against others
@@ -47,9 +49,10 @@ fasttrain COMMAND --help tells more.
 def main() -> None:
     """Entry point of the console script."""
     for stream in (sys.stdout, sys.stderr):
-        # A console that cannot show a sign shows a question mark; it does not stop a sweep.
+        # A console that cannot show a sign shows a question mark, and a path the bytes it is of:
+        # neither stops a sweep.
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors=ESCAPED)
     interrupts.keep()
     try:
         code = run(sys.argv[1:])
@@ -99,6 +102,7 @@ def _dispatch(arguments: list[str]) -> int:
         "analyse": _analyse,
         "report": _report,
         "status": _status,
+        "doctor": _doctor,
         "data": data,
         "bench": bench,
     }
@@ -192,6 +196,13 @@ def _status(arguments: list[str]) -> int:
     from .status import show
 
     return show(parse(StoreStatus, "status", arguments).store)
+
+
+def _doctor(arguments: list[str]) -> int:
+    command = parse(Doctor, "doctor", arguments)
+    from .doctor.command import doctor
+
+    return doctor(command.store)
 
 
 def _analyse(arguments: list[str]) -> int:

@@ -143,7 +143,7 @@ def load_config(source: str) -> Config:
         UsageError: no such preset or file, or a key or value in it that is not allowed.
     """
     if source in presets():
-        text = (resources.files("fasttrain") / "presets" / f"{source}.toml").read_text()
+        text = (resources.files("fasttrain") / "presets" / f"{source}.toml").read_text("utf-8")
     elif source.endswith(".toml"):
         text = _read(Path(source))
     else:

@@ -8,7 +8,6 @@ and data paths do not count. Cells share their parents, so that a grid is a grap
 """
 
 import functools
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ import torch
 from fasttrain_data import ImageData
 
 from .config import Config
+from .schema import stage_identity
 from .store import Store
 
 NUMERICS = 4
@@ -26,7 +26,6 @@ NUMERICS = 4
 
 Kind = Literal["pretrain", "finetune", "swa"]
 KINDS: tuple[Kind, ...] = ("pretrain", "finetune", "swa")
-HASH_LENGTH = 16
 
 
 @dataclass(frozen=True)
@@ -46,15 +45,7 @@ class Stage:
     @functools.cached_property
     def id(self) -> str:
         """The stage's identity: 16 hexadecimal digits."""
-        rest = {"setup": self.setup} if self.parent is None else {"parent": self.parent.id}
-        own = {
-            "kind": self.kind,
-            "lr": self.lr,
-            "seed": self.seed,
-            "epochs": self.num_epochs,
-            "k": self.k,
-        }
-        return digest({**own, **rest})
+        return stage_identity(self.description())
 
     @property
     def plr(self) -> float:
@@ -90,12 +81,6 @@ class Stage:
             "swa": f" k {self.k}",
         }
         return f"{self.kind} plr {self.plr:g}{own[self.kind]} seed {self.seed}"
-
-
-def digest(content: Any) -> str:
-    """Hash of a value's canonical JSON."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
 
 
 def setup_sections(config: Config, data: ImageData, precision: str) -> tuple[tuple[str, str], ...]:

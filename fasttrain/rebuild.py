@@ -4,7 +4,6 @@ Rebuilding only reads the stages, so that it works while a sweep holds the store
 what is finished, and takes for granted of no other file that it is still there a moment later.
 """
 
-import json
 import math
 import time
 from datetime import datetime
@@ -12,11 +11,11 @@ from pathlib import Path
 
 from .analysis.grids import all_grids
 from .errors import EnvironmentProblem
-from .files import parquet, write_atomically
+from .files import make_folder, parquet, write_atomically
 from .report import Pictures, with_status, write_report
 from .results import analysis_commands, finished, origin, stage_table
 from .status import read
-from .store import DESCRIPTION, FAILURE, Store
+from .store import Store
 
 FOLDER = "report"
 
@@ -31,14 +30,14 @@ def rebuild(store: Store, pictures: Pictures | None = None, refresh_s: int | Non
     folder = store.path / FOLDER
     found = finished(store.path)
     stages = stage_table(found)
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     write_atomically(folder / "results.csv", stages.to_csv(index=False).encode())
     write_atomically(folder / "results.parquet", parquet(stages))
     return write_report(
         folder,
         all_grids(store.path, found),
         origin(found),
-        commands={f.stage: f.done["provenance"]["command"] for f in found},
+        commands={f.stage: str(f.done["provenance"].get("command") or "") for f in found},
         analysed_by=analysis_commands(store.path),
         unfinished=unfinished(store),
         status=page_status(store),
@@ -92,30 +91,18 @@ def unfinished(store: Store) -> list[tuple[str, str, str]]:
 
     A checkpoint does not tell whether its sweep still runs.
     """
-    begun = {
-        path.parent for name in (DESCRIPTION, FAILURE) for path in store.path.glob(f"*/{name}")
-    }
     rows = []
-    for folder in sorted(begun):
-        if (folder / "done.json").exists():
-            continue
-        label, num_epochs = f"stage {folder.name}", "–"
-        if (folder / DESCRIPTION).exists():
-            about = json.loads((folder / DESCRIPTION).read_bytes())
+    for stage in store.begun():
+        label, num_epochs = f"stage {stage}", "–"
+        about = store.unfinished_description(stage)
+        if about is not None:
             rates = {name: about[name] for name in ("plr", "flr", "k") if about[name] is not None}
             words = " ".join(f"{name} {value:g}" for name, value in rates.items())
             label = f"{about['kind']} {words} seed {about['seed']}"
-            num_epochs = f"{store.checkpoints.epochs(folder.name)} of {about['epochs']}"
-        rows.append((label, num_epochs, _state(folder)))
+            num_epochs = f"{store.checkpoints.epochs(stage)} of {about['epochs']}"
+        failure = store.failure(stage)
+        rows.append((label, num_epochs, "begun" if failure is None else f"failed: {failure}"))
     return sorted(rows)
-
-
-def _state(folder: Path) -> str:
-    try:
-        return f"failed: {(folder / FAILURE).read_text().strip()}"
-    except FileNotFoundError:
-        # It never failed, or has just been run again with success.
-        return "begun"
 
 
 def _changes(store: Store) -> dict[Path, int]:

@@ -5,22 +5,24 @@ fine-tuning.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from .plan import KINDS, digest
+from .plan import KINDS
 from .runs import COLUMNS
+from .schema import digest
 from .stages import METRICS
 from .store import Store
+from .text import readable
 
 IDENTITY = ("setup", "stage", "dataset", "model", "width", "seed", "kind", "plr", "flr", "k")
 
 
 class Finished(NamedTuple):
-    """A finished stage: its id, stage.json and done.json."""
+    """A finished stage: its id, stage.json and done.json, which have the shapes of `schema`."""
 
     stage: str
     about: dict[str, Any]
@@ -44,7 +46,7 @@ class Finished(NamedTuple):
         return {
             "setup": self.setup,
             "stage": self.stage,
-            "dataset": self.about["dataset"],
+            "dataset": readable(self.about["dataset"]),
             "model": network["model"],
             "width": network["width"],
             **{name: self.about[name] for name in ("seed", "kind", "plr", "flr", "k")},
@@ -54,7 +56,7 @@ class Finished(NamedTuple):
         """What the set-up id stands for, as nested plain values."""
         sections = self.about["setup"]
         return {
-            "data": {"dataset": self.about["dataset"], **sections["data"]},
+            "data": {"dataset": readable(self.about["dataset"]), **sections["data"]},
             "network": sections["network"],
             "training": {**sections["training"], "epochs": self.root_epochs},
             "versions": sections["versions"],
@@ -71,10 +73,9 @@ def finished(store: str | Path) -> list[Finished]:
         EnvironmentProblem: not a store, or a damaged file in it.
     """
     opened = Store.open(Path(store), create=False)
-    return [
-        Finished(stage, opened.description(stage), opened.summary(stage) or {})
-        for stage in opened.stages()
-    ]
+    entries = ((stage, opened.entry(stage)) for stage in opened.stages())
+    # A sweep may have taken one up again since it was listed.
+    return [Finished(stage, *entry) for stage, entry in entries if entry is not None]
 
 
 def load(store: str | Path) -> pd.DataFrame:
@@ -97,9 +98,9 @@ def load(store: str | Path) -> pd.DataFrame:
 def stage_table(found: Sequence[Finished]) -> pd.DataFrame:
     """The table of `load` of these stages."""
     rows = [
-        {**f.identity(), "epoch": f.done["epoch"], "epochs": f.about["epochs"], **f.done["result"]}
-        | {"state": f.done["state"], "stopped": f.done.get("stopped", False)}
-        | {"time_s": f.done["time_s"]}
+        {**f.identity(), "epoch": f.done["epoch"], "epochs": f.about["epochs"]}
+        | {name: f.done["result"].get(name) for name in COLUMNS}
+        | {name: f.done[name] for name in ("state", "stopped", "time_s")}
         for f in found
     ]
     columns = [*IDENTITY, "epoch", "epochs", *COLUMNS, "state", "stopped", "time_s"]
@@ -170,11 +171,11 @@ def origin(found: Sequence[Finished]) -> dict[str, str | float | None]:
 
     Where runs differ, the values stand in one string, in the order of the dates.
     """
-    records = [f.done["provenance"] for f in found]
-    records.sort(key=lambda record: record["date"])
+    records = _by_date(f.done["provenance"] for f in found)
     merged: dict[str, str | float | None] = {}
-    for key in records[-1] if records else ():
-        values = list(dict.fromkeys(record[key] for record in records if record.get(key)))
+    # The latest says the most.
+    for key in dict.fromkeys(key for record in reversed(records) for key in record):
+        values = list(dict.fromkeys(str(record[key]) for record in records if record.get(key)))
         if key == "date" and len(values) > 1:
             values = [f"{values[0]} to {values[-1]}"]
         merged[key] = "; ".join(values) or None
@@ -190,9 +191,13 @@ def analysis_commands(store: str | Path) -> list[str]:
     """
     analyses = Store.open(Path(store), create=False).analyses
     summaries = [analyses.summary(analysis) for analysis in analyses.stages()]
-    records = [summary["provenance"] for summary in summaries if summary is not None]
-    records.sort(key=lambda record: record["date"])
-    return list(dict.fromkeys(record["command"] for record in records))
+    records = _by_date(summary["provenance"] for summary in summaries if summary is not None)
+    commands = (record.get("command") for record in records)
+    return list(dict.fromkeys(str(command) for command in commands if command))
+
+
+def _by_date(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(records, key=lambda record: str(record.get("date") or ""))
 
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import EnvironmentProblem
+from .files import read_regular
 
 PLAN = "plan.json"
 PROGRESS = "progress.json"
@@ -201,7 +202,7 @@ def merged(plan: Sequence[Planned], new: Planned) -> list[Planned]:
 def is_locked(path: Path) -> bool:
     """Whether a process holds the store, found out by a shared lock of an instant."""
     try:
-        descriptor = os.open(path / ".lock", os.O_RDONLY)
+        descriptor = os.open(path / ".lock", os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
     try:
@@ -240,8 +241,8 @@ def _progress(path: Path) -> Progress | None:
 def _read(path: Path) -> dict[str, Any] | None:
     """A JSON object, or None: a file that only informs never stops anybody."""
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        content = json.loads(read_regular(path, ""))
+    except (EnvironmentProblem, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 

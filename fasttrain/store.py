@@ -7,48 +7,58 @@
     <store>/checkpoints/<pack>-<digest>.safetensors   where a pack stands, while it runs
     <store>/<stage>/*.safetensors, metrics.parquet   its results
     <store>/<stage>/failed.txt          why it could not be run, if so
-    <store>/<stage>/done.json           a summary, digests of all of the above and of itself (last)
+    <store>/<stage>/done.json           its id, a summary, digests of all of the above and of itself
     <store>/analyses/<id>/              the same of an analysis of finished stages
     <store>/analyses/current.json       which of them the figures are drawn from
     <store>/report/                     derived from all this
 
 Every file is written beside its place, flushed to disk and renamed, so that a process killed at any
 moment leaves either the old file or the new one. A stage counts as finished when done.json is
-there.
+there: it is written last. A stage's directory is named by its identity, which is checked against
+done.json and stage.json whenever it is read; a directory of any other name is no stage.
 """
 
 import contextlib
-import hashlib
-import json
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import filelock
-import safetensors.torch
-from torch import Tensor
 
+from . import schema
 from .checkpoints import Checkpoints
+from .entries import DESCRIPTION, DONE, Entries
 from .errors import EnvironmentProblem
-from .files import json_bytes, sha256_hex, write_atomically
+from .files import (
+    json_bytes,
+    open_regular,
+    read_regular,
+    sha256_hex,
+    write_atomically,
+)
+from .formats import FORMAT, check_format
 from .marker import MARKER, check_store
+from .schema import Shapes, read_json
+from .text import readable
 
-FORMAT = 2
-DESCRIPTION = "stage.json"
 ANALYSES = "analyses"
 FAILURE = "failed.txt"
 
 
-class Store:
+class Store(Entries):
     """One store directory. `open` it for reading; hold `lock()` to write.
 
     Args:
         accept_stopped: whether a stage that was given up early counts as finished.
+        shapes: of what lies in it.
     """
 
-    def __init__(self, path: Path, *, accept_stopped: bool = True) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, *, accept_stopped: bool = True, shapes: Shapes = schema.STAGES
+    ) -> None:
+        super().__init__(path, shapes)
         self.accept_stopped = accept_stopped
         self.checkpoints = Checkpoints(path / "checkpoints", self.is_finished)
 
@@ -67,11 +77,7 @@ class Store:
             except OSError as error:
                 raise EnvironmentProblem(f"{path}: cannot be made: {error.strerror}") from None
             write_atomically(marker, json_bytes({"program": "fasttrain", "format": FORMAT}))
-        version = _read_json(marker).get("format")
-        if version != FORMAT:
-            raise EnvironmentProblem(
-                f"{marker}: store of format {version}; this version reads format {FORMAT}"
-            )
+        check_format(path, read_json(marker, schema.Marker, "use another store"))
         return cls(path)
 
     @contextlib.contextmanager
@@ -79,10 +85,14 @@ class Store:
         """Hold the store for writing.
 
         Raises:
-            EnvironmentProblem: another process holds it.
+            EnvironmentProblem: another process holds it, or what is in its place cannot be locked.
         """
+        path = self.path / ".lock"
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise EnvironmentProblem(f"{path}: is not a regular file; delete it and run again")
         # Not at once: `status` may hold it for an instant to see whether somebody does.
-        lock = filelock.FileLock(self.path / ".lock", timeout=0.2)
+        lock = filelock.FileLock(path, timeout=0.2)
         try:
             lock.acquire()
         except filelock.Timeout:
@@ -97,80 +107,27 @@ class Store:
     @property
     def analyses(self) -> "Store":
         """Where analyses of finished stages lie, as stages do here."""
-        return Store(self.path / ANALYSES)
+        return Store(self.path / ANALYSES, shapes=schema.ANALYSES)
 
-    def stages(self) -> list[str]:
-        """Ids of the finished stages, sorted."""
-        return sorted(done.parent.name for done in self.path.glob("*/done.json"))
+    def begun(self) -> list[str]:
+        """Ids of the stages that were begun, or failed to begin, and have not finished, sorted."""
+        begun = {*self._named(DESCRIPTION), *self._named(FAILURE)}
+        return sorted(stage for stage in begun if not self.is_finished(stage))
 
     def summary(self, stage: str) -> dict[str, Any] | None:
-        """The content of done.json, or None if the stage is not finished.
+        """The content of done.json, or None if the stage does not count as finished.
 
         Raises:
-            EnvironmentProblem: done.json is not what was written, or a file it lists is missing or
-            of another size.
+            EnvironmentProblem: as `entry`.
         """
-        done = self.path / stage / "done.json"
-        if not done.exists():
+        entry = self.entry(stage)
+        if entry is None or (entry.done.get("stopped") and not self.accept_stopped):
             return None
-        record = _read_json(done)
-        if record.pop("sha256", None) != sha256_hex(json_bytes(record)):
-            raise _damaged(done, "does not match its sha256")
-        for name, entry in record["files"].items():
-            path = done.parent / name
-            if not path.exists():
-                raise _damaged(path, "is missing")
-            if path.stat().st_size != entry["bytes"]:
-                raise _damaged(path, f"has {path.stat().st_size} bytes instead of {entry['bytes']}")
-        return None if record.get("stopped") and not self.accept_stopped else record
-
-    def is_finished(self, stage: str) -> bool:
-        """Whether there is a done.json, whatever it says."""
-        return (self.path / stage / "done.json").exists()
+        return entry.done
 
     def is_stopped(self, stage: str) -> bool:
         """Whether a finished stage was given up early."""
         return bool((self.summary(stage) or {}).get("stopped"))
-
-    def description(self, stage: str) -> dict[str, Any]:
-        """The content of a finished stage's stage.json."""
-        return json.loads(self.read(stage, DESCRIPTION))
-
-    def read(self, stage: str, name: str) -> bytes:
-        """A result file of a finished stage, checked against its digest.
-
-        Raises:
-            EnvironmentProblem: the file is missing or is not what was written.
-        """
-        path, sha256 = self._listed(stage, name)
-        content = path.read_bytes()
-        if sha256_hex(content) != sha256:
-            raise _damaged(path, "does not match its sha256")
-        return content
-
-    def checked(self, stage: str, name: str) -> Path:
-        """The path of a result file, for reading it in parts.
-
-        Raises:
-            EnvironmentProblem: the file is missing or is not what was written.
-        """
-        path, sha256 = self._listed(stage, name)
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                raise _damaged(path, "does not match its sha256")
-        return path
-
-    def _listed(self, stage: str, name: str) -> tuple[Path, str]:
-        """A result file of a finished stage and its digest."""
-        record = self.summary(stage)
-        path = self.path / stage / name
-        if record is None or name not in record["files"]:
-            raise _damaged(path, "is missing")
-        return path, record["files"][name]["sha256"]
-
-    def read_tensors(self, stage: str, name: str) -> dict[str, Tensor]:
-        """The tensors of a result file of a finished stage."""
-        return safetensors.torch.load(self.read(stage, name))
 
     def begin(self, stage: str, description: dict[str, Any]) -> None:
         """Make the stage's directory and say what it is."""
@@ -190,21 +147,20 @@ class Store:
 
     def reopen(self, stage: str) -> None:
         """Let a finished stage count as not yet run."""
-        (self.path / stage / "done.json").unlink(missing_ok=True)
+        (self.path / stage / DONE).unlink(missing_ok=True)
 
     def finish(self, stage: str, files: dict[str, bytes], summary: dict[str, Any]) -> None:
         """Write the results, then done.json."""
         folder = self.path / stage
         for name, content in files.items():
             write_atomically(folder / name, content)
-        files = {**files, DESCRIPTION: (folder / DESCRIPTION).read_bytes()}
+        described = read_regular(folder / DESCRIPTION, self.remedy(stage))
         listing = {
             name: {"bytes": len(content), "sha256": sha256_hex(content)}
-            for name, content in files.items()
+            for name, content in {**files, DESCRIPTION: described}.items()
         }
-        record = {**summary, "files": listing}
-        record["sha256"] = sha256_hex(json_bytes(record))
-        write_atomically(folder / "done.json", json_bytes(record))
+        record = {**summary, "id": stage, "files": listing}
+        write_atomically(folder / DONE, schema.seal(record))
         self.tidy(stage)
 
     def tidy(self, stage: str) -> None:
@@ -215,7 +171,16 @@ class Store:
         """Record why a stage could not be run; the next sweep tries it again."""
         folder = self.path / stage
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / FAILURE, error.encode())
+        write_atomically(folder / FAILURE, readable(error).encode())
+
+    def failure(self, stage: str) -> str | None:
+        """Why a stage could not be run; None if it never failed, or has since been run."""
+        path = self.path / stage / FAILURE
+        try:
+            with open_regular(path, self.remedy(stage)) as file:
+                return file.read().decode(errors="replace").strip()
+        except FileNotFoundError:
+            return None
 
     def state(self, stage: str) -> str:
         """done, diverged, failed, or todo."""
@@ -231,24 +196,3 @@ class Store:
     def folder_that_exists(self) -> Path:
         """The store's folder, or the nearest one above it that is there."""
         return next(p for p in (self.path, *self.path.absolute().parents) if p.is_dir())
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise _damaged(path, "is missing") from None
-    except ValueError:
-        raise _damaged(path, "is not valid JSON") from None
-    if not isinstance(content, dict):
-        raise _damaged(path, "is not a JSON object")
-    return content
-
-
-def _damaged(path: Path, what: str) -> EnvironmentProblem:
-    remedy = "use another --store"
-    if path.name != MARKER:
-        analysis = path.parent.parent.name == ANALYSES
-        again = "fasttrain analyse (or locate)" if analysis else "the sweep"
-        remedy = f"delete {path.parent} and run {again} again"
-    return EnvironmentProblem(f"{path}: {what}; {remedy}")

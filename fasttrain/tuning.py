@@ -25,8 +25,9 @@ from .errors import EnvironmentProblem
 from .files import json_bytes, write_atomically
 from .lab import Lab
 from .loop import train_epoch
-from .plan import NUMERICS, digest
+from .plan import NUMERICS
 from .precision import autocast, device_name
+from .schema import digest
 
 WINDOWS = 4
 WINDOW_S = 0.1

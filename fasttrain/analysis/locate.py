@@ -82,8 +82,7 @@ def locate(
             journal.processes = choice.processes
             run.to_the_end(choice, engine, options, journal)
         findings = Findings(search, run.outcomes, run.purposes)
-        folder = lab.store.path / "report"
-        folder.mkdir(exist_ok=True)
+        folder = make_folder(lab.store.path / "report")
         for stem, table in (("boundaries", findings.boundaries()), ("probes", run.table())):
             write_atomically(folder / f"{stem}.csv", table.to_csv(index=False).encode())
     console.print(table_of_boundaries(findings))

@@ -11,7 +11,6 @@ fine-tuning rates, say); `current.json` names those that the last `fasttrain ana
 
 import functools
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +21,8 @@ import pyarrow
 import pyarrow.parquet
 import torch
 
-from ..errors import EnvironmentProblem
 from ..files import json_bytes, parquet, write_atomically
-from ..plan import digest
+from ..schema import Current, digest, read_json
 from ..store import Store
 from .tables import TABLES, empty
 
@@ -89,7 +87,7 @@ def choose(chosen: Mapping[str, Mapping[str, Sequence[Analysis]]], store: Store)
 
     Set-ups that are not given are forgotten: they are in the store no more.
     """
-    before = _current(store)
+    before = current(store)
     content = {
         # A set-up gets its length of fine-tuning into its name when there is a second one.
         setup: (before.get(setup) or before.get(setup.split("-")[0], {}))
@@ -112,17 +110,17 @@ def load_analyses(store: str | Path) -> dict[str, pd.DataFrame]:
     opened = Store.open(Path(store), create=False)
     ids = dict.fromkeys(
         analysis
-        for kinds in _current(opened).values()
+        for kinds in current(opened).values()
         for members in kinds.values()
         for analysis in members
     )
     parts: dict[str, list[pyarrow.Table]] = {name: [] for name in TABLES}
     for analysis in ids:
         summary = opened.analyses.summary(analysis)
-        for name in summary["files"] if summary else ():
-            if name.endswith(".parquet"):
-                content = pyarrow.BufferReader(opened.analyses.read(analysis, name))
-                parts[name.removesuffix(".parquet")].append(pyarrow.parquet.read_table(content))
+        for name, tables in parts.items():
+            if summary is not None and f"{name}.parquet" in summary["files"]:
+                data = opened.analyses.read(analysis, f"{name}.parquet")
+                tables.append(pyarrow.parquet.read_table(pyarrow.BufferReader(data)))
     return {name: _joined(name, tables) for name, tables in parts.items()}
 
 
@@ -138,13 +136,13 @@ def _joined(name: str, parts: Iterable[pyarrow.Table]) -> pd.DataFrame:
     return whole.astype(nothing.dtypes).drop_duplicates(ignore_index=True)
 
 
-def _current(store: Store) -> dict[str, dict[str, list[str]]]:
+def current(store: Store) -> dict[str, dict[str, list[str]]]:
+    """Ids of the analyses that figures are drawn from, by set-up and kind.
+
+    Raises:
+        EnvironmentProblem: the list of them is damaged.
+    """
     path = store.analyses.path / CURRENT
     if not path.exists():
         return {}
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError:
-        raise EnvironmentProblem(
-            f"{path}: is not valid JSON; delete it and run fasttrain analyse again"
-        ) from None
+    return read_json(path, Current, f"delete {path} and run fasttrain analyse again")

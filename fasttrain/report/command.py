@@ -29,7 +29,12 @@ def train_command(configuration: Mapping[str, Any], recorded: Iterable[str]) -> 
     Raises NoCommand if none names a preset that can still be read.
     """
     found, reasons = [], []
-    for words in map(shlex.split, recorded):
+    for line in recorded:
+        try:
+            words = shlex.split(line)
+        except ValueError as error:
+            reasons.append(f"the recorded command cannot be read ({error})")
+            continue
         if words[1:2] not in (["sweep"], ["train"]) or not words[2:]:
             continue
         try:
@@ -62,7 +67,7 @@ def _carried(arguments: list[str]) -> list[str]:
         name, equals, value = argument.removeprefix("--").partition("=")
         name = name.replace("_", "-")
         if argument.startswith("--") and name in _CARRIED:
-            flags += [f"--{name}", value if equals else arguments[place + 1]]
+            flags += [f"--{name}", value] if equals else [f"--{name}", *arguments[place + 1 :][:1]]
     return flags
 
 

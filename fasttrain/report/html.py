@@ -34,6 +34,7 @@ from fasttrain.report.table import (
     summary,
     summary_rows,
 )
+from fasttrain.text import readable
 
 # Heading, column of the table, scale, format.
 _STAGE_COLUMNS = (
@@ -106,7 +107,8 @@ def write_report(
         commands=[*filter(None, [provenance.get("command")]), *analysed_by],
     )
     path = folder / "report.html"
-    write_atomically(path, page.encode())
+    # Commands and paths may hold bytes of no encoding.
+    write_atomically(path, readable(page).encode())
     pictures.tidy()
     return path
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from fasttrain.analysis.tables import Grid
+from fasttrain.files import write_atomically
 from fasttrain.report import html, pictures
 
 NAN = float("nan")
@@ -122,12 +123,13 @@ def few_figures(grid: Grid, regimes: pd.DataFrame) -> Iterator[Figure]:
 def save_figure(figure: Figure, stem: Path) -> tuple[Path, Path, Path]:
     """In place of `figures.save`: a rectangle."""
     png, svg, csv = (stem.with_name(stem.name + end) for end in (".png", ".svg", ".csv"))
-    png.write_bytes(b"")
-    svg.write_text(
+    write_atomically(png, b"")
+    text = (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 4" width="90" height="40">'
         '<style>rect{fill:#c00}</style><rect width="9" height="4" style="opacity: 50%"/></svg>'
     )
-    csv.write_bytes(figure.csv)
+    write_atomically(svg, text.encode())
+    write_atomically(csv, figure.csv)
     return png, svg, csv
 
 

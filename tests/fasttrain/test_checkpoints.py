@@ -9,6 +9,8 @@ from fasttrain.checkpoints import Checkpoints, CheckpointWriter
 from fasttrain.errors import EnvironmentProblem
 from fasttrain.store import Store
 
+from .stored import begin, finish, pretraining
+
 
 @pytest.fixture
 def store(tmp_path) -> Store:
@@ -22,9 +24,7 @@ def standing(epochs: int) -> dict[str, torch.Tensor]:
 
 
 def test_a_checkpoint_reads_back_and_goes_with_the_last_of_its_stages(store):
-    one, two = "b" * 16, "c" * 16
-    for stage in (one, two):
-        store.begin(stage, {})
+    one, two = (begin(store, pretraining(seed)) for seed in (1, 2))
     assert store.checkpoints.load(one) is None and store.checkpoints.members(one) == []
     content = {one: standing(2), two: standing(2)}
     store.checkpoints.save(content)
@@ -33,15 +33,15 @@ def test_a_checkpoint_reads_back_and_goes_with_the_last_of_its_stages(store):
     assert store.checkpoints.epochs(one) == 2
     store.fail(one, "no luck")
     assert store.state(one) == "failed"
-    store.finish(one, {}, {"state": "diverged"})
+    finish(store, pretraining(1), state="diverged")
     store.checkpoints.tidy()
     assert store.checkpoints.epochs(two) == 2
-    store.finish(two, {}, {"state": "done"})
+    finish(store, pretraining(2))
     store.checkpoints.tidy()
     assert store.checkpoints.epochs(two) == 0
     assert not list((store.path / "checkpoints").iterdir())
     names = {path.name for path in (store.path / one).iterdir()}
-    assert names == {"stage.json", "done.json"}
+    assert names == {"stage.json", "done.json", "state.safetensors"}
 
 
 def test_of_two_checkpoints_the_farther_one_counts_and_replaces_the_other(store):
@@ -58,12 +58,11 @@ def test_of_two_checkpoints_the_farther_one_counts_and_replaces_the_other(store)
 
 def test_a_checkpoint_that_another_worker_has_just_replaced_is_none(store, monkeypatch):
     gone = store.path / "checkpoints" / "gone.safetensors"
-    monkeypatch.setattr(Checkpoints, "_files", lambda _: [gone])
+    monkeypatch.setattr(Checkpoints, "files", lambda _: [gone])
     assert store.checkpoints.load("b" * 16) is None and store.checkpoints.members("b" * 16) == []
 
 
 def test_a_damaged_checkpoint_is_named(store):
-    store.begin("b" * 16, {})
     store.checkpoints.save({"b" * 16: standing(1)})
     (path,) = (store.path / "checkpoints").iterdir()
     content = path.read_bytes()

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from fasttrain.errors import EnvironmentProblem
 from fasttrain.report import write_report
 
 from .pages import CONFIG, NAN, PROVENANCE, decreed, make_grid  # noqa: F401
@@ -80,7 +81,7 @@ def test_names_are_escaped_and_safe_in_paths(tmp_path):
     assert page.count("<b>") == page.count("<b>Title &lt;of&gt; it") == 2
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "</script><!--.toml" in _data(page)[0]["commandMissing"]
-    names = [path.name for path in (tmp_path / "figures").iterdir()]
+    names = [path.name for path in (tmp_path / "figures").iterdir() if path.name[0] != "."]
     assert len(names) == 3 and all(re.fullmatch(r"[\w.-]+", name) for name in names)
 
 
@@ -208,20 +209,46 @@ def test_a_figure_of_too_many_marks_is_shown_in_pixels(tmp_path, monkeypatch):
     assert "Shown here in pixels" in page and "pixels" not in _page(tmp_path, [])
 
 
-def test_files_of_figures_that_are_shown_no_more_go(tmp_path):
+def test_files_of_figures_that_are_shown_no_more_go_and_no_others(tmp_path):
     from fasttrain.report import Pictures
 
-    kept = Pictures(tmp_path / "figures")
-    _page(tmp_path, [make_grid(), make_grid(setup="s-2")], pictures=kept)
-    own = (tmp_path / "figures").iterdir()
-    assert {path.stem for path in own} == {"s1-accuracy", "s-2-accuracy"}
-    for name in ("s1-notes.png", "accuracy.png", "s1-accuracy.pdf", "s1-heatmap.csv"):
-        (tmp_path / "figures" / name).touch()
-    page = _page(tmp_path, [make_grid()], pictures=kept)
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-        "s1-accuracy.png", "s1-accuracy.svg", "s1-accuracy.csv",
-        "s1-notes.png", "accuracy.png", "s1-accuracy.pdf",
-    }  # fmt: skip
+    folder = tmp_path / "figures"
+    both = [make_grid(), make_grid(setup="s-2")]
+    _page(tmp_path, both, pictures=Pictures(folder))
+    shown = {f"{setup}-accuracy.{end}" for setup in ("s1", "s-2") for end in ("png", "svg", "csv")}
+    assert {path.name for path in folder.iterdir()} == shown | {".written.json"}
+    others = {"s1-notes.png", "accuracy.png", "mine-accuracy.png", "s1-accuracy.pdf"}
+    for name in others:
+        (folder / name).touch()
+    (folder / "s-2-accuracy.svg").write_text("mine by now")
+    # Also by another process than the one that wrote them.
+    kept = Pictures(folder)
+    page = _page(tmp_path, both[:1], pictures=kept)
+    left = {path.name for path in folder.iterdir() if path.name[0] != "."}
+    assert left == others | {name for name in shown if name[:2] == "s1"} | {"s-2-accuracy.svg"}
     # What comes back is written again.
-    again = _page(tmp_path, [make_grid(), make_grid(setup="s-2")], pictures=kept)
-    assert (tmp_path / "figures" / "s-2-accuracy.png").exists() and page != again
+    again = _page(tmp_path, both, pictures=kept)
+    assert (folder / "s-2-accuracy.png").exists() and page != again
+
+
+def test_a_list_of_figures_that_names_files_elsewhere_is_refused(tmp_path):
+    (tmp_path / "mine.txt").touch()
+    sha256 = hashlib.sha256(b"").hexdigest()
+    for name in ("../mine.txt", str(tmp_path / "mine.txt"), ".."):
+        listing = tmp_path / "figures" / ".written.json"
+        _page(tmp_path, [make_grid()])
+        listing.write_text(json.dumps({"files": {name: sha256}}))
+        with pytest.raises(EnvironmentProblem, match="written.json: is not what .*; delete"):
+            _page(tmp_path, [make_grid()])
+        listing.unlink()
+    assert (tmp_path / "mine.txt").exists()
+
+
+def test_figures_are_not_written_through_a_link(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "figures").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EnvironmentProblem, match="figures: is a symbolic link"):
+        _page(tmp_path / "store", [make_grid()])
+    assert not list((tmp_path / "elsewhere").iterdir())
+    assert not (tmp_path / "store" / "report.html").exists()

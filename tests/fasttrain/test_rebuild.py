@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from fasttrain import rebuild as rebuilding
 from fasttrain import results
+from fasttrain.analysis.records import Analysis, save
 from fasttrain.checkpoints import Checkpoints
 from fasttrain.store import FAILURE, Store
 
@@ -53,10 +55,9 @@ def test_what_is_not_finished_is_listed(store):
     for stage in (first, second):
         _rename_done(store, stage)
     store.fail(second, "no memory <b>")
-    (store.path / "never-begun").mkdir()
-    store.fail("never-begun", "no disk")
+    store.fail("0" * 16, "no disk")
     rows = {label: (epochs, state) for label, epochs, state in rebuilding.unfinished(store)}
-    assert len(rows) == 3 and rows["stage never-begun"] == ("–", "failed: no disk")
+    assert len(rows) == 3 and rows[f"stage {'0' * 16}"] == ("–", "failed: no disk")
     (label,) = [label for label in rows if label.startswith(about["kind"]) and "0.01" in label]
     rebuilding.rebuild(store)
     page = _page(store)
@@ -121,11 +122,10 @@ def test_an_empty_store_that_is_watched_has_a_page(tmp_path, monkeypatch, capsys
 
 def test_to_reproduce_a_page_the_analyses_are_made_again_too(store):
     assert "fasttrain analyse grid" not in _page(store)
-    for analysis, date in (("b", "2026-01-02"), ("a", "2026-01-03"), ("c", "2026-01-04")):
-        command = f"fasttrain analyse grid{' --only norms' * (analysis == 'b')}"
-        provenance = {"command": command, "date": date}
-        store.analyses.begin(analysis, {})
-        store.analyses.finish(analysis, {}, {"state": "done", "provenance": provenance})
+    for kind, day in (("norms", 2), ("angles", 3), ("bands", 4)):
+        command = f"fasttrain analyse grid{' --only norms' * (kind == 'norms')}"
+        provenance = {"command": command, "date": f"2026-01-0{day}"}
+        save(Analysis(kind, (), {}, 0, kind), {}, provenance, store)
     rebuilding.rebuild(store)
     commands = _page(store).split("To reproduce</h3>")[1].split("</pre>")[0].splitlines()
     assert "fasttrain sweep" in commands[-3]
@@ -179,3 +179,49 @@ def test_watch_from_the_command_line(store, fasttrain, monkeypatch):
     assert outcome.code == 2 and "--interval 0: must be 0.1 to 86400 seconds" in outcome.err
     outcome = fasttrain("report", "nowhere", "--watch")
     assert outcome.code == 1 and "nowhere: no such store" in outcome.err
+
+
+@pytest.mark.parametrize("linked", ["report", "report/figures"])
+def test_a_report_is_not_written_through_a_link_out_of_the_store(store, fasttrain, linked):
+    elsewhere = store.path.parent / "elsewhere"
+    shutil.copytree(store.path / "report" / "figures", elsewhere)
+    before = {path: path.read_bytes() for path in elsewhere.iterdir()}
+    shutil.rmtree(store.path / linked)
+    (store.path / linked).symlink_to(elsewhere)
+    outcome = fasttrain("report", store.path)
+    assert outcome.code == 1
+    assert outcome.err == (
+        f"fasttrain: {store.path / linked}: is a symbolic link, which is not followed;"
+        " delete the link and run again\n"
+    )
+    assert {path: path.read_bytes() for path in elsewhere.iterdir()} == before
+
+
+def test_a_file_that_is_a_link_is_replaced_and_not_written_through(store, fasttrain):
+    mine = store.path.parent / "mine"
+    mine.write_text("mine")
+    for name in ("report.html", "results.csv", "figures/.written.json"):
+        path = store.path / "report" / name
+        path.unlink()
+        if name != "figures/.written.json":
+            path.symlink_to(mine)
+    assert fasttrain("report", store.path).code == 0
+    assert mine.read_text() == "mine" and not (store.path / "report" / "report.html").is_symlink()
+
+
+def test_a_damaged_description_of_what_is_not_finished_is_named(store, fasttrain):
+    stage = store.stages()[0]
+    _rename_done(store, stage)
+    (store.path / stage / "stage.json").write_text("{")
+    outcome = fasttrain("report", store.path)
+    assert outcome.code == 1 and outcome.err.count("\n") == 1
+    assert f"{stage}/stage.json: is not valid JSON; delete {store.path / stage}" in outcome.err
+
+
+def test_a_failure_that_is_not_utf8_is_shown(store):
+    stage = store.stages()[0]
+    _rename_done(store, stage)
+    (store.path / stage / FAILURE).write_bytes(b"no memory \xff")
+    assert [state for _, _, state in rebuilding.unfinished(store)] == ["failed: no memory \ufffd"]
+    store.fail(stage, "no file a\udcff")
+    assert [state for _, _, state in rebuilding.unfinished(store)] == ["failed: no file a\ufffd"]

@@ -16,12 +16,15 @@ from fasttrain.errors import EnvironmentProblem
 from fasttrain.files import write_atomically
 from fasttrain.store import Store
 
+from .stored import begin, finish, pretraining
+
+ID = pretraining().id
+
 
 @pytest.fixture
 def store(tmp_path) -> Store:
     made = Store.open(tmp_path / "store", create=True)
-    made.begin("a" * 16, {"kind": "pretrain"})
-    made.finish("a" * 16, {"state.safetensors": b"weights"}, {"state": "done"})
+    assert finish(made, pretraining()) == ID
     return made
 
 
@@ -31,20 +34,20 @@ def one_line(error: pytest.ExceptionInfo) -> str:
 
 
 def test_a_finished_stage_reads_back(store):
-    assert store.stages() == ["a" * 16]
-    assert store.read("a" * 16, "state.safetensors") == b"weights"
-    assert store.state("a" * 16) == "done"
+    assert store.stages() == [ID]
+    assert store.read(ID, "state.safetensors") == b"weights"
+    assert store.state(ID) == "done"
     assert store.state("b" * 16) == "todo"
     assert store.summary("b" * 16) is None
 
 
 def test_cleaning_drops_what_a_killed_process_left(store):
-    (store.path / ("a" * 16) / ".metrics.parquet.1234.tmp").write_bytes(b"half")
-    store.checkpoints.save({"a" * 16: {"series": torch.zeros(1, 5)}})
+    (store.path / ID / ".metrics.parquet.1234.tmp").write_bytes(b"half")
+    store.checkpoints.save({ID: {"series": torch.zeros(1, 5)}})
     store.clean()
     assert not list(store.path.glob("**/.*.tmp"))
     assert not list((store.path / "checkpoints").iterdir())
-    assert store.read("a" * 16, "state.safetensors") == b"weights"
+    assert store.read(ID, "state.safetensors") == b"weights"
 
 
 def damage(name: str):
@@ -88,10 +91,10 @@ def damage(name: str):
     ],
 )
 def test_a_damaged_stage_is_named_with_its_remedy(store, name, file, message):
-    folder = store.path / ("a" * 16)
+    folder = store.path / ID
     damage(name)(folder)
     with pytest.raises(EnvironmentProblem) as error:
-        store.read("a" * 16, "state.safetensors")
+        store.read(ID, "state.safetensors")
     text = one_line(error)
     assert f"{folder / file}: {message}" in text
     assert f"delete {folder}" in text
@@ -111,7 +114,7 @@ def test_what_is_not_a_store_is_refused(tmp_path, store):
     with pytest.raises(EnvironmentProblem, match="cannot be made: Not a directory"):
         Store.open(tmp_path / "file" / "store", create=True)
     (store.path / "store.json").write_text(json.dumps({"format": 99}))
-    with pytest.raises(EnvironmentProblem, match="store of format 99; this version reads format 2"):
+    with pytest.raises(EnvironmentProblem, match="store of format 99, and this version reads"):
         Store.open(store.path, create=True)
 
 
@@ -129,7 +132,7 @@ def test_processes_may_make_the_same_store_at_once(tmp_path):
 
 
 def make_store(path: Path) -> None:
-    Store.open(path, create=True).begin("a" * 16, {})
+    begin(Store.open(path, create=True), pretraining())
 
 
 @pytest.mark.parametrize("name", ["stage.json", "done.json"])

@@ -1,0 +1,214 @@
+"""The JSON files of a store: their shapes, their one reader, and the identity a description has.
+
+A shape lists what is read without asking whether it is there. Files may hold more than that.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+
+from .errors import EnvironmentProblem
+from .files import json_bytes, read_regular, sha256_hex
+
+HASH_LENGTH = 16
+Id = Annotated[str, Field(pattern=f"^[0-9a-f]{{{HASH_LENGTH}}}$")]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+FileName = Annotated[str, Field(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+"""of a file beside: no slash, and no dot in front"""
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Plain = str | int | float | bool | None
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class Marker(_Shape):
+    """store.json"""
+
+    format: int
+    fasttrain: str | None = None
+    """the version that made the store"""
+
+
+class _Data(_Shape):
+    digest: str
+    flip: bool
+    crop_padding: Count
+
+
+class _Network(_Shape):
+    model: str
+    width: Count
+
+
+class _Training(_Shape):
+    batch_size: Count
+    precision: str
+
+
+class _Setup(_Shape):
+    data: _Data
+    network: _Network
+    training: _Training
+    versions: dict[str, Plain]
+
+
+class _Source(_Shape):
+    dataset: str
+    n_train: Count | None
+    n_test: Count | None
+
+
+class StageDescription(_Shape):
+    """stage.json of a stage"""
+
+    kind: Literal["pretrain", "finetune", "swa"]
+    plr: Rate
+    flr: Rate | None
+    k: Count | None
+    seed: Count
+    start_epoch: Count
+    epochs: Count
+    parent: Id | None
+    setup: _Setup
+    dataset: str
+    num_classes: Count
+    num_train: Count
+    source: _Source
+
+
+class AnalysisDescription(_Shape):
+    """stage.json of an analysis"""
+
+    kind: str
+    stages: list[Id]
+    settings: dict[str, Any]
+
+
+class _Listed(_Shape):
+    bytes: Count
+    sha256: Digest
+
+
+class AnalysisDone(_Shape):
+    """done.json of an analysis"""
+
+    id: Id
+    state: str
+    provenance: dict[str, Plain]
+    files: dict[FileName, _Listed]
+
+
+class StageDone(AnalysisDone):
+    """done.json of a stage"""
+
+    stopped: bool
+    epoch: Count
+    result: dict[str, float | None]
+    time_s: float
+    parent_state: Digest | None = None
+    """SHA-256 of the parent's state.safetensors that the stage started from"""
+
+
+class Current(RootModel[dict[str, dict[str, list[Id]]]]):
+    """current.json: ids of analyses by set-up and kind"""
+
+    model_config = ConfigDict(strict=True)
+
+
+class Written(_Shape):
+    """.written.json: the files that a report wrote, with their digests"""
+
+    files: dict[FileName, Digest]
+
+
+class Shapes(NamedTuple):
+    """What lies in a folder of results, stages or analyses."""
+
+    description: type[BaseModel]
+    done: type[BaseModel]
+    identity: Callable[[Mapping[str, Any]], str]
+
+
+def digest(content: Any) -> str:
+    """Hash of a value's canonical JSON."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
+
+
+def stage_identity(about: Mapping[str, Any]) -> str:
+    """The identity of a stage, from its stage.json."""
+    if about["parent"] is None:
+        sections = sorted(about["setup"].items())
+        rest = {"setup": [[name, json.dumps(part, sort_keys=True)] for name, part in sections]}
+    else:
+        rest = {"parent": about["parent"]}
+    own = {
+        "kind": about["kind"],
+        "lr": about["flr"] if about["kind"] == "finetune" else about["plr"],
+        **{name: about[name] for name in ("seed", "epochs", "k")},
+    }
+    return digest({**own, **rest})
+
+
+STAGES = Shapes(StageDescription, StageDone, stage_identity)
+ANALYSES = Shapes(AnalysisDescription, AnalysisDone, digest)
+
+
+def read_json(path: Path, shape: type[BaseModel], remedy: str, *, sealed: bool = False) -> Any:
+    """The content of a JSON file, which has the shape.
+
+    Args:
+        remedy: what to do if the file is damaged, for the message.
+        sealed: whether the file ends in the digest of the rest (`seal`).
+
+    Raises:
+        EnvironmentProblem: the file is missing or is not what was written.
+    """
+    return parse_json(path, read_regular(path, remedy), shape, remedy, sealed=sealed)
+
+
+def parse_json(
+    path: Path, content: bytes, shape: type[BaseModel], remedy: str, *, sealed: bool = False
+) -> Any:
+    """As `read_json`, of a file that has been read."""
+    try:
+        try:
+            value = json.loads(content, parse_constant=_refuse)
+        except ValueError:
+            raise ValueError("is not valid JSON") from None
+        if not isinstance(value, dict):
+            raise ValueError("is not a JSON object")
+        if sealed and value.pop("sha256", None) != sha256_hex(json_bytes(value)):
+            raise ValueError("does not match its sha256")
+        try:
+            shape.model_validate(value)
+        except ValidationError as error:
+            raise ValueError(f"is not what fasttrain writes ({_first(error)})") from None
+    except RecursionError:
+        raise EnvironmentProblem(f"{path}: is nested too deeply; {remedy}") from None
+    except ValueError as error:
+        raise EnvironmentProblem(f"{path}: {error}; {remedy}") from None
+    return value
+
+
+def seal(content: dict[str, Any]) -> bytes:
+    """A JSON object that ends in the digest of the rest."""
+    return json_bytes({**content, "sha256": sha256_hex(json_bytes(content))})
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing that has another shape, in one line."""
+    fault = error.errors()[0]
+    where = ascii(".".join(map(str, fault["loc"])))[1:-1]
+    return f"{where[:60]}: {fault['msg'][0].lower()}{fault['msg'][1:]}"

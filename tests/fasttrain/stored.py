@@ -1,0 +1,48 @@
+"""What a store may hold, without training: descriptions, summaries, and finished stages of them."""
+
+import json
+from typing import Any
+
+from fasttrain.plan import Stage
+from fasttrain.store import Store
+
+SETUP = {
+    "data": {"digest": "d", "flip": False, "crop_padding": 0},
+    "network": {"model": "convnet", "width": 2},
+    "training": {"batch_size": 64, "precision": "fp32"},
+    "versions": {"numerics": 0},
+}
+SOURCE = {"dataset": "digits", "n_train": None, "n_test": None}
+ABOUT = {"dataset": "digits", "num_classes": 10, "num_train": 100, "source": SOURCE}
+SUMMARY = {
+    "state": "done",
+    "stopped": False,
+    "epoch": 3,
+    "result": {"test_accuracy": 0.5},
+    "time_s": 1.0,
+    "provenance": {"command": "fasttrain sweep digits", "date": "2026-01-02"},
+}
+
+
+def pretraining(seed: int = 0) -> Stage:
+    """A stage that others may build on."""
+    setup = tuple((name, json.dumps(part, sort_keys=True)) for name, part in SETUP.items())
+    return Stage("pretrain", 0.1, seed, 0, 3, setup)
+
+
+def finetuning(parent: Stage) -> Stage:
+    """A stage that builds on another one."""
+    return Stage("finetune", 0.01, parent.seed, 3, 2, parent.setup, parent)
+
+
+def begin(store: Store, stage: Stage) -> str:
+    """Begin the stage; returns its id."""
+    store.begin(stage.id, {**stage.description(), **ABOUT})
+    return stage.id
+
+
+def finish(store: Store, stage: Stage, content: bytes = b"weights", **summary: Any) -> str:
+    """Begin and finish the stage, with a state of this content; returns its id."""
+    begin(store, stage)
+    store.finish(stage.id, {"state.safetensors": content}, SUMMARY | summary)
+    return stage.id
