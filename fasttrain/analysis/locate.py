@@ -16,7 +16,7 @@ from fasttrain.config import Config, RunOptions
 from fasttrain.console import Console
 from fasttrain.engines import Engine
 from fasttrain.errors import raise_failures
-from fasttrain.files import is_empty, write_atomically
+from fasttrain.files import is_empty, make_folder, write_atomically
 from fasttrain.journal import Journal
 from fasttrain.lab import Lab, open_lab
 from fasttrain.plan import Stage, epochs_left, setup_sections
