@@ -364,8 +364,8 @@ def test_stages_that_ended_early_are_left_out_and_named(fresh, capsys):
 
 def test_columns_that_a_table_has_no_more_are_left_out(fresh):
     store = Store.open(fresh, create=False)
-    row = {column: [0] for column in TABLES["sharpness"]} | {"stage": ["a"], "gone": [1.0]}
-    older = Analysis("sharpness", ("a",), {}, 0, "older")
+    row = {column: [0] for column in TABLES["sharpness"]} | {"stage": ["a" * 16], "gone": [1.0]}
+    older = Analysis("sharpness", ("a" * 16,), {}, 0, "older")
     save(older, {"sharpness": pd.DataFrame(row)}, {}, store)
     choose({"s": {"sharpness": [older]}}, store)
     tables = fasttrain.load_analyses(fresh)
