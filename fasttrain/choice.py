@@ -81,6 +81,7 @@ class Choice:
                 for device in _devices(lab.device, options.device, self.processes)
             ],
             self.num_threads,
+            lab.store.lock_file,
         )
 
 

@@ -1,10 +1,11 @@
 """The command line: `fasttrain sweep | train | locate | analyse | report | data | bench`.
 
-Exit codes: 0 done, 1 something around the program is wrong or a stage failed, 2 wrong usage, 130
-interrupted. Imports that take seconds happen inside the commands, so that help and usage errors are
+Exit codes: 0 done, 1 something around the program is wrong or a stage failed, 2 wrong usage; 130,
+143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP. Imports that take seconds happen inside the commands, so that help and usage errors are
 immediate.
 """
 
+import contextlib
 import dataclasses
 import io
 import shlex
@@ -55,7 +56,7 @@ def main() -> None:
         # A console that cannot show a sign shows a question mark; it does not stop a sweep.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    interrupts.keep()
+    interrupts.keep(interrupts.heeded())
     sys.exit(run(sys.argv[1:]))
 
 
@@ -73,10 +74,12 @@ def run(arguments: list[str]) -> int:
         words = [str(part) for part in (error.filename, error.strerror) if part]
         print(f"fasttrain: {': '.join(words) or error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         again = shlex.join(["fasttrain", *arguments])
-        print(f"\nfasttrain: stopped; to resume, run again: {again}", file=sys.stderr)
-        return 130
+        with contextlib.suppress(OSError):
+            # After SIGHUP there may be no terminal any more.
+            print(f"\nfasttrain: stopped; to resume, run again: {again}", file=sys.stderr)
+        return interrupts.exit_code(stop)
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -1,5 +1,6 @@
 """What a sweep shows while it runs: one live table on a terminal, plain lines elsewhere."""
 
+import contextlib
 import time
 from collections import Counter
 
@@ -63,7 +64,9 @@ class ProgressView:
 
     def __exit__(self, *_: object) -> None:
         if self.live:
-            self.live.stop()
+            # After SIGHUP there may be no terminal any more.
+            with contextlib.suppress(OSError):
+                self.live.stop()
 
     def begin(self, pack: list[Stage]) -> None:
         """Stages start that train in step."""

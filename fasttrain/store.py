@@ -1,7 +1,7 @@
 """The store: the directory that holds every result, and the only state there is.
 
     <store>/store.json                  format version
-    <store>/.lock                       held by the one process that writes
+    <store>/.lock                       held by the one process that writes, and by its workers
     <store>/<stage>/stage.json          what the stage is (written first)
     <store>/checkpoints/<pack>-<digest>.safetensors   where a pack stands, while it runs
     <store>/<stage>/*.safetensors, metrics.parquet   its results
@@ -17,14 +17,15 @@ there.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import filelock
 import safetensors.torch
 from torch import Tensor
 
@@ -49,6 +50,7 @@ class Store:
         self.path = path
         self.accept_stopped = accept_stopped
         self.checkpoints = Checkpoints(path / "checkpoints", self.is_finished)
+        self.lock_file: int | None = None
 
     @classmethod
     def open(cls, path: Path, *, create: bool) -> "Store":
@@ -86,17 +88,21 @@ class Store:
         Raises:
             EnvironmentProblem: another process holds it.
         """
-        lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        file = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            lock.acquire()
-        except filelock.Timeout:
-            raise EnvironmentProblem(
-                f"{self.path}: in use by another fasttrain process; wait, or use another --store"
-            ) from None
-        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise EnvironmentProblem(
+                    f"{self.path}: in use by another fasttrain process; wait, or use another"
+                    " --store"
+                ) from None
+            self.lock_file = file
             yield
         finally:
-            lock.release()
+            # Not unlocked: workers that hold it too keep it locked until the last of them is gone.
+            self.lock_file = None
+            os.close(file)
 
     @property
     def analyses(self) -> "Store":
