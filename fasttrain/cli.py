@@ -1,8 +1,8 @@
 """The command line: `fasttrain sweep | train | locate | analyse | report | data | bench`.
 
 Exit codes: 0 done, 1 something around the program is wrong or a stage failed, 2 wrong usage; 130,
-143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP. Imports that take seconds happen inside the commands, so that help and usage errors are
-immediate.
+143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP. Imports that take seconds happen inside the
+commands, so that help and usage errors are immediate.
 """
 
 import contextlib

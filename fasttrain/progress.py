@@ -104,6 +104,11 @@ class ProgressView:
                 markup=False,
             )
 
+    def reopen(self, stage: Stage, state: str) -> None:
+        """A stage that was in a state at the start has to run again."""
+        self.counts[stage.kind, state] -= 1
+        self.epochs_left[stage.id] = stage.num_epochs
+
     def eta(self) -> str:
         """Time left at the rate of this run so far, or a dash."""
         if not self.epochs_run:

@@ -24,7 +24,7 @@ from .rebuild import rebuild, watch
 from .report import rich_table, summary
 from .results import load
 from .store import Store
-from .sweep import reopen_orphans, run_sweep
+from .sweep import outdated_line, reopen_outdated, run_sweep
 
 
 def sweep(
@@ -64,7 +64,8 @@ def sweep(
         return 0
     with lab.store.lock():
         lab.store.clean()
-        reopen_orphans(stages, lab.store)
+        if outdated := reopen_outdated(stages, lab.store):
+            console.print(outdated_line(outdated), highlight=False, soft_wrap=True)
         states = [(stage, lab.store.state(stage.id)) for stage in stages]
         failures: dict[str, str] = {}
         if any(state in ("todo", "failed") for _, state in states):
@@ -74,7 +75,7 @@ def sweep(
             left = epochs_left(stages, lab.store)
             view = ProgressView(states, left, console, quiet=options.quiet, every_epoch=every_epoch)
             with view, choice.engine(lab, options) as engine:
-                failures = run_sweep(choice.packs, lab.store, engine, view)
+                failures = run_sweep(stages, choice.packs, lab.store, engine, view)
         page = rebuild(lab.store)
     if not options.quiet:
         _print_outcome(stages, lab.store, page, console)
