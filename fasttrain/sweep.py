@@ -171,15 +171,16 @@ class _Sweep:
         trained = [stage for stage in able if lost_before(stage, self.store) is None]
         if trained:
             self.records.write(trained, self._continued(trained))
+        todo = [stage for stage in able if stage.id in pack.todo]
         along = len(_ids(trained) - pack.todo)
-        begun = [stage for stage in able if stage.id in pack.todo & self.planned]
-        if along and begun:
-            more = f" and {len(begun) - 1} more" if begun[1:] else ""
+        if along:
+            more = f" and {len(todo) - 1} more" if todo[1:] else ""
             self.view.note(
-                f"{begun[0].label()}{more}: together with {along} others of the pack, for the same"
+                f"{todo[0].label()}{more}: together with {along} others of the pack, for the same"
                 " bits as in it"
             )
-        self.view.begin(begun)
+        if begun := [stage for stage in todo if stage.id in self.planned]:
+            self.view.begin(begun)
         self.running[_key(able)] = pack
         self.engine.start(able)
 
