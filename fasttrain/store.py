@@ -4,6 +4,7 @@
     <store>/.lock                       held by the one process that writes, and by its workers
     <store>/<stage>/stage.json          what the stage is (written first)
     <store>/checkpoints/<pack>-<digest>.safetensors   where a pack stands, while it runs
+    <store>/packs/<pack>.json           which stages train together (see pack_records)
     <store>/<stage>/*.safetensors, metrics.parquet   its results
     <store>/<stage>/failed.txt          why it could not be run, if so
     <store>/<stage>/done.json           a summary, digests of all of the above and of itself (last)
