@@ -33,6 +33,7 @@ class PackRecords:
     def __init__(self, store: Store) -> None:
         self.folder = store.path / "packs"
         self.stop_diverged = store.accept_stopped
+        self.last_number = 0
 
     def write(self, pack: Sequence[Stage], continued: int) -> None:
         """Record a pack that starts, unless it is recorded.
@@ -45,10 +46,12 @@ class PackRecords:
         if path.exists():
             return
         self.folder.mkdir(exist_ok=True)
-        numbers = [record["number"] for record in self._records()]
+        # The caller alone writes: of what is there the largest number has to be found but once.
+        last = self.last_number or max((r["number"] for r in self._records()), default=0)
+        self.last_number = last + 1
         members = [{"stage": stage.id, "plr": stage.plr, "lr": stage.lr} for stage in pack]
         record = {"members": members, "continued": continued, "stop_diverged": self.stop_diverged}
-        record["number"] = max(numbers, default=0) + 1
+        record["number"] = self.last_number
         record["sha256"] = sha256_hex(json_bytes(record))
         write_atomically(path, json_bytes(record))
 

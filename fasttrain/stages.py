@@ -49,8 +49,8 @@ def run_pack(stages: Sequence[Stage], lab: Lab, on_epoch: OnEpoch) -> None:
             pack.append(stage)
         elif stage in todo:
             stopped = lab.store.is_stopped(lost.id)
-            built_on = {lost.id: None}
-            _finish(Run(stage, Progress({}), stopped=stopped, built_on=built_on), None, lab)
+            ended = Run(stage, Progress({}), stopped=stopped, built_on={lost.id: None})
+            _finish(ended, None, lab)
     continued = PackRecords(lab.store).continued(pack)
     built_on = {
         stage.id: {b.id: _state_digest(b.id, lab.store) for b in foundations(stage, continued)}
@@ -126,7 +126,7 @@ def _end(stage: Stage, lab: Lab) -> State:
     return state
 
 
-def _pack(runs: list[Run], lab: Lab) -> Pack:
+def _pack(runs: Sequence[Run], lab: Lab) -> Pack:
     """The runs on the device."""
     first = runs[0]
     return Pack(

@@ -1,7 +1,6 @@
 """Carries out a plan: what is done stays, what is left runs, failures stay in their stage."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from .engines import Engine, Outcome
 from .pack_records import PackRecords, foundations
@@ -52,18 +51,25 @@ def outdated_line(outdated: Sequence[Stage]) -> str:
     return f"built on states that have been replaced by others, to run again: {names}"
 
 
-@dataclass
 class _Pack:
-    """A pack that waits or runs."""
+    """A pack that waits or runs.
 
-    stages: list[Stage]
-    own: set[str]
-    """ids of those that end in it; others have a part of this pack as their own, since it failed"""
-    continued: int
-    """epochs of the averages that its own continue, if it has started before"""
-    num_failures: int = 0
-    todo: set[str] = field(default_factory=set)
-    """ids of those that it runs for"""
+    Args:
+        own: ids of the stages that end in it; of others a part of this pack is the pack, since it
+            failed.
+        continued: epochs of the averages that its own continue, if it has started before.
+    """
+
+    def __init__(self, stages: Sequence[Stage], own: set[str], continued: int) -> None:
+        self.stages = list(stages)
+        self.own = own
+        self.starts = {s.id: _ids(foundations(s, continued)) for s in stages}
+        """what each stage starts from"""
+        self.before = {s.id: self.starts[s.id] | _ids(list(predecessors(s))) for s in stages}
+        """what has to be settled before each, if it has to be at all"""
+        self.num_failures = 0
+        self.todo: set[str] = set()
+        """what it runs for"""
 
 
 class _Sweep:
@@ -119,38 +125,44 @@ class _Sweep:
 
         What builds on a failure is neither a result nor in the way of others.
         """
-        known: tuple[int, int] | None = None
+        known: tuple[int, ...] | None = None
         # Until there is nothing to be learnt: a pack may bear on those before it in the list.
-        while known != (known := (len(self.needed), len(self.settled))):
+        while known != (known := tuple(map(len, (self.needed, self.settled, self.failed)))):
             for pack in list(self.waiting):
-                able = [s for s in pack.stages if not self.failed & _before(s, pack)]
+                if not self._open(pack):
+                    continue
+                able = [s for s in pack.stages if not self.failed & pack.starts[s.id]]
                 self.failed |= self._open(pack) - _ids(able)
-                if self._open(pack) and self._is_ready(pack, able) and self._has_work(pack, able):
+                if self._is_ready(pack, able):
                     self.waiting.remove(pack)
                     return pack, able
         return None
 
     def _is_ready(self, pack: _Pack, able: list[Stage]) -> bool:
-        """Whether nothing that has to be finished stands before what the pack trains."""
-        # Starts of members that the plan does not have may be gone.
-        self.needed |= {b.id for stage in able for b in foundations(stage, pack.continued)}
-        before = set[str]().union(*(_before(stage, pack) for stage in able))
-        before |= _ids(able) - pack.own
-        return not before & self.needed - self.settled - self.failed
+        """Whether the pack has something to run, and all is settled that it starts from."""
+        opened = [stage for stage in able if stage.id in self._open(pack)]
+        if self._is_pending(set[str]().union(*(pack.before[s.id] for s in opened))):
+            return False
+        if not any(self._has_to_run(stage) for stage in opened):
+            for stage in opened:
+                # Should it have failed before.
+                self.store.tidy(stage.id)
+            self.settled |= _ids(opened)
+            return False
+        # What a member starts from that the plan does not have may be gone.
+        self.needed |= set[str]().union(*(pack.starts[stage.id] for stage in able))
+        before = set[str]().union(*(pack.before[stage.id] for stage in able))
+        if self._is_pending(before | _ids(able) - pack.own):
+            return False
+        pack.todo = {s.id for s in able if s.id in pack.own and self._has_to_run(s)}
+        self._reopen([s for s in able if s.id in pack.todo and self._is_finished(s.id)])
+        return True
 
-    def _has_work(self, pack: _Pack, able: list[Stage]) -> bool:
-        """Whether something in the pack has to run; if not, take note that it is settled."""
-        own = [stage for stage in able if stage.id in pack.own]
-        outdated = [stage for stage in own if is_outdated(stage, self.store)]
-        pack.todo = _ids(outdated) | {s.id for s in own if not self._is_finished(s.id)}
-        if pack.todo & self._open(pack):
-            self._reopen(outdated)
-            return True
-        for stage in able:
-            # Should it have failed before.
-            self.store.tidy(stage.id)
-        self.settled |= self._open(pack)
-        return False
+    def _is_pending(self, stages: set[str]) -> bool:
+        return bool(stages & self.needed - self.settled - self.failed)
+
+    def _has_to_run(self, stage: Stage) -> bool:
+        return not self._is_finished(stage.id) or is_outdated(stage, self.store)
 
     def _open(self, pack: _Pack) -> set[str]:
         """The stages that have to end in the pack and have not."""
@@ -236,11 +248,6 @@ def _key(stages: Sequence[Stage]) -> tuple[str, ...]:
 
 def _ids(stages: Sequence[Stage]) -> set[str]:
     return {stage.id for stage in stages}
-
-
-def _before(stage: Stage, pack: _Pack) -> set[str]:
-    """What must be settled before the stage of the pack can run, if it has to be at all."""
-    return {s.id for s in [*foundations(stage, pack.continued), *predecessors(stage)]}
 
 
 def _last_line(error: str) -> str:
