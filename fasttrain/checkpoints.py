@@ -1,12 +1,12 @@
 """Checkpoints: where the packs under way stand, written beside the training, no more than needed.
 
-A file holds every stage of one pack, as tensors named <stage>/<tensor>, among them a `series` with
-a row per epoch; its name is <pack>-<digest>.safetensors. A stage may stand in several files, since
-packs differ from run to run: the one in which it stands farthest counts.
+A file holds the stages of one pack that are under way, as tensors named <stage>/<tensor>, among
+them a `series` with a row per epoch; its name is <pack>-<digest>.safetensors. A pack goes on from
+its own files alone: in another pack, or from another start, its stages would end in other bits.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,12 +33,15 @@ class Checkpoints:
         self.folder = folder
         self.is_finished = is_finished
 
-    def save(self, content: dict[str, dict[str, Tensor]]) -> None:
-        """Write where the stages of a pack stand, by id; what they stood at before goes."""
+    def save(self, pack: str, content: dict[str, dict[str, Tensor]]) -> None:
+        """Write where the stages of a pack stand, by id; what they stood at before goes.
+
+        Args:
+            pack: names it; no other pack has this name.
+        """
         self.folder.mkdir(exist_ok=True)
         named = {f"{s}/{n}": tensor for s, part in content.items() for n, tensor in part.items()}
         data = tensors_to_bytes(named)
-        pack = sha256_hex(" ".join(content).encode())[:16]
         path = self.folder / f"{pack}-{sha256_hex(data)[:16]}.safetensors"
         write_atomically(path, data)
         self.tidy(keep=path)
@@ -50,45 +53,38 @@ class Checkpoints:
             if path != keep and all(s in kept or self.is_finished(s) for s in _members(path)):
                 path.unlink(missing_ok=True)
 
-    def members(self, stage: str) -> list[str]:
-        """The stages of the pack that the stage's checkpoint is of; none if it has none."""
-        found = self._farthest(stage)
-        return [] if found is None else list(_members(found[1]))
-
     def epochs(self, stage: str) -> int:
-        """Epochs of the stage that its checkpoint holds, read from the file's header.
+        """Epochs of the stage that its farthest checkpoint holds, read from the files' headers.
 
-        In one look: a sweep may replace the file at any time.
+        In one look: a sweep may replace a file at any time.
         """
-        found = self._farthest(stage)
-        return 0 if found is None else found[0]
+        return max((_members(path).get(stage, 0) for path in self.files()), default=0)
 
-    def load(self, stage: str) -> dict[str, Tensor] | None:
-        """The stage's part of its checkpoint, or None.
+    def load(self, pack: str, stages: Collection[str]) -> dict[str, dict[str, Tensor]]:
+        """Where a pack stands: the tensors of every stage under way with one of those given, by id.
+
+        Empty if none of them is.
 
         Raises:
             EnvironmentProblem: the checkpoint is damaged.
         """
-        found = self._farthest(stage)
-        if found is None:
-            return None
-        named = safetensors.torch.load(checked_checkpoint(found[1]))
-        # Copies: what is left of the others in the file must not stay in memory.
-        return {
-            name.removeprefix(f"{stage}/"): tensor.clone()
-            for name, tensor in named.items()
-            if name.startswith(f"{stage}/")
-        }
+        found: dict[Path, int] = {}
+        for path in self.files(pack):
+            members = _members(path)
+            if not members.keys().isdisjoint(stages):
+                found[path] = max(members.values())
+        if not found:
+            return {}
+        path = max(found, key=lambda path: found[path])
+        content: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in safetensors.torch.load(checked_checkpoint(path)).items():
+            stage, _, own = name.partition("/")
+            content.setdefault(stage, {})[own] = tensor
+        return content
 
-    def files(self) -> list[Path]:
-        """The checkpoints that are there, sorted."""
-        return sorted(self.folder.glob("*.safetensors"))
-
-    def _farthest(self, stage: str) -> tuple[int, Path] | None:
-        """The stage's epochs in the checkpoint in which it stands farthest, and that checkpoint."""
-        found = [(_members(path).get(stage, -1), path) for path in self.files()]
-        epochs, path = max(found, default=(-1, Path()))
-        return None if epochs < 0 else (epochs, path)
+    def files(self, pack: str = "*") -> list[Path]:
+        """The checkpoints that are there, or those of a pack, sorted."""
+        return sorted(self.folder.glob(f"{pack}-*.safetensors"))
 
 
 class CheckpointWriter:
@@ -97,8 +93,9 @@ class CheckpointWriter:
     Leaving it waits for the writing that is under way, and raises what stopped it.
     """
 
-    def __init__(self, checkpoints: Checkpoints, interval_s: float) -> None:
+    def __init__(self, checkpoints: Checkpoints, pack: str, interval_s: float) -> None:
         self.checkpoints = checkpoints
+        self.pack = pack
         self.interval_s = interval_s
         self.last = time.monotonic()
         self.thread = ThreadPoolExecutor(max_workers=1)
@@ -118,12 +115,12 @@ class CheckpointWriter:
         if time.monotonic() - self.last >= self.interval_s:
             self._wait()
             self.last = time.monotonic()
-            self.writing = self.thread.submit(self.checkpoints.save, content())
+            self.writing = self.thread.submit(self.checkpoints.save, self.pack, content())
 
     def write(self, content: Content) -> None:
         """Write the content now, and return when it is on disk."""
         self._wait()
-        self.checkpoints.save(content())
+        self.checkpoints.save(self.pack, content())
 
     def _wait(self) -> None:
         if self.writing is not None:

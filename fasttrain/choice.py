@@ -17,7 +17,7 @@ from .config import RunOptions
 from .engines import Engine, InProcess, Workers
 from .lab import Lab, open_lab
 from .plan import Stage
-from .schedule import largest_wave, make_packs
+from .schedule import form_packs, largest_wave
 from .tuning import Timing, fastest, measure, measure_compiled, measure_packs
 
 WORTH_S = 600.0
@@ -82,6 +82,7 @@ class Choice:
                 for device in _places(lab.device, options.device, self.processes)
             ],
             self.num_threads,
+            lab.store.lock_file,
         )
 
 
@@ -107,7 +108,7 @@ def choose(stages: Sequence[Stage], lab: Lab, options: RunOptions) -> Choice:
             timings += more
             compiled = fastest([t for t in timings if t.size == size]).compiled
     torch.set_num_threads(available)
-    packs = make_packs(stages, size, math.ceil(roots / processes))
+    packs = form_packs(stages, lab.store, size, math.ceil(roots / processes))
     return Choice(packs, processes, num_threads, timings, max(map(len, packs)), compiled, note)
 
 

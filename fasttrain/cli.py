@@ -5,6 +5,7 @@ interrupted, 141 nobody reads the output. Every command checks its paths and val
 imports what takes seconds, so that help and mistakes are immediate.
 """
 
+import contextlib
 import dataclasses
 import io
 import shlex
@@ -77,8 +78,10 @@ def run(arguments: list[str]) -> int:
         return _say(": ".join(words) or error, 1)
     except KeyboardInterrupt:
         again = shlex.join(["fasttrain", *arguments])
-        print(f"\nfasttrain: stopped; to resume, run again: {again}", file=sys.stderr)
-        return 130
+        with contextlib.suppress(OSError):
+            # After SIGHUP there may be no terminal any more.
+            print(f"\nfasttrain: stopped; to resume, run again: {again}", file=sys.stderr)
+        return interrupts.exit_code(stop)
 
 
 def _say(message: object, code: int) -> int:

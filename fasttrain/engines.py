@@ -6,17 +6,20 @@ worker that dies takes only its pack with it, and another takes its place.
 """
 
 import contextlib
-import ctypes
+import fcntl
+import math
 import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 
@@ -29,6 +32,8 @@ from .threads import check_threads
 
 STOP_S = 30.0
 """seconds that interrupted workers have to write their last finished epoch"""
+AGAIN_S = 0.1
+"""seconds between the signals to a worker that is to stop: one that is starting hears none"""
 
 
 @dataclass(frozen=True)
@@ -98,41 +103,65 @@ class Workers:
     Args:
         make_labs: one per process, called there: opens data and device.
         num_threads: threads of each process.
+        lock: the file whose lock keeps others out of the store, if it is held. Each worker holds it
+            too, so that the store stays locked until the last of them is gone.
     """
 
     make_labs: Sequence[Callable[[], Lab]]
     num_threads: int
+    lock: int | None = None
     workers: list[_Worker] = field(default_factory=list)
 
     @property
     def capacity(self) -> int:
         return len(self.make_labs)
 
-    def __enter__(self) -> "Workers":
-        self.workers = [self._new_worker(index) for index in range(self.capacity)]
+    def __enter__(self) -> Self:
+        try:
+            for index in range(self.capacity):
+                self.workers.append(self._new_worker(index))
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        # A second Ctrl-C must not cut off what the workers write at the first.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        busy = [worker for worker in self.workers if worker.pack is not None]
-        for worker in busy:
-            if worker.process.pid is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker.process.pid, signal.SIGINT)
+        # A second signal must not cut off what the workers write at the first.
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in interrupts.STOPS}
+        self._stop()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def _stop(self) -> None:
+        """Let the workers write where they stand, and return when none is left."""
+        until = time.monotonic() + STOP_S
+        left = {worker.pipe: worker for worker in self.workers}
+        while left and time.monotonic() < until:
+            for worker in left.values():
+                if worker.process.pid is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(worker.process.pid, signal.SIGINT)
+            for pipe in wait(list(left), AGAIN_S):
+                try:
+                    left[pipe].pipe.recv()  # type: ignore[index]
+                except (EOFError, OSError):
+                    del left[pipe]  # type: ignore[arg-type]
         for worker in self.workers:
-            worker.pipe.close()
-            worker.process.join(STOP_S)
             worker.process.kill()
-        signal.signal(signal.SIGINT, before)
+            worker.process.join()
+            worker.pipe.close()
 
     def _new_worker(self, index: int) -> _Worker:
         # Its processes inherit nothing from this one: no thread, no lock, no device.
         context: Any = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context.set_forkserver_preload([f"{__package__}.fork_server", __name__])
         ours, theirs = context.Pipe()
+        # A connection, since those can be handed to a process; nothing is ever read from it.
+        lock = None if self.lock is None else Connection(os.dup(self.lock), writable=False)
         process = context.Process(
-            target=_work, args=(theirs, self.make_labs[index], self.num_threads), daemon=True
+            target=_work,
+            args=(theirs, self.make_labs[index], self.num_threads, interrupts.heeded(), lock),
+            daemon=True,
         )
         process.start()
         theirs.close()
@@ -173,17 +202,26 @@ class Workers:
         return Outcome(pack, f"RuntimeError: the worker process was ended {how}")
 
 
-def _work(pipe: Connection, make_lab: Callable[[], Lab], num_threads: int) -> None:
-    """A worker's whole life: packs from the pipe, reports into it, until it is closed."""
+def _work(
+    pipe: Connection,
+    make_lab: Callable[[], Lab],
+    num_threads: int,
+    stops: Sequence[int],
+    _lock: Connection | None,
+) -> None:
+    """A worker's whole life: packs from the pipe, reports into it, until it is stopped.
+
+    The lock is only held.
+    """
 
     def report(*epoch: Any) -> None:
         # Libraries are loaded and loops compiled in the first epoch: what sets threads has run.
         check_threads(num_threads)
         pipe.send(epoch)
 
-    _die_with_parent()
-    signal.signal(signal.SIGINT, _interrupt_once)
-    interrupts.keep()
+    _die_with_driver()
+    # Signals after the first must not cut off what that one began.
+    interrupts.keep({signal.SIGINT, *stops}, math.inf)
     with contextlib.suppress(KeyboardInterrupt, EOFError, BrokenPipeError):
         torch.set_num_threads(num_threads)
         try:
@@ -200,14 +238,20 @@ def _work(pipe: Connection, make_lab: Callable[[], Lab], num_threads: int) -> No
             pipe.send(error)
 
 
-def _interrupt_once(*_: object) -> None:
-    """Stop at the first Ctrl-C; a second one must not cut off what the first one began."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
+def _die_with_driver() -> None:
+    """End at once when the driver has ended, however it did and whatever is computed here.
 
-
-def _die_with_parent() -> None:
-    """On Linux, end at once when the process that started this one has ended."""
+    What ends with it is its end of a pipe. On Linux the kernel itself watches that, since no thread
+    of Python runs while a compiler or a kernel holds the interpreter.
+    """
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    end: Any = driver.sentinel
     if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+        fcntl.fcntl(end, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(end, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(end, fcntl.F_SETFL, fcntl.fcntl(end, fcntl.F_GETFL) | os.O_ASYNC)
+        if wait([end], 0):
+            os._exit(1)
+    else:
+        threading.Thread(target=lambda: wait([end]) and os._exit(1), daemon=True).start()

@@ -34,8 +34,9 @@ def estimate(
         members = [stage for stage in pack if stage.id in left]
         if not members:
             continue
-        timing = min(timings, key=lambda timing: abs(timing.size - len(members)))
-        scale = len(members) / timing.size
+        # Finished members of the pack train along.
+        timing = min(timings, key=lambda timing: abs(timing.size - len(pack)))
+        scale = len(pack) / timing.size
         step_s, test_s = timing.step_s * num_steps * scale, timing.test_batch_s * num_tests * scale
         epochs = max(left[stage.id] for stage in members)
         # An average adds a pass over the training set, about a third of the cost of training on it.

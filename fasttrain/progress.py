@@ -1,5 +1,6 @@
 """What a sweep shows while it runs: one live table on a terminal, plain lines elsewhere."""
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -59,7 +60,9 @@ class ProgressView:
 
     def __exit__(self, *_: object) -> None:
         if self.live:
-            self.live.stop()
+            # After SIGHUP there may be no terminal any more.
+            with contextlib.suppress(OSError):
+                self.live.stop()
 
     def begin(self, pack: list[Stage]) -> None:
         """Stages start that train in step."""
@@ -101,6 +104,11 @@ class ProgressView:
                 soft_wrap=True,
                 markup=False,
             )
+
+    def reopen(self, stage: Stage, state: str) -> None:
+        """A stage that was in a state at the start has to run again."""
+        self.counts[stage.kind, state] -= 1
+        self.epochs_left[stage.id] = stage.num_epochs
 
     def left_s(self) -> float | None:
         """Seconds left at the rate of this run so far, if there is one."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from .analysis.grids import all_grids
 from .errors import EnvironmentProblem
 from .files import make_folder, parquet, write_atomically
+from .interrupts import exit_code
 from .report import Pictures, with_status, write_report
 from .results import analysis_commands, finished, origin, stage_table
 from .status import read
@@ -49,6 +50,8 @@ def rebuild(store: Store, pictures: Pictures | None = None, refresh_s: int | Non
 def watch(path: Path, interval_s: float) -> int:
     """Rebuild whenever the store has changed, until interrupted; returns the exit code, 0.
 
+    Ctrl-C is the way to end it; another signal that stops it is raised.
+
     A problem in the store is one line, and the next change another try.
 
     Raises:
@@ -66,9 +69,11 @@ def watch(path: Path, interval_s: float) -> int:
             elif found[1]:
                 _tell_status(store)
             time.sleep(interval_s)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         # The page that stays behind does not reload itself any more.
         _rebuild_aloud(store, pictures, None)
+        if exit_code(stop) != exit_code(KeyboardInterrupt()):
+            raise
         return 0
 
 

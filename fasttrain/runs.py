@@ -73,6 +73,8 @@ class Run:
     """False for one that is finished, and here so that its pack goes on as it was"""
     stopped: bool = False
     """given up by the rule of `is_hopeless`"""
+    built_on: dict[str, str | None] = field(default_factory=dict)
+    """digests of the states that it starts from, by stage; None of one that has no end"""
 
     @property
     def over(self) -> bool:

@@ -2,14 +2,17 @@
 
 Stages of one seed that train over the same epochs see the same batches, so that any number of them
 can be one pack. The packs follow from the plan and the largest size alone, never from what is
-finished: a sweep that was interrupted forms the same packs again.
+finished: a sweep that was interrupted forms the same packs again. Stages that have started before
+belong to the pack that they started in.
 """
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from .pack_records import PackRecords
 from .plan import Stage
+from .store import Store
 
 T = TypeVar("T")
 
@@ -34,6 +37,32 @@ def make_packs(
             for wave in _waves(children):
                 packs.extend(map(list, evenly(wave, size)))
     return packs
+
+
+def form_packs(
+    stages: Sequence[Stage], store: Store, size: int, root_size: int | None = None
+) -> list[list[Stage]]:
+    """The packs in which stages of a store have started, and `make_packs` of what is left.
+
+    With those that their members need, though the plan may not have them.
+    """
+    recorded, others = PackRecords(store).of(stages)
+    formed: dict[tuple[str, ...], list[Stage]] = {}
+    for pack in [*make_packs(stages, size, root_size), *([stage] for stage in others)]:
+        new = []
+        for stage in pack:
+            if stage.id in recorded:
+                old = recorded[stage.id]
+            elif store.summary(stage.id) is not None:
+                # Of a store that did not record packs.
+                old = [stage]
+            else:
+                new.append(stage)
+                continue
+            formed.setdefault(tuple(s.id for s in old), old)
+        if new:
+            formed[tuple(s.id for s in new)] = new
+    return list(formed.values())
 
 
 def largest_wave(stages: Sequence[Stage]) -> int:

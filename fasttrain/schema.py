@@ -112,8 +112,24 @@ class StageDone(AnalysisDone):
     epoch: Count
     result: dict[str, float | None]
     time_s: float
-    parent_state: Digest | None = None
-    """SHA-256 of the parent's state.safetensors that the stage started from"""
+    built_on: dict[Id, Digest | None] = {}
+    """SHA-256 of the state.safetensors of every stage that the stage started from, by id; None if
+    that ended without one"""
+
+
+class _Member(_Shape):
+    stage: Id
+    plr: Rate
+    lr: Rate
+
+
+class PackRecord(_Shape):
+    """packs/<pack>.json"""
+
+    members: list[_Member]
+    continued: Count
+    stop_diverged: bool
+    number: Count
 
 
 class Current(RootModel[dict[str, dict[str, list[Id]]]]):

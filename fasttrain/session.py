@@ -25,7 +25,7 @@ from .report import rich_table, summary
 from .results import load
 from .status import duration
 from .store import Store
-from .sweep import reopen_orphans, run_sweep
+from .sweep import outdated_line, reopen_outdated, run_sweep
 
 
 def sweep(
@@ -65,7 +65,8 @@ def sweep(
         return 0
     with lab.store.lock():
         lab.store.clean()
-        reopen_orphans(stages, lab.store)
+        if outdated := reopen_outdated(stages, lab.store):
+            console.print(outdated_line(outdated), highlight=False, soft_wrap=True)
         states = [(stage, lab.store.state(stage.id)) for stage in stages]
         failures: dict[str, str] = {}
         with Journal(path, command, "choosing packs") as journal:
@@ -102,7 +103,7 @@ def _run(
         on_change=journal.report,
     )
     with view, choice.engine(lab, options) as engine:
-        return run_sweep(choice.packs, lab.store, engine, view)
+        return run_sweep(stages, choice.packs, lab.store, engine, view)
 
 
 def analyse(path: Path, request: Request, place: Place) -> int:

@@ -5,10 +5,11 @@ next epoch depends on: a pack that was killed and resumed ends in the same bits 
 on the same machine with the same number of threads.
 """
 
+import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
 import torch
@@ -19,7 +20,8 @@ from .checkpoints import CheckpointWriter
 from .files import parquet, tensors_to_bytes
 from .lab import Lab
 from .pack import Epoch, Pack, State
-from .plan import Stage, predecessors
+from .pack_records import PackRecords, foundations
+from .plan import Stage, digest, predecessors
 from .runs import COLUMNS, Progress, Run, is_chance, is_hopeless
 from .store import Store
 
@@ -32,35 +34,48 @@ OnEpoch = Callable[[Stage, int, dict[str, float]], None]
 def run_pack(stages: Sequence[Stage], lab: Lab, on_epoch: OnEpoch) -> None:
     """Run stages of one seed and the same epochs to their end, into the store.
 
-    Finished ones are left out, except that a pack that was interrupted goes on as it was.
+    Finished ones train along without a result, so that the others end in the bits of their pack.
     "diverged" is a result like any other: the loss became non-finite (the stage ends there, without
     a state, and so do its children), or at its end the network does no better on its training set
     than guessing. With `lab.stop_diverged` hopeless runs end early, like lost ones, and say so.
     """
-    todo = {stage.id for stage in stages if lab.store.summary(stage.id) is None}
-    under_way = {member for stage in todo for member in lab.store.checkpoints.members(stage)}
-    runs = []
+    todo = [stage for stage in stages if lab.store.summary(stage.id) is None]
+    for stage in todo:
+        lab.store.begin(stage.id, {**stage.description(), **lab.about()})
+    pack = []
     for stage in stages:
-        if stage.id not in todo | under_way:
-            continue
-        wanted = stage.id in todo
-        if wanted:
-            lab.store.begin(stage.id, {**stage.description(), **lab.about()})
-        before = [*([stage.parent] if stage.parent else []), *predecessors(stage)]
-        lost = [earlier for earlier in before if is_lost(earlier, lab.store)]
-        if lost:
-            stopped = lab.store.is_stopped(lost[0].id)
-            _finish(Run(stage, Progress({}), stopped=stopped), None, lab)
-        else:
-            run = Run(stage, *_start(stage, lab), wanted)
-            run.stopped = _is_given_up(run, lab)
-            runs.append(run)
-    together: dict[int, list[Run]] = {}
-    for run in runs:
-        together.setdefault(run.next_epoch, []).append(run)
-    for members in together.values():
-        _run_in_step(members, lab, on_epoch)
+        lost = lost_before(stage, lab.store)
+        if lost is None:
+            pack.append(stage)
+        elif stage in todo:
+            stopped = lab.store.is_stopped(lost.id)
+            ended = Run(stage, Progress({}), stopped=stopped, built_on={lost.id: None})
+            _finish(ended, None, lab)
+    continued = PackRecords(lab.store).continued(pack)
+    built_on = {
+        stage.id: {b.id: _state_digest(b.id, lab.store) for b in foundations(stage, continued)}
+        for stage in pack
+    }
+    name = digest([[stage.id, built_on[stage.id]] for stage in pack])
+    while left := {stage.id for stage in pack if lab.store.summary(stage.id) is None}:
+        # What has parted from the pack before has no part in a later checkpoint. If just that is
+        # left, because it was deleted, the pack begins again.
+        standing = lab.store.checkpoints.load(name, left)
+        runs = []
+        for stage in pack:
+            if not standing or stage.id in standing:
+                progress, start = _start(stage, standing.get(stage.id), continued, lab)
+                run = Run(stage, progress, start, stage.id in left, built_on=built_on[stage.id])
+                run.stopped = _is_given_up(run, lab)
+                runs.append(run)
+        _run_in_step(runs, name, lab, on_epoch)
     lab.store.checkpoints.tidy()
+
+
+def lost_before(stage: Stage, store: Store) -> Stage | None:
+    """What a stage would start from or go through, if it ended early."""
+    before = [*([stage.parent] if stage.parent else []), *predecessors(stage)]
+    return next((earlier for earlier in before if is_lost(earlier, store)), None)
 
 
 def is_lost(stage: Stage, store: Store) -> bool:
@@ -69,19 +84,31 @@ def is_lost(stage: Stage, store: Store) -> bool:
     return summary is not None and STATE not in summary["files"]
 
 
-def _start(stage: Stage, lab: Lab) -> tuple[Progress, list[Tensor]]:
+def _state_digest(stage: str, store: Store) -> str | None:
+    """The digest of a finished stage's state; None if it has none."""
+    return (store.summary(stage) or {"files": {}})["files"].get(STATE, {}).get("sha256")
+
+
+def is_outdated(stage: Stage, store: Store) -> bool:
+    """Whether a finished stage was built on a state that has since been replaced by another."""
+    record = store.summary(stage.id) or {}
+    return any(
+        store.summary(earlier) is not None and then != _state_digest(earlier, store)
+        for earlier, then in record.get("built_on", {}).items()
+    )
+
+
+def _start(
+    stage: Stage, tensors: dict[str, Tensor] | None, continued: int, lab: Lab
+) -> tuple[Progress, list[Tensor]]:
     """Where the stage stands: its checkpoint, what it builds on, or a new network.
 
     And the sphere weights that it starts from, whether or not it is there any more.
     """
     state = lab.initial_state(stage.seed) if stage.parent is None else _end(stage.parent, lab)
     start = [state[name] for name in lab.sphere_names]
-    tensors = lab.store.checkpoints.load(stage.id)
-    if tensors is None:
-        for earlier in predecessors(stage):
-            if lab.store.summary(earlier.id) is not None:
-                tensors = lab.store.read_tensors(earlier.id, STATE)
-                break
+    if tensors is None and continued:
+        tensors = lab.store.read_tensors(foundations(stage, continued)[-1].id, STATE)
     if tensors is not None:
         return Progress.from_tensors(tensors), start
     if stage.parent is None:
@@ -99,7 +126,7 @@ def _end(stage: Stage, lab: Lab) -> State:
     return state
 
 
-def _pack(runs: list[Run], lab: Lab) -> Pack:
+def _pack(runs: Sequence[Run], lab: Lab) -> Pack:
     """The runs on the device."""
     first = runs[0]
     return Pack(
@@ -113,60 +140,74 @@ def _pack(runs: list[Run], lab: Lab) -> Pack:
     )
 
 
-def _run_in_step(runs: list[Run], lab: Lab, on_epoch: OnEpoch) -> None:
-    """Train runs that stand at the same epoch, as one pack, and finish them.
+def _run_in_step(runs: list[Run], pack: str, lab: Lab, on_epoch: OnEpoch) -> None:
+    """Train runs that stand at the same epoch, as one pack of this name, and finish them.
 
-    A run whose loss becomes non-finite, or that is given up, ends there; the others go on.
+    A run whose loss becomes non-finite, or that is given up, ends there; the others go on, as long
+    as one of them is wanted.
     """
     stage = runs[0].stage
-    with CheckpointWriter(lab.store.checkpoints, lab.checkpoint_s) as writer:
+    with CheckpointWriter(lab.store.checkpoints, pack, lab.checkpoint_s) as writer:
         while True:
             _finish_all([run for run in runs if run.over], None, lab)
             runs = [run for run in runs if not run.over]
-            if not runs or runs[0].next_epoch == stage.end_epoch:
-                break
-            pack = _pack(runs, lab)
-            while runs[0].next_epoch < stage.end_epoch and not any(run.over for run in runs):
-                _run_epoch(pack, runs, lab, on_epoch, writer)
+            if not any(run.wanted for run in runs):
+                return
+            with _kept(runs, writer):
+                if runs[0].next_epoch == stage.end_epoch:
+                    _finish_pack(runs, lab)
+                    return
+                trained = _pack(runs, lab)
+                while runs[0].next_epoch < stage.end_epoch and not any(run.over for run in runs):
+                    _run_epoch(trained, runs, lab, on_epoch, writer)
             if any(run.over for run in runs):
                 # From here the others are another pack: a resumed one must part at the same place.
                 writer.write(functools.partial(_content, runs))
-    if runs and stage.kind == "swa":
+
+
+@contextlib.contextmanager
+def _kept(runs: Sequence[Run], writer: CheckpointWriter) -> Iterator[None]:
+    """Keep the last finished epoch if what is done here is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        # Unless it struck between two runs of the pack, or before there was anything to keep.
+        epochs = {run.next_epoch for run in runs}
+        if len(epochs) == 1 and not any(run.over for run in runs) and runs[0].progress.series:
+            writer.write(functools.partial(_content, runs))
+        raise
+
+
+def _finish_pack(runs: Sequence[Run], lab: Lab) -> None:
+    """Finish runs that have come to their end."""
+    stage = runs[0].stage
+    if stage.kind == "swa":
         _finish_all(runs, _pack(runs, lab).score_average(stage.end_epoch), lab)
     else:
         _finish_all(runs, [run.progress.series[-1] for run in runs], lab)
 
 
 def _run_epoch(
-    pack: Pack, runs: list[Run], lab: Lab, on_epoch: OnEpoch, writer: CheckpointWriter
+    pack: Pack, runs: Sequence[Run], lab: Lab, on_epoch: OnEpoch, writer: CheckpointWriter
 ) -> None:
-    """One epoch of the pack; if it is interrupted, the last finished epoch is kept."""
+    """One epoch of the pack."""
     stage, epoch = runs[0].stage, runs[0].next_epoch
     # A continuing run is tested by the cadence alone, so that it does not depend on where the
     # averages of fewer checkpoints ended.
     last = epoch + 1 == stage.end_epoch and stage.kind != "swa"
     tested = last or (epoch + 1) % lab.config.training.evaluate_every == 0
-    content = functools.partial(_content, runs)
     started = time.monotonic()
-    try:
-        result = pack.train(epoch, tested=tested)
-        share = (time.monotonic() - started) / len(runs)
-        for index, run in enumerate(runs):
-            run.progress = _appended(run, result, index, share, lab.sphere_names)
-            run.stopped = _is_given_up(run, lab)
-        if not any(run.over for run in runs):
-            writer.offer(content)
-        for run in runs:
-            if run.wanted:
-                row = run.progress.series[-1].tolist()
-                scores = dict[str, float](zip(COLUMNS, row, strict=True))
-                on_epoch(run.stage, epoch + 1, scores)
-    except KeyboardInterrupt:
-        # Unless it struck between two runs of the pack, or before there was anything to keep.
-        epochs = {run.next_epoch for run in runs}
-        if len(epochs) == 1 and not any(run.over for run in runs) and runs[0].progress.series:
-            writer.write(content)
-        raise
+    result = pack.train(epoch, tested=tested)
+    share = (time.monotonic() - started) / len(runs)
+    for index, run in enumerate(runs):
+        run.progress = _appended(run, result, index, share, lab.sphere_names)
+        run.stopped = _is_given_up(run, lab)
+    if not any(run.over for run in runs):
+        writer.offer(functools.partial(_content, runs))
+    for run in runs:
+        if run.wanted:
+            row = run.progress.series[-1].tolist()
+            on_epoch(run.stage, epoch + 1, dict[str, float](zip(COLUMNS, row, strict=True)))
 
 
 def _content(runs: Sequence[Run]) -> dict[str, dict[str, Tensor]]:
@@ -215,6 +256,7 @@ def _finish(run: Run, scores: Tensor | None, lab: Lab) -> None:
         "stopped": run.stopped,
         "epoch": run.next_epoch,
         "result": result,
+        "built_on": run.built_on,
         "time_s": round(progress.time_s, 3),
         "provenance": lab.provenance,
     }

@@ -1,10 +1,11 @@
 """The store: the directory that holds every result, and the only state there is.
 
     <store>/store.json                  format version
-    <store>/.lock                       held by the one process that writes
     <store>/plan.json, progress.json    what was asked for, and what runs now (see `status`)
+    <store>/.lock                       held by the one process that writes, and by its workers
     <store>/<stage>/stage.json          what the stage is (written first)
     <store>/checkpoints/<pack>-<digest>.safetensors   where a pack stands, while it runs
+    <store>/packs/<pack>.json           which stages train together (see pack_records)
     <store>/<stage>/*.safetensors, metrics.parquet   its results
     <store>/<stage>/failed.txt          why it could not be run, if so
     <store>/<stage>/done.json           its id, a summary, digests of all of the above and of itself
@@ -19,13 +20,14 @@ done.json and stage.json whenever it is read; a directory of any other name is n
 """
 
 import contextlib
+import fcntl
+import os
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import filelock
 
 from . import schema
 from .checkpoints import Checkpoints
@@ -45,6 +47,8 @@ from .text import readable
 
 ANALYSES = "analyses"
 FAILURE = "failed.txt"
+LOCK_S = 0.2
+"""seconds after which a lock that another holds is taken to be held for longer"""
 
 
 class Store(Entries):
@@ -61,6 +65,7 @@ class Store(Entries):
         super().__init__(path, shapes)
         self.accept_stopped = accept_stopped
         self.checkpoints = Checkpoints(path / "checkpoints", self.is_finished)
+        self.lock_file: int | None = None
 
     @classmethod
     def open(cls, path: Path, *, create: bool) -> "Store":
@@ -91,18 +96,19 @@ class Store(Entries):
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISREG(path.lstat().st_mode):
                 raise EnvironmentProblem(f"{path}: is not a regular file; delete it and run again")
-        # Not at once: `status` may hold it for an instant to see whether somebody does.
-        lock = filelock.FileLock(path, timeout=0.2)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            lock.acquire()
-        except filelock.Timeout:
-            raise EnvironmentProblem(
-                f"{self.path}: in use by another fasttrain process; wait, or use another --store"
-            ) from None
-        try:
+            if not _locked(file):
+                raise EnvironmentProblem(
+                    f"{self.path}: in use by another fasttrain process; wait, or use another"
+                    " --store"
+                )
+            self.lock_file = file
             yield
         finally:
-            lock.release()
+            # Not unlocked: workers that hold it too keep it locked until the last of them is gone.
+            self.lock_file = None
+            os.close(file)
 
     @property
     def analyses(self) -> "Store":
@@ -196,3 +202,17 @@ class Store(Entries):
     def folder_that_exists(self) -> Path:
         """The store's folder, or the nearest one above it that is there."""
         return next(p for p in (self.path, *self.path.absolute().parents) if p.is_dir())
+
+
+def _locked(file: int) -> bool:
+    """Lock an open file for this process alone; whether that was possible."""
+    # Not at once: `status` may hold it for an instant to see whether somebody does.
+    until = time.monotonic() + LOCK_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(LOCK_S / 10)

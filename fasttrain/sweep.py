@@ -1,103 +1,253 @@
 """Carries out a plan: what is done stays, what is left runs, failures stay in their stage."""
 
-from collections import deque
 from collections.abc import Sequence
 
-from .engines import Engine
+from .engines import Engine, Outcome
+from .pack_records import PackRecords, foundations
 from .plan import Stage, predecessors
 from .progress import ProgressView
+from .stages import is_outdated, lost_before
 from .store import Store
+
+ATTEMPTS = 2
+"""times that a pack is tried as a whole"""
 
 
 def run_sweep(
-    packs: Sequence[Sequence[Stage]], store: Store, engine: Engine, view: ProgressView
+    stages: Sequence[Stage],
+    packs: Sequence[Sequence[Stage]],
+    store: Store,
+    engine: Engine,
+    view: ProgressView,
 ) -> dict[str, str]:
     """Run every stage that the store does not hold finished, each after those it builds on.
 
-    A pack that fails is tried again in halves, so that a failure ends where it belongs. Returns the
-    error of every stage that failed, by label; the stages that build on one are left.
+    One that was built on a state which has been replaced by another runs again. A pack that fails
+    is tried again as a whole, since its stages would end in other bits without the others; then in
+    halves, so that a failure ends where it belongs. Returns the error of every stage that failed,
+    by label; the stages that build on one are left.
+
+    Args:
+        packs: of the stages, and of others that may have to run for their sake (`form_packs`).
 
     Raises:
         EnvironmentProblem, OSError: the store cannot be read or written.
         KeyboardInterrupt: as raised; packs under way resume from their last finished epoch.
     """
-    failures: dict[str, str] = {}
-    failed: set[str] = set()
-    waiting, unfinished = deque[list[Stage]](), set[str]()
-    for pack in packs:
-        left = {stage.id for stage in pack if store.summary(stage.id) is None}
-        for stage in pack:
-            if stage.id not in left:
-                store.tidy(stage.id)
-        if left:
-            # Whole: an interrupted pack goes on as it was.
-            waiting.append(list(pack))
-            unfinished |= left
-    num_running = 0
-    while waiting or num_running:
-        while num_running < engine.capacity and (pack := _take_ready(waiting, unfinished, failed)):
-            view.begin([stage for stage in pack if stage.id in unfinished])
-            engine.start(pack)
-            num_running += 1
-        if not num_running:
-            assert not waiting, "packs that wait for each other"
-            break
-        outcome = engine.wait(view.epoch)
-        num_running -= 1
-        for stage in outcome.pack:
-            if stage.id in unfinished and store.summary(stage.id) is not None:
-                unfinished.discard(stage.id)
-                view.end(stage, store.state(stage.id))
-        if outcome.error is None:
-            continue
-        left = [stage for stage in outcome.pack if stage.id in unfinished]
-        if len(outcome.pack) > 1 and left:
-            view.note(f"{len(left)} stages left of a failed pack ({_last_line(outcome.error)})")
+    return _Sweep(stages, packs, store, engine, view).run()
+
+
+def reopen_outdated(stages: Sequence[Stage], store: Store) -> list[Stage]:
+    """Let finished stages count as not yet run that were built on what has been replaced."""
+    outdated = [stage for stage in stages if is_outdated(stage, store)]
+    for stage in outdated:
+        store.reopen(stage.id)
+    return outdated
+
+
+def outdated_line(outdated: Sequence[Stage]) -> str:
+    """What the user should know of stages that are outdated."""
+    names = ", ".join(stage.label() for stage in outdated)
+    return f"built on states that have been replaced by others, to run again: {names}"
+
+
+class _Pack:
+    """A pack that waits or runs.
+
+    Args:
+        own: ids of the stages that end in it; of others a part of this pack is the pack, since it
+            failed.
+        continued: epochs of the averages that its own continue, if it has started before.
+    """
+
+    def __init__(self, stages: Sequence[Stage], own: set[str], continued: int) -> None:
+        self.stages = list(stages)
+        self.own = own
+        self.starts = {s.id: _ids(foundations(s, continued)) for s in stages}
+        """what each stage starts from"""
+        self.before = {s.id: self.starts[s.id] | _ids(list(predecessors(s))) for s in stages}
+        """what has to be settled before each, if it has to be at all"""
+        self.num_failures = 0
+        self.todo: set[str] = set()
+        """what it runs for"""
+
+
+class _Sweep:
+    """A plan under way."""
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        packs: Sequence[Sequence[Stage]],
+        store: Store,
+        engine: Engine,
+        view: ProgressView,
+    ) -> None:
+        self.store = store
+        self.engine = engine
+        self.view = view
+        self.records = PackRecords(store)
+        self.planned = _ids(stages)
+        self.needed = _ids(stages)
+        """what has to be finished: the plan, and what its packs turn out to need"""
+        self.settled: set[str] = set()
+        self.failed: set[str] = set()
+        owners: dict[str, Sequence[Stage]] = {}
+        for pack in sorted(packs, key=len, reverse=True):
+            owners |= {stage.id: pack for stage in pack}
+        self.waiting = [
+            _Pack(
+                list(pack),
+                {stage.id for stage in pack if owners[stage.id] is pack},
+                self.records.continued(pack),
+            )
+            for pack in packs
+        ]
+        self.running: dict[tuple[str, ...], _Pack] = {}
+
+    def run(self) -> dict[str, str]:
+        failures: dict[str, str] = {}
+        while True:
+            while len(self.running) < self.engine.capacity and (ready := self._take_ready()):
+                self._start(*ready)
+            if not self.running:
+                break
+            outcome = self.engine.wait(self._epoch)
+            pack = self.running.pop(_key(outcome.pack))
+            left = self._settle(outcome, pack)
+            if outcome.error is not None and left:
+                failures |= self._failed(outcome.error, pack, left)
+        assert self.needed <= self.settled | self.failed, "packs that wait for each other"
+        return failures
+
+    def _take_ready(self) -> tuple[_Pack, list[Stage]] | None:
+        """Take out the first pack with something to run and nothing before it; and what it trains.
+
+        What builds on a failure is neither a result nor in the way of others.
+        """
+        known: tuple[int, ...] | None = None
+        # Until there is nothing to be learnt: a pack may bear on those before it in the list.
+        while known != (known := tuple(map(len, (self.needed, self.settled, self.failed)))):
+            for pack in list(self.waiting):
+                if not self._open(pack):
+                    continue
+                able = [s for s in pack.stages if not self.failed & pack.starts[s.id]]
+                self.failed |= self._open(pack) - _ids(able)
+                if self._is_ready(pack, able):
+                    self.waiting.remove(pack)
+                    return pack, able
+        return None
+
+    def _is_ready(self, pack: _Pack, able: list[Stage]) -> bool:
+        """Whether the pack has something to run, and all is settled that it starts from."""
+        opened = [stage for stage in able if stage.id in self._open(pack)]
+        if self._is_pending(set[str]().union(*(pack.before[s.id] for s in opened))):
+            return False
+        if not any(self._has_to_run(stage) for stage in opened):
+            for stage in opened:
+                # Should it have failed before.
+                self.store.tidy(stage.id)
+            self.settled |= _ids(opened)
+            return False
+        # What a member starts from that the plan does not have may be gone.
+        self.needed |= set[str]().union(*(pack.starts[stage.id] for stage in able))
+        before = set[str]().union(*(pack.before[stage.id] for stage in able))
+        if self._is_pending(before | _ids(able) - pack.own):
+            return False
+        pack.todo = {s.id for s in able if s.id in pack.own and self._has_to_run(s)}
+        self._reopen([s for s in able if s.id in pack.todo and self._is_finished(s.id)])
+        return True
+
+    def _is_pending(self, stages: set[str]) -> bool:
+        return bool(stages & self.needed - self.settled - self.failed)
+
+    def _has_to_run(self, stage: Stage) -> bool:
+        return not self._is_finished(stage.id) or is_outdated(stage, self.store)
+
+    def _open(self, pack: _Pack) -> set[str]:
+        """The stages that have to end in the pack and have not."""
+        return pack.own & self.needed - self.settled - self.failed
+
+    def _is_finished(self, stage: str) -> bool:
+        return self.store.summary(stage) is not None
+
+    def _reopen(self, outdated: list[Stage]) -> None:
+        if outdated:
+            self.view.note(outdated_line(outdated))
+        for stage in outdated:
+            if stage.id in self.planned:
+                self.view.reopen(stage, self.store.state(stage.id))
+            self.store.reopen(stage.id)
+
+    def _start(self, pack: _Pack, able: list[Stage]) -> None:
+        trained = [stage for stage in able if lost_before(stage, self.store) is None]
+        if trained:
+            self.records.write(trained, self._continued(trained))
+        todo = [stage for stage in able if stage.id in pack.todo]
+        along = len(_ids(trained) - pack.todo)
+        if along:
+            more = f" and {len(todo) - 1} more" if todo[1:] else ""
+            self.view.note(
+                f"{todo[0].label()}{more}: together with {along} others of the pack, for the same"
+                " bits as in it"
+            )
+        if begun := [stage for stage in todo if stage.id in self.planned]:
+            self.view.begin(begun)
+        self.running[_key(able)] = pack
+        self.engine.start(able)
+
+    def _continued(self, trained: list[Stage]) -> int:
+        """Epochs of the longest averages that all of a pack can continue."""
+        for epochs in range(trained[0].num_epochs - 1, 0, -1):
+            before = [p for stage in trained for p in predecessors(stage) if p.num_epochs == epochs]
+            if before and all(
+                self._is_finished(p.id) and not is_outdated(p, self.store) for p in before
+            ):
+                return epochs
+        return 0
+
+    def _epoch(self, stage: Stage, epoch: int, scores: dict[str, float]) -> None:
+        if stage.id in self.planned:
+            self.view.epoch(stage, epoch, scores)
+
+    def _settle(self, outcome: Outcome, pack: _Pack) -> list[Stage]:
+        """Take note of what has finished; returns what has not."""
+        todo = [stage for stage in outcome.pack if stage.id in pack.todo]
+        done = [stage for stage in todo if self._is_finished(stage.id)]
+        self.settled |= _ids(done) | (pack.own & _ids(outcome.pack)) - pack.todo
+        for stage in done:
+            if stage.id in self.planned:
+                self.view.end(stage, self.store.state(stage.id))
+        return [stage for stage in todo if stage not in done]
+
+    def _failed(self, error: str, pack: _Pack, left: list[Stage]) -> dict[str, str]:
+        """Let what failed be tried again, or give it up; returns the errors of the latter."""
+        pack.num_failures += 1
+        line = _last_line(error)
+        if pack.num_failures < ATTEMPTS:
+            self.view.note(f"{left[0].label()}: its pack of {len(pack.stages)} runs again ({line})")
+            self.waiting.insert(0, pack)
+            return {}
+        if len(pack.stages) > 1:
+            self.view.note(f"{len(left)} stages left of a failed pack ({line})")
             middle = len(left) // 2
-            waiting.extendleft(half for half in (left[middle:], left[:middle]) if half)
-            continue
-        for stage in left:
-            unfinished.discard(stage.id)
-            failed.add(stage.id)
-            failures[stage.label()] = _last_line(outcome.error)
-            store.fail(stage.id, outcome.error)
-            view.end(stage, "failed")
-    return failures
+            halves = [half for half in (left[:middle], left[middle:]) if half]
+            self.waiting[:0] = [_Pack(half, _ids(half), 0) for half in halves]
+            return {}
+        (stage,) = left
+        self.failed.add(stage.id)
+        self.store.fail(stage.id, error)
+        if stage.id in self.planned:
+            self.view.end(stage, "failed")
+        return {stage.label(): line}
 
 
-def reopen_orphans(stages: Sequence[Stage], store: Store) -> None:
-    """Reopen stages that were given up with their parent, where it has since run to its end."""
-    for stage in stages:
-        summary = store.summary(stage.id)
-        parent = stage.parent and store.summary(stage.parent.id)
-        if summary is None or not summary.get("stopped") or summary["epoch"] > stage.start_epoch:
-            continue
-        if parent and not parent.get("stopped"):
-            store.reopen(stage.id)
+def _key(stages: Sequence[Stage]) -> tuple[str, ...]:
+    return tuple(stage.id for stage in stages)
 
 
-def _take_ready(
-    waiting: deque[list[Stage]], unfinished: set[str], failed: set[str]
-) -> list[Stage] | None:
-    """Take out the first pack that nothing unfinished stands before; drop what cannot run."""
-    for pack in list(waiting):
-        runnable = [s for s in pack if s.parent is None or s.parent.id not in failed]
-        for stage in pack:
-            if stage not in runnable:
-                # What fails to run is neither a result nor in the way of others.
-                unfinished.discard(stage.id)
-                failed.add(stage.id)
-        before = {
-            earlier.id
-            for stage in runnable
-            for earlier in ([stage.parent] if stage.parent else []) + list(predecessors(stage))
-        }
-        if not runnable:
-            waiting.remove(pack)
-        elif not before & unfinished:
-            waiting.remove(pack)
-            return runnable
-    return None
+def _ids(stages: Sequence[Stage]) -> set[str]:
+    return {stage.id for stage in stages}
 
 
 def _last_line(error: str) -> str:

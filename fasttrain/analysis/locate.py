@@ -23,11 +23,11 @@ from fasttrain.plan import Stage, epochs_left, setup_sections
 from fasttrain.precision import resolve_device, resolve_precision
 from fasttrain.progress import ProgressView
 from fasttrain.provenance import provenance
-from fasttrain.schedule import make_packs
+from fasttrain.schedule import form_packs
 from fasttrain.stages import METRICS, is_lost
 from fasttrain.status import duration
 from fasttrain.store import Store
-from fasttrain.sweep import run_sweep
+from fasttrain.sweep import outdated_line, reopen_outdated, run_sweep
 from fasttrain.tuning import models_in_memory
 
 from .findings import Findings, notes_on_boundaries, table_of_boundaries
@@ -176,7 +176,9 @@ class _Run:
     ) -> None:
         stages, store = self.stages(wants), self.lab.store
         roots = sum(stage.parent is None for stage in stages)
-        packs = make_packs(stages, choice.size, math.ceil(roots / choice.processes))
+        packs = form_packs(stages, store, choice.size, math.ceil(roots / choice.processes))
+        if outdated := reopen_outdated(stages, store):
+            self.console.print(outdated_line(outdated), highlight=False, soft_wrap=True)
         states = [(stage, store.state(stage.id)) for stage in stages]
         if all(state in ("done", "diverged") for _, state in states):
             return
@@ -185,7 +187,7 @@ class _Run:
             states, left, self.console, quiet=options.quiet, on_change=journal.report
         )
         with view:
-            failures = run_sweep(packs, store, engine, view)
+            failures = run_sweep(stages, packs, store, engine, view)
         raise_failures(failures)
 
     def _verdict(self, probe: Probe) -> Verdict:

@@ -14,6 +14,7 @@ from ..checkpoints import checked_checkpoint
 from ..entries import DONE, NAME, Entry
 from ..errors import EnvironmentProblem
 from ..files import file_sha256
+from ..pack_records import PackRecords, read_record
 from ..report.pictures import written
 from ..stages import STATE
 from ..store import DESCRIPTION, FAILURE, Store
@@ -48,6 +49,10 @@ def examine(path: Path) -> Diagnosis:
         _try(found, store.unfinished_description, stage)
         _try(found, store.failure, stage)
     _checkpoints(store, found)
+    records = PackRecords(store)
+    found.counts["packs"] = len(records.paths())
+    for path in records.paths():
+        _try(found, read_record, path)
     analyses = _entries(store.analyses, "analyses", found)
     _analyses(store, stages, analyses, found)
     found.findings += _figures(path, found)
@@ -110,13 +115,20 @@ def _references(store: Store, stages: Mapping[str, Entry], found: Diagnosis) -> 
             continue
         above = stages[parent]
         differing = [name for name in AS_IN_PARENT if about[name] != above.about[name]]
-        state = above.done["files"].get(STATE, {}).get("sha256")
+        replaced = [
+            earlier
+            for earlier, state in done.get("built_on", {}).items()
+            if earlier in stages
+            and state != stages[earlier].done["files"].get(STATE, {}).get("sha256")
+        ]
         if differing:
             wrong = f"differs from its parent {store.path / parent} in {', '.join(differing)}"
             found.findings.append(f"{folder}: {wrong}; {store.remedy(stage)}")
-        elif done.get("parent_state") not in (None, state):
-            wrong = f"started from another state of {store.path / parent} than the one there"
-            found.findings.append(f"{folder}: {wrong}; {store.remedy(stage)}")
+        elif replaced:
+            found.findings.append(
+                f"{folder}: started from another state of {store.path / replaced[0]} than the one"
+                " there; run the sweep again, which trains it again"
+            )
 
 
 def _checkpoints(store: Store, found: Diagnosis) -> None:

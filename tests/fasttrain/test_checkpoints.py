@@ -25,11 +25,12 @@ def standing(epochs: int) -> dict[str, torch.Tensor]:
 
 def test_a_checkpoint_reads_back_and_goes_with_the_last_of_its_stages(store):
     one, two = (begin(store, pretraining(seed)) for seed in (1, 2))
-    assert store.checkpoints.load(one) is None and store.checkpoints.members(one) == []
+    assert store.checkpoints.load("pack", {one}) == {}
     content = {one: standing(2), two: standing(2)}
-    store.checkpoints.save(content)
-    assert torch.equal((store.checkpoints.load(two) or {})["w"], content[two]["w"])
-    assert set(store.checkpoints.members(one)) == {one, two}
+    store.checkpoints.save("pack", content)
+    read = store.checkpoints.load("pack", {two})
+    assert read.keys() == {one, two}
+    assert torch.equal(read[two]["w"], content[two]["w"])
     assert store.checkpoints.epochs(one) == 2
     store.fail(one, "no luck")
     assert store.state(one) == "failed"
@@ -44,34 +45,39 @@ def test_a_checkpoint_reads_back_and_goes_with_the_last_of_its_stages(store):
     assert names == {"stage.json", "done.json", "state.safetensors"}
 
 
-def test_of_two_checkpoints_the_farther_one_counts_and_replaces_the_other(store):
+def test_a_pack_goes_on_from_its_own_checkpoint_where_it_stands_farthest(store):
     one, two = "b" * 16, "c" * 16
-    store.checkpoints.save({one: standing(1), two: standing(1)})
-    store.checkpoints.save({one: standing(3)})
-    assert store.checkpoints.epochs(one) == 3 and store.checkpoints.members(one) == [one]
-    assert store.checkpoints.epochs(two) == 1
-    store.checkpoints.save({two: standing(2)})
-    assert store.checkpoints.epochs(two) == 2
-    store.checkpoints.save({one: standing(4), two: standing(4)})
+    store.checkpoints.save("whole", {one: standing(1), two: standing(1)})
+    # One has parted from the pack, and has yet to be finished.
+    store.checkpoints.save("whole", {two: standing(3)})
+    assert store.checkpoints.load("whole", {one, two}).keys() == {two}
+    assert store.checkpoints.load("whole", {one}).keys() == {one, two}
+    store.checkpoints.save("other", {one: standing(5)})
+    assert store.checkpoints.epochs(one) == 5 and store.checkpoints.epochs(two) == 3
+    assert len(store.checkpoints.load("whole", {two})[two]["series"]) == 3
+    assert store.checkpoints.load("other", {two}) == {}
+    store.checkpoints.save("whole", {one: standing(4), two: standing(4)})
+    store.checkpoints.save("other", {one: standing(6), two: standing(6)})
     assert len(list((store.path / "checkpoints").iterdir())) == 1
 
 
 def test_a_checkpoint_that_another_worker_has_just_replaced_is_none(store, monkeypatch):
     gone = store.path / "checkpoints" / "gone.safetensors"
-    monkeypatch.setattr(Checkpoints, "files", lambda _: [gone])
-    assert store.checkpoints.load("b" * 16) is None and store.checkpoints.members("b" * 16) == []
+    monkeypatch.setattr(Checkpoints, "files", lambda *_: [gone])
+    assert store.checkpoints.load("gone", {"b" * 16}) == {}
+    assert store.checkpoints.epochs("b" * 16) == 0
 
 
 def test_a_damaged_checkpoint_is_named(store):
-    store.checkpoints.save({"b" * 16: standing(1)})
+    store.checkpoints.save("pack", {"b" * 16: standing(1)})
     (path,) = (store.path / "checkpoints").iterdir()
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(EnvironmentProblem, match=rf"does not match .*; delete {path} and"):
-        store.checkpoints.load("b" * 16)
+        store.checkpoints.load("pack", {"b" * 16})
     path.write_bytes(b"\0" * 20)
     with pytest.raises(EnvironmentProblem, match=rf"cannot be read .*; delete {path} and"):
-        store.checkpoints.load("b" * 16)
+        store.checkpoints.load("pack", {"b" * 16})
 
 
 class Disk(Checkpoints):
@@ -82,7 +88,7 @@ class Disk(Checkpoints):
         self.may_end = threading.Event()
         self.notes: list[str] = []
 
-    def save(self, content) -> None:
+    def save(self, pack, content) -> None:
         (stage,) = content
         self.notes.append(f"begin {stage}")
         assert self.may_end.wait(30)
@@ -91,7 +97,7 @@ class Disk(Checkpoints):
 
 def test_an_interruption_does_not_let_two_writings_overlap(tmp_path, monkeypatch):
     disk = Disk(tmp_path)
-    with CheckpointWriter(disk, 0) as writer:
+    with CheckpointWriter(disk, "pack", 0) as writer:
         writer.offer(lambda: {"one": {}})
         result, interrupted = writer.writing.result, []
 
@@ -111,18 +117,18 @@ def test_an_interruption_does_not_let_two_writings_overlap(tmp_path, monkeypatch
 
 def test_nothing_is_written_before_the_interval_has_passed(tmp_path):
     disk = Disk(tmp_path)
-    with CheckpointWriter(disk, 1000) as writer:
+    with CheckpointWriter(disk, "pack", 1000) as writer:
         writer.offer(lambda: {"one": {}})
     assert disk.notes == []
 
 
 def test_what_stops_a_writing_stops_the_training(tmp_path):
     class Full(Checkpoints):
-        def save(self, content) -> None:
+        def save(self, pack, content) -> None:
             raise EnvironmentProblem("disk full")
 
     with (
         pytest.raises(EnvironmentProblem, match="disk full"),
-        CheckpointWriter(Full(tmp_path, lambda _: False), 0) as writer,
+        CheckpointWriter(Full(tmp_path, lambda _: False), "pack", 0) as writer,
     ):
         writer.offer(lambda: {"one": {}})

@@ -22,7 +22,7 @@ def store(tmp_path) -> Store:
     """A run, what was trained from it, and an analysis of that."""
     made = Store.open(tmp_path / "store", create=True)
     finish(made, PARENT)
-    finish(made, CHILD, parent_state=sha256_hex(b"weights"))
+    finish(made, CHILD, built_on={PARENT.id: sha256_hex(b"weights")})
     save(ANALYSIS, {"norms": pd.DataFrame({"a": [1]})}, {}, made)
     choose({"x": {"norms": [ANALYSIS]}}, made)
     return made
@@ -38,7 +38,7 @@ def findings(store: Store) -> list[str]:
 def test_a_sound_store_is_sound(store, fasttrain):
     outcome = fasttrain("doctor", store.path)
     assert outcome.code == 0 and not outcome.err
-    assert "sound; 2 stages, 0 checkpoints, 1 analyses, 0 figures' files" in outcome.out
+    assert "sound; 2 stages, 0 checkpoints, 0 packs, 1 analyses, 0 figures' files" in outcome.out
 
 
 def test_damage_of_the_same_size_is_found_though_nothing_reads_the_file(store, fasttrain):

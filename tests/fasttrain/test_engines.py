@@ -5,11 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-import fasttrain as package
+from fasttrain.engines import Workers
+from fasttrain.errors import EnvironmentProblem
 from fasttrain.store import Store
 
 from .conftest import TINY, contents, ended, moment
@@ -42,6 +45,7 @@ def start(folder: Path) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     before = checkpoints(folder)
     while len(checkpoints(folder) - before) < 2 and not ended(process):
@@ -58,19 +62,20 @@ def checkpoints(folder: Path) -> set[tuple[str, int]]:
     return found
 
 
-def workers(process: subprocess.Popen) -> list[int]:
-    """The processes that the sweep's fork server has started."""
-
-    parents = {}
+def parents() -> dict[int, int]:
+    """The parent of every process."""
+    found = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             # pid (name) state ppid ...
-            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
+            found[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
+    return found
 
-    def children(pid: int) -> list[int]:
-        return [child for child, parent in parents.items() if parent == pid]
 
-    return [worker for child in children(process.pid) for worker in children(child)]
+def workers(process: subprocess.Popen) -> list[int]:
+    """The processes that the sweep's fork server has started."""
+    found = parents()
+    return [pid for pid, parent in found.items() if found.get(parent) == process.pid]
 
 
 def test_two_processes_give_the_bits_of_one(whole, tmp_path):
@@ -81,29 +86,90 @@ def test_two_processes_give_the_bits_of_one(whole, tmp_path):
     assert contents(tmp_path / "parts") == whole
 
 
-def test_stopped_killed_and_short_of_a_worker_it_ends_in_the_same_bits(whole, tmp_path):
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits to be reaped does not."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def all_end(pids: Sequence[int]) -> bool:
+    """Whether processes end, before long even on a machine that is at something else."""
+    until = time.monotonic() + 60
+    while any(map(is_alive, pids)) and time.monotonic() < until:
+        moment()
+    return not any(map(is_alive, pids))
+
+
+STOPS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGKILL: -9}
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["driver", "group"])
+def test_stopped_or_killed_and_short_of_a_worker_it_ends_in_the_same_bits(whole, tmp_path, group):
     stages = {name.split("/")[0] for name in whole}
-    for stop in (signal.SIGINT, signal.SIGKILL):
+    for stop, code in list(STOPS.items())[group : 4 - group]:
         sweep = start(tmp_path)
         left = workers(sweep)
         assert len(left) == 2
-        sweep.send_signal(stop)
+        os.killpg(sweep.pid, stop) if group else sweep.send_signal(stop)
         _, errors = sweep.communicate()
-        assert sweep.returncode == (130 if stop == signal.SIGINT else -signal.SIGKILL)
+        assert sweep.returncode == code
         assert "Traceback" not in errors
-        for worker in left:
-            while Path(f"/proc/{worker}/stat").exists():
-                moment()
+        assert ("to resume, run again: fasttrain sweep" in errors) == (stop != signal.SIGKILL)
         store = Store.open(tmp_path / "parts", create=False)
-        assert sum(store.checkpoints.epochs(stage) for stage in stages) > 0
-    # Of two workers one dies: its stage and what builds on it are left, the others finish.
+        assert stop == signal.SIGKILL or not any(map(is_alive, left))
+        assert all_end(left)
+        with store.lock():
+            assert sum(store.checkpoints.epochs(stage) for stage in stages) > 0
+    # Of two workers one dies: another takes up its pack where it stood.
     sweep = start(tmp_path)
     os.kill(workers(sweep)[0], signal.SIGKILL)
-    _, errors = sweep.communicate()
-    assert sweep.returncode == 1
-    assert "1 stages failed" in errors and "ended by signal SIGKILL" in errors
-    assert "Traceback" not in errors
-    assert 1 <= len(package.load(tmp_path / "parts")) < 6
-    again = command(tmp_path, "parts", "--processes", "1")
-    subprocess.run(again, cwd=tmp_path, env=ENVIRONMENT, check=True, capture_output=True)
+    out, errors = sweep.communicate()
+    assert sweep.returncode == 0, errors
+    assert "ended by signal SIGKILL" in out
     assert contents(tmp_path / "parts") == whole
+
+
+DRIVER = """
+import ctypes, os, signal
+from fasttrain.engines import Workers
+
+def hold():
+    # As a compiler does: no thread of Python runs in this process meanwhile.
+    print(os.getpid(), flush=True)
+    ctypes.PyDLL(None).sleep(1000)
+
+if __name__ == "__main__":
+    with Workers([hold, hold], 1):
+        signal.pause()
+"""
+
+
+def test_workers_end_with_their_driver_whatever_they_compute(tmp_path):
+    (tmp_path / "driver.py").write_text(DRIVER)
+    driver = subprocess.Popen(
+        [sys.executable, "driver.py"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    left = [int(driver.stdout.readline()) for _ in range(2)]
+    left += [pid for pid, parent in parents().items() if parent == driver.pid]
+    assert len(left) >= 4 and all(map(is_alive, left))
+    driver.kill()
+    driver.communicate()
+    # With the fork server and what keeps track of its resources.
+    assert all_end(left)
+
+
+def test_the_store_stays_locked_until_the_last_worker_is_gone(tmp_path):
+    store = Store.open(tmp_path / "store", create=True)
+    with store.lock():
+        engine = Workers([signal.pause], 1, store.lock_file)
+        engine.__enter__()
+    with pytest.raises(EnvironmentProblem, match="in use by another"), store.lock():
+        pass
+    engine.__exit__()
+    with store.lock():
+        pass

@@ -4,28 +4,28 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import ctypes, signal, threading
 from fasttrain import interrupts
 
 {keep}
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Finaliser:
     def __del__(self):
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.{name})
 
 @ctypes.CFUNCTYPE(None)
 def callback():
-    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.{name})
 
-for drop in (Finaliser, callback):
-    try:
-        drop()
-        threading.Event().wait({patience})
-        print("lost")
-    except KeyboardInterrupt:
-        print("kept")
+try:
+    {drop}()
+    threading.Event().wait({patience})
+    print("lost")
+except KeyboardInterrupt as stop:
+    print("kept", interrupts.exit_code(stop))
 
 class Broken:
     def __del__(self):
@@ -33,11 +33,13 @@ class Broken:
 
 Broken()
 """
+KEEP = "interrupts.keep(interrupts.heeded())"
+CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 
 AT_THE_END = """
 from fasttrain import interrupts
 
-interrupts.keep()
+interrupts.keep(interrupts.heeded())
 
 class Finaliser:
     def __del__(self):
@@ -47,20 +49,60 @@ Finaliser()
 """
 
 
-def lines(keep: str, patience: float) -> tuple[list[str], str]:
-    program = PROGRAM.format(keep=keep, patience=patience)
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+def ran(program: str, *before: str) -> tuple[str, str]:
+    """What a program prints, with its errors."""
+    command = [*before, sys.executable, "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    return ended.stdout.split(), ended.stderr
+    return ended.stdout.strip(), ended.stderr
 
 
-def test_an_interrupt_dropped_by_a_finaliser_or_a_callback_is_raised_again():
-    # Python by itself loses it, and says so.
-    found, errors = lines("", 0.1)
-    assert found == ["lost", "lost"] and errors.count("KeyboardInterrupt") == 2
-    found, errors = lines("interrupts.keep()", 60)
-    assert found == ["kept", "kept"] and "KeyboardInterrupt" not in errors
+@pytest.mark.parametrize("drop", ["Finaliser", "callback"])
+def test_python_by_itself_loses_an_interrupt_and_says_so(drop):
+    keep = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    out, errors = ran(PROGRAM.format(keep=keep, name="SIGINT", drop=drop, patience=0.1))
+    assert out == "lost" and errors.count("KeyboardInterrupt") == 1
+
+
+@pytest.mark.parametrize("drop", ["Finaliser", "callback"])
+@pytest.mark.parametrize("name", CODES)
+def test_a_signal_dropped_by_a_finaliser_or_a_callback_is_raised_again(name, drop):
+    out, errors = ran(PROGRAM.format(keep=KEEP, name=name, drop=drop, patience=60))
+    assert out == f"kept {CODES[name]}"
+    assert "KeyboardInterrupt" not in errors and "Stopped" not in errors
     assert "RuntimeError: as ever" in errors
+
+
+SEVERAL = """
+import signal
+from fasttrain import interrupts
+
+interrupts.keep(interrupts.heeded())
+try:
+    signal.raise_signal(signal.SIGTERM)
+except KeyboardInterrupt:
+    for number in interrupts.STOPS:
+        signal.raise_signal(number)
+    print("written")
+"""
+
+
+def test_signals_that_come_with_the_first_do_not_cut_off_what_it_began():
+    assert ran(SEVERAL) == ("written", "")
+
+
+HANGUP = """
+import signal
+from fasttrain import interrupts
+
+interrupts.keep(interrupts.heeded())
+signal.raise_signal(signal.SIGHUP)
+print("on")
+"""
+
+
+def test_nohup_keeps_a_program_running():
+    assert ran(HANGUP, "nohup")[0] == "on"
 
 
 def test_one_dropped_at_the_very_end_does_not_kill_the_program():

@@ -15,15 +15,20 @@ from .conftest import TINY, contents, ended
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def sweep_command(folder: Path, store: str) -> list[str]:
+# In packs of 3 and of 2, of which a lone model would end in other bits.
+GRID = ("--plr", "1e-3,3e-3,1e-2,3e-2,1e-1", "--pack", "3")
+EVERY_EPOCH = ("--checkpoint-s", "0")
+
+
+def sweep_command(folder: Path, store: str, *options: str) -> list[str]:
     (folder / "grid.toml").write_text(TINY.replace("epochs = 3", "epochs = 12"))
-    every_epoch = ("--checkpoint-s", "0")
-    return [sys.executable, "-m", "fasttrain", "sweep", "grid.toml", "--store", store, *every_epoch]
+    program = [sys.executable, "-m", "fasttrain", "sweep", "grid.toml", "--store", store]
+    return [*program, *GRID, *(options or EVERY_EPOCH)]
 
 
-def start(folder: Path, store: str) -> subprocess.Popen:
+def start(folder: Path, store: str, *options: str) -> subprocess.Popen:
     return subprocess.Popen(
-        sweep_command(folder, store),
+        sweep_command(folder, store, *options),
         cwd=folder,
         env=ENVIRONMENT,
         stdout=subprocess.DEVNULL,
@@ -51,10 +56,9 @@ def wait_for_change(process: subprocess.Popen, store: Path, changes: int) -> Non
             pass
 
 
-def finish(folder: Path, store: str) -> None:
-    done = subprocess.run(
-        sweep_command(folder, store), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True
-    )
+def finish(folder: Path, store: str, *options: str) -> None:
+    command = sweep_command(folder, store, *options)
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -66,13 +70,16 @@ def whole(tmp_path_factory) -> dict[str, bytes]:
     return contents(folder / "whole")
 
 
-@pytest.mark.parametrize("trial", range(2))
-def test_killed_at_random_moments_it_ends_in_the_same_bits(whole, tmp_path, trial):
-    moments = random.Random(trial)
+@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize("interval", [(), EVERY_EPOCH], ids=["as users have it", "every epoch"])
+def test_killed_at_random_moments_it_ends_in_the_same_bits(whole, tmp_path, processes, interval):
+    """By default most packs end before their first checkpoint is due."""
+    options = ("--processes", processes, *interval)
+    moments = random.Random(repr(options))
     kept: dict[str, int] = {}
     kills = 0
     for _ in range(4):
-        process = start(tmp_path, "killed")
+        process = start(tmp_path, "killed", *options)
         wait_for_change(process, tmp_path / "killed", moments.randrange(1, 25))
         # Somewhere inside an epoch or a write, not at the change itself.
         until = time.perf_counter() + moments.uniform(0, 0.05)
@@ -87,7 +94,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(whole, tmp_path, tria
         assert kept.items() <= finished.items()
         kept = finished
     assert kills >= 2
-    finish(tmp_path, "killed")
+    finish(tmp_path, "killed", *options)
     assert contents(tmp_path / "killed") == whole
     for path, written in kept.items():
         assert Path(path).stat().st_mtime_ns == written
@@ -113,14 +120,20 @@ def test_a_second_process_is_refused_and_harms_nothing(whole, tmp_path):
     assert contents(tmp_path / "shared") == whole
 
 
-def test_ctrl_c_stops_and_says_how_to_resume(tmp_path):
+STOPS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_a_signal_stops_it_and_it_says_how_to_resume(whole, tmp_path, stop):
     process = start(tmp_path, "stopped")
     wait_for_change(process, tmp_path / "stopped", 3)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == STOPS[stop]
     assert (
-        "to resume, run again: fasttrain sweep grid.toml --store stopped --checkpoint-s 0" in errors
+        "to resume, run again: fasttrain sweep grid.toml --store stopped --plr 1e-3,3e-3,1e-2,3e-2,"
+        "1e-1 --pack 3 --checkpoint-s 0" in errors
     )
     assert "Traceback" not in errors
     finish(tmp_path, "stopped")
+    assert contents(tmp_path / "stopped") == whole

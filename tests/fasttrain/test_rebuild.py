@@ -69,13 +69,13 @@ def test_a_stage_that_moves_on_while_it_is_listed(store, monkeypatch):
     """Its checkpoint is replaced, its failure is withdrawn, by a sweep that goes on meanwhile."""
     stage = store.stages()[0]
     _rename_done(store, stage)
-    store.checkpoints.save({stage: {"series": torch.zeros(1, 2)}})
+    store.checkpoints.save("pack", {stage: {"series": torch.zeros(1, 2)}})
     store.fail(stage, "no memory")
     look = Checkpoints._farthest
 
     def meanwhile(self, stage):
         found = look(self, stage)
-        store.checkpoints.save({stage: {"series": torch.zeros(2, 2)}})
+        store.checkpoints.save("pack", {stage: {"series": torch.zeros(2, 2)}})
         store.tidy(stage)
         return found
 

@@ -43,7 +43,7 @@ def test_a_finished_stage_reads_back(store):
 
 def test_cleaning_drops_what_a_killed_process_left(store):
     (store.path / ID / ".metrics.parquet.1234.tmp").write_bytes(b"half")
-    store.checkpoints.save({ID: {"series": torch.zeros(1, 5)}})
+    store.checkpoints.save("pack", {ID: {"series": torch.zeros(1, 5)}})
     store.clean()
     assert not list(store.path.glob("**/.*.tmp"))
     assert not list((store.path / "checkpoints").iterdir())

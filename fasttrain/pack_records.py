@@ -1,0 +1,132 @@
+"""Which stages train together: what a stage needs to end in the same bits once more.
+
+    <store>/packs/<pack>.json    stages in order, and what they start from; written before they do
+
+The bits of a stage depend on how many models train with it, and on its place among them. So a
+stage belongs to the pack that it first started in: whenever it has to be trained, after a kill or
+because it was deleted, the whole pack trains, with members that are finished already or that this
+plan does not have. Of several packs with a stage the newest counts: halves of one that failed.
+"""
+
+import dataclasses
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import EnvironmentProblem
+from .files import json_bytes, sha256_hex, write_atomically
+from .plan import HASH_LENGTH, Stage, averages
+from .schema import PackRecord, read_json, seal
+from .store import Store
+
+Packs = dict[str, list[Stage]]
+"""The pack of a stage, by id."""
+
+
+class PackRecords:
+    """The packs of a store that have started.
+
+    Those that started with --stop-diverged count with it alone: there a member may leave early.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.folder = store.path / "packs"
+        self.stop_diverged = store.accept_stopped
+        self.last_number = 0
+
+    def write(self, pack: Sequence[Stage], continued: int) -> None:
+        """Record a pack that starts, unless it is recorded.
+
+        Args:
+            continued: epochs of the averages that its own continue; 0 if they begin at the end of
+                pre-training.
+        """
+        path = self._path(pack)
+        if path.exists():
+            return
+        self.folder.mkdir(exist_ok=True)
+        # The caller alone writes: of what is there the largest number has to be found but once.
+        last = self.last_number or max((r["number"] for r in self._records()), default=0)
+        self.last_number = last + 1
+        members = [{"stage": stage.id, "plr": stage.plr, "lr": stage.lr} for stage in pack]
+        record = {"members": members, "continued": continued, "stop_diverged": self.stop_diverged}
+        record["number"] = self.last_number
+        write_atomically(path, seal(record))
+
+    def continued(self, pack: Sequence[Stage]) -> int:
+        """Epochs of the averages that those of the pack continue; 0 if it is not recorded."""
+        path = self._path(pack)
+        return read_record(path)["continued"] if path.exists() else 0
+
+    def of(self, stages: Sequence[Stage]) -> tuple[Packs, list[Stage]]:
+        """The packs in which stages have started, and the stages beyond those given that they need.
+
+        Raises:
+            EnvironmentProblem: a record is damaged.
+        """
+        newest = {member["stage"]: r for r in self._records() for member in r["members"]}
+        packs: Packs = {}
+        known = {stage.id: stage for stage in stages}
+        waiting = deque(stages)
+        while waiting:
+            stage = waiting.popleft()
+            record = newest.get(stage.id)
+            if record is None:
+                continue
+            members = [_member(stage, about, record) for about in record["members"]]
+            packs[stage.id] = members
+            for member in members:
+                for needed in (member, *foundations(member, record["continued"])):
+                    if needed.id not in known:
+                        known[needed.id] = needed
+                        waiting.append(needed)
+        return packs, list(known.values())[len(stages) :]
+
+    def paths(self) -> list[Path]:
+        """The records that are there, sorted."""
+        return sorted(self.folder.glob("*.json"))
+
+    def _records(self) -> list[dict[str, Any]]:
+        """Records that count, oldest first."""
+        records = [read_record(path) for path in self.paths()]
+        records = [r for r in records if r["stop_diverged"] == self.stop_diverged]
+        return sorted(records, key=lambda record: record["number"])
+
+    def _path(self, pack: Sequence[Stage]) -> Path:
+        content = {"stages": [stage.id for stage in pack], "stop_diverged": self.stop_diverged}
+        return self.folder / f"{sha256_hex(json_bytes(content))[:HASH_LENGTH]}.json"
+
+
+def foundations(stage: Stage, continued: int) -> list[Stage]:
+    """The stages whose ends a stage starts from: its parent, and the average that it continues."""
+    if stage.parent is None:
+        return []
+    return [stage.parent, *(averages(stage.parent, [continued + 1]) if continued else [])]
+
+
+def _member(stage: Stage, about: dict[str, Any], record: dict[str, Any]) -> Stage:
+    """Another stage of a stage's pack: they differ in their rates alone."""
+    parent = stage.parent and dataclasses.replace(stage.parent, lr=about["plr"])
+    member = dataclasses.replace(stage, lr=about["lr"], parent=parent)
+    if member.id != about["stage"]:
+        path = record["path"]
+        what = f"stage {about['stage']} is not what it says"
+        raise EnvironmentProblem(f"{path}: {what}; {_remedy(path)}")
+    return member
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record, and under `path` where it is.
+
+    Raises:
+        EnvironmentProblem: it is not what was written.
+    """
+    return {**read_json(path, PackRecord, _remedy(path), sealed=True), "path": path}
+
+
+def _remedy(path: Path) -> str:
+    return (
+        f"delete {path} and run the sweep again: what is left of its stages then trains in another"
+        " pack, equal within rounding"
+    )
