@@ -1,7 +1,7 @@
 """The command line: `fasttrain COMMAND ...`, with the commands of `OVERVIEW`.
 
-Exit codes: 0 done, 1 something around the program is wrong or a stage failed, 2 wrong usage, 130
-interrupted, 141 nobody reads the output. Every command checks its paths and values before it
+Exit codes: 0 done, 1 something around the program is wrong or a stage failed, 2 wrong usage, 141
+nobody reads the output; 130, 143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP. Every command checks its paths and values before it
 imports what takes seconds, so that help and mistakes are immediate.
 """
 
@@ -54,7 +54,7 @@ def main() -> None:
         # neither stops a sweep.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=ESCAPED)
-    interrupts.keep()
+    interrupts.keep(interrupts.heeded())
     try:
         code = run(sys.argv[1:])
     except SystemExit as stop:
@@ -76,7 +76,7 @@ def run(arguments: list[str]) -> int:
             return pipes.LEFT
         words = [str(part) for part in (error.filename, error.strerror) if part]
         return _say(": ".join(words) or error, 1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         again = shlex.join(["fasttrain", *arguments])
         with contextlib.suppress(OSError):
             # After SIGHUP there may be no terminal any more.

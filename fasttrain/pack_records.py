@@ -16,8 +16,8 @@ from typing import Any
 
 from .errors import EnvironmentProblem
 from .files import json_bytes, sha256_hex, write_atomically
-from .plan import HASH_LENGTH, Stage, averages
-from .schema import PackRecord, read_json, seal
+from .plan import Stage, averages
+from .schema import HASH_LENGTH, PackRecord, read_json, seal
 from .store import Store
 
 Packs = dict[str, list[Stage]]
