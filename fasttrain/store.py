@@ -222,7 +222,7 @@ class Store:
         write_atomically(folder / FAILURE, error.encode())
 
     def state(self, stage: str) -> str:
-        """done, diverged, failed, or todo."""
+        """How the stage ended, or failed, or todo."""
         summary = self.summary(stage)
         if summary is not None:
             return summary["state"]

@@ -23,6 +23,7 @@ from fasttrain.plan import Stage, epochs_left, setup_sections
 from fasttrain.precision import resolve_device, resolve_precision
 from fasttrain.progress import ProgressView, duration
 from fasttrain.provenance import provenance
+from fasttrain.runs import ENDS
 from fasttrain.schedule import make_packs
 from fasttrain.stages import METRICS, is_lost
 from fasttrain.store import Store
@@ -238,7 +239,7 @@ class _Run:
         roots = sum(stage.parent is None for stage in stages)
         packs = make_packs(stages, choice.size, math.ceil(roots / choice.processes))
         states = [(stage, store.state(stage.id)) for stage in stages]
-        if all(state in ("done", "diverged") for _, state in states):
+        if all(state in ENDS for _, state in states):
             return
         left = epochs_left(stages, store)
         with ProgressView(states, left, self.console, quiet=options.quiet) as view:
@@ -258,11 +259,11 @@ class _Run:
             return split_equilibrium(turned, barrier, accuracy)
         done = store.summary(root.id) or {}
         epochs = pd.read_parquet(io.BytesIO(store.read(root.id, METRICS)))
-        about = {"plr": probe.plr, "epochs": probe.epochs}
-        about |= {"state": done["state"], "stopped": done["stopped"]}
+        about = {"plr": probe.plr, "state": done["state"], "stopped": done["stopped"]}
         training = {"batch_size": self.lab.config.training.batch_size}
         counts = {"num_train": len(self.lab.data.train_images)}
         counts |= {"num_classes": self.lab.data.num_classes}
+        counts |= {"class_entropy": self.lab.chance.loss}
         return judge(curves_of(about, epochs, {"training": training, **counts}))
 
     def table(self) -> pd.DataFrame:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from fasttrain.analysis.tables import Grid
 from fasttrain.report.table import CELL_KEYS, best, floats, number, seed_means
+from fasttrain.runs import ENDS
 
 REGIME_NAMES = {
     "1": "regime 1 (convergence)",
@@ -35,8 +36,8 @@ def headline(grid: Grid, regimes: pd.DataFrame, bounds: pd.DataFrame) -> list[st
     stages = grid.stages
     if stages.empty:
         return ["No stage has finished yet."]
-    num_diverged = int((stages["state"] == "diverged").sum())
-    count = f"{len(stages) - num_diverged} stages done, {num_diverged} diverged."
+    ends = {state: int((stages["state"] == state).sum()) for state in ENDS}
+    count = f"Stages: {', '.join(f'{number} {state}' for state, number in ends.items())}."
     by_plr = regime_by_plr(regimes)
     return [*_best_sentences(stages, by_plr), *_regime_sentences(by_plr, regimes, bounds), count]
 
@@ -111,7 +112,7 @@ def _best_sentences(stages: pd.DataFrame, by_plr: Mapping[Any, str]) -> list[str
     results = results.assign(regime=regime)
     winner = best(results)
     if winner is None:
-        return ["No result without a diverged seed: no best can be named."]
+        return ["No result of which every seed is above chance: no best can be named."]
     first = (
         f"Best result of the grid, chosen on the test set and so optimistic: {_label(winner)}, "
         f"with test accuracy {result_words(winner)}{_epochs(stages, winner)}."
@@ -127,12 +128,12 @@ def _best_sentences(stages: pd.DataFrame, by_plr: Mapping[Any, str]) -> list[str
     if small is None:
         why = f"no PLR is in regime 1{surely}"
         if is_small.any():
-            why = "every such result has a diverged seed"
+            why = "every such result has a seed at chance or without a finite loss"
         second = f"Whether a large learning rate beats the best small one is not known: {why}."
     elif large is None:
         why = f"no PLR is beyond regime 1{surely}"
         if is_large.any():
-            why = "every such result has a diverged seed"
+            why = "every such result has a seed at chance or without a finite loss"
         second = f"Whether a large learning rate is better is not known: {why}."
     else:
         second = _verdict(stages, large, small)

@@ -27,7 +27,7 @@ def test_boundaries_with_brackets_and_what_is_not_known():
     assert "about 0.0224, between 0.01 and 0.05 (2 seeds)." in first
     assert second == "Boundary 2A|2B: not known: no PLR of regime 2B."
     assert third.endswith("(2 seeds); one seed disagrees.")
-    assert count == "32 stages done, 0 diverged."
+    assert count == "Stages: 32 done, 0 at-chance, 0 non-finite."
     assert "PLR 0.5 (regime 3) fine-tuned at FLR 0.001, with" in best
     assert "82.50" not in best and "83.00 ± 0.71 % (n = 2 seeds) after 6 epochs" in best
     assert "on the test set and so optimistic" in best
@@ -90,18 +90,18 @@ def test_what_is_missing_is_said():
     assert undecided == "Regimes: none of 2 PLRs is decided; for instance, by decree <i>"
 
 
-def test_nothing_finished_and_everything_diverged():
+def test_nothing_finished_and_everything_at_chance_or_lost():
     grid = make_grid()
     empty = dataclasses.replace(grid, stages=grid.stages.iloc[:0])
     assert _sentences(empty) == ["No stage has finished yet."]
-    for accuracy in (NAN, np.inf, 0.1):
+    for state, accuracy in (("non-finite", NAN), ("at-chance", np.inf), ("at-chance", 0.1)):
 
-        def change(stages, accuracy=accuracy):
-            stages["state"], stages["test_accuracy"] = "diverged", accuracy
+        def change(stages, state=state, accuracy=accuracy):
+            stages["state"], stages["test_accuracy"] = state, accuracy
 
         sentences = _sentences(_changed(grid, change))
-        assert sentences[0].startswith("No result without a diverged seed")
-        assert sentences[-1] == "0 stages done, 32 diverged."
+        assert sentences[0].startswith("No result of which every seed is above chance")
+        assert f" 32 {state}" in sentences[-1] and "Stages: 0 done" in sentences[-1]
 
 
 def test_a_plr_of_no_decided_regime_is_on_neither_side():
