@@ -1,8 +1,8 @@
 """The command line: `fasttrain COMMAND ...`, with the commands of `OVERVIEW`.
 
 Exit codes: 0 done, 1 something around the program is wrong or a stage failed, 2 wrong usage, 141
-nobody reads the output; 130, 143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP. Every command checks its paths and values before it
-imports what takes seconds, so that help and mistakes are immediate.
+nobody reads the output; 130, 143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP. Every command checks
+its paths and values before it imports what takes seconds, so that help and mistakes are immediate.
 """
 
 import contextlib

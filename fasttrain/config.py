@@ -121,9 +121,9 @@ class RunOptions:
     sweep takes more than 10 minutes and the size of packs is not given"""
     checkpoint_s: Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False)] = 30.0
     """seconds between checkpoints of what is under way"""
-    stop_diverged: bool = False
-    """give runs up after 10 epochs at chance with a loss above a guess's, and what builds on them;
-    without this they run to their end, in stores where they were given up too"""
+    stop_at_chance: bool = False
+    """give runs up after 10 epochs of random walk at chance, and what builds on them; without this
+    they run to their end, in stores where they were given up too"""
     quiet: bool = False
     """print nothing but errors"""
 

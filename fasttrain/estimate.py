@@ -39,8 +39,8 @@ def estimate(
         scale = len(pack) / timing.size
         step_s, test_s = timing.step_s * num_steps * scale, timing.test_batch_s * num_tests * scale
         epochs = max(left[stage.id] for stage in members)
-        # An average adds a pass over the training set, about a third of the cost of training on it.
-        seconds += epochs * (step_s + test_s) + (members[0].kind == "swa") * step_s / 3
+        # An average adds two passes over the training set, each about a third of training on it.
+        seconds += epochs * (step_s + test_s) + (members[0].kind == "swa") * step_s * 2 / 3
     model = lab.new_model(0)
     size = len(tensors_to_bytes(model.state_dict()))
     num_filters = sum(weight.shape[0] for weight in model.sphere_parameters())

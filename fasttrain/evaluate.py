@@ -24,13 +24,12 @@ def loss_and_correct(
     logits: Tensor,  # (B, K), or of a pack (num_models, B, K)
     labels: Tensor,  # (B,)
 ) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy, fp32 or wider, and number of correct predictions: (num_models,) both."""
+    """Mean cross-entropy, fp32 or wider, (num_models,); which are right, (num_models, B) bool."""
     every = logits.view(-1, *logits.shape[-2:])
     every = every.to(torch.promote_types(every.dtype, torch.float32))
     targets = labels.expand(every.shape[:2])
     losses = F.cross_entropy(every.flatten(0, 1), targets.reshape(-1), reduction="none")
-    hits = (every.detach().argmax(dim=2) == targets).sum(dim=1)
-    return losses.view_as(targets).mean(dim=1), hits
+    return losses.view_as(targets).mean(dim=1), every.detach().argmax(dim=2) == targets
 
 
 @torch.no_grad()
@@ -49,7 +48,7 @@ def score(
             logits = model(images)
         losses, hits = loss_and_correct(logits, labels)
         loss_sum += losses * len(labels)
-        correct += hits
+        correct += hits.sum(dim=1)
         count += len(labels)
     return Score(loss_sum / count, correct.double() / count)
 
@@ -58,8 +57,18 @@ def score_test_set(
     model: ImageClassifier, loader: Loader, precision: str, device: torch.device
 ) -> Score:
     """Score on the test set in eval mode; the model is left in train mode."""
+    return score_in_eval_mode(model, loader.epoch(0), precision, device)
+
+
+def score_in_eval_mode(
+    model: ImageClassifier,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    precision: str,
+    device: torch.device,
+) -> Score:
+    """Score with the running statistics of batch normalisation; the model is left in train mode."""
     model.eval()
-    result = score(model, loader.epoch(0), precision, device)
+    result = score(model, batches, precision, device)
     model.train()
     return result
 
@@ -73,7 +82,7 @@ def reestimate_batch_norm_(
     """Replace the running statistics by their plain mean over the batches, each weighted equally.
 
     Reset, cumulative mean over the training set, in train mode (arXiv 2410.22113). Returns the
-    score of that same pass: training loss and accuracy in train mode.
+    score of that same pass, in train mode: what the published barriers are measured in.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]

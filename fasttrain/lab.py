@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from fasttrain_data import (
 )
 from fasttrain_kernels import SphereSGD
 
+from .chance import Chance, chance_of
 from .config import Config, RunOptions
 from .errors import UsageError
 from .inputs import one_line_errors
@@ -40,8 +42,8 @@ class Lab:
     """seconds between checkpoints of a pack"""
     compiled: bool = False
     """whether networks run as torch.compile makes them"""
-    stop_diverged: bool = False
-    """whether runs that have diverged for good end early"""
+    stop_at_chance: bool = False
+    """whether runs that walk at random end early"""
     final_states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     """networks at the end of pre-training, by stage: those that the next packs start from"""
     test_loader: Loader = field(init=False)
@@ -93,19 +95,27 @@ class Lab:
         return {name: value.detach().cpu() for name, value in model.state_dict().items()}
 
     @functools.cached_property
+    def chance(self) -> Chance:
+        """What guessing scores on the training set."""
+        return chance_of(self.data.train_labels)
+
+    @functools.cached_property
     def sphere_names(self) -> list[str]:
         """Names of the conv weights."""
         return [name for name, _ in self.new_model(0).named_sphere_parameters()]
 
     def about(self) -> dict[str, object]:
-        """What stage.json says of the images, besides what a stage's identity rests on."""
+        """What stage.json says besides what a stage's identity rests on."""
         config = self.config.data
-        path = Path(config.dataset)
+        path, num_test = Path(config.dataset), len(self.data.test_labels)
         return {
             "dataset": self.data.name,
             "num_classes": self.data.num_classes,
             "num_train": len(self.data.train_labels),
-            "num_test": len(self.data.test_labels),
+            "num_test": num_test,
+            "class_entropy": self.chance.loss,
+            "test_majority": float(np.bincount(self.data.test_labels).max() / num_test),
+            "evaluate_every": self.config.training.evaluate_every,
             "source": {
                 "dataset": str(path.absolute()) if path.suffix == ".npz" else config.dataset,
                 "n_train": config.n_train,
@@ -175,12 +185,12 @@ def open_lab(
     return Lab(
         config,
         configured_images(config, options.data_root),
-        Store(store, accept_stopped=options.stop_diverged),
+        Store(store, accept_stopped=options.stop_at_chance),
         device,
         precision,
         # Here, since a worker has fewer threads than the process that started it.
         provenance | {"threads": str(torch.get_num_threads())},
         options.checkpoint_s,
         compiled,
-        options.stop_diverged,
+        options.stop_at_chance,
     )

@@ -20,6 +20,8 @@ class EpochTotals(NamedTuple):
     """mean over images, each at the weights of its step"""
     train_accuracy: Tensor
     """fraction of images, likewise, in train mode"""
+    train_balanced_accuracy: Tensor
+    """of the same predictions the mean over classes of the fraction of their images"""
     grad_norm: Tensor
     """effective gradient norm ||g|| * ||theta||, mean over steps"""
 
@@ -35,7 +37,9 @@ def train_epoch(
     model.train()
     size = model.num_models
     loss_sum = torch.zeros(size, dtype=torch.float64, device=device)
-    correct = torch.zeros(size, dtype=torch.int64, device=device)
+    num_classes = model.head.out_features // size
+    hits_by_class = torch.zeros(size, num_classes, dtype=torch.int64, device=device)
+    images_by_class = torch.zeros(num_classes, dtype=torch.int64, device=device)
     grad_norm_sum = torch.zeros(size, dtype=torch.float64, device=device)
     num_images = num_steps = 0
     for images, labels in batches:
@@ -48,12 +52,17 @@ def train_epoch(
         optimizer.step()
         statistics = optimizer.statistics()
         loss_sum += losses.detach() * len(labels)
-        correct += hits
+        # Integers, so that the order of the additions does not matter.
+        hits_by_class.index_add_(1, labels, hits.long())
+        images_by_class.index_add_(0, labels, torch.ones_like(labels))
         grad_norm_sum += statistics.total_grad_norm * statistics.total_norm
         num_images += len(labels)
         num_steps += 1
-    accuracy = correct.double() / num_images
-    return EpochTotals(loss_sum / num_images, accuracy, grad_norm_sum / num_steps)
+    accuracy = hits_by_class.sum(dim=1).double() / num_images
+    # A class without an image adds nothing to either.
+    recalls = hits_by_class.double() / images_by_class.clamp(min=1)
+    balanced = recalls.sum(dim=1) / (images_by_class > 0).sum()
+    return EpochTotals(loss_sum / num_images, accuracy, balanced, grad_norm_sum / num_steps)
 
 
 def filter_norms(model: ImageClassifier) -> Tensor:

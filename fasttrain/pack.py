@@ -7,12 +7,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .evaluate import Score, reestimate_batch_norm_, score_test_set
+from .evaluate import Score, reestimate_batch_norm_, score_in_eval_mode, score_test_set
 from .lab import Lab
 from .loop import filter_norms, train_epoch
 from .models import fold, unfold
 
-SCORES = ("train_loss", "train_accuracy", "grad_norm", "test_loss", "test_accuracy")
+SCORES = (
+    "train_loss",
+    "train_accuracy",
+    "train_balanced_accuracy",
+    "grad_norm",
+    "test_loss",
+    "test_accuracy",
+)
 """One value each per epoch; test scores are NaN in epochs without a test pass."""
 
 State = dict[str, Tensor]
@@ -23,7 +30,7 @@ class Epoch(NamedTuple):
     """What an epoch leaves on the host, for every model of the pack."""
 
     scores: Tensor
-    """(num_models, 5) fp64, in the order of `SCORES`"""
+    """(num_models, len(SCORES)) fp64, in the order of `SCORES`"""
     norms: Tensor
     """||theta_i|| of every filter, (num_models, filters) fp32"""
     states: list[State]
@@ -102,16 +109,17 @@ class Pack:
         return score_test_set(self.model, self.lab.test_loader, self.lab.precision, self.lab.device)
 
     def score_average(self, epoch: int) -> Tensor:
-        """Scores of the averages, (num_models, 5) on the host: training and test, no gradient norm.
+        """Scores of the averages, (num_models, len(SCORES)) on the host; NaN is not measured.
 
         The average is scored as it is, not rescaled to the sphere, with batch-norm statistics
-        re-estimated over the training set in the order of `epoch`; its training score is that of
-        the same pass (arXiv 2410.22113). The models are the averages afterwards.
+        re-estimated over the training batches of `epoch`; then those batches and the test set are
+        scored in eval mode (arXiv 2410.22113). The models are the averages afterwards.
         """
         with torch.no_grad():
             for name, weight in self.model.named_sphere_parameters():
                 weight.copy_(self.average[name])
-        batches = self.loader.epoch(epoch)
-        train = reestimate_batch_norm_(self.model, batches, self.lab.precision, self.lab.device)
+        arithmetic = self.lab.precision, self.lab.device
+        reestimate_batch_norm_(self.model, self.loader.epoch(epoch), *arithmetic)
+        train = score_in_eval_mode(self.model, self.loader.epoch(epoch), *arithmetic)
         unknown = torch.full_like(train.loss, math.nan)
-        return torch.stack([*train, unknown, *self.test()], dim=1).cpu()
+        return torch.stack([*train, unknown, unknown, *self.test()], dim=1).cpu()

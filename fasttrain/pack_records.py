@@ -27,12 +27,12 @@ Packs = dict[str, list[Stage]]
 class PackRecords:
     """The packs of a store that have started.
 
-    Those that started with --stop-diverged count with it alone: there a member may leave early.
+    Those that started with --stop-at-chance count with it alone: there a member may leave early.
     """
 
     def __init__(self, store: Store) -> None:
         self.folder = store.path / "packs"
-        self.stop_diverged = store.accept_stopped
+        self.stop_at_chance = store.accept_stopped
         self.last_number = 0
 
     def write(self, pack: Sequence[Stage], continued: int) -> None:
@@ -50,7 +50,7 @@ class PackRecords:
         last = self.last_number or max((r["number"] for r in self._records()), default=0)
         self.last_number = last + 1
         members = [{"stage": stage.id, "plr": stage.plr, "lr": stage.lr} for stage in pack]
-        record = {"members": members, "continued": continued, "stop_diverged": self.stop_diverged}
+        record = {"members": members, "continued": continued, "stop_at_chance": self.stop_at_chance}
         record["number"] = self.last_number
         write_atomically(path, seal(record))
 
@@ -90,11 +90,11 @@ class PackRecords:
     def _records(self) -> list[dict[str, Any]]:
         """Records that count, oldest first."""
         records = [read_record(path) for path in self.paths()]
-        records = [r for r in records if r["stop_diverged"] == self.stop_diverged]
+        records = [r for r in records if r["stop_at_chance"] == self.stop_at_chance]
         return sorted(records, key=lambda record: record["number"])
 
     def _path(self, pack: Sequence[Stage]) -> Path:
-        content = {"stages": [stage.id for stage in pack], "stop_diverged": self.stop_diverged}
+        content = {"stages": [stage.id for stage in pack], "stop_at_chance": self.stop_at_chance}
         return self.folder / f"{sha256_hex(json_bytes(content))[:HASH_LENGTH]}.json"
 
 

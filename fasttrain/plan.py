@@ -1,8 +1,9 @@
 """From a grid to its graph of stages: identities, sharing, and what is left to do.
 
 A stage's identity is the hash of its canonical configuration, of its parent's identity, and, at the
-root, of the data's digest, the set-up and the versions that its numbers depend on. Device, store
-and data paths do not count. Cells share their parents, so that a grid is a graph:
+root, of the data's digest, the set-up and the versions that its numbers depend on. Device, store,
+data paths and the cadence of test passes do not count. Cells share their parents, so that a grid is
+a graph:
 
     pretrain(PLR, seed) -> finetune(FLR)      and      pretrain(PLR, seed) -> swa(k)
 """
@@ -21,7 +22,7 @@ from .config import Config
 from .schema import stage_identity
 from .store import Store
 
-NUMERICS = 4
+NUMERICS = 5
 """Raised by every change of this package that changes the numbers of a stage."""
 
 Kind = Literal["pretrain", "finetune", "swa"]
@@ -95,7 +96,6 @@ def setup_sections(config: Config, data: ImageData, precision: str) -> tuple[tup
         "network": asdict(config.network),
         "training": {
             "batch_size": training.batch_size,
-            "evaluate_every": training.evaluate_every,
             "precision": precision,
         },
         "versions": {"numerics": NUMERICS, "torch": ".".join(torch.__version__.split(".")[:2])},

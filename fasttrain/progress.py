@@ -11,16 +11,17 @@ from rich.table import Table
 from rich.text import Text
 
 from .plan import KINDS, Stage
+from .runs import ENDS
 from .status import duration
 
-STATES = ("done", "diverged", "failed")
+STATES = (*ENDS, "failed")
 
 
 class ProgressView:
     """Counts stages by kind and state and shows them. A context manager.
 
     Args:
-        states: state of every stage of the grid at the start (done, diverged, failed, todo).
+        states: state of every stage of the grid at the start: of `STATES`, or todo.
         epochs_left: what each of them still takes, by id.
         quiet: show nothing.
         every_epoch: without a terminal, a line per epoch instead of one per stage.
@@ -41,7 +42,7 @@ class ProgressView:
         self.quiet = quiet
         self.every_epoch = every_epoch
         self.on_change = on_change
-        self.counts = Counter((stage.kind, state) for stage, state in states if state in STATES[:2])
+        self.counts = Counter((stage.kind, state) for stage, state in states if state in ENDS)
         self.totals = Counter(stage.kind for stage, _ in states)
         self.running: list[list[Stage]] = []
         self.epochs: dict[str, int] = {}

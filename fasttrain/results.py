@@ -1,10 +1,11 @@
 """From the store to tables: one row per stage, one row per epoch. Everything here can be rebuilt.
 
-A set-up is what all stages of a grid share: everything but PLR, FLR, k, seed and the length of the
-fine-tuning.
+A set-up is what all stages of a grid share: everything but PLR, FLR, k, seed, the length of the
+fine-tuning and the cadence of test passes, which changes no stage.
 """
 
 import io
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,17 +53,22 @@ class Finished(NamedTuple):
             **{name: self.about[name] for name in ("seed", "kind", "plr", "flr", "k")},
         }
 
+    @property
+    def cadence(self) -> dict[str, int]:
+        """The epochs between test passes, under their name in the configuration."""
+        return {"evaluate_every": self.about["evaluate_every"]}
+
     def configuration(self) -> dict[str, Any]:
         """What the set-up id stands for, as nested plain values."""
         sections = self.about["setup"]
         return {
             "data": {"dataset": readable(self.about["dataset"]), **sections["data"]},
             "network": sections["network"],
-            "training": {**sections["training"], "epochs": self.root_epochs},
+            "training": {**sections["training"], "epochs": self.root_epochs, **self.cadence},
             "versions": sections["versions"],
             "num_classes": self.about["num_classes"],
             "num_train": self.about["num_train"],
-            "num_test": self.about.get("num_test"),
+            **{name: self.about[name] for name in ("num_test", "class_entropy", "test_majority")},
         }
 
 
@@ -83,11 +89,14 @@ def load(store: str | Path) -> pd.DataFrame:
 
     Columns: setup (an id), stage (id), dataset, model, width, seed, kind (pretrain, finetune, swa),
     plr, flr (NaN unless finetune), k (missing unless swa), epoch (the last one, counted from the
-    start of pre-training), epochs (the stage's own), train_loss, train_accuracy, grad_norm
-    (effective, mean over the steps of the last epoch; NaN for swa), test_loss, test_accuracy
+    start of pre-training), epochs (the stage's own), train_loss, train_accuracy,
+    train_balanced_accuracy (mean over classes), grad_norm (effective), test_loss, test_accuracy
     (accuracies in [0, 1]), distance (angle in rad between the sphere weights at the stage's start
-    and end; NaN for swa), state (done, diverged), stopped (given up early), time_s (its share of
+    and end), state (done, at-chance, non-finite), stopped (given up early), time_s (its share of
     the time of its epochs and their tests).
+
+    Training scores are those of the last epoch's steps, in train mode; for swa they are the
+    average's in eval mode, and train_balanced_accuracy, grad_norm and distance are NaN.
 
     Raises:
         EnvironmentProblem: not a store, or a damaged file in it.
@@ -144,12 +153,16 @@ class Grids(NamedTuple):
 def load_grids(store: str | Path, found: Sequence[Finished] | None = None) -> Grids:
     """The tables of `load` and `load_epochs` by grid, and the configuration of each grid.
 
+    That names a cadence of test passes only where all stages have the same.
+
     The store is looked at once, as a sweep may be finishing stages; `found` is such a look.
     """
     found = finished(store) if found is None else found
-    # Older stages do not know the number of test images: the last one counts.
-    known = sorted(found, key=lambda f: "num_test" in f.about)
-    configurations = {f.setup: f.configuration() for f in known}
+    configurations = {f.setup: f.configuration() for f in found}
+    cadences = {(f.setup, *f.cadence.values()) for f in found}
+    for setup, number in Counter(setup for setup, _ in cadences).items():
+        if number > 1:
+            del configurations[setup]["training"]["evaluate_every"]
     table = stage_table(found)
     parts, named = [table.iloc[:0]], {}
     for setup, rows in table.groupby("setup", sort=False):

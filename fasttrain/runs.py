@@ -1,4 +1,4 @@
-"""A stage under way: what is known of it so far, and when it has diverged."""
+"""A stage under way: what is known of it so far, how it ends, and when it may be given up."""
 
 import math
 from collections.abc import Sequence
@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fasttrain_data import ImageData
-
+from .chance import Chance
 from .pack import SCORES, State
 from .plan import Stage
 
@@ -17,8 +16,14 @@ COLUMNS = (*SCORES, "distance")
 
 The distance is the angle between the sphere weights then and now, in rad (of an average: NaN).
 """
+DONE, AT_CHANCE, NON_FINITE = ENDS = ("done", "at-chance", "non-finite")
+"""How a stage ends: as it should, with the training scores of a guess (`chance`), or with a loss
+that is not finite; each is a result."""
 HOPELESS = 10
 """epochs at chance after which a run may be given up"""
+WALKED = 50.0
+"""sum of the squares of their steps' angles (rad) above which they were a random walk: as the
+threshold of that name among the rules of the regimes"""
 
 
 @dataclass
@@ -78,7 +83,7 @@ class Run:
 
     @property
     def over(self) -> bool:
-        """Whether it ends here, without a state that something could start from."""
+        """Whether it ends here, without a network that something could start from."""
         return self.stopped or not all(math.isfinite(row[0]) for row in self.progress.series[-1:])
 
     @property
@@ -86,27 +91,22 @@ class Run:
         return self.stage.start_epoch + len(self.progress.series)
 
 
-def is_chance(train_accuracy: float, data: ImageData) -> bool:
-    """Whether the training accuracy is a guess's: the commonest class plus 3 standard errors.
-
-    Training without a mistake is never a guess, however few or alike the images are.
-    """
-    counts = torch.bincount(torch.from_numpy(data.train_labels))
-    share = float(counts.max()) / len(data.train_labels)
-    error = math.sqrt(share * (1 - share) / len(data.train_labels))
-    return train_accuracy < 1 and train_accuracy <= share + 3 * error
+def is_at_chance(scores: Tensor, chance: Chance) -> bool:
+    """Whether an epoch's scores, in the order of `COLUMNS`, are those of a guess."""
+    names = ("train_loss", "train_balanced_accuracy")
+    return chance.holds(*(float(scores[COLUMNS.index(name)]) for name in names))
 
 
-def is_hopeless(run: Run, data: ImageData) -> bool:
-    """Whether a run has diverged for good, as far as its epochs so far can tell.
+def is_hopeless(run: Run, chance: Chance, steps_per_epoch: int) -> bool:
+    """Whether a run walks at random, as far as its epochs so far can tell.
 
-    In every one of the last `HOPELESS` epochs the training accuracy was a guess's (`is_chance`) and
-    the training loss above that of a uniform guess, ln(classes): the random walk of regime 3
-    (arXiv 2209.03695). A run that only learns slowly has a loss below that.
+    In every one of the last `HOPELESS` epochs it was at chance, and their steps replaced the
+    direction of the weights many times: regime 3 (arXiv 2209.03695). A run that learns slowly is at
+    chance in its first epochs too, with small steps.
     """
     last = run.progress.series[-HOPELESS:]
-    loss, accuracy = COLUMNS.index("train_loss"), COLUMNS.index("train_accuracy")
-    return len(last) == HOPELESS and all(
-        row[loss] > math.log(data.num_classes) and is_chance(float(row[accuracy]), data)
-        for row in last
-    )
+    if len(last) < HOPELESS or not all(is_at_chance(row, chance) for row in last):
+        return False
+    grad_norm = COLUMNS.index("grad_norm")
+    angles = (math.atan(run.stage.lr * float(row[grad_norm])) for row in last)
+    return steps_per_epoch * sum(angle**2 for angle in angles) > WALKED

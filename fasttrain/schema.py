@@ -80,6 +80,13 @@ class StageDescription(_Shape):
     dataset: str
     num_classes: Count
     num_train: Count
+    num_test: Count
+    class_entropy: Annotated[float, Field(ge=0)]
+    """of the shares of the classes in the training set, in nats"""
+    test_majority: Annotated[float, Field(gt=0, le=1)]
+    """share of the commonest class in the test set"""
+    evaluate_every: Count
+    """epochs between test passes"""
     source: _Source
 
 
@@ -128,7 +135,7 @@ class PackRecord(_Shape):
 
     members: list[_Member]
     continued: Count
-    stop_diverged: bool
+    stop_at_chance: bool
     number: Count
 
 

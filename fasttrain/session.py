@@ -18,7 +18,7 @@ from .journal import Journal
 from .lab import Lab, open_lab
 from .plan import KINDS, Stage, build, epochs_left, setup_sections, unshared_epochs
 from .precision import resolve_device, resolve_precision
-from .progress import ProgressView
+from .progress import STATES, ProgressView
 from .provenance import provenance
 from .rebuild import rebuild, watch
 from .report import rich_table, summary
@@ -70,7 +70,7 @@ def sweep(
         states = [(stage, lab.store.state(stage.id)) for stage in stages]
         failures: dict[str, str] = {}
         with Journal(path, command, "choosing packs") as journal:
-            journal.plan(stages, accept_stopped=options.stop_diverged)
+            journal.plan(stages, accept_stopped=options.stop_at_chance)
             if any(state in ("todo", "failed") for _, state in states):
                 failures = _run(stages, states, lab, options, console, journal, every_epoch)
         page = rebuild(lab.store)
@@ -136,9 +136,7 @@ def _print_plan(stages: list[Stage], lab: Lab, options: RunOptions, console: Con
     for kind in KINDS:
         counts = Counter(state for stage, state in states if stage.kind == kind)
         if counts:
-            text = ", ".join(
-                f"{counts[s]} {s}" for s in ("done", "diverged", "failed", "todo") if counts[s]
-            )
+            text = ", ".join(f"{counts[s]} {s}" for s in (*STATES, "todo") if counts[s])
             console.print(f"{kind:10}{counts.total():6} stages: {text}", highlight=False)
     children = Counter(stage.parent.id for stage in stages if stage.parent)
     shared = sum(count > 1 for count in children.values())

@@ -21,8 +21,9 @@ from .files import parquet, tensors_to_bytes
 from .lab import Lab
 from .pack import Epoch, Pack, State
 from .pack_records import PackRecords, foundations
-from .plan import Stage, digest, predecessors
-from .runs import COLUMNS, Progress, Run, is_chance, is_hopeless
+from .plan import Stage, predecessors
+from .runs import AT_CHANCE, COLUMNS, DONE, NON_FINITE, Progress, Run, is_at_chance, is_hopeless
+from .schema import digest
 from .store import Store
 
 STATE = "state.safetensors"
@@ -35,9 +36,10 @@ def run_pack(stages: Sequence[Stage], lab: Lab, on_epoch: OnEpoch) -> None:
     """Run stages of one seed and the same epochs to their end, into the store.
 
     Finished ones train along without a result, so that the others end in the bits of their pack.
-    "diverged" is a result like any other: the loss became non-finite (the stage ends there, without
-    a state, and so do its children), or at its end the network does no better on its training set
-    than guessing. With `lab.stop_diverged` hopeless runs end early, like lost ones, and say so.
+    "non-finite" is a result like any other: the stage ends where its loss became so, without a
+    network, and so do its children. So is "at-chance": at its end the network does no better on its
+    training set than guessing. With `lab.stop_at_chance` hopeless runs end early, without a network
+    too, and say so.
     """
     todo = [stage for stage in stages if lab.store.summary(stage.id) is None]
     for stage in todo:
@@ -233,7 +235,10 @@ def _appended(
 
 def _is_given_up(run: Run, lab: Lab) -> bool:
     unfinished = run.next_epoch < run.stage.end_epoch
-    return lab.stop_diverged and unfinished and is_hopeless(run, lab.data)
+    if not (lab.stop_at_chance and unfinished):
+        return False
+    steps = math.ceil(len(lab.data.train_labels) / lab.config.training.batch_size)
+    return is_hopeless(run, lab.chance, steps)
 
 
 def _finish_all(runs: Sequence[Run], results: Sequence[Tensor] | Tensor | None, lab: Lab) -> None:
@@ -250,9 +255,8 @@ def _finish(run: Run, scores: Tensor | None, lab: Lab) -> None:
     # An average has no distance.
     values = {} if scores is None else dict(zip(COLUMNS, scores.tolist(), strict=False))
     result = {name: _json_number(values.get(name)) for name in COLUMNS}
-    state = "diverged" if scores is None else _state(run.stage, scores, lab)
     summary = {
-        "state": state,
+        "state": _state(run, scores, lab),
         "stopped": run.stopped,
         "epoch": run.next_epoch,
         "result": result,
@@ -268,12 +272,13 @@ def _finish(run: Run, scores: Tensor | None, lab: Lab) -> None:
     lab.store.finish(run.stage.id, files, summary)
 
 
-def _state(stage: Stage, scores: Tensor, lab: Lab) -> str:
-    """done or diverged; an average is what the run that it averages is."""
-    if stage.kind == "swa" and stage.parent is not None:
-        return lab.store.state(stage.parent.id)
-    train_accuracy = float(scores[COLUMNS.index("train_accuracy")])
-    return "diverged" if is_chance(train_accuracy, lab.data) else "done"
+def _state(run: Run, scores: Tensor | None, lab: Lab) -> str:
+    """How it ended, of `ENDS`; an average as the run that it averages."""
+    if scores is None:
+        return AT_CHANCE if run.stopped else NON_FINITE
+    if run.stage.kind == "swa" and run.stage.parent is not None:
+        return lab.store.state(run.stage.parent.id)
+    return AT_CHANCE if is_at_chance(scores, lab.chance) else DONE
 
 
 def _metrics(run: Run) -> bytes:

@@ -189,7 +189,7 @@ class Store(Entries):
             return None
 
     def state(self, stage: str) -> str:
-        """done, diverged, failed, or todo."""
+        """How the stage ended, or failed, or todo."""
         summary = self.summary(stage)
         if summary is not None:
             return summary["state"]

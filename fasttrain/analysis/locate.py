@@ -23,6 +23,7 @@ from fasttrain.plan import Stage, epochs_left, setup_sections
 from fasttrain.precision import resolve_device, resolve_precision
 from fasttrain.progress import ProgressView
 from fasttrain.provenance import provenance
+from fasttrain.runs import ENDS
 from fasttrain.schedule import form_packs
 from fasttrain.stages import METRICS, is_lost
 from fasttrain.status import duration
@@ -156,7 +157,7 @@ class _Run:
         planned: list[Stage] = []
         while wants := self.search.next_round(self.outcomes):
             planned += self.stages(wants)
-            journal.plan(planned, accept_stopped=options.stop_diverged, more=True)
+            journal.plan(planned, accept_stopped=options.stop_at_chance, more=True)
             purposes = list(dict.fromkeys(want.boundary for want in wants))
             self.console.print(f"{len(wants)} probes: {', '.join(purposes)}")
             self._round(wants, choice, engine, options, journal)
@@ -164,7 +165,7 @@ class _Run:
                 verdict = self._verdict(want.probe)
                 self.outcomes[want.probe], self.reasons[want.probe] = verdict
                 self.purposes[want.probe] = want.boundary
-        journal.plan(planned, accept_stopped=options.stop_diverged)
+        journal.plan(planned, accept_stopped=options.stop_at_chance)
 
     def _round(
         self,
@@ -180,7 +181,7 @@ class _Run:
         if outdated := reopen_outdated(stages, store):
             self.console.print(outdated_line(outdated), highlight=False, soft_wrap=True)
         states = [(stage, store.state(stage.id)) for stage in stages]
-        if all(state in ("done", "diverged") for _, state in states):
+        if all(state in ENDS for _, state in states):
             return
         left = epochs_left(stages, store)
         view = ProgressView(
@@ -203,11 +204,11 @@ class _Run:
             return split_equilibrium(turned, barrier, accuracy)
         done = store.summary(root.id) or {}
         epochs = pd.read_parquet(io.BytesIO(store.read(root.id, METRICS)))
-        about = {"plr": probe.plr, "epochs": probe.epochs}
-        about |= {"state": done["state"], "stopped": done["stopped"]}
+        about = {"plr": probe.plr, "state": done["state"], "stopped": done["stopped"]}
         training = {"batch_size": self.lab.config.training.batch_size}
         counts = {"num_train": len(self.lab.data.train_images)}
         counts |= {"num_classes": self.lab.data.num_classes}
+        counts |= {"class_entropy": self.lab.chance.loss}
         return judge(curves_of(about, epochs, {"training": training, **counts}))
 
     def table(self) -> pd.DataFrame:

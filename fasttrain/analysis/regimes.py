@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from ..runs import NON_FINITE
 from .rules import Curves, Verdict, converged_epoch, judge, split_equilibrium
 from .tables import Grid
 
@@ -61,22 +62,26 @@ def curves_of(run: dict, epochs: pd.DataFrame | None, configuration: dict) -> Cu
     """The curves of a pre-training.
 
     Args:
-        run: its plr, state and stopped, and the epochs it was to have.
+        run: its plr, state and stopped.
         epochs: a row per epoch of it; None if it has none.
         configuration: of its grid.
     """
     table = pd.DataFrame() if epochs is None else epochs.sort_values("epoch")
-    names = ("train_loss", "train_accuracy", "grad_norm")
+    if len(table):
+        # Earlier versions counted no balanced accuracy.
+        balanced = table["train_balanced_accuracy"].fillna(table["train_accuracy"])
+        table = table.assign(train_balanced_accuracy=balanced)
+    names = ("train_loss", "train_balanced_accuracy", "grad_norm")
     series = [table[n].to_numpy(float) if n in table else np.empty(0) for n in names]
-    stopped = bool(run["stopped"])
     num_train, batch = configuration.get("num_train"), configuration["training"]["batch_size"]
     return Curves(
         run["plr"],
         *series,
         steps_per_epoch=math.nan if num_train is None else math.ceil(num_train / batch),
         num_classes=configuration["num_classes"],
-        lost=run["state"] == "diverged" and not stopped and len(table) < run["epochs"],
-        stopped=stopped,
+        class_entropy=configuration["class_entropy"],
+        lost=run["state"] == NON_FINITE,
+        stopped=bool(run["stopped"]),
     )
 
 

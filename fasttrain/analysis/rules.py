@@ -8,8 +8,9 @@ run has *explored* its surroundings once S >> 1, and has not left its start whil
 
     1  convergence   loss and gradient fall to zero, phi with them: it stops moving
     2  equilibrium   the loss stays where it is although the run has explored
-    3  divergence    a random walk: a loss above a uniform guess's, ln(classes), a step that
-                     replaces the direction (phi > 45 degrees), the accuracy of a guess
+    3  divergence    a random walk: a loss above the best guess's (`chance`: the entropy of the
+                     class shares), a step that replaces the direction (phi > 45 degrees), the
+                     balanced accuracy of a guess
 
 What shows none of them is undecided: it may be too short to tell.
 """
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
+
+from ..chance import GUESS
 
 Regime = Literal["1", "2A", "2B", "2", "3", "undecided"]
 
@@ -35,7 +38,8 @@ UNMOVED = 0.1
 """S of a whole run below which it has not left its start: if its loss falls, it converges slowly.
 An equilibrium's first epoch explores more."""
 LEARNT = 0.5
-"""Share of ln(classes): a loss above it is still the first fall, which regimes 1 and 2 share."""
+"""Share of the best guess's loss: a loss above it is still the first fall, which regimes 1
+and 2 share."""
 STILL_FALLING = 0.05
 """Share of the way left to convergence, in log loss, that a window's fall must be to count: at
 this rate twenty more such windows converge. Less is a plateau, or drift."""
@@ -47,9 +51,6 @@ MIN_EPOCHS = 2 * MIN_WINDOW
 """Epochs of the shortest run that can be an equilibrium: half of it must show no trend."""
 MAX_POINTS = 100
 """Points that a trend is taken of; longer windows are reduced to medians of as many parts."""
-GUESS = 0.05
-"""Accuracy above a uniform guess's, as a share of what is above it, that is none: 0.145 of 10
-classes. Equilibria measured have more than 0.1, random walks less than 0.03."""
 BARRIER = 0.02
 """Train accuracy lost between end points of one basin: published less than 0.001 in 2A and 0.6 to
 0.85 where basins differ; their geometric middle."""
@@ -67,15 +68,17 @@ class Curves:
 
     plr: float
     loss: np.ndarray  # (epochs,) training loss
-    accuracy: np.ndarray  # (epochs,) training accuracy in [0, 1]
+    accuracy: np.ndarray  # (epochs,) balanced training accuracy in [0, 1]
     grad_norm: np.ndarray  # (epochs,) effective
     steps_per_epoch: float
     """NaN if unknown"""
     num_classes: int
+    class_entropy: float
+    """of the shares of the classes, nats: the loss of the best guess"""
     lost: bool = False
     """ended early because its loss became non-finite"""
     stopped: bool = False
-    """given up at chance, by the rule of `--stop-diverged`"""
+    """given up at chance, by the rule of `--stop-at-chance`"""
 
     def step_angle(self) -> np.ndarray:
         """phi of every epoch, (epochs,) rad."""
@@ -122,7 +125,7 @@ def judge(curves: Curves) -> Verdict:
         return Verdict("1", f"converged: loss {least:.2g}, step angle {angle:.2g} rad")
     if falling and float(explored.sum()) < UNMOVED:
         return Verdict("1", f"converges slowly: {text}, explored {explored.sum():.2g} in all")
-    low = end < LEARNT * math.log(curves.num_classes)
+    low = end < LEARNT * curves.class_entropy
     if falling and resting and low and _trend(np.log(phi[half])).significant < 0:
         return Verdict("1", f"converges: {text}, both falling, explored {last:.2g}")
     if len(loss) < MIN_EPOCHS and late >= EXPLORED:
@@ -164,7 +167,7 @@ def _tail(length: int, part: int) -> slice:
 
 def _random_walk(curves: Curves, loss: float, angle: float, explored: float, settled: bool) -> str:
     """Why this is regime 3, or nothing; an accuracy tells only once the loss has settled."""
-    guess = math.log(curves.num_classes)
+    guess = curves.class_entropy
     if curves.stopped:
         return f"given up at chance: loss {loss:.2g} above a guess's {guess:.2g}"
     known = curves.accuracy[np.isfinite(curves.accuracy)]
@@ -173,7 +176,7 @@ def _random_walk(curves: Curves, loss: float, angle: float, explored: float, set
     guesses = settled and accuracy - chance < GUESS * (1 - chance)
     if explored > WALKED and loss > guess and (angle > math.pi / 4 or guesses):
         text = f"loss {loss:.2g} above a guess's {guess:.2g}, step angle {angle:.2g} rad"
-        return f"random walk: {text}, accuracy {100 * accuracy:.3g} %"
+        return f"random walk: {text}, balanced accuracy {100 * accuracy:.3g} %"
     return ""
 
 

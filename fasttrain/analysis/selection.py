@@ -166,5 +166,5 @@ def _note_lost(stages: pd.DataFrame, usable: pd.DataFrame, chosen: Selection) ->
     if len(lost):
         rates = ", ".join(f"{rate:g}" for rate in sorted(lost["plr"].unique()))
         chosen.notes.append(
-            f"left out: {len(lost)} stages that diverged and have no state (PLR {rates})"
+            f"left out: {len(lost)} stages that ended without a network (PLR {rates})"
         )

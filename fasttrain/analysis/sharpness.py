@@ -132,7 +132,7 @@ def gradient_norms(model: ImageClassifier, batches: Iterable[Batch]) -> pd.DataF
         grads = by_model(torch.autograd.grad(losses.sum(), parameters), size)
         norm_sum += torch.linalg.vector_norm(grads, dim=1)
         loss_sum += losses.detach() * len(labels)
-        correct += hits
+        correct += hits.sum(dim=1)
         num_images += len(labels)
         num_batches += 1
     radius = torch.linalg.vector_norm(by_model([p.detach() for p in parameters], size), dim=1)

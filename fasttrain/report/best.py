@@ -72,7 +72,7 @@ def best_sentences(
     )
     winner = best(results)
     if winner is None:
-        return ["No result without a diverged seed: no best can be named."]
+        return ["No result of which every seed is above chance: no best can be named."]
     so_far = " so far" if withheld else ""
     first = (
         f"Best result of the grid{so_far}, chosen on the test set and so optimistic: "
@@ -142,12 +142,12 @@ def _comparison(stages: pd.DataFrame, results: pd.DataFrame, num_test: int | Non
     if best(results[is_small]) is None:
         why = f"no PLR is in regime 1{surely}"
         if is_small.any():
-            why = "every such result has a diverged seed"
+            why = "every such result has a seed at chance or without a finite loss"
         second = f"Whether a large learning rate beats the best small one is not known: {why}."
     elif best(results[is_large]) is None:
         why = f"no PLR is beyond regime 1{surely}"
         if is_large.any():
-            why = "every such result has a diverged seed"
+            why = "every such result has a seed at chance or without a finite loss"
         second = f"Whether a large learning rate is better is not known: {why}."
     else:
         second = _verdict(stages, results[is_large], results[is_small], num_test)

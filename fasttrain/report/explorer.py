@@ -18,7 +18,15 @@ from matplotlib.colors import to_hex
 from fasttrain.report.best import result_words
 from fasttrain.report.curves import packed_curves
 from fasttrain.report.headline import regime_in_words
-from fasttrain.report.table import CELL_KEYS, at_least, candidates, floats, number, seed_means
+from fasttrain.report.table import (
+    CELL_KEYS,
+    at_least,
+    candidates,
+    ends_in_words,
+    floats,
+    number,
+    seed_means,
+)
 
 NUM_LEVELS = 24
 _FLAGS = {"finetune": "flr", "swa": "k"}
@@ -77,12 +85,7 @@ def state_of(cell: pd.Series | None, num_seeds: int) -> str:
     """A cell's state in words, over its seeds."""
     if cell is None:
         return "not finished"
-    num_diverged, num_stages = int(cell["num_diverged"]), int(cell["num_stages"])
-    parts = []
-    if num_diverged:
-        parts.append(
-            "diverged" if num_diverged == num_stages else f"{num_diverged}/{num_stages} diverged"
-        )
+    parts, num_stages = ends_in_words(cell), int(cell["num_stages"])
     if num_stages < num_seeds:
         parts.append(f"{num_stages} of {num_seeds} seeds finished")
     return ", ".join(parts) or "done"
@@ -102,19 +105,17 @@ def heatmap(cells: Cells) -> dict[str, Any]:
 
     Colours follow the logarithm of the test error, so that 1 % and 2 % differ as 10 % and 20 % do.
     """
-    levels = _levels(cells)
+    ends = _scale(cells)
     rows = []
     for index, (kind, _) in enumerate(cells.rows):
-        shown = [_shown(cells, cell, levels) for cell in cells.table[index]]
+        shown = [_shown(cells, cell, ends) for cell in cells.table[index]]
         apart = index > 0 and cells.rows[index - 1][0] != kind
         rows.append({"label": cells.label(index), "cells": shown, "apart": apart})
     looks = [cell["look"].split() for row in rows for cell in row["cells"]]
     bands = [(name, len(list(group))) for name, group in groupby(cells.regimes)]
-    finite = [cell for row in cells.table for cell in row if _accuracy(cell) is not None]
-    accuracies = [100 * cell["mean"] for cell in finite if cell is not None]
     scale = None
-    if len(set(accuracies)) > 1:
-        low, high = f"{min(accuracies):.1f}", f"{max(accuracies):.1f}"
+    if ends is not None and ends[0] < ends[1]:
+        low, high = (f"{100 * end:.1f}" for end in ends)
         scale = {"low": low, "high": high, "levels": range(NUM_LEVELS)}
     return {
         "plrs": [number(plr) for plr in cells.plrs],
@@ -161,35 +162,42 @@ def _regime_words(regime: str) -> str:
 
 
 def _accuracy(cell: pd.Series | None) -> float | None:
-    """What colours a cell; None without a finite accuracy, or where every seed has diverged."""
-    if cell is None or cell["n"] == 0 or cell["num_diverged"] == cell["num_stages"]:
-        return None
-    return float(cell["mean"])
+    """A cell's mean; None without a finite accuracy."""
+    return None if cell is None or cell["n"] == 0 else float(cell["mean"])
 
 
-def _levels(cells: Cells) -> tuple[float, float]:
-    """The logarithms of the smallest and the largest error that is drawn."""
-    errors = [_error(cell) for row in cells.table for cell in row if _accuracy(cell) is not None]
-    return (min(errors), max(errors)) if errors else (0.0, 0.0)
+def _scale(cells: Cells) -> tuple[float, float] | None:
+    """The lowest and the highest accuracy that colours tell apart.
+
+    Cells that are at chance for every seed are left out if there are others: shown in the colour of
+    the lowest, they do not take the colours from the rest.
+    """
+    known = cells.results[cells.results["n"] > 0]
+    above = known[known["num_at_chance"] < known["num_stages"]]
+    means = (known if above.empty else above)["mean"]
+    return None if means.empty else (float(means.min()), float(means.max()))
 
 
-def _error(cell: pd.Series | None) -> float:
+def _error(accuracy: float) -> float:
     # No mistake at all has no logarithm: it counts as one in 10,000.
-    return math.log(max(1 - float(cell["mean"]), 1e-4)) if cell is not None else math.nan
+    return math.log(max(1 - accuracy, 1e-4))
 
 
-def _shown(cells: Cells, cell: pd.Series | None, levels: tuple[float, float]) -> dict[str, str]:
+def _shown(
+    cells: Cells, cell: pd.Series | None, scale: tuple[float, float] | None
+) -> dict[str, str]:
     if cell is None:
         return {"look": "waiting", "short": "·"}
-    if _accuracy(cell) is None:
+    accuracy = _accuracy(cell)
+    if accuracy is None or scale is None:
         return {"look": "lost", "short": "✕"}
-    low, high = levels
-    share = (high - _error(cell)) / (high - low) if high > low else 1.0
-    look = f"v{round(share * (NUM_LEVELS - 1))}" + (" best" if cells.is_best(cell) else "")
+    high, low = (_error(end) for end in scale)
+    share = (high - _error(accuracy)) / (high - low) if high > low else 1.0
+    level = round(min(max(share, 0.0), 1.0) * (NUM_LEVELS - 1))
     digits = 2 if len(cells.plrs) <= 12 else 1
     return {
-        "look": look,
-        "short": f"{100 * cell['mean']:.{digits}f}" + ("†" if cell["num_diverged"] else ""),
+        "look": f"v{level}" + (" best" if cells.is_best(cell) else ""),
+        "short": f"{100 * accuracy:.{digits}f}" + ("†" if ends_in_words(cell) else ""),
     }
 
 

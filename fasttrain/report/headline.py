@@ -11,6 +11,7 @@ from fasttrain.analysis.tables import Grid
 from fasttrain.report.best import best_sentences
 from fasttrain.report.table import number
 from fasttrain.report.waiting import rates_words, waited_for, waiting_words
+from fasttrain.runs import ENDS
 
 REGIME_NAMES = {
     "1": "regime 1 (convergence)",
@@ -32,8 +33,8 @@ def headline(grid: Grid, regimes: pd.DataFrame, bounds: pd.DataFrame) -> list[st
     stages = grid.stages
     if stages.empty:
         return ["No stage has finished yet."]
-    num_diverged = int((stages["state"] == "diverged").sum())
-    count = f"{len(stages) - num_diverged} stages done, {num_diverged} diverged."
+    ends = {state: int((stages["state"] == state).sum()) for state in ENDS}
+    count = f"Stages: {', '.join(f'{number} {state}' for state, number in ends.items())}."
     waiting = waited_for(grid)
     if grid.planned is None:
         count += (

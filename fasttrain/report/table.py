@@ -18,6 +18,9 @@ from rich.table import Table
 # What tells the cells of one kind of stage apart, besides the seed.
 CELL_KEYS = {"pretrain": ["plr"], "finetune": ["plr", "flr"], "swa": ["plr", "k"]}
 _COLUMNS = ["setup", "kind", "plr", "flr", "k", "seed", "test_accuracy", "state"]
+# Ends of a stage that cells are marked for, and the columns that count them.
+_MARKED = {"at-chance": "num_at_chance", "non-finite": "num_non_finite"}
+_WORDS = {"num_at_chance": "at chance", "num_non_finite": "non-finite"}
 SUMMARY_HEADINGS = ("PLR", "pre-trained", "best fine-tuned", "FLR", "best average", "k", "state")
 
 
@@ -32,7 +35,8 @@ def seed_means(stages: pd.DataFrame, kind: str) -> pd.DataFrame:
 
     Returns one row per cell, sorted: the cell's keys (`plr`; `flr` or `k`), `mean` and `std`
     (fractions; NaN without a finite accuracy and, for `std`, with fewer than two), `n` (seeds with
-    a finite accuracy, diverged or not), `num_stages` and `num_diverged`.
+    a finite accuracy, at chance or not), `num_stages`, `num_at_chance` and `num_non_finite` (seeds
+    that ended so).
     Raises ValueError if the rows belong to several set-ups or repeat a seed of a cell.
     """
     keys = CELL_KEYS[kind]
@@ -43,7 +47,8 @@ def seed_means(stages: pd.DataFrame, kind: str) -> pd.DataFrame:
     _refuse_repeated_seeds(rows, [*keys, "seed"])
     cells = pd.DataFrame({key: floats(rows[key]) for key in keys})
     cells["accuracy"] = floats(rows["test_accuracy"])
-    cells["diverged"] = (rows["state"] == "diverged").to_numpy(dtype=bool)
+    for state, column in _MARKED.items():
+        cells[column] = (rows["state"] == state).to_numpy(dtype=bool)
     # A learning rate that is no positive number has no place on a logarithmic axis.
     return (
         cells[cells["plr"] > 0]
@@ -52,19 +57,36 @@ def seed_means(stages: pd.DataFrame, kind: str) -> pd.DataFrame:
             mean=("accuracy", "mean"),
             std=("accuracy", "std"),
             n=("accuracy", "count"),
-            num_stages=("diverged", "size"),
-            num_diverged=("diverged", "sum"),
+            num_stages=("accuracy", "size"),
+            **{column: (column, "sum") for column in _MARKED.values()},
         )
         .reset_index()
     )
 
 
+def is_marked(means: pd.DataFrame) -> pd.Series:
+    """Which rows of `seed_means` have a seed that is at chance or has no finite loss."""
+    return (means[list(_MARKED.values())] > 0).any(axis=1)
+
+
+def ends_in_words(cell: pd.Series) -> list[str]:
+    """How the seeds of a row of `seed_means` ended, if not all as they should."""
+    num_stages = int(cell["num_stages"])
+    counts = {word: int(cell[name]) for name, word in _WORDS.items()}
+    return [
+        word if count == num_stages else f"{count}/{num_stages} {word}"
+        for word, count in counts.items()
+        if count
+    ]
+
+
 def candidates(means: pd.DataFrame) -> pd.DataFrame:
     """The rows of `seed_means` that may be the best.
 
-    Cells with a diverged seed are left out: the mean over their survivors would flatter them.
+    Cells with a seed that is at chance or has no finite loss are left out: the mean over the others
+    would flatter them.
     """
-    return means[(means["num_diverged"] == 0) & means["mean"].notna()]
+    return means[~is_marked(means) & means["mean"].notna()]
 
 
 def at_least(means: pd.DataFrame, mean: float) -> pd.DataFrame:
@@ -96,9 +118,10 @@ def summary(stages: pd.DataFrame) -> pd.DataFrame:
     Columns: `plr`; `pretrained`, `pretrained_std`, `pretrained_n`; `finetuned`, `finetuned_std`,
     `finetuned_n`, `best_flr`; `averaged`, `averaged_std`, `averaged_n`, `best_k`; `state`.
     Accuracies are means over seeds (fractions), `_std` their sample standard deviations, `_n` the
-    number of seeds; the best is the highest mean among cells without a diverged seed, or among all
-    where every cell of the PLR has one. `state` is that of the pre-training: "done", "diverged" or
-    "n/m diverged" (seeds), and "partial" when stages are missing that the other PLRs have.
+    number of seeds; the best is the highest mean among cells of which no seed is marked
+    (`is_marked`), or among all where every cell of the PLR is. `state` is that of the pre-training:
+    "done", or of its seeds "at chance", "2/3 at chance", "non-finite", and "partial" when stages
+    are missing that the other PLRs have.
     Raises ValueError if the rows belong to several set-ups.
     """
     means = {kind: seed_means(stages, kind) for kind in CELL_KEYS}
@@ -196,16 +219,13 @@ def _accuracy(name: str, cell: pd.Series | None, **keys: str) -> dict[str, float
 
 
 def _best_or_any(means: pd.DataFrame) -> pd.Series | None:
-    """`best`, or the highest mean of all where every cell has a diverged seed."""
-    return best(means) if (means["num_diverged"] == 0).any() else best(means.assign(num_diverged=0))
+    """`best`, or the highest mean of all where every cell is marked."""
+    every = is_marked(means).all()
+    return best(means.assign(**dict.fromkeys(_MARKED.values(), 0)) if every else means)
 
 
 def _state(pretrained: pd.Series | None, *, partial: bool) -> str:
-    parts = []
-    if pretrained is not None and pretrained["num_diverged"]:
-        num_diverged, num_stages = int(pretrained["num_diverged"]), int(pretrained["num_stages"])
-        every = num_diverged == num_stages
-        parts.append("diverged" if every else f"{num_diverged}/{num_stages} diverged")
+    parts = [] if pretrained is None else ends_in_words(pretrained)
     if partial:
         parts.append("partial")
     return ", ".join(parts) or "done"

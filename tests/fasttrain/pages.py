@@ -1,5 +1,6 @@
 """Small grids for the page, and regimes of their PLRs by decree: what the page shows is known."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ CONFIG = {
     "network": {"model": "convnet", "width": 8, "radius": 12.0},
     "training": {"epochs": 30, "finetune_epochs": 15, "batch_size": 64, "precision": "fp32"},
     "num_classes": 10,
+    "class_entropy": math.log(10),
     "num_train": 1437,
 }
 PROVENANCE = {
@@ -53,6 +55,7 @@ def make_grid(
                 cell |= {"stage": f"{base['setup'].encode().hex():>08.8}{len(stages):08d}"}
                 accuracy = 0.5 + 0.3 * place / len(plrs) + 0.01 * seed + 0.1 * (kind == "finetune")
                 values = {"train_loss": noise.uniform(), "train_accuracy": noise.uniform()}
+                values["train_balanced_accuracy"] = values["train_accuracy"]
                 values |= {"test_loss": noise.uniform(), "test_accuracy": accuracy}
                 values |= {"grad_norm": noise.uniform(), "distance": 0.1}
                 start = 0 if kind == "pretrain" else num_epochs

@@ -17,6 +17,7 @@ CONFIGURATION = {
     "training": {"batch_size": 128, "epochs": 200},
     "num_train": 50_000,
     "num_classes": 10,
+    "class_entropy": math.log(10),
 }
 CONVERGING = {1e-5: (7e-3, 7.0), 1e-4: (8e-4, 0.8), 5e-4: (1.5e-4, 0.15)}
 """Of every ELR training loss and effective gradient norm after 1,000 epochs, read off a figure."""
@@ -75,6 +76,7 @@ def grid_of(runs: Mapping[tuple[float, int], Curve], ends: pd.DataFrame | None =
         stage = f"{plr:g}/{seed}"
         names = ("train_loss", "train_accuracy", "grad_norm")
         table = pd.DataFrame(dict(zip(names, curve, strict=True)))
+        table["train_balanced_accuracy"] = table["train_accuracy"]
         epochs.append(table.assign(stage=stage, epoch=range(1, len(table) + 1), test_loss=math.nan))
         stages.append(
             {"stage": stage, "kind": "pretrain", "plr": plr, "flr": math.nan, "seed": seed}

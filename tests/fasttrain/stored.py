@@ -13,7 +13,16 @@ SETUP = {
     "versions": {"numerics": 0},
 }
 SOURCE = {"dataset": "digits", "n_train": None, "n_test": None}
-ABOUT = {"dataset": "digits", "num_classes": 10, "num_train": 100, "source": SOURCE}
+ABOUT = {
+    "dataset": "digits",
+    "num_classes": 10,
+    "num_train": 100,
+    "num_test": 50,
+    "class_entropy": 2.3,
+    "test_majority": 0.1,
+    "evaluate_every": 1,
+    "source": SOURCE,
+}
 SUMMARY = {
     "state": "done",
     "stopped": False,

@@ -4,6 +4,7 @@ Boundaries as published for ResNet-18 on CIFAR-10 (1|2 at 3e-4, 2A|2B at 1.4e-3,
 accuracies roughly so; noise is a function of the seed alone.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,7 +46,8 @@ def published_grid(
     table = pd.DataFrame(stages)
     table["k"] = table["k"].astype("Int64")
     curves = pd.concat(epochs, ignore_index=True).astype({"k": "Int64"})
-    configuration = {"num_classes": 10, "training": {"batch_size": 128}, "num_train": 50_000}
+    configuration = {"num_classes": 10, "class_entropy": math.log(10), "num_train": 50_000}
+    configuration["training"] = {"batch_size": 128}
     tables = _analyses(table, noise) if analysed else {}
     return Grid(setup="s1", configuration=configuration, stages=table, epochs=curves, **tables)
 
@@ -89,7 +91,7 @@ def _stage(
         "test_loss": 2.4 * (1 - accuracy),
         "test_accuracy": accuracy,
         "distance": NAN if kind == "swa" else min(1.55, 3 * plr**0.25),
-        "state": "diverged" if regime == "3" and kind != "finetune" else "done",
+        "state": "at-chance" if regime == "3" and kind != "finetune" else "done",
         "stopped": False,
         "time_s": 2.0,
     }
@@ -114,6 +116,7 @@ def _epochs(stage: dict[str, Any], num_epochs: int, noise: np.random.Generator) 
             "epoch": stage["epoch"] - num_epochs + epoch,
             "train_loss": 2.3 ** (1 - left) * stage["train_loss"] ** left * wobble,
             "train_accuracy": stage["train_accuracy"] * left,
+            "train_balanced_accuracy": stage["train_accuracy"] * left,
             "grad_norm": 30 ** (1 - left) * stage["grad_norm"] ** left * wobble,
             "test_loss": 1.0,
             "distance": stage["distance"] * left,

@@ -352,11 +352,11 @@ def test_stages_that_ended_early_are_left_out_and_named(fresh, capsys):
     (fresh / stage / "state.safetensors").unlink()
     nothing = dict.fromkeys(summary["result"])
     ended = {key: value for key, value in summary.items() if key != "files"}
-    ended |= {"state": "diverged", "result": nothing}
+    ended |= {"state": "non-finite", "result": nothing}
     store.finish(stage, {"metrics.parquet": metrics}, ended)
     assert len(pd.read_parquet(io.BytesIO(metrics)))
     assert run(["analyse", str(fresh), "--only", "geometry"]) == 0
-    assert "left out: 1 stages that diverged and have no state (PLR 0.1)" in capsys.readouterr().out
+    assert "left out: 1 stages that ended without a network (PLR 0.1)" in capsys.readouterr().out
     tables = fasttrain.load_analyses(fresh)
     assert len(tables["pairs"]) == 3 + 1
     assert len(tables["angles"]) == 9 * 8 / 2

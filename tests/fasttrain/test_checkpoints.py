@@ -34,7 +34,7 @@ def test_a_checkpoint_reads_back_and_goes_with_the_last_of_its_stages(store):
     assert store.checkpoints.epochs(one) == 2
     store.fail(one, "no luck")
     assert store.state(one) == "failed"
-    finish(store, pretraining(1), state="diverged")
+    finish(store, pretraining(1), state="non-finite")
     store.checkpoints.tidy()
     assert store.checkpoints.epochs(two) == 2
     finish(store, pretraining(2))

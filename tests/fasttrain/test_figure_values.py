@@ -30,10 +30,12 @@ def items(grid) -> dict[str, Drawn]:
     return {item.drawing.name: item for item in drawn(grid, classify(grid))}
 
 
-def _diverge(grid: Grid, accuracy: float = NAN, **cell: float | str) -> Grid:
+def _mark(grid: Grid, accuracy: float = NAN, **cell: float | str) -> Grid:
+    """Cells without a finite loss, or with an accuracy at chance."""
+    state = "non-finite" if np.isnan(accuracy) else "at-chance"
     stages = grid.stages.copy()
     chosen = np.logical_and.reduce([stages[key] == value for key, value in cell.items()])
-    stages.loc[chosen, ["state", "test_accuracy"]] = ["diverged", accuracy]
+    stages.loc[chosen, ["state", "test_accuracy"]] = [state, accuracy]
     return dataclasses.replace(grid, stages=stages)
 
 
@@ -76,23 +78,25 @@ def test_one_seed_has_no_error_bar():
     assert "n = 1 seed: no error bars" in item.caption
 
 
-def test_diverged_points_are_hollow_and_lost_ones_crossed(grid):
-    changed = _diverge(grid, 0.1, kind="pretrain", plr=1e-2, seed=1)
-    changed = _diverge(changed, kind="finetune", plr=1e-3, flr=1e-5)
+def test_points_at_chance_are_hollow_and_lost_ones_crossed(grid):
+    changed = _mark(grid, 0.1, kind="pretrain", plr=1e-2, seed=1)
+    changed = _mark(changed, kind="finetune", plr=1e-3, flr=1e-5)
     figure = _of(changed, "accuracy").figure
     lines = [line for line in figure.axes[0].lines if len(line.get_xdata())]
     hollow = [line for line in lines if same_color(line.get_markerfacecolor(), "white")]
     crosses = [line for line in lines if line.get_marker() == "x"]
-    # Pre-training at the largest two has diverged in the grid itself.
+    # Pre-training at the largest two is at chance in the grid itself.
     assert [list(line.get_xdata()) for line in hollow] == [[1e-2, 3e-2, 1e-1]]
     assert [list(line.get_xdata()) for line in crosses] == [[1e-3]]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["chance level", "a seed diverged", "no finite accuracy"]
+    marked = "a seed at chance or without a finite loss"
+    assert labels == ["chance level", marked, "no finite accuracy"]
 
 
 def test_heatmap_holds_the_means_and_outlines_the_best(grid):
-    changed = _diverge(grid, 0.1, kind="finetune", plr=1e-1, flr=3e-4)
-    changed = _diverge(changed, kind="finetune", plr=1e-2, flr=3e-4, seed=0)
+    changed = _mark(grid, 0.1, kind="finetune", plr=1e-1, flr=3e-4)
+    changed = _mark(changed, kind="finetune", plr=1e-2, flr=3e-4, seed=0)
+    changed = _mark(changed, kind="finetune", plr=1e-3, flr=1e-5)
     gone = (changed.stages["plr"] == 1e-5) & (changed.stages["flr"] == 3e-4)
     changed = dataclasses.replace(changed, stages=changed.stages[~gone])
     figure = _of(changed, "heatmap").figure
@@ -100,14 +104,22 @@ def test_heatmap_holds_the_means_and_outlines_the_best(grid):
     rows = changed.stages[changed.stages["kind"] == "finetune"]
     expected = 100 * rows.pivot_table(index="flr", columns="plr", values="test_accuracy")
     kept = ~np.ma.getmaskarray(cells)
-    assert [tuple(cell) for cell in np.argwhere(~kept)] == [(1, 0), (1, 8)]
+    assert [tuple(cell) for cell in np.argwhere(~kept)] == [(0, 4), (1, 0)]
     np.testing.assert_allclose(cells[kept], expected.to_numpy()[kept])
     patches = figure.axes[0].patches
-    assert [patch.get_xy() for patch in patches if patch.get_hatch()] == [(6, 1), (8, 1)]
+    assert [patch.get_xy() for patch in patches if patch.get_hatch()] == [(4, 0), (6, 1), (8, 1)]
     place = np.unravel_index(np.nanargmax(np.where(kept, cells, np.nan)), cells.shape)
     assert patches[-1].get_xy() == (place[1], place[0])
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels[1:] == ["diverged", "some seeds diverged", "not finished"]
+    assert labels[1:] == [
+        "a seed at chance or without a finite loss",
+        "no finite accuracy",
+        "not finished",
+    ]
+    # The cell that is at chance shows its accuracy, and takes no colours from the others.
+    assert "10.0\n± 0.0" in [text.get_text() for text in figure.axes[0].texts]
+    above = np.sort(np.asarray(cells[kept]))[1:]
+    assert figure.axes[0].collections[0].get_clim()[0] == above.min() > 10.1
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts[: len(PLRS)] == [regime_of(plr) for plr in PLRS]
     first = rows[(rows["plr"] == PLRS[0]) & (rows["flr"] == FLRS[0])]["test_accuracy"]
@@ -169,6 +181,14 @@ def test_starts_are_one_rate_of_each_regime(grid):
     assert table["plr"].tolist()[1:5] == [3e-2, 3e-3, 5e-4, 1e-4]
     cells = with_flr.stages[(with_flr.stages["flr"] == 1e-5) & (with_flr.stages["plr"] == 3e-3)]
     np.testing.assert_allclose(table["mean"].iloc[2], cells["test_accuracy"].mean())
+    assert table["epochs"].tolist() == [40, 80, 80, 80, 80] * 2
+    figure = _of(with_flr, "starts").figure
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[:2] == ["none: trained at the FLR, 40 epochs", "3: PLR 0.03, 80 epochs"]
+    # The key stays within the figure.
+    figure.canvas.draw()
+    box, width = figure.legends[0].get_window_extent(), figure.bbox.width
+    assert box.x0 >= 0 and box.x1 <= width
     # FLR 3e-4 is no PLR here: nothing was trained at it from the initialisation.
     apart = _of(grid, "starts").table
     assert apart.loc[apart["flr"] == 3e-4, "start"].tolist() == ["3", "2B", "2A", "1"]

@@ -25,14 +25,16 @@ ANALYSED = {"geometry", "lines", "angles", "norms", "heterogeneity", "sharpness"
 ANALYSED |= {"eigenvalues"}
 
 
-def _all_diverged() -> Grid:
+def _all_lost() -> Grid:
     """Every run lost in its second epoch."""
     grid = published_grid((1e-3, 1e-1), seeds=(0, 1), num_epochs=2, analysed=False)
     lost = ["train_loss", "test_loss", "test_accuracy", "grad_norm", "train_accuracy"]
     epochs = grid.epochs.copy()
     epochs.loc[epochs["epoch"] % 2 == 0, lost] = NAN
     return dataclasses.replace(
-        grid, stages=grid.stages.assign(state="diverged", **dict.fromkeys(lost, NAN)), epochs=epochs
+        grid,
+        stages=grid.stages.assign(state="non-finite", **dict.fromkeys(lost, NAN)),
+        epochs=epochs,
     )
 
 
@@ -57,7 +59,7 @@ GRIDS = {
     "undecided": lambda: published_grid((5e-4, 1e-3), seeds=(0, 1), num_epochs=2),
     "one epoch": lambda: published_grid((1e-4, 1e-1), seeds=(0,), num_epochs=1),
     "many k": lambda: published_grid((1e-4, 1e-2), ks=(2, 5, 10), seeds=(0,), num_epochs=12),
-    "diverged": _all_diverged,
+    "lost": _all_lost,
     "unfinished": _unfinished,
     "no distance": _without_columns_of_later,
 }

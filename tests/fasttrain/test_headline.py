@@ -27,7 +27,7 @@ def test_boundaries_with_brackets_and_what_is_not_known():
     assert "about 0.0224, between 0.01 and 0.05 (2 seeds)." in first
     assert second == "Boundary 2A|2B: not known: no PLR of regime 2B."
     assert third.endswith("(2 seeds); one seed disagrees.")
-    assert count.startswith("32 stages done, 0 diverged. Plan unknown: ")
+    assert count.startswith("Stages: 32 done, 0 at-chance, 0 non-finite. Plan unknown: ")
     assert "82.50" not in best and "83.00 ± 0.71 % (n = 2 seeds), the same in 2 cells: " in best
     cells = "PLR 0.5 (regime 3) fine-tuned at FLR 0.001 and PLR 0.5 (regime 3) fine-tuned at FLR "
     assert f"{cells}0.01." in best and "on the test set and so optimistic" in best
@@ -120,11 +120,11 @@ def test_a_verdict_waits_for_what_is_missing():
         "Whether a large learning rate beats the best small one is not told before all is there: "
         f"it waits for {waits}."
     )
-    assert count == f"26 stages done, 0 diverged. Not finished: {waits}."
+    assert count == f"Stages: 26 done, 0 at-chance, 0 non-finite. Not finished: {waits}."
     # The plan is all there: nothing waits.
     best, verdict, *_, count = _sentences(_planned(make_grid(), lambda s: s["plr"] < 0))
     assert verdict.startswith("A large learning rate beats") and "so far" not in best
-    assert count == "32 stages done, 0 diverged."
+    assert count == "Stages: 32 done, 0 at-chance, 0 non-finite."
 
 
 def test_seeds_that_are_added_leave_the_verdict_on_those_that_are_complete():
@@ -178,18 +178,18 @@ def test_what_is_missing_is_said():
     assert undecided == "Regimes: none of 2 PLRs is decided; for instance, by decree <i>"
 
 
-def test_nothing_finished_and_everything_diverged():
+def test_nothing_finished_and_everything_at_chance_or_lost():
     grid = make_grid()
     empty = dataclasses.replace(grid, stages=grid.stages.iloc[:0])
     assert _sentences(empty) == ["No stage has finished yet."]
-    for accuracy in (NAN, np.inf, 0.1):
+    for state, accuracy in (("non-finite", NAN), ("at-chance", np.inf), ("at-chance", 0.1)):
 
-        def change(stages, accuracy=accuracy):
-            stages["state"], stages["test_accuracy"] = "diverged", accuracy
+        def change(stages, state=state, accuracy=accuracy):
+            stages["state"], stages["test_accuracy"] = state, accuracy
 
         sentences = _sentences(_changed(grid, change))
-        assert sentences[0].startswith("No result without a diverged seed")
-        assert sentences[-1].startswith("0 stages done, 32 diverged.")
+        assert sentences[0].startswith("No result of which every seed is above chance")
+        assert f" 32 {state}" in sentences[-1] and "Stages: 0 done" in sentences[-1]
 
 
 def test_a_plr_of_no_decided_regime_is_on_neither_side():

@@ -105,9 +105,9 @@ def test_heatmap_has_a_cell_for_every_result(tmp_path):
     def change(stages):
         every = (stages["plr"] == 0.5) & (stages["kind"] == "pretrain")
         stages.loc[every, lost] = NAN
-        stages.loc[every, "state"] = "diverged"
+        stages.loc[every, "state"] = "non-finite"
         one = (stages["plr"] == 5e-2) & (stages["flr"] == 1e-3) & (stages["seed"] == 1)
-        stages.loc[one, "state"] = "diverged"
+        stages.loc[one, "state"] = "at-chance"
 
     grid = _changed(grid, change)
     gone = (grid.stages["plr"] == 1e-3) & (grid.stages["kind"] == "swa")
@@ -120,9 +120,9 @@ def test_heatmap_has_a_cell_for_every_result(tmp_path):
     (table,) = re.findall(r'<table class="heatmap".*?</table>', page, re.DOTALL)
     rows = re.findall(r"<tr[^>]*><th scope=\"row\">.*?</tr>", table)
     cells = [re.findall(r'<td class="([^"]*)">([^<]*)</td>', row) for row in rows]
-    assert cells[2][3] == ("lost", "✕") and data["cells"][2][3]["state"] == "diverged"
+    assert cells[2][3] == ("lost", "✕") and data["cells"][2][3]["state"] == "non-finite"
     assert cells[3][0] == ("waiting", "·") and data["cells"][3][0]["state"] == "not finished"
-    assert cells[1][2][1].endswith("†") and data["cells"][1][2]["state"] == "1/2 diverged"
+    assert cells[1][2][1].endswith("†") and data["cells"][1][2]["state"] == "1/2 at chance"
     # Both of two that are equally good.
     assert cells[0][3] == ("v23 best", "83.00") and cells[1][3] == ("v23 best", "83.00")
     assert data["cells"][0][3]["text"] == "83.00 ± 0.71 % (n = 2 seeds)"

@@ -13,12 +13,12 @@ EVIL = "</script><img src=x onerror=alert(1)>"
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    """Two set-ups, the second with a hostile name; some cells diverged, some not finished."""
+    """Two set-ups, the second with a hostile name; some cells lost, some not finished."""
     folder = tmp_path_factory.mktemp("page")
     grid = make_grid()
     stages = grid.stages[~((grid.stages["kind"] == "swa") & (grid.stages["plr"] == 1e-3))].copy()
     lost = (stages["plr"] == 0.5) & (stages["kind"] == "pretrain")
-    stages.loc[lost, ["state", "test_accuracy"]] = ["diverged", float("nan")]
+    stages.loc[lost, ["state", "test_accuracy"]] = ["non-finite", float("nan")]
     grids = [dataclasses.replace(grid, stages=stages), make_grid(setup=EVIL, dataset=EVIL)]
     commands = dict.fromkeys(stages["stage"], "fasttrain sweep digits --store runs/x")
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -101,7 +101,7 @@ def test_cells_without_results_say_why(visit, address):
     panel = section.locator(".panel")
     rows = section.locator(".heatmap tbody tr")
     rows.nth(2).locator("td").nth(3).click()
-    assert "no finite accuracy: diverged" in panel.inner_text()
+    assert "no finite accuracy: non-finite" in panel.inner_text()
     assert "no finite value" not in panel.locator("svg").first.inner_html()
     rows.nth(3).locator("td").nth(0).click()
     assert "no result: not finished" in panel.inner_text() and panel.locator("svg").count() == 0
@@ -184,7 +184,7 @@ def test_the_table_filters(visit, address):
     assert section.locator(".shown").inner_text() == "2 of 30 stages"
     section.get_by_label("Filter").fill("")
     section.locator("select[name=regime]").select_option("")
-    section.locator("select[name=state]").select_option("diverged")
+    section.locator("select[name=state]").select_option("non-finite")
     assert _column(section, "PLR") == ["0.5", "0.5"]
 
 

@@ -59,7 +59,7 @@ def test_the_trajectory_is_that_of_the_package(model, width, side, channels):
         optimizer.step()
         loss, correct = train_step(theirs, sgd, RADIUS, images, labels)
         assert loss == pytest.approx(float(losses.detach()), rel=1e-9)
-        assert correct == int(hits)
+        assert correct == int(hits.sum())
     for mine, published in zip(ours.sphere_parameters(), tensors, strict=True):
         torch.testing.assert_close(published, mine, rtol=1e-9, atol=1e-11)
     assert sum(float(t.detach().square().sum()) for t in tensors) == pytest.approx(

@@ -17,7 +17,8 @@ SEEDS = range(10)
 
 
 def curves(plr: float, curve: rc.Curve, **changes) -> Curves:
-    return Curves(plr, *curve, **({"steps_per_epoch": rc.STEPS, "num_classes": 10} | changes))
+    known = {"steps_per_epoch": rc.STEPS, "num_classes": 10, "class_entropy": math.log(10)}
+    return Curves(plr, *curve, **(known | changes))
 
 
 def regime(plr: float, curve: rc.Curve, **changes) -> str:

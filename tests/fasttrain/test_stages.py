@@ -1,16 +1,16 @@
-"""What stages compute: averages, batch-norm statistics, distances, chance."""
+"""What stages compute: averages, batch-norm statistics, distances."""
 
 import pytest
 import torch
 
 from fasttrain.angles import angle
 from fasttrain.config import load_config
-from fasttrain.evaluate import reestimate_batch_norm_, score_test_set
+from fasttrain.evaluate import reestimate_batch_norm_, score_in_eval_mode, score_test_set
 from fasttrain.lab import Lab
 from fasttrain.loop import train_epoch
 from fasttrain.plan import averages, build, predecessors, setup_sections
 from fasttrain.results import load_epochs
-from fasttrain.runs import Progress, is_chance
+from fasttrain.runs import Progress
 from fasttrain.store import Store
 from fasttrain_data import load as load_data
 
@@ -45,9 +45,14 @@ def test_an_average_is_the_mean_of_the_checkpoints_of_the_continuing_run(fasttra
             # A running mean in fp32 rounds once per checkpoint.
             torch.testing.assert_close(kept.average[name], torch.stack(values).mean(0))
             weight.copy_(kept.average[name])
-    train = reestimate_batch_norm_(model, lab.train_loader(0).epoch(5), "fp32", lab.device)
+    batches = list(lab.train_loader(0).epoch(5))
+    in_train_mode = reestimate_batch_norm_(model, batches, "fp32", lab.device)
+    # Scored with the statistics that it has from then on, as on the test set.
+    train = score_in_eval_mode(model, batches, "fp32", lab.device)
     result = (lab.store.summary(average.id) or {})["result"]
     assert result["train_accuracy"] == train.accuracy.item()
+    assert result["train_loss"] == train.loss.item() != in_train_mode.loss.item()
+    assert result["train_balanced_accuracy"] is None
     assert (
         result["test_accuracy"]
         == score_test_set(model, lab.test_loader, "fp32", lab.device).accuracy.item()
@@ -77,15 +82,6 @@ def test_every_seed_and_rate_is_its_own_stage_and_predecessors_are_those_of_othe
     assert {s.id for s in predecessors(longest)} >= {s.id for s in stages if s.k == 3} - {
         s.id for s in stages if s.plr != pretrain.plr
     }
-
-
-def test_chance_is_the_commonest_class_and_three_standard_errors():
-    data = load_data("digits")
-    assert is_chance(0.10, data)
-    assert is_chance(0.125, data)
-    assert not is_chance(0.13, data)
-    few = data.subset(n_train=10)
-    assert is_chance(0.3, few) and not is_chance(1.0, few)
 
 
 def test_an_epoch_reads_nothing_from_the_device(tiny, tmp_path):

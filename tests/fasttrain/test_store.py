@@ -73,7 +73,7 @@ def damage(name: str):
 
     def edited(folder: Path) -> None:
         done = folder / "done.json"
-        done.write_text(done.read_text().replace('"done"', '"diverged"'))
+        done.write_text(done.read_text().replace('"done"', '"at-chance"'))
 
     return locals()[name]
 

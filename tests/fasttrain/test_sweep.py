@@ -3,9 +3,13 @@
 import json
 
 import pandas as pd
+import safetensors.torch
+import torch
 
 import fasttrain as package
 from fasttrain.results import load_grids
+from fasttrain.runs import COLUMNS
+from fasttrain.store import Store
 
 from .conftest import contents
 
@@ -67,7 +71,7 @@ def test_what_was_given_up_with_its_parent_runs_once_that_has_run_to_its_end(
     fasttrain, tiny, tmp_path
 ):
     options = ("--epochs", "16", "--n-train", "500")
-    sweep = ("sweep", tiny, "--plr", "1e-3,1", "--k", "2", *options, "--stop-diverged")
+    sweep = ("sweep", tiny, "--plr", "1e-3,1", "--k", "2", *options, "--stop-at-chance")
     train = ("train", tiny, "--plr", "1", *options)
     wanted = [(sweep, [True] * 3), (train, [False, True, True]), (sweep, [False] * 3)]
     for arguments, stopped in wanted:
@@ -88,7 +92,7 @@ def test_a_non_finite_loss_is_a_result_that_is_kept(fasttrain, tiny, tmp_path):
     assert fasttrain(*arguments).code == 0
     table = package.load(tmp_path / "runs" / "tiny")
     lost = table[table["plr"] == 1e180]
-    assert lost["state"].tolist() == ["diverged"] * 4
+    assert lost["state"].tolist() == ["non-finite"] * 4
     assert lost["epoch"].tolist()[0] == 1
     assert lost["train_loss"].isna().all()
     assert (table[table["plr"] == 1e-2]["state"] == "done").all()
@@ -101,15 +105,15 @@ def test_a_hopeless_run_is_given_up_if_the_user_allows_it_and_runs_in_full_other
     fasttrain, tiny, tmp_path
 ):
     grid = ("sweep", tiny, "--plr", "1e-3,1", "--epochs", "16", "--k", "2", "--n-train", "500")
-    assert fasttrain(*grid, "--stop-diverged").code == 0
+    assert fasttrain(*grid, "--stop-at-chance").code == 0
     table = package.load(tmp_path / "runs" / "tiny")
     given_up = table[table["stopped"]]
     assert given_up["plr"].tolist() == [1.0] * 3
-    assert given_up["state"].tolist() == ["diverged"] * 3
+    assert given_up["state"].tolist() == ["at-chance"] * 3
     assert given_up["epoch"].tolist() == [10, 16, 16]
     assert table[~table["stopped"]]["epoch"].tolist() == [16, 18, 17]
     times = finish_times(tmp_path / "runs" / "tiny")
-    assert fasttrain(*grid, "--stop-diverged").code == 0
+    assert fasttrain(*grid, "--stop-at-chance").code == 0
     assert finish_times(tmp_path / "runs" / "tiny") == times
     # Without the permission only what was given up runs, and to its end.
     assert "left: 3 stages" in fasttrain(*grid, "--dry-run").out
@@ -136,8 +140,8 @@ def test_dry_run_counts_and_writes_nothing(fasttrain, tiny, tmp_path):
     assert "estimate:" in words
     assert fasttrain("sweep", tiny, "--k", "2").code == 0
     words = " ".join(fasttrain("sweep", tiny, "--dry-run").out.split())
-    assert "pretrain 2 stages: 1 done, 1 diverged" in words
-    assert "swa 4 stages: 1 done, 1 diverged, 2 todo" in words
+    assert "pretrain 2 stages: 1 done, 1 at-chance" in words
+    assert "swa 4 stages: 1 done, 1 at-chance, 2 todo" in words
 
 
 def test_train_runs_one_cell_that_the_sweep_shares(fasttrain, tiny, tmp_path):
@@ -211,6 +215,76 @@ def test_evaluation_cadence(fasttrain, tiny, tmp_path):
     tested = epochs[epochs["test_accuracy"].notna()]
     assert sorted(set(tested["epoch"])) == [2, 3, 4, 5]
     assert package.load(tmp_path / "runs" / "tiny")["test_accuracy"].notna().all()
+
+
+def test_the_cadence_of_tests_keeps_a_finished_grid_and_every_bit_of_the_weights(
+    fasttrain, tiny, tmp_path
+):
+    longer = ("sweep", tiny, "--epochs", "5", "--finetune-epochs", "4", "--k", "2,4", "--store")
+    for store, cadence in (("each", "1"), ("third", "3")):
+        assert fasttrain(*longer, store, "--evaluate-every", cadence).code == 0
+    each, third = contents(tmp_path / "each"), contents(tmp_path / "third")
+    states = [name for name in each if name.endswith("state.safetensors")]
+    assert len(states) == 8 and each.keys() == third.keys()
+    # Series in a state hold the scores of tests: what is not tested is NaN.
+    tests = [COLUMNS.index(column) for column in ("test_loss", "test_accuracy")]
+    for name in states:
+        one, other = (safetensors.torch.load(content[name]) for content in (each, third))
+        for tensors in (one, other):
+            tensors["series"][:, tests] = 0
+            tensors["series"].nan_to_num_()
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    ends = [package.load(tmp_path / store) for store in ("each", "third")]
+    pd.testing.assert_frame_equal(*(table.drop(columns="time_s") for table in ends))
+    times = finish_times(tmp_path / "each")
+    grown = fasttrain(*longer, "each", "--evaluate-every", "3", "--plr", "1e-2,1e-1,0.3")
+    assert grown.code == 0
+    after = finish_times(tmp_path / "each")
+    assert {stage: after[stage] for stage in times} == times and len(after) == 12
+    # One grid, whose configuration names no cadence; the other store's does.
+    [mixed], [same] = (
+        list(load_grids(tmp_path / store).configurations.values()) for store in ("each", "third")
+    )
+    assert "evaluate_every" not in mixed["training"] and same["training"]["evaluate_every"] == 3
+    assert fasttrain("analyse", "each", "--only", "geometry").code == 0
+
+
+def test_a_stage_goes_on_with_another_cadence_in_the_same_bits(
+    fasttrain, tiny, tmp_path, monkeypatch
+):
+    def stop_in_the_fourth(_, stage, epoch, __):
+        if epoch == 4:
+            raise KeyboardInterrupt
+
+    cell = ("train", tiny, "--plr", "0.1", "--epochs", "6")
+    assert fasttrain(*cell, "--store", "whole").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("fasttrain.progress.ProgressView.epoch", stop_in_the_fourth)
+        assert fasttrain(*cell, "--store", "mixed").code == 130
+    assert fasttrain(*cell, "--store", "mixed", "--evaluate-every", "3").code == 0
+    whole, mixed = (
+        safetensors.torch.load(content)
+        for store in ("whole", "mixed")
+        for name, content in contents(tmp_path / store).items()
+        if name.endswith("state.safetensors")
+    )
+    weights = [name for name in whole if name.startswith("model.")]
+    assert weights and all(torch.equal(whole[name], mixed[name]) for name in weights)
+    tested = package.load_epochs(tmp_path / "mixed")["test_accuracy"].notna()
+    assert tested.tolist() == [True] * 4 + [False, True]
+
+
+def test_a_store_of_the_states_of_earlier_versions_is_read(fasttrain, tiny, tmp_path):
+    assert fasttrain("sweep", tiny, "--plr", "1e-2,1e-1,1e180", "--k", "none").code == 0
+    store = Store.open(tmp_path / "runs" / "tiny", create=False)
+    wanted = package.load(store.path).set_index("stage")["state"]
+    assert set(wanted) == {"done", "at-chance", "non-finite"}
+    for stage in wanted[wanted != "done"].index:
+        summary = {**(store.summary(stage) or {}), "state": "diverged"}
+        names = set(summary.pop("files")) - {"stage.json"}
+        store.finish(stage, {name: store.read(stage, name) for name in names}, summary)
+    assert package.load(store.path).set_index("stage")["state"].equals(wanted)
 
 
 def test_done_files_say_what_they_vouch_for(fasttrain, tiny, tmp_path):

@@ -46,21 +46,23 @@ def _stages(seeds=(0, 1, 2), plrs=PLRS, flrs=FLRS, ks=KS) -> pd.DataFrame:
     return pd.DataFrame([_stage(number, *row) for number, row in enumerate(rows)])
 
 
-def _diverge(stages: pd.DataFrame, accuracy: float = NAN, **cell: float | str) -> pd.DataFrame:
+def _mark(stages: pd.DataFrame, accuracy: float = NAN, **cell: float | str) -> pd.DataFrame:
+    """Cells without a finite loss, or with an accuracy at chance."""
+    state = "non-finite" if np.isnan(accuracy) else "at-chance"
     chosen = np.logical_and.reduce([stages[key] == value for key, value in cell.items()])
-    stages.loc[chosen, ["state", "test_accuracy"]] = ["diverged", accuracy]
+    stages.loc[chosen, ["state", "test_accuracy"]] = [state, accuracy]
     return stages
 
 
-def test_summary_takes_the_best_cell_without_divergence():
-    stages = _diverge(_stages(), 0.99, kind="finetune", plr=1e-3, flr=3e-3, seed=0)
+def test_summary_takes_the_best_cell_of_which_no_seed_is_marked():
+    stages = _mark(_stages(), 0.99, kind="finetune", plr=1e-3, flr=3e-3, seed=0)
     stages = stages[~((stages["kind"] == "swa") & (stages["plr"] == 5e-4) & (stages["k"] == 5))]
-    stages = _diverge(stages, plr=0.5)
-    stages = _diverge(stages, 0.2, kind="pretrain", plr=PLRS[3], seed=1)
+    stages = _mark(stages, plr=0.5)
+    stages = _mark(stages, 0.2, kind="pretrain", plr=PLRS[3], seed=1)
     stages["k"] = stages["k"].astype("Int64")
     table = summary(stages)
     assert table["plr"].tolist() == list(PLRS)
-    assert table["state"].tolist() == ["done", "partial", "done", "1/3 diverged", "diverged"]
+    assert table["state"].tolist() == ["done", "partial", "done", "1/3 at chance", "non-finite"]
     np.testing.assert_allclose(table["best_flr"], [3e-3, 3e-3, 1e-4, 3e-3, NAN])
     np.testing.assert_allclose(table["best_k"], [5, 2, 5, 5, NAN])
     np.testing.assert_allclose(table["finetuned_n"], [3, 3, 3, 3, 0])
@@ -71,8 +73,8 @@ def test_summary_takes_the_best_cell_without_divergence():
 
 
 def test_summary_in_words_and_in_a_terminal_of_80_columns():
-    stages = _diverge(_stages(), plr=0.5)
-    stages = _diverge(stages, 0.2, kind="pretrain", plr=PLRS[3], seed=1)
+    stages = _mark(_stages(), plr=0.5)
+    stages = _mark(stages, 0.2, kind="pretrain", plr=PLRS[3], seed=1)
     table = summary(stages)
     rows = summary_rows(table)
     assert all(len(row) == len(SUMMARY_HEADINGS) for row in rows)
@@ -81,7 +83,7 @@ def test_summary_in_words_and_in_a_terminal_of_80_columns():
     finetuned = f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
     assert rows[0][0] == "0.0001" and rows[0][2:4] == (f"{finetuned} (3)", "0.003")
     assert rows[0][1] == "51.67 ± 2.08 (3)" and rows[0][5:] == ("5", "done")
-    assert rows[-1] == ("0.5", "–", "–", "–", "–", "–", "diverged")
+    assert rows[-1] == ("0.5", "–", "–", "–", "–", "–", "non-finite")
     console = Console(width=80, record=True, color_system=None)
     with console.capture() as captured:
         console.print(rich_table(table))
@@ -91,11 +93,15 @@ def test_summary_in_words_and_in_a_terminal_of_80_columns():
     assert [name for name in headings if name in lines[1]] == headings and "…" not in str(lines)
     shown = lines[-len(PLRS) :]
     assert finetuned in shown[0] and shown[0].split()[0] == "0.0001" and shown[0].endswith("done")
-    assert shown[3].endswith("1/3 diverged") and shown[4].split() == ["0.5", *"–––––", "diverged"]
+    assert shown[3].endswith("1/3 at chance") and shown[4].split() == [
+        "0.5",
+        *"–––––",
+        "non-finite",
+    ]
 
 
-def test_summary_shows_diverged_cells_where_there_are_no_others():
-    stages = _diverge(_stages(), 0.1, kind="swa", plr=0.5)
+def test_summary_shows_marked_cells_where_there_are_no_others():
+    stages = _mark(_stages(), 0.1, kind="swa", plr=0.5)
     row = summary(stages).iloc[-1]
     np.testing.assert_allclose(row["averaged"], 0.1)
     assert row["state"] == "done"
@@ -120,8 +126,17 @@ def test_one_seed_has_no_deviation():
     assert means["std"].isna().all() and (means["n"] == 1).all()
 
 
-@pytest.mark.parametrize("accuracy", [NAN, np.inf, 0.1])
-def test_everything_diverged(accuracy):
+@pytest.mark.parametrize(
+    ("state", "accuracy", "words"),
+    [("non-finite", NAN, "non-finite"), ("at-chance", np.inf, "at chance")],
+)
+def test_everything_is_marked(state, accuracy, words):
     stages = _stages(plrs=(1e-3,))
-    stages["state"], stages["test_accuracy"] = "diverged", accuracy
-    assert summary(stages)["state"].tolist() == ["diverged"]
+    stages["state"], stages["test_accuracy"] = state, accuracy
+    assert summary(stages)["state"].tolist() == [words]
+
+
+def test_an_accuracy_at_chance_is_shown():
+    stages = _mark(_stages(plrs=(1e-3,)), 0.1, kind="pretrain")
+    [row] = summary_rows(summary(stages))
+    assert row[1] == "10.00 ± 0.00 (3)" and row[-1] == "at chance"

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from fasttrain.analysis.tables import Grid
 from fasttrain.report.figures.drawing import Drawing, Shades
-from fasttrain.report.figures.rows import needed, note_of_seeds
+from fasttrain.report.figures.rows import chance_level, needed, note_of_seeds
 from fasttrain.report.figures.style import (
     ABOVE_REGIMES,
     PLR_LABEL,
@@ -21,7 +21,7 @@ from fasttrain.report.figures.style import (
     plr_axes,
     series_styles,
 )
-from fasttrain.report.table import number, seed_means
+from fasttrain.report.table import is_marked, number, seed_means
 
 _PANELS = {
     "finetune": ("flr", "FLR", "Before and after fine-tuning"),
@@ -42,9 +42,9 @@ def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
         means = means.assign(series=f"{symbol} " + means[key].map(number), place=means[key])
         parts.append(pd.concat([pretrained, means.drop(columns=key)]).assign(panel=kind))
     table = pd.concat(parts or [pretrained.assign(panel="pretrain")], ignore_index=True)
-    num_classes = grid.configuration.get("num_classes")
-    table["chance"] = 1 / num_classes if num_classes else np.nan
-    columns = ["panel", "series", "plr", "mean", "std", "n", "num_stages", "num_diverged", "chance"]
+    table["chance"] = chance_level(grid)
+    columns = ["panel", "series", "plr", "mean", "std", "n", "num_stages"]
+    columns += ["num_at_chance", "num_non_finite", "chance"]
     return table.sort_values(["panel", "place", "plr"])[columns].reset_index(drop=True)
 
 
@@ -76,7 +76,7 @@ def _panel(ax: Axes, rows: pd.DataFrame) -> None:
         line = line.assign(mean=100 * line["mean"], std=100 * line["std"])
         colour, mark, dashes = styles[name]
         curve(ax, line, colour, mark, dashes, label=name)
-        hollow = line[(line["num_diverged"] > 0) & line["mean"].notna()]
+        hollow = line[is_marked(line) & line["mean"].notna()]
         ax.plot(hollow["plr"], hollow["mean"], mark, ms=4.5, mfc="white", mec=colour, zorder=4)
         lost = line.loc[line["mean"].isna(), "plr"]
         # An empty line that is not clipped would still claim the corner of the figure.
@@ -94,8 +94,8 @@ def _panel(ax: Axes, rows: pd.DataFrame) -> None:
 
 def _states(table: pd.DataFrame) -> list:
     handles = []
-    if ((table["num_diverged"] > 0) & table["mean"].notna()).any():
-        handles.append(handle("a seed diverged", "0.3", "o"))
+    if (is_marked(table) & table["mean"].notna()).any():
+        handles.append(handle("a seed at chance or without a finite loss", "0.3", "o"))
         handles[-1].set_markerfacecolor("white")
     if table["mean"].isna().any():
         handles.append(handle("no finite accuracy", "0.3", "x"))
@@ -107,8 +107,8 @@ ACCURACY = Drawing(
     title="Fine-tuning and averaging",
     caption=(
         "Test accuracy against PLR: at the end of pre-training, after fine-tuning at each FLR, and "
-        "of the average of k checkpoints. A hollow point has a seed that diverged, a cross on the "
-        "lower edge no finite accuracy."
+        "of the average of k checkpoints. A hollow point has a seed that is at chance or has no "
+        "finite loss, a cross on the lower edge no finite accuracy."
     ),
     published="WDL and LLR, test accuracy of fine-tuning and SWA against PLR",
     table=_table,

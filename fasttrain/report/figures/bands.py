@@ -3,7 +3,6 @@
 arXiv 2410.22113, section 5: the best starts rely on few features.
 """
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -12,6 +11,7 @@ from fasttrain.report.figures.drawing import Drawing, Shades
 from fasttrain.report.figures.rows import (
     analysed,
     by,
+    chance_level,
     described,
     ends_and_averages,
     note_of_seeds,
@@ -42,8 +42,7 @@ def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
     rows = ends_and_averages(described(grid, rows))
     keys = ["place", "series", "band", "low", "high", "plr"]
     table = over_seeds(rows, keys, ["accuracy"]).drop(columns=["place", "quantity"])
-    num_classes = grid.configuration.get("num_classes")
-    return table.assign(chance=1 / num_classes if num_classes else np.nan)
+    return table.assign(chance=chance_level(grid))
 
 
 def _draw(table: pd.DataFrame, shades: Shades) -> Figure:

@@ -37,24 +37,25 @@ def _draw(means: pd.DataFrame, shades: Shades) -> Figure:
         name: means.pivot(index="flr", columns="plr", values=name)
         .reindex(index=flrs, columns=plrs)
         .to_numpy(dtype=float)
-        for name in ("mean", "std", "num_stages", "num_diverged")
+        for name in ("mean", "std", "n", "num_stages", "num_at_chance", "num_non_finite")
     }
-    every_seed_diverged = grid["num_diverged"] == grid["num_stages"]
-    accuracy = np.ma.masked_invalid(np.where(every_seed_diverged, np.nan, 100 * grid["mean"]))
+    accuracy = np.ma.masked_invalid(100 * grid["mean"])
     annotated = len(plrs) <= MAX_ANNOTATED_COLUMNS
     width = max(5.0, (0.68 if annotated else 0.3) * len(plrs))
     height = max(1.5, (0.5 if annotated else 0.3) * len(flrs))
     figure = Figure(figsize=(width + 2.0, height + 1.7), layout="constrained")
     ax = figure.subplots()
-    mesh = ax.pcolormesh(accuracy, cmap="viridis", edgecolors="white", linewidth=1.0)
+    lowest = _lowest_colour(accuracy, grid)
+    mesh = ax.pcolormesh(accuracy, cmap="viridis", edgecolors="white", linewidth=1.0, vmin=lowest)
     # Hundreds of cells are smaller as pixels than as paths.
     mesh.set_rasterized(not annotated)
     # A single value spans no scale.
     if accuracy.count() > 1:
-        figure.colorbar(mesh, ax=ax, label="mean test accuracy (%)", pad=0.02)
+        below = "min" if lowest > accuracy.min() else "neither"
+        figure.colorbar(mesh, ax=ax, label="mean test accuracy (%)", pad=0.02, extend=below)
     _categories(ax, plrs, flrs, vertical_labels=not annotated)
     _name_regimes(ax, means.drop_duplicates("plr").sort_values("plr")["regime"])
-    _mark_cells(ax, grid, every_seed_diverged)
+    _mark_cells(ax, grid)
     if annotated:
         _annotate_cells(ax, mesh, accuracy, 100 * grid["std"])
     winner = best(means)
@@ -63,8 +64,17 @@ def _draw(means: pd.DataFrame, shades: Shades) -> Figure:
         ax.add_patch(
             Rectangle(corner, 1, 1, fill=False, ec="tab:red", lw=2.5, zorder=4, clip_on=False)
         )
-    _cell_legend(figure, grid, every_seed_diverged, winner is not None)
+    _cell_legend(figure, grid, winner is not None)
     return figure
+
+
+def _lowest_colour(accuracy: np.ma.MaskedArray, grid: dict[str, np.ndarray]) -> float:
+    """What the colours begin at: the least accuracy but of cells that are at chance altogether.
+
+    Those take the lowest colour, and none from the others; unless there are no others.
+    """
+    above = accuracy[grid["num_at_chance"] < grid["num_stages"]]
+    return float((above if above.count() else accuracy).min()) if accuracy.count() else 0.0
 
 
 def _categories(ax: Axes, plrs: list, flrs: list, vertical_labels: bool) -> None:
@@ -89,9 +99,14 @@ def _name_regimes(ax: Axes, regimes: pd.Series) -> None:
         ax.text(place + 0.5, 1.06, short, **label)
 
 
-def _mark_cells(ax: Axes, grid: dict[str, np.ndarray], every_seed_diverged: np.ndarray) -> None:
-    for row, column in np.argwhere(grid["num_diverged"] > 0):
-        face = "0.85" if every_seed_diverged[row, column] else "none"
+def _marked(grid: dict[str, np.ndarray]) -> np.ndarray:
+    """Cells with a seed that is at chance or has no finite loss."""
+    return (grid["num_at_chance"] > 0) | (grid["num_non_finite"] > 0)
+
+
+def _mark_cells(ax: Axes, grid: dict[str, np.ndarray]) -> None:
+    for row, column in np.argwhere(_marked(grid)):
+        face = "none" if grid["n"][row, column] else "0.85"
         ax.add_patch(Rectangle((column, row), 1, 1, fc=face, **_HATCH))
         # The colour of an edge is also that of the hatching: the gap to the next cell comes after.
         ax.add_patch(Rectangle((column, row), 1, 1, fill=False, ec="white", lw=1.0))
@@ -109,18 +124,17 @@ def _annotate_cells(ax: Axes, mesh: QuadMesh, accuracy: np.ma.MaskedArray, std: 
         label.set(ha="center", va="center", bbox={"fc": face, "ec": "none", "pad": 1.0})
 
 
-def _cell_legend(
-    figure: Figure, grid: dict[str, np.ndarray], every_seed_diverged: np.ndarray, outlined: bool
-) -> None:
-    some = (grid["num_diverged"] > 0) & ~every_seed_diverged
+def _cell_legend(figure: Figure, grid: dict[str, np.ndarray], outlined: bool) -> None:
+    marked, lost = _marked(grid), grid["n"] == 0
     handles = []
     if outlined:
         handles.append(Patch(fc="none", ec="tab:red", lw=2, label="best cell (on the test set)"))
-    if every_seed_diverged.any():
-        handles.append(Patch(fc="0.85", label="diverged", **_HATCH))
-    if some.any():
-        handles.append(Patch(fc="none", label="some seeds diverged", **_HATCH))
-    if np.isnan(grid["mean"][~every_seed_diverged]).any():
+    if (marked & ~lost).any():
+        label = "a seed at chance or without a finite loss"
+        handles.append(Patch(fc="none", label=label, **_HATCH))
+    if (marked & lost).any():
+        handles.append(Patch(fc="0.85", label="no finite accuracy", **_HATCH))
+    if (np.isnan(grid["mean"]) & ~marked).any():
         handles.append(Patch(fc="white", ec="0.7", label="not finished"))
     if handles:
         figure.legend(
@@ -142,8 +156,9 @@ CELLS = Drawing(
     title="Every pair of learning rates",
     caption=(
         "Mean test accuracy after fine-tuning, PLR across and FLR upwards, one step per value. The "
-        "best cell (highest mean, no diverged seed) is outlined; grey and hatched: every seed "
-        "diverged, hatched: some did, blank: not finished. The strip names the regime of each PLR."
+        "best cell (highest mean, no hatching) is outlined. Hatched: a seed is at chance or has no "
+        "finite loss; grey: no finite accuracy; blank: not finished. Colours begin above cells "
+        "that are at chance for every seed. The strip names the regime of each PLR."
     ),
     published="WDL, test accuracy against PLR for each FLR, as one picture",
     table=_table,

@@ -1,5 +1,6 @@
 """Rows for the figures: what a stage is, means over seeds, curves with fewer points."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -121,6 +122,13 @@ def note_of_count(table: pd.DataFrame) -> str:
     """The sentence on seeds, for means that are drawn without bars."""
     low, high = int(table["n"].min()), int(table["n"].max())
     return f"n = {high} seed{'s' if high > 1 else ''}." if low == high else f"n = {low} to {high}."
+
+
+def chance_level(grid: Grid) -> float:
+    """The test accuracy of the best guess, the commonest class of the test set; NaN if unknown."""
+    configuration = grid.configuration
+    balanced = 1 / configuration.get("num_classes", math.nan)
+    return configuration.get("test_majority", balanced)
 
 
 def regime_of_plr(regimes: pd.DataFrame) -> dict[float, str]:

@@ -1,6 +1,7 @@
 """What a start is worth: fine-tuning from one learning rate of each regime, and from none.
 
-The single-stage columns of the two-stage test of arXiv 2410.22113.
+The single-stage columns of the two-stage test of arXiv 2410.22113. There the run without a start
+is longer than the others; a grid has it at the end of pre-training, so that bars name their epochs.
 """
 
 import numpy as np
@@ -19,7 +20,7 @@ _HATCHES = {"none": "", "3": "xx", "2B": "..", "2A": "//", "2": "//", "1": "\\\\
 
 
 def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
-    """One row per bar: flr, start ("none" or a regime), plr, mean, std, n."""
+    """One row per bar: flr, start ("none" or a regime), plr, epochs (in all), mean, std, n."""
     if regimes.empty or not (grid.stages["kind"] == "finetune").any():
         raise Missing("No finished fine-tuning to compare: run fasttrain sweep with an --flr.")
     tuned, trained = seed_means(grid.stages, "finetune"), seed_means(grid.stages, "pretrain")
@@ -31,14 +32,16 @@ def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
             "No PLR whose seeds agree on a regime has been fine-tuned at the lowest or highest "
             "FLR: take other PLRs or more epochs in fasttrain sweep."
         )
-    rows = []
+    rows, epochs = [], grid.stages.groupby("kind")["epoch"].max()
     for flr in ends:
         cells = [("none", trained[trained["plr"] == flr])]
         at_flr = shown[shown["flr"] == flr]
         cells += [(name, at_flr[at_flr["plr"] == plr]) for name, plr in middles.items()]
         for start, cell in cells:
-            rows += [{"flr": flr, "start": start} | row for row in cell.to_dict("records")]
-    return pd.DataFrame(rows)[["flr", "start", "plr", "mean", "std", "n"]]
+            length = epochs["pretrain" if start == "none" else "finetune"]
+            about = {"flr": flr, "start": start, "epochs": length}
+            rows += [about | row for row in cell.to_dict("records")]
+    return pd.DataFrame(rows)[["flr", "start", "plr", "epochs", "mean", "std", "n"]]
 
 
 def _middles(regimes: dict[float, str], tuned: set[float]) -> dict[str, float]:
@@ -62,8 +65,9 @@ def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
     for place, start in enumerate(starts):
         bars = table[table["start"] == start].set_index("flr").reindex(flrs)
         colour = GREY if start == "none" else REGIMES[start][0]
-        plr = table.loc[table["start"] == start, "plr"].iloc[0]
+        plr, epochs = table.loc[table["start"] == start, ["plr", "epochs"]].iloc[0]
         label = "none: trained at the FLR" if start == "none" else f"{start}: PLR {number(plr)}"
+        label += f", {epochs:.0f} epochs"
         x = np.arange(len(flrs)) + (place - (len(starts) - 1) / 2) * width
         style = {"color": colour, "edgecolor": "white", "hatch": _HATCHES[start], "label": label}
         mean, std = 100 * bars["mean"].to_numpy(), 100 * bars["std"].to_numpy()
@@ -75,7 +79,7 @@ def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
             ax.text(at, top + 1, text, ha="center", va="bottom", fontsize=8)
     ax.set_xticks(np.arange(len(flrs)), [f"FLR {number(flr)}" for flr in flrs])
     ax.set(ylabel="test accuracy (%)", ylim=(0, 112), yticks=range(0, 101, 20))
-    legend_below(figure, handles, columns=3)
+    legend_below(figure, handles, columns=2)
     return figure
 
 
@@ -85,8 +89,9 @@ STARTS = Drawing(
     caption=(
         "Test accuracy at the lowest and highest FLR, from one pre-training of each regime (the "
         "middle one of its PLRs); grey: trained at the FLR from the initialisation, where the FLR "
-        "is among the PLRs (– where it is not), for the epochs of pre-training alone. The "
-        "published figure has no regime 3, and one more column, two pre-trainings in a chain (PLR "
+        "is among the PLRs (– where it is not). The key has the epochs of a bar in all: grey ones "
+        "have those of pre-training alone, in the published figure 500, beside 400. It has no "
+        "regime 3, and one more column, two pre-trainings in a chain (PLR "
         "1e-2, then 1e-3): that needs a second stage of pre-training, which a grid does not train."
     ),
     published="WDL, two-stage test",
