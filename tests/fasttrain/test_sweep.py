@@ -9,7 +9,6 @@ import torch
 import fasttrain as package
 from fasttrain.results import load_grids
 from fasttrain.runs import COLUMNS
-from fasttrain.store import Store
 
 from .conftest import contents
 
@@ -273,18 +272,6 @@ def test_a_stage_goes_on_with_another_cadence_in_the_same_bits(
     assert weights and all(torch.equal(whole[name], mixed[name]) for name in weights)
     tested = package.load_epochs(tmp_path / "mixed")["test_accuracy"].notna()
     assert tested.tolist() == [True] * 4 + [False, True]
-
-
-def test_a_store_of_the_states_of_earlier_versions_is_read(fasttrain, tiny, tmp_path):
-    assert fasttrain("sweep", tiny, "--plr", "1e-2,1e-1,1e180", "--k", "none").code == 0
-    store = Store.open(tmp_path / "runs" / "tiny", create=False)
-    wanted = package.load(store.path).set_index("stage")["state"]
-    assert set(wanted) == {"done", "at-chance", "non-finite"}
-    for stage in wanted[wanted != "done"].index:
-        summary = {**(store.summary(stage) or {}), "state": "diverged"}
-        names = set(summary.pop("files")) - {"stage.json"}
-        store.finish(stage, {name: store.read(stage, name) for name in names}, summary)
-    assert package.load(store.path).set_index("stage")["state"].equals(wanted)
 
 
 def test_done_files_say_what_they_vouch_for(fasttrain, tiny, tmp_path):
