@@ -152,7 +152,7 @@ def _folders() -> Iterator[Line]:
 
 
 def _data_sets() -> Path:
-    from fasttrain_data.sources import cache_dir
+    from fasttrain_data.catalogue import cache_dir
 
     return cache_dir()
 
