@@ -5,7 +5,7 @@ here, by its type.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -14,6 +14,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from .config import Config, DataConfig, GridConfig, NetworkConfig, RunOptions, TrainingConfig
+from .settings.optimizers import changed
 from .values import EpochCounts, LearningRates, epoch_counts, learning_rates
 
 LISTS: dict[Any, tuple[Callable[[Any], tuple[Any, ...]], str]] = {
@@ -47,6 +48,35 @@ Options = Annotated[FlagCreatePairsOff[RunOptions], arg(name="run")]
 
 
 @dataclass(frozen=True, kw_only=True)
+class OptimizerFlags:
+    """What to change of the configured optimiser; another kind begins at its own defaults."""
+
+    optimizer: Literal["sphere", "sgd", "adam"] | None = None
+    """sphere: at effective rates; sgd, adam: all parameters at raw rates"""
+    scope: Literal["joint", "filter", "tensor", "equal-norms"] | None = None
+    """sphere: what has a sphere of its own"""
+    free_lr: float | None = None
+    """sphere: raw rate of plain SGD for the parameters that are not on it"""
+    momentum: float | None = None
+    """sgd: momentum"""
+    nesterov: bool | None = None
+    """sgd: Nesterov's momentum"""
+    betas: tuple[float, float] | None = None
+    """adam: decay of both moments"""
+    eps: float | None = None
+    """adam: what is added to the denominator"""
+    weight_decay: float | None = None
+    """sgd, adam: weight decay of all parameters"""
+    decoupled: bool | None = None
+    """adam: weight decay beside the moments instead of in the gradient"""
+
+    def applied(self, config: Config) -> dict[str, Any]:
+        """The table of the configured optimiser with these changes."""
+        flags = asdict(self)
+        return changed(config.optimizer, {"kind": flags.pop("optimizer"), **flags})
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """What all commands that train have in common."""
 
@@ -54,6 +84,7 @@ class Cell:
     """a preset's name or the path of a .toml file"""
     data: DataConfig
     network: NetworkConfig
+    optimizer: OptimizerFlags
     training: TrainingConfig
     options: Options
 
@@ -64,6 +95,7 @@ class Cell:
             preset=tyro.MISSING,
             data=config.data,
             network=config.network,
+            optimizer=OptimizerFlags(),
             training=config.training,
             options=RunOptions(),
             **others,
@@ -84,9 +116,9 @@ class Train(Cell):
     """Run one cell: pre-train at one learning rate, and fine-tune or average if asked."""
 
     plr: float
-    """pre-training effective learning rate"""
+    """pre-training learning rate: effective on the sphere, raw with sgd and adam"""
     flr: float | None = None
-    """fine-tuning effective learning rate"""
+    """fine-tuning learning rate, likewise"""
     k: EpochCounts = ()
     """checkpoints to average"""
     seed: int = 0

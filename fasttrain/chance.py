@@ -2,8 +2,9 @@
 
 A run is *at chance* when it shows no sign of having learnt, by two measures at once:
 
-    loss                at least the entropy of the class shares, H = -sum p_c ln p_c: the best
-                        loss of a prediction that does not look at the image (ln C if balanced)
+    loss                at least the best of a prediction that does not look at the image: of the
+                        cross-entropy that of the class shares, H = -sum p_c ln p_c (ln C if
+                        balanced)
     balanced accuracy   the mean over classes of the share of their images that are right, as of a
                         guess: 1/C, whatever the shares
 
@@ -15,6 +16,7 @@ a network that tells the classes apart may have less.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +33,7 @@ class Chance(NamedTuple):
     """What a prediction that does not look at the image reaches on a training set."""
 
     loss: float
-    """entropy of the class shares in nats: the least mean cross-entropy"""
+    """the least mean loss"""
     balanced_accuracy: float
     """up to which a network may have guessed"""
 
@@ -44,12 +46,15 @@ class Chance(NamedTuple):
         return guesses and loss >= self.loss
 
 
-def chance_of(labels: np.ndarray) -> Chance:
-    """The chance level of a training set with these labels, (num_images,) of integers."""
+def chance_of(labels: np.ndarray, guess: Callable[[np.ndarray], float]) -> Chance:
+    """The chance level of a training set with these labels, (num_images,) of integers.
+
+    Args:
+        guess: the least mean loss, of the shares of the classes.
+    """
     counts = np.unique(labels, return_counts=True)[1]
     shares = counts / counts.sum()
     uniform = 1 / len(counts)
     # Of a uniform guess: the mean of the accuracies of classes that are independent.
     error = math.sqrt(uniform * (1 - uniform) * (1 / counts).sum()) * uniform
-    entropy = float(-(shares * np.log(shares)).sum())
-    return Chance(entropy, uniform + max(NUM_ERRORS * error, GUESS * (1 - uniform)))
+    return Chance(guess(shares), uniform + max(NUM_ERRORS * error, GUESS * (1 - uniform)))

@@ -120,7 +120,7 @@ def _dispatch(arguments: list[str]) -> int:
 def _sweep(arguments: list[str]) -> int:
     config = preset_config("sweep", arguments)
     command = parse(Sweep, "sweep", arguments, Sweep.of(config, grid=config.grid))
-    config = _checked(command, command.grid)
+    config = _checked(command, config, command.grid)
     return _run(command, config, "sweep", arguments, dry_run=command.dry_run)
 
 
@@ -131,14 +131,14 @@ def _train(arguments: list[str]) -> int:
     if not 0 <= command.seed < 2**63:
         raise UsageError(f"--seed {command.seed}: must be at least 0 and below 2^63")
     grid = GridConfig(plr=plr, flr=flr, k=command.k)
-    config = dataclasses.replace(_checked(command), grid=grid)
+    config = dataclasses.replace(_checked(command, config), grid=grid)
     return _run(command, config, "train", arguments, seeds=[command.seed], every_epoch=True)
 
 
 def _run(command: Cell, config: Config, verb: str, arguments: list[str], **how: Any) -> int:
     """Run a sweep, or a cell of one."""
     name = Path(command.preset).stem
-    options = check_options(command.options)
+    options = check_options(command.options, config)
     check_training(config, options, name)
     from .session import sweep
 
@@ -146,9 +146,13 @@ def _run(command: Cell, config: Config, verb: str, arguments: list[str], **how: 
     return sweep(config, options, name=name, command=words, **how)
 
 
-def _checked(command: Cell, grid: GridConfig | None = None) -> Config:
+def _checked(command: Cell, config: Config, grid: GridConfig | None = None) -> Config:
+    """The configuration of a preset or file with the command's flags."""
     parts = {"data": command.data, "network": command.network, "training": command.training}
-    return check(Config(**parts, grid=grid or GridConfig()), "command line")
+    table = {name: dataclasses.asdict(part) for name, part in parts.items()}
+    table["optimizer"] = command.optimizer.applied(config)
+    table["grid"] = dataclasses.asdict(grid or GridConfig())
+    return check(table, "command line")
 
 
 def _rates(flag: str, rate: float | None) -> tuple[float, ...]:
@@ -164,7 +168,8 @@ def _locate(arguments: list[str]) -> int:
     default = Locate.of(config, flr=config.grid.flr, seeds=config.grid.seeds)
     command = parse(Locate, "locate", arguments, default)
     grid = dataclasses.replace(config.grid, flr=command.flr, seeds=command.seeds)
-    config, options = _checked(command, grid), check_options(command.options)
+    config = _checked(command, config, grid)
+    options = check_options(command.options, config)
     name = Path(command.preset).stem
     check_training(config, options, f"{name}-locate")
     from .analysis.task import Task, plan_search

@@ -13,12 +13,13 @@ import tomllib
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
 from .errors import UsageError, nearest
 from .limits import LARGEST_RADIUS, MAX_TOML_BYTES, MOST, in_one_line, shown, within
+from .settings.optimizers import KINDS, SGD, Optimizer, Sphere, options
 from .values import EpochCounts, LearningRates, known_device
 
 _CLOSED = ConfigDict(extra="forbid")
@@ -37,6 +38,7 @@ Radius = Annotated[float, Strict(), Field(ge=1 / LARGEST_RADIUS, le=LARGEST_RADI
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     __pydantic_config__ = _CLOSED
+    numerics: ClassVar[int] = 1
     dataset: str = "digits"
     """digits, cifar10, cifar100, fashion-mnist, or the path of an .npz file"""
     n_train: Count | None = None
@@ -54,17 +56,29 @@ class DataConfig:
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
     __pydantic_config__ = _CLOSED
-    model: Literal["convnet", "resnet18"] = "convnet"
-    """scale-invariant network"""
+    model: Literal["convnet", "resnet18", "mlp"] = "convnet"
+    """network"""
     width: Annotated[Count, _limited("WIDTH")] = 8
-    """channels of the first convolution"""
+    """channels of the first convolution, or of each hidden layer of the mlp"""
+    form: Literal["scale-invariant", "practical"] = "scale-invariant"
+    """practical: affine normalisation, and a head that trains"""
     radius: Radius = 12.0
-    """radius of the sphere that all convolution weights lie on together"""
+    """radius of the sphere that all convolution weights lie on together (sphere alone)"""
+
+    @property
+    def numerics(self) -> int:
+        """The number of this network; of the others their own."""
+        return NETWORK_NUMERICS[self.model]
+
+
+NETWORK_NUMERICS = {"convnet": 1, "resnet18": 1, "mlp": 1}
+"""Raised by a change of a network that changes the numbers of a stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     __pydantic_config__ = _CLOSED
+    numerics: ClassVar[int] = 1
     epochs: Epochs = 60
     """pre-training epochs"""
     finetune_epochs: Epochs = 20
@@ -75,15 +89,19 @@ class TrainingConfig:
     """epochs between test passes; the last epoch is always tested"""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """arithmetic of the networks (weights stay fp32); auto is bf16 where the device has it"""
+    loss: Literal["cross-entropy", "binary-cross-entropy", "squared"] = "cross-entropy"
+    """mean over images; squared is summed over classes, binary-cross-entropy is of two classes"""
+    inherit: Literal["weights", "optimizer"] = "weights"
+    """what fine-tuning starts with: the weights, or the optimiser's state too"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridConfig:
     __pydantic_config__ = _CLOSED
     plr: LearningRates = (0.001, 0.01, 0.1)
-    """pre-training effective learning rates"""
+    """pre-training learning rates: effective on the sphere, raw with sgd and adam"""
     flr: LearningRates = (0.001, 0.01)
-    """fine-tuning effective learning rates"""
+    """fine-tuning learning rates, likewise"""
     k: EpochCounts = (2, 5)
     """checkpoints averaged (SWA): the end of pre-training, then one per epoch at the same rate"""
     seeds: Annotated[Count, _limited("SEEDS")] = 1
@@ -95,6 +113,7 @@ class Config:
     __pydantic_config__ = _CLOSED
     data: DataConfig = field(default_factory=DataConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    optimizer: Optimizer = field(default_factory=Sphere)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     grid: GridConfig = field(default_factory=GridConfig)
 
@@ -185,6 +204,7 @@ def check(config: Config | dict[str, Any], origin: str) -> Config:
         UsageError: in one line, where (`origin`), which key, the value, what is allowed.
     """
     checked = _checked(Config(), config, origin)
+    _check_together(checked, origin)
     grid = checked.grid
     num_legs = 1 + len(grid.flr) + len(grid.k)
     num_stages = grid.seeds * len(grid.plr) * num_legs
@@ -196,21 +216,56 @@ def check(config: Config | dict[str, Any], origin: str) -> Config:
     return checked
 
 
-def check_options(options: RunOptions) -> RunOptions:
-    """The options with every value checked, as `check` does."""
+def _check_together(config: Config, origin: str) -> None:
+    """Raise for values that are allowed each, and not together."""
+    optimizer = config.optimizer
+    if isinstance(optimizer, SGD) and optimizer.nesterov and not optimizer.momentum:
+        raise UsageError(f"{origin}: optimizer.nesterov = true: needs a momentum above 0")
+    if isinstance(optimizer, Sphere) and config.network.form == "practical":
+        if optimizer.free_lr is None:
+            raise UsageError(
+                f"{origin}: network.form = 'practical': affine normalisation and head are not on the"
+                " sphere; give optimizer.free_lr, the rate of plain SGD for them, or take sgd or"
+                " adam"
+            )
+    elif isinstance(optimizer, Sphere) and optimizer.free_lr is not None:
+        raise UsageError(
+            f"{origin}: optimizer.free_lr = {optimizer.free_lr:g}: a scale-invariant network trains"
+            " nothing beside the sphere"
+        )
+    if config.training.inherit == "optimizer" and not optimizer.keeps_state:
+        raise UsageError(
+            f"{origin}: training.inherit = 'optimizer': {optimizer.kind} without momentum keeps no"
+            " state; allowed here is weights"
+        )
+
+
+def check_options(options: RunOptions, config: Config) -> RunOptions:
+    """The options with every value checked, as `check` does, for runs of a configuration."""
+    if options.stop_at_chance and not isinstance(config.optimizer, Sphere):
+        raise UsageError(
+            "--stop-at-chance: random walks are told by the angles of steps on the sphere, and the"
+            f" optimizer is {config.optimizer.kind}"
+        )
     return _checked(options, options, "command line")
 
 
 def _checked(kind: T, value: T | dict[str, Any], origin: str) -> T:
     table = value if isinstance(value, dict) else dataclasses.asdict(cast(Any, value))
+    if isinstance(kind, Config):
+        table = _with_kind(table, origin)
     try:
         return TypeAdapter(type(kind)).validate_python(table)
     except ValidationError as error:
         first = error.errors()[0]
+    tag = ""
     keys = [str(part) for part in first["loc"] if isinstance(part, str)]
+    if keys[:1] == ["optimizer"] and keys[1:]:
+        # Below it pydantic names the kind, too.
+        tag = keys.pop(1)
     where = f"{origin}: {'.'.join(_key(key) for key in keys)}"
     if first["type"] == "unexpected_keyword_argument":
-        allowed = _keys_at(kind, keys[:-1])
+        allowed = list(options(tag)) if tag else _keys_at(kind, keys[:-1])
         raise UsageError(
             f"{where}: no such key{nearest(keys[-1], allowed)}; allowed here: {', '.join(allowed)}"
         )
@@ -218,6 +273,20 @@ def _checked(kind: T, value: T | dict[str, Any], origin: str) -> T:
     if first["type"] == "literal_error":
         reason += nearest(str(first["input"]), re.findall(r"'([^']+)'", reason))
     raise UsageError(f"{where} = {shown(first['input'])}: {reason}")
+
+
+def _with_kind(table: dict[str, Any], origin: str) -> dict[str, Any]:
+    """The table of a configuration whose optimiser names its kind, sphere if it names none."""
+    optimizer = table.get("optimizer", {})
+    if not isinstance(optimizer, dict):
+        return table
+    kind = optimizer.get("kind", "sphere")
+    if kind not in KINDS:
+        raise UsageError(
+            f"{origin}: optimizer.kind = {shown(kind)}: must be {', '.join(KINDS)}"
+            f"{nearest(str(kind), KINDS)}"
+        )
+    return {**table, "optimizer": {"kind": kind, **optimizer}}
 
 
 def _key(key: str) -> str:

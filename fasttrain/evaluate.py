@@ -4,37 +4,26 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fasttrain_data import Loader
 
 from .models import ImageClassifier
 from .precision import autocast
+from .settings.losses import Loss
 
 
 class Score(NamedTuple):
-    """Mean cross-entropy and fraction correct of every model, (num_models,) fp64 on the device."""
+    """Mean loss and fraction correct of every model, (num_models,) fp64 on the device."""
 
     loss: Tensor
     accuracy: Tensor
 
 
-def loss_and_correct(
-    logits: Tensor,  # (B, K), or of a pack (num_models, B, K)
-    labels: Tensor,  # (B,)
-) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy, fp32 or wider, (num_models,); which are right, (num_models, B) bool."""
-    every = logits.view(-1, *logits.shape[-2:])
-    every = every.to(torch.promote_types(every.dtype, torch.float32))
-    targets = labels.expand(every.shape[:2])
-    losses = F.cross_entropy(every.flatten(0, 1), targets.reshape(-1), reduction="none")
-    return losses.view_as(targets).mean(dim=1), every.detach().argmax(dim=2) == targets
-
-
 @torch.no_grad()
 def score(
     model: ImageClassifier,
+    loss: Loss,
     batches: Iterable[tuple[Tensor, Tensor]],
     precision: str,
     device: torch.device,
@@ -46,7 +35,7 @@ def score(
     for images, labels in batches:
         with autocast(precision, device):
             logits = model(images)
-        losses, hits = loss_and_correct(logits, labels)
+        losses, hits = loss(logits, labels)
         loss_sum += losses * len(labels)
         correct += hits.sum(dim=1)
         count += len(labels)
@@ -54,27 +43,29 @@ def score(
 
 
 def score_test_set(
-    model: ImageClassifier, loader: Loader, precision: str, device: torch.device
+    model: ImageClassifier, loss: Loss, loader: Loader, precision: str, device: torch.device
 ) -> Score:
     """Score on the test set in eval mode; the model is left in train mode."""
-    return score_in_eval_mode(model, loader.epoch(0), precision, device)
+    return score_in_eval_mode(model, loss, loader.epoch(0), precision, device)
 
 
 def score_in_eval_mode(
     model: ImageClassifier,
+    loss: Loss,
     batches: Iterable[tuple[Tensor, Tensor]],
     precision: str,
     device: torch.device,
 ) -> Score:
     """Score with the running statistics of batch normalisation; the model is left in train mode."""
     model.eval()
-    result = score(model, batches, precision, device)
+    result = score(model, loss, batches, precision, device)
     model.train()
     return result
 
 
 def reestimate_batch_norm_(
     model: ImageClassifier,
+    loss: Loss,
     batches: Iterable[tuple[Tensor, Tensor]],
     precision: str,
     device: torch.device,
@@ -90,7 +81,7 @@ def reestimate_batch_norm_(
         norm.reset_running_stats()
         norm.momentum = None
     model.train()
-    result = score(model, batches, precision, device)
+    result = score(model, loss, batches, precision, device)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return result

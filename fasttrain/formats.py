@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from .errors import EnvironmentProblem
 from .schema import read_json
 
-FORMAT = 3
+FORMAT = 4
 """Raised by every change of this package after which stores of before cannot be read."""
 
 

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,15 +18,24 @@ from fasttrain_data import (
     load,
     open_loader,
 )
-from fasttrain_kernels import SphereSGD
-
 from .chance import Chance, chance_of
 from .config import Config, RunOptions
 from .errors import UsageError
 from .inputs import one_line_errors
 from .models import MODELS, ImageClassifier, fold
 from .precision import set_exact_arithmetic
+from .settings.fused import start_norms
+from .settings.groups import Built, Trained, trained_parameters
+from .settings.losses import LOSSES, Loss
+from .settings.optimizers import Sphere
 from .store import Store
+
+
+class End(NamedTuple):
+    """What a stage ends as: what others may start from."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
 
 
 @dataclass
@@ -44,8 +54,10 @@ class Lab:
     """whether networks run as torch.compile makes them"""
     stop_at_chance: bool = False
     """whether runs that walk at random end early"""
-    final_states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    """networks at the end of pre-training, by stage: those that the next packs start from"""
+    final_states: dict[str, End] = field(default_factory=dict)
+    """ends of pre-trainings, by stage: those that the next packs start from"""
+    radii: dict[int, list[Tensor]] = field(default_factory=dict)
+    """of the spheres of filters or tensors, by seed"""
     test_loader: Loader = field(init=False)
 
     def __post_init__(self) -> None:
@@ -56,11 +68,14 @@ class Lab:
     def new_model(self, seed: int, num_models: int = 1) -> ImageClassifier:
         """The network as initialised from the seed, the same on every device, so many times."""
         network = self.config.network
+        height, width, channels = self.data.train_images.shape[1:]
         make = functools.partial(
             MODELS[network.model],
-            self.data.num_classes,
-            in_channels=self.data.train_images.shape[-1],
+            self.loss.outputs(self.data.num_classes),
+            in_channels=channels,
             width=network.width,
+            scale_invariant=network.form == "scale-invariant",
+            **({"image_size": (height, width)} if network.model == "mlp" else {}),
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -79,30 +94,49 @@ class Lab:
             model.compile(mode="reduce-overhead" if graphs else None, dynamic=False)
         return model
 
-    def new_optimizer(self, model: ImageClassifier, elrs: Sequence[float]) -> SphereSGD:
-        """The optimiser of all conv weights of each model on one sphere, a rate for each model."""
-        return SphereSGD(
-            model.named_sphere_parameters(),
-            elr=torch.tensor(elrs, dtype=torch.float64, device=self.device),
-            radius=self.config.network.radius,
-            num_models=model.num_models,
-        )
+    def new_optimizer(self, model: ImageClassifier, seed: int, lrs: Sequence[float]) -> Built:
+        """The optimiser of all that trains of a pack of networks of a seed, a rate for each."""
+        chosen, start = self.config.optimizer, dict[str, Any]()
+        if isinstance(chosen, Sphere):
+            start["radius"] = self.config.network.radius
+            if chosen.scope != "joint":
+                start["norms"] = self._start_norms(seed)
+        return chosen.build(trained(model), lrs, **start)
+
+    def _start_norms(self, seed: int) -> list[Tensor]:
+        """Radii of the spheres of a seed's network, by tensor: stages keep them to their end."""
+        if seed not in self.radii:
+            weights = [weight.cpu() for weight in self.new_model(seed).sphere_parameters()]
+            scope = self.config.optimizer.scope  # type: ignore[union-attr]
+            self.radii[seed] = start_norms(scope, weights, self.config.network.radius)
+        return self.radii[seed]
 
     def initial_state(self, seed: int) -> dict[str, Tensor]:
-        """The network of a seed on the sphere, before its first step, on the host."""
+        """The network of a seed where training starts, on the host."""
         model = self.new_model(seed)
-        self.new_optimizer(model, [0.0]).projected_()
+        # Any rate: none is used.
+        self.new_optimizer(model, seed, [1.0]).start_()
         return {name: value.detach().cpu() for name, value in model.state_dict().items()}
+
+    @property
+    def loss(self) -> Loss:
+        """What is minimised."""
+        return LOSSES[self.config.training.loss]
 
     @functools.cached_property
     def chance(self) -> Chance:
         """What guessing scores on the training set."""
-        return chance_of(self.data.train_labels)
+        return chance_of(self.data.train_labels, self.loss.guess)
 
     @functools.cached_property
     def sphere_names(self) -> list[str]:
-        """Names of the conv weights."""
-        return [name for name, _ in self.new_model(0).named_sphere_parameters()]
+        """Names of the weights that lie on the sphere, where there is one."""
+        return [name for name, _ in trained(self.new_model(0)).sphere]
+
+    @functools.cached_property
+    def free_names(self) -> list[str]:
+        """Names of what trains beside them."""
+        return [name for name, _ in trained(self.new_model(0)).free]
 
     def about(self) -> dict[str, object]:
         """What stage.json says besides what a stage's identity rests on."""
@@ -113,7 +147,7 @@ class Lab:
             "num_classes": self.data.num_classes,
             "num_train": len(self.data.train_labels),
             "num_test": num_test,
-            "class_entropy": self.chance.loss,
+            "guess_loss": self.chance.loss,
             "test_majority": float(np.bincount(self.data.test_labels).max() / num_test),
             "evaluate_every": self.config.training.evaluate_every,
             "source": {
@@ -136,6 +170,16 @@ class Lab:
             loader=data.loader,
             device=self.device,
         )
+
+
+def trained(model: ImageClassifier) -> Trained:
+    """What of a pack of networks trains.
+
+    Raises:
+        UsageError: a parameter that no optimiser takes.
+    """
+    on_sphere, free = model.named_sphere_parameters(), model.named_free_parameters()
+    return trained_parameters(model, on_sphere, free, model.num_models)
 
 
 def load_images(dataset: str, root: Path | None) -> ImageData:
@@ -165,6 +209,13 @@ def configured_images(config: Config, root: Path | None) -> ImageData:
         raise UsageError(
             f"crop_padding = {config.data.crop_padding}: images have {size} pixels a side"
         )
+    LOSSES[config.training.loss].outputs(data.num_classes)
+    batch_size, count = config.training.batch_size, len(data.train_labels)
+    if config.network.model == "mlp" and count % batch_size == 1:
+        raise UsageError(
+            f"batch_size = {batch_size}: the last batch of {count} images has one, of which batch"
+            " normalisation of an mlp has no statistics; take another size, or another n_train"
+        )
     return data
 
 
@@ -182,7 +233,7 @@ def open_lab(
     if device.type == "cuda":
         # Kernels are launched on the current device, whatever device their tensors are on.
         torch.cuda.set_device(device)
-    return Lab(
+    lab = Lab(
         config,
         configured_images(config, options.data_root),
         Store(store, accept_stopped=options.stop_at_chance),
@@ -194,3 +245,6 @@ def open_lab(
         compiled,
         options.stop_at_chance,
     )
+    # Raises for parameters that no optimiser takes.
+    _ = lab.sphere_names
+    return lab

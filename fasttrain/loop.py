@@ -6,11 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fasttrain_kernels import SphereSGD
-
-from .evaluate import loss_and_correct
 from .models import ImageClassifier
 from .precision import autocast
+from .settings.groups import Built
+from .settings.losses import Loss
 
 
 class EpochTotals(NamedTuple):
@@ -23,12 +22,13 @@ class EpochTotals(NamedTuple):
     train_balanced_accuracy: Tensor
     """of the same predictions the mean over classes of the fraction of their images"""
     grad_norm: Tensor
-    """effective gradient norm ||g|| * ||theta||, mean over steps"""
+    """effective gradient norm ||g|| * ||theta|| of the sphere weights, mean over steps"""
 
 
 def train_epoch(
     model: ImageClassifier,
-    optimizer: SphereSGD,
+    loss: Loss,
+    optimizer: Built,
     batches: Iterable[tuple[Tensor, Tensor]],
     precision: str,
     device: torch.device,
@@ -37,7 +37,7 @@ def train_epoch(
     model.train()
     size = model.num_models
     loss_sum = torch.zeros(size, dtype=torch.float64, device=device)
-    num_classes = model.head.out_features // size
+    num_classes = loss.num_classes(model.head.out_features // size)
     hits_by_class = torch.zeros(size, num_classes, dtype=torch.int64, device=device)
     images_by_class = torch.zeros(num_classes, dtype=torch.int64, device=device)
     grad_norm_sum = torch.zeros(size, dtype=torch.float64, device=device)
@@ -45,17 +45,16 @@ def train_epoch(
     for images, labels in batches:
         with autocast(precision, device):
             logits = model(images)
-        losses, hits = loss_and_correct(logits, labels)
-        optimizer.zero_grad(set_to_none=True)
+        losses, hits = loss(logits, labels)
+        optimizer.zero_grad()
         # Each model's gradient is that of its own loss: no weight is shared.
         losses.sum().backward()
         optimizer.step()
-        statistics = optimizer.statistics()
         loss_sum += losses.detach() * len(labels)
         # Integers, so that the order of the additions does not matter.
         hits_by_class.index_add_(1, labels, hits.long())
         images_by_class.index_add_(0, labels, torch.ones_like(labels))
-        grad_norm_sum += statistics.total_grad_norm * statistics.total_norm
+        grad_norm_sum += optimizer.effective_grad_norm()
         num_images += len(labels)
         num_steps += 1
     accuracy = hits_by_class.sum(dim=1).double() / num_images

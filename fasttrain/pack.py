@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .evaluate import Score, reestimate_batch_norm_, score_in_eval_mode, score_test_set
-from .lab import Lab
+from .lab import Lab, trained
 from .loop import filter_norms, train_epoch
 from .models import fold, unfold
 
@@ -35,17 +35,19 @@ class Epoch(NamedTuple):
     """||theta_i|| of every filter, (num_models, filters) fp32"""
     states: list[State]
     averages: list[State]
-    """running means of the sphere parameters; empty dictionaries unless the pack averages"""
+    """running means of all that trains; empty dictionaries unless the pack averages"""
+    optimizers: list[State]
+    """what the next step depends on besides the weights; empty without momentum or moments"""
 
 
 class Pack:
     """Models of one seed, each with a learning rate of its own, on the same batches.
 
     Args:
-        states: where every model starts; None is the network as initialised from the seed, put on
-            the sphere.
-        averages: running means of the sphere parameters over `num_averaged` checkpoints, if the
-            pack averages.
+        states: where every model starts; None is the network of the seed at its start.
+        averages: running means of all that trains over `num_averaged` checkpoints, if the pack
+            averages.
+        optimizers: states of the optimisers to go on with; empty ones start anew.
     """
 
     def __init__(
@@ -56,17 +58,20 @@ class Pack:
         states: Sequence[State] | None,
         averages: Sequence[State] = (),
         num_averaged: int = 0,
+        optimizers: Sequence[State] = (),
     ) -> None:
         self.lab = lab
         self.size = len(lrs)
         self.model = lab.new_model(seed, self.size)
-        self.optimizer = lab.new_optimizer(self.model, lrs)
+        self.optimizer = lab.new_optimizer(self.model, seed, lrs)
         self.loader = lab.train_loader(seed)
         self.num_averaged = num_averaged
         if states is None:
-            self.optimizer.projected_()
+            self.optimizer.start_()
         else:
             self.model.load_state_dict(fold(states))
+        if optimizers:
+            self.optimizer.load_(fold(optimizers))
         self.average = self._on_device(averages)
 
     def _on_device(self, averages: Sequence[State]) -> State:
@@ -75,25 +80,31 @@ class Pack:
         means = fold(averages)
         return {
             name: torch.empty_like(weight).copy_(means[name])
-            for name, weight in self.model.named_sphere_parameters()
+            for name, weight in trained(self.model).all
         }
 
     def train(self, epoch: int, *, tested: bool) -> Epoch:
         """Train one epoch, with a test pass at its end or NaN in its place."""
         lab = self.lab
         totals = train_epoch(
-            self.model, self.optimizer, self.loader.epoch(epoch), lab.precision, lab.device
+            self.model,
+            lab.loss,
+            self.optimizer,
+            self.loader.epoch(epoch),
+            lab.precision,
+            lab.device,
         )
         scores = self.test() if tested else (totals.train_loss * math.nan,) * 2
         if self.average:
             self.num_averaged += 1
-            for name, weight in self.model.named_sphere_parameters():
+            for name, weight in trained(self.model).all:
                 self.average[name].lerp_(weight.detach(), 1 / self.num_averaged)
         return Epoch(
             torch.stack([*totals, *scores], dim=1).cpu(),
             filter_norms(self.model).cpu(),
             self._on_host(self.model.state_dict()),
             self._on_host(self.average),
+            self._on_host(self.optimizer.state()),
         )
 
     def _on_host(self, state: State) -> list[State]:
@@ -106,7 +117,8 @@ class Pack:
 
     def test(self) -> Score:
         """Scores on the test set."""
-        return score_test_set(self.model, self.lab.test_loader, self.lab.precision, self.lab.device)
+        lab = self.lab
+        return score_test_set(self.model, lab.loss, lab.test_loader, lab.precision, lab.device)
 
     def score_average(self, epoch: int) -> Tensor:
         """Scores of the averages, (num_models, len(SCORES)) on the host; NaN is not measured.
@@ -116,10 +128,10 @@ class Pack:
         scored in eval mode (arXiv 2410.22113). The models are the averages afterwards.
         """
         with torch.no_grad():
-            for name, weight in self.model.named_sphere_parameters():
+            for name, weight in trained(self.model).all:
                 weight.copy_(self.average[name])
         arithmetic = self.lab.precision, self.lab.device
-        reestimate_batch_norm_(self.model, self.loader.epoch(epoch), *arithmetic)
-        train = score_in_eval_mode(self.model, self.loader.epoch(epoch), *arithmetic)
+        reestimate_batch_norm_(self.model, self.lab.loss, self.loader.epoch(epoch), *arithmetic)
+        train = score_in_eval_mode(self.model, self.lab.loss, self.loader.epoch(epoch), *arithmetic)
         unknown = torch.full_like(train.loss, math.nan)
         return torch.stack([*train, unknown, unknown, *self.test()], dim=1).cpu()

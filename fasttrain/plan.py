@@ -2,8 +2,8 @@
 
 A stage's identity is the hash of its canonical configuration, of its parent's identity, and, at the
 root, of the data's digest, the set-up and the versions that its numbers depend on. Device, store,
-data paths and the cadence of test passes do not count. Cells share their parents, so that a grid is
-a graph:
+data paths and the cadence of test passes do not count, nor does what is at its default. Cells share
+their parents, so that a grid is a graph:
 
     pretrain(PLR, seed) -> finetune(FLR)      and      pretrain(PLR, seed) -> swa(k)
 """
@@ -11,27 +11,34 @@ a graph:
 import functools
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
 from fasttrain_data import ImageData
 
-from .config import Config
+from .config import Config, TrainingConfig
 from .schema import stage_identity
+from .settings.losses import LOSSES
+from .settings.part import section
 from .store import Store
 
-NUMERICS = 5
-"""Raised by every change of this package that changes the numbers of a stage."""
+NO_IDENTITY = {
+    "data": ("dataset", "n_train", "n_test", "loader"),
+    "training": ("epochs", "finetune_epochs", "evaluate_every", "precision", "loss", "inherit"),
+}
+"""Values of the configuration that its sections leave out: they change no number, or stand
+elsewhere in an identity (digest, epochs, the resolved precision, loss)."""
 
+Inherit = Literal["weights", "optimizer"]
 Kind = Literal["pretrain", "finetune", "swa"]
 KINDS: tuple[Kind, ...] = ("pretrain", "finetune", "swa")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One training leg. `lr` is the effective learning rate it trains at."""
+    """One training leg. `lr` is the learning rate it trains at, in the optimiser's sense."""
 
     kind: Kind
     lr: float
@@ -42,6 +49,8 @@ class Stage:
     """Canonical JSON of every section of the set-up, by name: what identity rests on."""
     parent: "Stage | None" = None
     k: int | None = None
+    inherit: Inherit = "weights"
+    """what it starts with of its parent's end: the weights, or the optimiser's state too"""
 
     @functools.cached_property
     def id(self) -> str:
@@ -71,6 +80,7 @@ class Stage:
             "start_epoch": self.start_epoch,
             "epochs": self.num_epochs,
             "parent": self.parent.id if self.parent else None,
+            "inherit": self.inherit,
             "setup": {name: json.loads(text) for name, text in self.setup},
         }
 
@@ -86,19 +96,18 @@ class Stage:
 
 def setup_sections(config: Config, data: ImageData, precision: str) -> tuple[tuple[str, str], ...]:
     """Everything that all stages of a grid have in common and that their numbers depend on."""
-    training = config.training
+    # A radius means nothing without a sphere.
+    unused = () if config.optimizer.kind == "sphere" else ("radius",)
+    loss = LOSSES[config.training.loss]
+    default = TrainingConfig().precision
     sections: dict[str, dict[str, Any]] = {
-        "data": {
-            "digest": data.digest,
-            "flip": config.data.flip,
-            "crop_padding": config.data.crop_padding,
-        },
-        "network": asdict(config.network),
-        "training": {
-            "batch_size": training.batch_size,
-            "precision": precision,
-        },
-        "versions": {"numerics": NUMERICS, "torch": ".".join(torch.__version__.split(".")[:2])},
+        "data": {"digest": data.digest, **section(config.data, NO_IDENTITY["data"])},
+        "network": section(config.network, unused),
+        "optimizer": section(config.optimizer),
+        "loss": {"kind": loss.kind, "numerics": loss.numerics},
+        "training": section(config.training, NO_IDENTITY["training"])
+        | ({} if precision == default else {"precision": precision}),
+        "versions": {"torch": ".".join(torch.__version__.split(".")[:2])},
     }
     return tuple((name, json.dumps(section, sort_keys=True)) for name, section in sections.items())
 
@@ -123,6 +132,7 @@ def build(
                         training.finetune_epochs,
                         setup,
                         parent,
+                        inherit=training.inherit,
                     )
                 )
             stages.extend(averages(parent, grid.k))
@@ -131,9 +141,9 @@ def build(
 
 def averages(parent: Stage, counts: Iterable[int]) -> list[Stage]:
     """SWA stages: the run goes on at its PLR for k - 1 epochs after its first checkpoint."""
+    place = parent.lr, parent.seed, parent.end_epoch
     return [
-        Stage("swa", parent.lr, parent.seed, parent.end_epoch, k - 1, parent.setup, parent, k)
-        for k in counts
+        Stage("swa", *place, k - 1, parent.setup, parent, k, inherit="optimizer") for k in counts
     ]
 
 

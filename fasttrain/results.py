@@ -7,19 +7,25 @@ fine-tuning and the cadence of test passes, which changes no stage.
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from .plan import KINDS
+from .config import DataConfig, NetworkConfig, TrainingConfig
+from .plan import KINDS as STAGE_KINDS
+from .plan import NO_IDENTITY
 from .runs import COLUMNS
 from .schema import digest
+from .settings.optimizers import KINDS, options
+from .settings.part import given
 from .stages import METRICS
 from .store import Store
 from .text import readable
 
-IDENTITY = ("setup", "stage", "dataset", "model", "width", "seed", "kind", "plr", "flr", "k")
+IDENTITY = ("setup", "stage", "dataset", "model", "width", "optimizer", "rate", "seed", "kind")
+IDENTITY += ("plr", "flr", "k")
 
 
 class Finished(NamedTuple):
@@ -43,14 +49,40 @@ class Finished(NamedTuple):
 
     def identity(self) -> dict[str, Any]:
         """The values of the identity columns."""
-        network = self.about["setup"]["network"]
+        parts = self.parts()
+        network, optimizer = parts["network"], parts["optimizer"]
         return {
             "setup": self.setup,
             "stage": self.stage,
             "dataset": readable(self.about["dataset"]),
             "model": network["model"],
             "width": network["width"],
+            "optimizer": optimizer["kind"],
+            "rate": KINDS[optimizer["kind"]].rate,
             **{name: self.about[name] for name in ("seed", "kind", "plr", "flr", "k")},
+        }
+
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """Every part of the setting with all its values, in the configuration's words."""
+        sections = self.about["setup"]
+        optimizer = given(sections["optimizer"])
+        data, network, training = (
+            asdict(part) | given(sections[name])
+            for name, part in (
+                ("data", DataConfig()),
+                ("network", NetworkConfig()),
+                ("training", TrainingConfig()),
+            )
+        )
+        if optimizer["kind"] != "sphere":
+            del network["radius"]
+        return {
+            "data": {"digest": sections["data"]["digest"]}
+            | {name: data[name] for name in data if name not in NO_IDENTITY["data"]},
+            "network": network,
+            "optimizer": options(optimizer["kind"]) | optimizer,
+            "training": {name: training[name] for name in ("batch_size", "precision")}
+            | {"loss": sections["loss"]["kind"]},
         }
 
     @property
@@ -60,15 +92,16 @@ class Finished(NamedTuple):
 
     def configuration(self) -> dict[str, Any]:
         """What the set-up id stands for, as nested plain values."""
-        sections = self.about["setup"]
+        parts = self.parts()
         return {
-            "data": {"dataset": readable(self.about["dataset"]), **sections["data"]},
-            "network": sections["network"],
-            "training": {**sections["training"], "epochs": self.root_epochs, **self.cadence},
-            "versions": sections["versions"],
+            "data": {"dataset": readable(self.about["dataset"]), **parts["data"]},
+            "network": parts["network"],
+            "optimizer": parts["optimizer"],
+            "training": {**parts["training"], "epochs": self.root_epochs, **self.cadence},
+            "versions": self.about["setup"]["versions"],
             "num_classes": self.about["num_classes"],
             "num_train": self.about["num_train"],
-            **{name: self.about[name] for name in ("num_test", "class_entropy", "test_majority")},
+            **{name: self.about[name] for name in ("num_test", "guess_loss", "test_majority")},
         }
 
 
@@ -87,9 +120,10 @@ def finished(store: str | Path) -> list[Finished]:
 def load(store: str | Path) -> pd.DataFrame:
     """One row per finished stage, sorted by set-up, kind, PLR, FLR, k and seed.
 
-    Columns: setup (an id), stage (id), dataset, model, width, seed, kind (pretrain, finetune, swa),
-    plr, flr (NaN unless finetune), k (missing unless swa), epoch (the last one, counted from the
-    start of pre-training), epochs (the stage's own), train_loss, train_accuracy,
+    Columns: setup (an id), stage (id), dataset, model, width, optimizer (sphere, sgd, adam), rate
+    (what plr and flr are: effective on the sphere, raw otherwise), seed, kind (pretrain, finetune,
+    swa), plr, flr (NaN unless finetune), k (missing unless swa), epoch (the last one, counted from
+    the start of pre-training), epochs (the stage's own), train_loss, train_accuracy,
     train_balanced_accuracy (mean over classes), grad_norm (effective), test_loss, test_accuracy
     (accuracies in [0, 1]), distance (angle in rad between the sphere weights at the stage's start
     and end), state (done, at-chance, non-finite), stopped (given up early), time_s (its share of
@@ -214,6 +248,6 @@ def _by_date(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:
-    order = table.assign(_kind=table["kind"].map({kind: i for i, kind in enumerate(KINDS)}))
+    order = table.assign(_kind=table["kind"].map({kind: i for i, kind in enumerate(STAGE_KINDS)}))
     keys = ["setup", "_kind", "plr", "flr", "k", "seed", "epoch"]
     return order.sort_values(keys).drop(columns="_kind").reset_index(drop=True)

@@ -33,7 +33,9 @@ class Progress:
     model: State
     """the network's state_dict; empty before the first epoch of a new network"""
     average: State = field(default_factory=dict)
-    """running mean of the sphere parameters over the checkpoints so far (SWA)"""
+    """running mean of all that trains over the checkpoints so far (SWA)"""
+    optimizer: State = field(default_factory=dict)
+    """what the next step depends on besides the weights; empty before the first, or if nothing"""
     series: list[Tensor] = field(default_factory=list)
     """of every epoch its scores, (len(COLUMNS),) fp64"""
     norms: list[Tensor] = field(default_factory=list)
@@ -45,6 +47,7 @@ class Progress:
         """One flat dictionary for a file."""
         named = {f"model.{name}": value for name, value in self.model.items()}
         named |= {f"average.{name}": value for name, value in self.average.items()}
+        named |= {f"optimizer.{name}": value for name, value in self.optimizer.items()}
         none = torch.empty(0, len(COLUMNS), dtype=torch.float64)
         series = torch.stack(self.series) if self.series else none
         norms = torch.stack(self.norms) if self.norms else torch.empty(0)
@@ -63,7 +66,8 @@ class Progress:
 
         time_s = float(tensors.get("time_s", 0))
         series, norms = list(tensors["series"]), list(tensors["norms"])
-        return cls(part("model."), part("average."), series, norms, time_s)
+        parts = (part(prefix) for prefix in ("model.", "average.", "optimizer."))
+        return cls(*parts, series, norms, time_s)
 
 
 @dataclass

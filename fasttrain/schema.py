@@ -15,6 +15,8 @@ from .errors import EnvironmentProblem
 from .files import json_bytes, read_regular, sha256_hex
 
 HASH_LENGTH = 16
+DEFAULTS = {"k": None, "inherit": "weights"}
+"""Values of a stage that its identity leaves out, so that a field may be added to them."""
 Id = Annotated[str, Field(pattern=f"^[0-9a-f]{{{HASH_LENGTH}}}$")]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
@@ -36,26 +38,30 @@ class Marker(_Shape):
     """the version that made the store"""
 
 
-class _Data(_Shape):
+class _Section(_Shape):
+    """Of a part of the setting: what is not its default (`settings.part.section`)"""
+
+    numerics: Count
+
+
+class _Data(_Section):
     digest: str
-    flip: bool
-    crop_padding: Count
 
 
-class _Network(_Shape):
+class _Network(_Section):
     model: str
-    width: Count
 
 
-class _Training(_Shape):
-    batch_size: Count
-    precision: str
+class _OfKind(_Section):
+    kind: str
 
 
 class _Setup(_Shape):
     data: _Data
     network: _Network
-    training: _Training
+    optimizer: _OfKind
+    loss: _OfKind
+    training: _Section
     versions: dict[str, Plain]
 
 
@@ -76,13 +82,15 @@ class StageDescription(_Shape):
     start_epoch: Count
     epochs: Count
     parent: Id | None
+    inherit: Literal["weights", "optimizer"]
+    """what it starts with of its parent's end"""
     setup: _Setup
     dataset: str
     num_classes: Count
     num_train: Count
     num_test: Count
-    class_entropy: Annotated[float, Field(ge=0)]
-    """of the shares of the classes in the training set, in nats"""
+    guess_loss: Annotated[float, Field(ge=0)]
+    """least loss on the training set of a prediction that does not look at the image"""
     test_majority: Annotated[float, Field(gt=0, le=1)]
     """share of the commonest class in the test set"""
     evaluate_every: Count
@@ -166,7 +174,7 @@ def digest(content: Any) -> str:
 
 
 def stage_identity(about: Mapping[str, Any]) -> str:
-    """The identity of a stage, from its stage.json."""
+    """The identity of a stage, from its stage.json; values equal to their defaults are left out."""
     if about["parent"] is None:
         sections = sorted(about["setup"].items())
         rest = {"setup": [[name, json.dumps(part, sort_keys=True)] for name, part in sections]}
@@ -175,7 +183,8 @@ def stage_identity(about: Mapping[str, Any]) -> str:
     own = {
         "kind": about["kind"],
         "lr": about["flr"] if about["kind"] == "finetune" else about["plr"],
-        **{name: about[name] for name in ("seed", "epochs", "k")},
+        **{name: about[name] for name in ("seed", "epochs")},
+        **{name: about[name] for name, default in DEFAULTS.items() if about[name] != default},
     }
     return digest({**own, **rest})
 

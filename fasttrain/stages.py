@@ -18,8 +18,8 @@ from torch import Tensor
 from .angles import angle
 from .checkpoints import CheckpointWriter
 from .files import parquet, tensors_to_bytes
-from .lab import Lab
-from .pack import Epoch, Pack, State
+from .lab import End, Lab
+from .pack import Epoch, Pack
 from .pack_records import PackRecords, foundations
 from .plan import Stage, predecessors
 from .runs import AT_CHANCE, COLUMNS, DONE, NON_FINITE, Progress, Run, is_at_chance, is_hopeless
@@ -107,25 +107,27 @@ def _start(
 
     And the sphere weights that it starts from, whether or not it is there any more.
     """
-    state = lab.initial_state(stage.seed) if stage.parent is None else _end(stage.parent, lab)
-    start = [state[name] for name in lab.sphere_names]
+    new = stage.parent is None
+    end = End(lab.initial_state(stage.seed), {}) if new else _end(stage.parent, lab)
+    state, start = end.model, [end.model[name] for name in lab.sphere_names]
     if tensors is None and continued:
         tensors = lab.store.read_tensors(foundations(stage, continued)[-1].id, STATE)
     if tensors is not None:
         return Progress.from_tensors(tensors), start
-    if stage.parent is None:
+    if new:
         return Progress({}), start
-    if stage.kind != "swa":
-        return Progress(state), start
-    return Progress(state, dict(zip(lab.sphere_names, start, strict=True))), start
+    optimizer = end.optimizer if stage.inherit == "optimizer" else {}
+    names = [*lab.sphere_names, *lab.free_names] if stage.kind == "swa" else []
+    return Progress(state, {name: state[name] for name in names}, optimizer), start
 
 
-def _end(stage: Stage, lab: Lab) -> State:
-    """The network at the end of a finished pre-training."""
-    state = lab.final_states.get(stage.id)
-    if state is None:
-        state = Progress.from_tensors(lab.store.read_tensors(stage.id, STATE)).model
-    return state
+def _end(stage: Stage, lab: Lab) -> End:
+    """What a finished pre-training ended as."""
+    end = lab.final_states.get(stage.id)
+    if end is None:
+        progress = Progress.from_tensors(lab.store.read_tensors(stage.id, STATE))
+        end = End(progress.model, progress.optimizer)
+    return end
 
 
 def _pack(runs: Sequence[Run], lab: Lab) -> Pack:
@@ -139,6 +141,7 @@ def _pack(runs: Sequence[Run], lab: Lab) -> Pack:
         [run.progress.average for run in runs] if first.progress.average else (),
         # The first checkpoint of an average is its parent's end.
         num_averaged=len(first.progress.series) + 1,
+        optimizers=[run.progress.optimizer for run in runs] if first.progress.optimizer else (),
     )
 
 
@@ -227,6 +230,7 @@ def _appended(
     return Progress(
         state,
         result.averages[index],
+        result.optimizers[index],
         [*progress.series, row],
         [*progress.norms, result.norms[index]],
         progress.time_s + time_s,
@@ -268,7 +272,7 @@ def _finish(run: Run, scores: Tensor | None, lab: Lab) -> None:
     if scores is not None:
         files[STATE] = tensors_to_bytes(progress.tensors())
         if run.stage.parent is None:
-            lab.final_states[run.stage.id] = progress.model
+            lab.final_states[run.stage.id] = End(progress.model, progress.optimizer)
     lab.store.finish(run.stage.id, files, summary)
 
 

@@ -25,9 +25,9 @@ from .errors import EnvironmentProblem
 from .files import json_bytes, write_atomically
 from .lab import Lab
 from .loop import train_epoch
-from .plan import NUMERICS
 from .precision import autocast, device_name
 from .schema import digest
+from .settings.part import section
 
 WINDOWS = 4
 WINDOW_S = 0.1
@@ -121,16 +121,17 @@ def measure(lab: Lab, size: int) -> Timing:
     """Time steps and a test batch of a pack of so many models."""
     before = _reset_peak(lab.device)
     model = lab.new_model(0, size)
-    optimizer = lab.new_optimizer(model, [lab.config.grid.plr[0]] * size)
-    optimizer.projected_()
+    optimizer = lab.new_optimizer(model, 0, [lab.config.grid.plr[0]] * size)
+    optimizer.start_()
     loader = lab.train_loader(0)
     epochs = itertools.chain.from_iterable(loader.epoch(epoch) for epoch in itertools.count())
     # Of full batches, where there are any: a short one may be compiled apart.
     largest = min(lab.config.training.batch_size, len(lab.data.train_images))
     forever = (batch for batch in epochs if len(batch[1]) == largest)
-    train_epoch(model, optimizer, itertools.islice(forever, 2), lab.precision, lab.device)
+    arithmetic = lab.precision, lab.device
+    train_epoch(model, lab.loss, optimizer, itertools.islice(forever, 2), *arithmetic)
     timed = _Timed(forever, lab.device)
-    train_epoch(model, optimizer, timed, lab.precision, lab.device)
+    train_epoch(model, lab.loss, optimizer, timed, *arithmetic)
     images, _ = next(iter(lab.test_loader.epoch(0)))
     model.eval()
     with torch.no_grad(), autocast(lab.precision, lab.device):
@@ -189,13 +190,14 @@ def _sizes(largest: int) -> Iterator[int]:
 def _key(lab: Lab, largest: int, sharing: int) -> str:
     return digest(
         {
-            "network": asdict(lab.config.network),
+            "parts": [section(part) for part in (lab.config.network, lab.config.optimizer)],
+            "loss": lab.loss.kind,
             "images": [int(size) for size in lab.data.train_images.shape[1:]],
             "classes": lab.data.num_classes,
             "batch_size": lab.config.training.batch_size,
             "precision": lab.precision,
             "device": [platform.node(), device_name(lab.device), torch.get_num_threads()],
-            "versions": [torch.__version__, numba.__version__, NUMERICS],
+            "versions": [torch.__version__, numba.__version__],
             "search": [largest, sharing, WINDOWS, WORSE],
         }
     )

@@ -61,14 +61,16 @@ def band_accuracy(lab: Lab, states: Sequence[State]) -> pd.DataFrame:
     """
     model = lab.new_model(0, len(states))
     model.load_state_dict(fold(states))
-    unfiltered = score_test_set(model, lab.test_loader, lab.precision, lab.device).accuracy
+    unfiltered = score_test_set(
+        model, lab.loss, lab.test_loader, lab.precision, lab.device
+    ).accuracy
     size = lab.data.test_images.shape[1:3]
     bounds = edges(*size)
     rows = [_rows(ALL, 0.0, bounds[-1][1], unfiltered)]
     model.eval()
     for index, mask in enumerate(band_masks(*size).to(lab.device)):
         batches = _filtered(lab, mask, normalised=index == 0)
-        found = score(model, batches, lab.precision, lab.device).accuracy
+        found = score(model, lab.loss, batches, lab.precision, lab.device).accuracy
         rows.append(_rows(index + 1, *bounds[index], found))
     return pd.concat(rows).sort_values(["model", "band"], ignore_index=True)
 

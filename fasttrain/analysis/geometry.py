@@ -4,7 +4,8 @@ The published protocol (arXiv 2410.22113) of a path from A to B, sphere weights 
 
     theta(alpha) = (1 - alpha) A + alpha B,     A, B and every theta(alpha) rescaled to norm rho
 
-at 21 points. At each one batch-normalisation statistics are re-estimated over the training set;
+at 21 points; what trains beside the sphere is mixed likewise and not rescaled, and without a sphere
+nothing is. At each one batch-normalisation statistics are re-estimated over the training set;
 training scores are those of that pass, in train mode, test scores are in eval mode. The barrier is
 
     max over alpha of max(0, (1 - alpha) acc(A) + alpha acc(B) - acc(alpha)),
@@ -87,16 +88,21 @@ def _parts(networks: Sequence[Weights], name: str) -> Iterator[Tensor]:
 
 
 def interpolate(
-    a: Sequence[Tensor], b: Sequence[Tensor], alpha: float, radius: float
+    a: Sequence[Tensor], b: Sequence[Tensor], alpha: float, radius: float | None
 ) -> list[Tensor]:
-    """The point alpha of the path from a to b, on the sphere, computed in fp64, in their dtype."""
+    """The point alpha of the path from a to b, computed in fp64, in their dtype.
+
+    Ends and point are rescaled to the sphere, unless the radius is None.
+    """
     ends = (_on_sphere([tensor.double() for tensor in end], radius) for end in (a, b))
     mixed = [(1 - alpha) * x + alpha * y for x, y in zip(*ends, strict=True)]
     point = _on_sphere(mixed, radius)
     return [value.to(like.dtype) for value, like in zip(point, a, strict=True)]
 
 
-def _on_sphere(tensors: Sequence[Tensor], radius: float) -> list[Tensor]:
+def _on_sphere(tensors: Sequence[Tensor], radius: float | None) -> list[Tensor]:
+    if radius is None:
+        return list(tensors)
     norm = math.sqrt(sum(float(tensor.square().sum()) for tensor in tensors))
     return [tensor * (radius / norm) for tensor in tensors]
 
@@ -112,12 +118,18 @@ def follow(
     """
     alphas = [index / (NUM_POINTS - 1) for index in range(NUM_POINTS)]
     keys = list(dict.fromkeys(_key(line, alpha) for line in lines for alpha in alphas))
-    weights = {name: [state[n] for n in lab.sphere_names] for name, state in states.items()}
+    weights, free = (
+        {name: [state[n] for n in names] for name, state in states.items()}
+        for names in (lab.sphere_names, lab.free_names)
+    )
+    radius = lab.config.network.radius if lab.config.optimizer.kind == "sphere" else None
 
     def point(key: tuple[str, str, float]) -> State:
         a, b, alpha = key
-        mixed = interpolate(weights[a], weights[b], alpha, lab.config.network.radius)
-        return {**states[a], **dict(zip(lab.sphere_names, mixed, strict=True))}
+        mixed = interpolate(weights[a], weights[b], alpha, radius)
+        beside = interpolate(free[a], free[b], alpha, None)
+        names = [*lab.sphere_names, *lab.free_names]
+        return {**states[a], **dict(zip(names, [*mixed, *beside], strict=True))}
 
     scores: dict[tuple[str, str, float], list[float]] = {}
     for part in evenly(keys, size):
@@ -169,6 +181,6 @@ def score_pack(states: Sequence[State], seed: int, lab: Lab) -> Tensor:
     model = lab.new_model(seed, len(states)).to(states[0][lab.sphere_names[0]].dtype)
     model.load_state_dict(fold(states))
     batches = lab.train_loader(seed).epoch(0)
-    train = reestimate_batch_norm_(model, batches, lab.precision, lab.device)
-    test = score_test_set(model, lab.test_loader, lab.precision, lab.device)
+    train = reestimate_batch_norm_(model, lab.loss, batches, lab.precision, lab.device)
+    test = score_test_set(model, lab.loss, lab.test_loader, lab.precision, lab.device)
     return torch.stack([*train, *test], dim=1).cpu()

@@ -11,6 +11,7 @@ from ..lab import Lab, open_lab
 from ..precision import resolve_device
 from ..provenance import provenance
 from ..results import Finished
+from ..settings.part import given
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,13 +40,18 @@ def reopen(stage: Finished, store: Path, place: Place) -> Lab:
         source["dataset"] = place.dataset
     config = check(
         {
-            "data": {**source, **{key: data[key] for key in ("flip", "crop_padding")}},
-            "network": sections["network"],
-            "training": {**training, "epochs": stage.root_epochs},
+            "data": {**source, **given(data)},
+            "network": given(sections["network"]),
+            "optimizer": given(sections["optimizer"]),
+            "training": {
+                **given(training),
+                "loss": sections["loss"]["kind"],
+                "epochs": stage.root_epochs,
+            },
         },
         f"{store / stage.stage / 'stage.json'}",
     )
-    precision = training["precision"]
+    precision = config.training.precision
     record = provenance(device, precision, place.command)
     options = RunOptions(data_root=place.data_root)
     try:

@@ -208,7 +208,7 @@ class _Run:
         training = {"batch_size": self.lab.config.training.batch_size}
         counts = {"num_train": len(self.lab.data.train_images)}
         counts |= {"num_classes": self.lab.data.num_classes}
-        counts |= {"class_entropy": self.lab.chance.loss}
+        counts |= {"guess_loss": self.lab.chance.loss}
         return judge(curves_of(about, epochs, {"training": training, **counts}))
 
     def table(self) -> pd.DataFrame:

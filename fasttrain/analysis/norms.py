@@ -3,11 +3,13 @@
 On one sphere of radius rho each group i of weights has its own norm n_i, and with it its own
 effective learning rate (arXiv 2410.22113):
 
-    ELR_i = ELR rho^2 / n_i^2,        so that sum_i 1 / ELR_i = 1 / ELR.
+    ELR_i = eta / n_i^2,    eta = ELR rho^2,        so that sum_i 1 / ELR_i = 1 / ELR.
 
-Groups are filters or tensors. How uneven they are is told by the standard deviation of log10 n_i,
+Of SGD at a raw rate eta the first holds too (momentum is not counted). Adam, and a sphere for each
+filter or tensor, have no such eta: there ELR_i is NaN. Groups are filters or tensors. How uneven they are is told by the standard deviation of log10 n_i,
 by the effective number of groups (sum n_i^2)^2 / sum n_i^4 (1 if one holds all the norm, their
-number if all are alike), and by the histogram of log10(n_i / rho).
+number if all are alike), and by the histogram of log10(n_i / rho), rho
+the norm of all weights where there is no sphere.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,8 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+
+from ..settings.optimizers import SGD, Adam, Sphere
 
 FILTER, TENSOR = "filter", "tensor"
 RANGE = (-6.0, 0.0)
@@ -51,15 +55,14 @@ def describe(
     filters: Sequence[int],  # of each tensor
     *,
     start_epoch: int,
-    elr: float,
-    radius: float,
+    eta: float,
 ) -> pd.DataFrame:
     """NORMS of a stage without its id, at log-spaced epochs, its start and its end."""
     chosen = log_spaced(len(norms) - 1)
     tables = []
     for level, values in by_level(norms[chosen], filters).items():
         with np.errstate(divide="ignore", invalid="ignore"):
-            rates = group_elrs(values, elr, radius)
+            rates = group_elrs(values, eta)
             squares = values**2
             columns = {
                 "epoch": [start_epoch + epoch for epoch in chosen],
@@ -78,15 +81,20 @@ def describe(
 def histograms(
     norms: Mapping[int, np.ndarray],  # by epoch (filters,)
     filters: Sequence[int],
-    radius: float,
+    radius: float | None,
 ) -> pd.DataFrame:
-    """HISTOGRAMS of a stage without its id: what lies outside `RANGE` is in the outermost bins."""
+    """HISTOGRAMS of a stage without its id: what lies outside `RANGE` is in the outermost bins.
+
+    Args:
+        radius: what norms are divided by; None is that of all weights together.
+    """
     edges = np.linspace(*RANGE, NUM_BINS + 1)
     tables = []
     for epoch, of_filters in norms.items():
+        whole = radius or np.linalg.norm(of_filters)
         for level, values in by_level(of_filters[None], filters).items():
             with np.errstate(divide="ignore"):
-                logarithms = np.log10(values[0] / radius)
+                logarithms = np.log10(values[0] / whole)
             counts, _ = np.histogram(np.clip(logarithms, *RANGE), edges)
             columns = {"log10_low": edges[:-1], "log10_high": edges[1:], "count": counts}
             tables.append(pd.DataFrame({"epoch": epoch, "level": level, **columns}))
@@ -98,6 +106,13 @@ def by_level(norms: np.ndarray, filters: Sequence[int]) -> dict[str, np.ndarray]
     return {FILTER: norms.astype(np.float64), TENSOR: tensor_norms(norms, filters)}
 
 
-def group_elrs(norms: np.ndarray, elr: float, radius: float) -> np.ndarray:
+def raw_rate(optimizer: Sphere | SGD | Adam, lr: float, radius: float) -> float:
+    """The raw rate eta that all weights share; NaN if there is none."""
+    if isinstance(optimizer, Sphere):
+        return lr * radius**2 if optimizer.scope in ("joint", "equal-norms") else np.nan
+    return lr if isinstance(optimizer, SGD) else np.nan
+
+
+def group_elrs(norms: np.ndarray, eta: float) -> np.ndarray:
     """The effective learning rate of every group, of the shape of their norms."""
-    return elr * radius**2 / norms.astype(np.float64) ** 2
+    return eta / norms.astype(np.float64) ** 2

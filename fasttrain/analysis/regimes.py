@@ -8,8 +8,8 @@ isolated run that does not fit is named in a note, and moves no boundary.
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -40,11 +40,12 @@ def classify(grid: Grid) -> pd.DataFrame:
     converged_epoch (the first with a training loss below 1e-2, or NaN).
     """
     runs = grid.stages[grid.stages["kind"] == "pretrain"].sort_values(["plr", "seed"])
+    withheld = not_judged(grid.configuration)
     by_stage = dict(iter(grid.epochs.groupby("stage")))
     rows = []
     for run in runs.to_dict("records"):
         curves = curves_of(run, by_stage.get(run["stage"]), grid.configuration)
-        verdict = judge(curves)
+        verdict = Verdict("undecided", withheld) if withheld else judge(curves)
         if verdict.regime == "2":
             half = _subregime(grid, run)
             verdict = Verdict(half.regime, f"{verdict.reason}; {half.reason}")
@@ -52,10 +53,30 @@ def classify(grid: Grid) -> pd.DataFrame:
             {name: run[name] for name in ("stage", "plr", "seed")}
             | {"regime": verdict.regime, "reason": verdict.reason}
             | {"train_loss": _last(curves.loss), "grad_norm": _last(curves.grad_norm)}
-            | {"step_angle": _last(curves.step_angle())}
+            | {"step_angle": math.nan if withheld else _last(curves.step_angle())}
             | {"converged_epoch": converged_epoch(curves.loss)}
         )
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def not_judged(configuration: Mapping[str, Any]) -> str:
+    """Why the rules do not hold for a setting; empty if they do.
+
+    They read angles of steps on one sphere, or with equal norms on spheres that share one raw rate,
+    and losses in units of a cross-entropy.
+    """
+    optimizer = configuration.get("optimizer", {})
+    kind, scope = optimizer.get("kind", "sphere"), optimizer.get("scope", "joint")
+    if kind != "sphere":
+        return f"not judged: the rules are in units of the sphere, and the optimiser is {kind}"
+    if scope not in ("joint", "equal-norms"):
+        return f"not judged: the rules are those of one rate, and every {scope} has a sphere"
+    if configuration.get("network", {}).get("form", "scale-invariant") != "scale-invariant":
+        return "not judged: the rules know the sphere alone, and other parameters train beside it"
+    loss = configuration["training"].get("loss", "cross-entropy")
+    if loss == "squared":
+        return "not judged: the rules' thresholds are of cross-entropies, and the loss is squared"
+    return ""
 
 
 def curves_of(run: dict, epochs: pd.DataFrame | None, configuration: dict) -> Curves:
@@ -79,7 +100,7 @@ def curves_of(run: dict, epochs: pd.DataFrame | None, configuration: dict) -> Cu
         *series,
         steps_per_epoch=math.nan if num_train is None else math.ceil(num_train / batch),
         num_classes=configuration["num_classes"],
-        class_entropy=configuration["class_entropy"],
+        guess_loss=configuration["guess_loss"],
         lost=run["state"] == NON_FINITE,
         stopped=bool(run["stopped"]),
     )

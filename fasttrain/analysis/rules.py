@@ -73,7 +73,7 @@ class Curves:
     steps_per_epoch: float
     """NaN if unknown"""
     num_classes: int
-    class_entropy: float
+    guess_loss: float
     """of the shares of the classes, nats: the loss of the best guess"""
     lost: bool = False
     """ended early because its loss became non-finite"""
@@ -125,7 +125,7 @@ def judge(curves: Curves) -> Verdict:
         return Verdict("1", f"converged: loss {least:.2g}, step angle {angle:.2g} rad")
     if falling and float(explored.sum()) < UNMOVED:
         return Verdict("1", f"converges slowly: {text}, explored {explored.sum():.2g} in all")
-    low = end < LEARNT * curves.class_entropy
+    low = end < LEARNT * curves.guess_loss
     if falling and resting and low and _trend(np.log(phi[half])).significant < 0:
         return Verdict("1", f"converges: {text}, both falling, explored {last:.2g}")
     if len(loss) < MIN_EPOCHS and late >= EXPLORED:
@@ -167,7 +167,7 @@ def _tail(length: int, part: int) -> slice:
 
 def _random_walk(curves: Curves, loss: float, angle: float, explored: float, settled: bool) -> str:
     """Why this is regime 3, or nothing; an accuracy tells only once the loss has settled."""
-    guess = curves.class_entropy
+    guess = curves.guess_loss
     if curves.stopped:
         return f"given up at chance: loss {loss:.2g} above a guess's {guess:.2g}"
     known = curves.accuracy[np.isfinite(curves.accuracy)]

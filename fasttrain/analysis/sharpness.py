@@ -1,5 +1,6 @@
 """Sharpness of finished stages: batch gradient norms, and the Hessian on the unit sphere.
 
+Both are of the sphere weights, other parameters as they are, whatever optimiser trained them.
 The published proxy (arXiv 2410.22113) is the mean over training batches of the norm of the batch
 gradient over the scale-invariant parameters, and that times ||theta||, which is free of scale. Here
 the batches are those of epoch 0 of the stage's seed, all of them, the last short one too, without
@@ -25,10 +26,10 @@ from torch import Tensor
 
 from fasttrain_data import open_loader
 
-from ..evaluate import loss_and_correct
 from ..lab import Lab
 from ..models import ImageClassifier, fold
 from ..pack import State
+from ..settings.losses import Loss
 from .spectrum import SphereHessian, Top, by_model, rademacher, top_eigenvalues, trace
 from .tables import TABLES
 
@@ -90,13 +91,13 @@ def measure(
         dtype=dtype,
         augment=None,
     )
-    table = gradient_norms(model, loader.epoch(0))
+    table = gradient_norms(model, lab.loss, loader.epoch(0))
     found: dict[str, Any] = {"num_images": 0}
     ranked = {name: [] for name in ("model", *_columns("eigenvalues"))}
     if hessian is not None:
         count = math.ceil(hessian.num_images / loader.settings.batch_size)
         batches = list(itertools.islice(loader.epoch(0), count))
-        found, top = curvature(model, batches, seed, hessian)
+        found, top = curvature(model, lab.loss, batches, seed, hessian)
         ranked = _ranked(top)
     columns, rows = _columns("sharpness"), {"model": "int64"} | _columns("eigenvalues")
     return Measured(
@@ -119,7 +120,7 @@ def _ranked(top: Top) -> dict[str, Any]:
     }
 
 
-def gradient_norms(model: ImageClassifier, batches: Iterable[Batch]) -> pd.DataFrame:
+def gradient_norms(model: ImageClassifier, loss: Loss, batches: Iterable[Batch]) -> pd.DataFrame:
     """Loss, accuracy and mean batch gradient norms of every model in the mode that it is in."""
     size, parameters = model.num_models, model.sphere_parameters()
     device = parameters[0].device
@@ -127,7 +128,7 @@ def gradient_norms(model: ImageClassifier, batches: Iterable[Batch]) -> pd.DataF
     correct = torch.zeros(size, dtype=torch.int64, device=device)
     num_images = num_batches = 0
     for images, labels in batches:
-        losses, hits = loss_and_correct(model(images), labels)
+        losses, hits = loss(model(images), labels)
         # Each model's gradient is that of its own loss: no weight is shared.
         grads = by_model(torch.autograd.grad(losses.sum(), parameters), size)
         norm_sum += torch.linalg.vector_norm(grads, dim=1)
@@ -148,15 +149,19 @@ def gradient_norms(model: ImageClassifier, batches: Iterable[Batch]) -> pd.DataF
 
 
 def curvature(
-    model: ImageClassifier, batches: Sequence[Batch], seed: int, settings: HessianSettings
+    model: ImageClassifier,
+    loss: Loss,
+    batches: Sequence[Batch],
+    seed: int,
+    settings: HessianSettings,
 ) -> tuple[dict[str, Any], Top]:
     """Trace of the Hessian on the unit sphere, (K,) fp64 on the host, and its top eigenvalues."""
     num_images = sum(len(labels) for _, labels in batches)
 
-    def loss(images: Tensor, labels: Tensor) -> Tensor:
-        return loss_and_correct(model(images), labels)[0] * (len(labels) / num_images)
+    def part(images: Tensor, labels: Tensor) -> Tensor:
+        return loss(model(images), labels)[0] * (len(labels) / num_images)
 
-    parts = [functools.partial(loss, *batch) for batch in batches]
+    parts = [functools.partial(part, *batch) for batch in batches]
     matrix = SphereHessian(model.sphere_parameters(), parts, model.num_models)
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(matrix.dim, generator=generator).to(matrix.unit)

@@ -1,5 +1,6 @@
 """What to locate, and the search that finds it: checked before anything heavy is imported."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -7,12 +8,14 @@ from fasttrain.config import Config
 from fasttrain.errors import UsageError
 from fasttrain.values import check_rate
 
-from .regimes import BELOW
+from .regimes import BELOW, not_judged
 from .rules import MIN_EPOCHS
 from .search import Search
 
 SHORTEST = 4
 """the first probes take this part of the configured epochs"""
+JUDGED = ("network", "optimizer", "training")
+"""parts of the setting that the rules of the regimes depend on"""
 LONGEST = 2
 """times the configured epochs that a probe may take"""
 
@@ -35,6 +38,9 @@ def plan_search(config: Config, task: Task) -> Search:
     Raises:
         UsageError: something in the task is not possible.
     """
+    parts = {name: dataclasses.asdict(getattr(config, name)) for name in JUDGED}
+    if reason := not_judged(parts):
+        raise UsageError(f"locate: regimes are {reason}")
     first, last = _range(task.plr) if task.plr else (config.grid.plr[0], config.grid.plr[-1])
     if not first < last:
         raise UsageError(f"--plr {first:g}:{last:g}: a range needs 0 < FIRST < LAST")

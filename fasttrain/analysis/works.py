@@ -18,7 +18,7 @@ from ..runs import Progress
 from ..stages import STATE
 from .features import band_accuracy
 from .geometry import Line, Weights, angle_matrix, follow
-from .norms import describe, filter_norms, histograms
+from .norms import describe, filter_norms, histograms, raw_rate
 from .records import Analysis
 from .sharpness import HessianSettings, measure
 
@@ -61,7 +61,6 @@ def norms(analyses: Sequence[Analysis], lab: Lab, size: int) -> list[Tables]:
 
 def _norms(stage: str, lab: Lab) -> Tables:
     about = lab.store.description(stage)
-    radius = lab.config.network.radius
     parent = about["parent"]
     if parent is None:
         initial = lab.initial_state(about["seed"])
@@ -72,8 +71,11 @@ def _norms(stage: str, lab: Lab) -> Tables:
     series = torch.cat([start.double()[None], tensors["norms"].double()]).numpy()
     filters = [len(tensors[f"model.{name}"]) for name in lab.sphere_names]
     first = about["start_epoch"]
-    elr = about["plr"] if about["flr"] is None else about["flr"]
-    table = describe(series, filters, start_epoch=first, elr=elr, radius=radius)
+    lr = about["plr"] if about["flr"] is None else about["flr"]
+    optimizer = lab.config.optimizer
+    radius = lab.config.network.radius if optimizer.kind == "sphere" else None
+    eta = raw_rate(optimizer, lr, lab.config.network.radius)
+    table = describe(series, filters, start_epoch=first, eta=eta)
     shown = {first + len(series) - 1: series[-1]}
     if parent is None:
         shown = {first: series[0]} | shown
@@ -133,7 +135,7 @@ def with_statistics(states: Sequence[State], seed: int, epoch: int, lab: Lab) ->
     model = lab.new_model(seed, len(states))
     model.load_state_dict(fold(states))
     batches = lab.train_loader(seed).epoch(epoch)
-    reestimate_batch_norm_(model, batches, lab.precision, lab.device)
+    reestimate_batch_norm_(model, lab.loss, batches, lab.precision, lab.device)
     copies = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     return unfold(copies, len(states))
 

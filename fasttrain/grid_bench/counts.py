@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fasttrain_kernels import SphereSGD
 
 from ..config import NetworkConfig
-from ..evaluate import loss_and_correct
 from ..models import MODELS
 from ..precision import autocast
+from ..settings.losses import CrossEntropy
 from .networks import NETWORKS
 
 ACCESSES_OF_OUTPUTS = {"fused": 8, "eager": 16}
@@ -123,7 +123,7 @@ def _operations(model: nn.Module, side: int, channels: int, num_models: int, pre
     def step() -> None:
         with autocast(precision, cpu):
             logits = model(images)
-        losses, _ = loss_and_correct(logits, labels)
+        losses, _ = CrossEntropy()(logits, labels)
         optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()
         optimizer.step()

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fasttrain_kernels import SphereSGD
-
 from ..engines import InProcess
 from ..lab import Lab
 from ..models import ImageClassifier
+from ..settings.groups import Built
 from ..store import Store
 from .ours import CPU, OurSweep, run_packs
 
@@ -92,25 +91,19 @@ class ProfiledLab(Lab):
             setattr(self.store, name, self.clock.timed(PARTS[-1], getattr(self.store, name)))
         self.store.checkpoints.load = self.clock.timed(PARTS[-1], self.store.checkpoints.load)
 
-    def new_optimizer(self, model: ImageClassifier, elrs: Sequence[float]) -> SphereSGD:
+    def new_optimizer(self, model: ImageClassifier, seed: int, lrs: Sequence[float]) -> Built:
         """The optimiser, with its step and its statistics timed."""
-        optimizer = super().new_optimizer(model, elrs)
-        statistics = optimizer.statistics
-
-        def all_statistics() -> Any:
-            found = statistics()
-            # Read here, in case they are computed when they are read.
-            _ = found.total_grad_norm, found.total_norm
-            return found
+        optimizer = super().new_optimizer(model, seed, lrs)
 
         step = optimizer.step
 
         def counted_step() -> None:
-            self.model_steps += len(elrs)
+            self.model_steps += len(lrs)
             step()
 
-        optimizer.statistics = self.clock.timed("statistics", all_statistics)
-        optimizer.step = self.clock.timed("step", counted_step)
+        timed: Any = optimizer
+        timed.effective_grad_norm = self.clock.timed("statistics", optimizer.effective_grad_norm)
+        timed.step = self.clock.timed("step", counted_step)
         return optimizer
 
     def train_loader(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,9 +1,16 @@
 """The networks of the studies, in scale-invariant and practical form."""
 
+from collections.abc import Callable
+
 from .convnet import ConvNet
 from .head import HEAD_NORM, ImageClassifier, fold, unfold
+from .mlp import MLP
 from .resnet import ResNet18
 
-MODELS: dict[str, type[ConvNet] | type[ResNet18]] = {"convnet": ConvNet, "resnet18": ResNet18}
+MODELS: dict[str, Callable[..., ImageClassifier]] = {
+    "convnet": ConvNet,
+    "resnet18": ResNet18,
+    "mlp": MLP,
+}
 
-__all__ = ["HEAD_NORM", "MODELS", "ConvNet", "ImageClassifier", "ResNet18", "fold", "unfold"]
+__all__ = ["HEAD_NORM", "MLP", "MODELS", "ConvNet", "ImageClassifier", "ResNet18", "fold", "unfold"]

@@ -92,6 +92,19 @@ class ImageClassifier(nn.Module):
             if isinstance(module, nn.Conv2d)
         ]
 
+    def named_free_parameters(self) -> list[tuple[str, Tensor]]:
+        """Names and values of what trains beside them: affine normalisation, and the head.
+
+        None in the scale-invariant form.
+        """
+        return [
+            (f"{name}.{own}", parameter)
+            for name, module in self.named_modules()
+            if isinstance(module, (nn.BatchNorm2d, Head))
+            for own, parameter in module.named_parameters(recurse=False)
+            if parameter.requires_grad
+        ]
+
     def sphere_parameters(self) -> list[Tensor]:
         """The conv weights: scale-invariant unless the network was built in its practical form."""
         return [parameter for _, parameter in self.named_sphere_parameters()]

@@ -51,6 +51,12 @@ def _train_words(configuration: Mapping[str, Any], words: list[str]) -> list[str
     preset, *arguments = words[2:]
     config = load_config(preset)
     flags = _carried(arguments)
+    made = dict(configuration.get("optimizer", {"kind": config.optimizer.kind}))
+    for key, value in made.items():
+        default = asdict(config.optimizer).get(key) if made["kind"] == config.optimizer.kind else None
+        usual = default if default is not None else options(made["kind"]).get(key)
+        if value is not None and (value != usual or key == "kind" and made["kind"] != config.optimizer.kind):
+            flags += _flag("optimizer" if key == "kind" else key, value)
     for name, section in asdict(config).items():
         for key, default in section.items():
             value = configuration.get(name, {}).get(key, default)

@@ -22,7 +22,7 @@ CONFIG = {
     "network": {"model": "convnet", "width": 8, "radius": 12.0},
     "training": {"epochs": 30, "finetune_epochs": 15, "batch_size": 64, "precision": "fp32"},
     "num_classes": 10,
-    "class_entropy": math.log(10),
+    "guess_loss": math.log(10),
     "num_train": 1437,
 }
 PROVENANCE = {

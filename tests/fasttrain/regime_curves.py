@@ -17,7 +17,7 @@ CONFIGURATION = {
     "training": {"batch_size": 128, "epochs": 200},
     "num_train": 50_000,
     "num_classes": 10,
-    "class_entropy": math.log(10),
+    "guess_loss": math.log(10),
 }
 CONVERGING = {1e-5: (7e-3, 7.0), 1e-4: (8e-4, 0.8), 5e-4: (1.5e-4, 0.15)}
 """Of every ELR training loss and effective gradient norm after 1,000 epochs, read off a figure."""

@@ -18,7 +18,7 @@ ABOUT = {
     "num_classes": 10,
     "num_train": 100,
     "num_test": 50,
-    "class_entropy": 2.3,
+    "guess_loss": 2.3,
     "test_majority": 0.1,
     "evaluate_every": 1,
     "source": SOURCE,

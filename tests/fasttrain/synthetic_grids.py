@@ -46,7 +46,7 @@ def published_grid(
     table = pd.DataFrame(stages)
     table["k"] = table["k"].astype("Int64")
     curves = pd.concat(epochs, ignore_index=True).astype({"k": "Int64"})
-    configuration = {"num_classes": 10, "class_entropy": math.log(10), "num_train": 50_000}
+    configuration = {"num_classes": 10, "guess_loss": math.log(10), "num_train": 50_000}
     configuration["training"] = {"batch_size": 128}
     tables = _analyses(table, noise) if analysed else {}
     return Grid(setup="s1", configuration=configuration, stages=table, epochs=curves, **tables)

@@ -128,7 +128,7 @@ def test_with_92_per_cent_of_one_class_only_what_guesses_is_at_chance(fasttrain,
     assert long["state"].to_dict() == {1e-3: "done", 1.0: "at-chance"}
     assert long["stopped"].to_dict() == {1e-3: False, 1.0: True}
     [judged] = all_grids(tmp_path / "long")
-    assert judged.configuration["class_entropy"] == pytest.approx(0.279, abs=1e-3)
+    assert judged.configuration["guess_loss"] == pytest.approx(0.279, abs=1e-3)
     assert judged.configuration["test_majority"] == 0.9
     regimes = classify(judged).set_index("plr")["regime"]
     assert regimes[1.0] == "3" and regimes[1e-3] == "1"

@@ -17,7 +17,7 @@ SEEDS = range(10)
 
 
 def curves(plr: float, curve: rc.Curve, **changes) -> Curves:
-    known = {"steps_per_epoch": rc.STEPS, "num_classes": 10, "class_entropy": math.log(10)}
+    known = {"steps_per_epoch": rc.STEPS, "num_classes": 10, "guess_loss": math.log(10)}
     return Curves(plr, *curve, **(known | changes))
 
 
