@@ -6,9 +6,9 @@ Run with `pytest bench/bench_norm.py`; the rows of one group are alternatives fo
 import pytest
 import torch
 
-from fasttrain.evaluate import loss_and_correct
 from fasttrain.models import MODELS
 from fasttrain.precision import autocast
+from fasttrain.settings.losses import CrossEntropy
 from fasttrain_kernels import NormReLUPool, SphereSGD
 
 CPU = torch.device("cpu")
@@ -57,7 +57,7 @@ def network_step(kind: str, case: str):
         with autocast(precision, CPU):
             logits = net(images)
         optimizer.zero_grad(set_to_none=True)
-        loss_and_correct(logits, labels)[0].backward()
+        CrossEntropy()(logits, labels)[0].backward()
         optimizer.step()
 
     return step

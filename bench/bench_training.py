@@ -10,9 +10,12 @@ import torch
 
 import fasttrain_data
 from fasttrain.files import tensors_to_bytes
+from fasttrain.lab import trained
 from fasttrain.loop import train_epoch
 from fasttrain.models import MODELS
-from fasttrain_kernels import SphereSGD
+from fasttrain.settings.groups import Built
+from fasttrain.settings.losses import CrossEntropy
+from fasttrain.settings.optimizers import Sphere
 
 CPU = torch.device("cpu")
 
@@ -39,10 +42,11 @@ def images() -> fasttrain_data.ImageData:
     )
 
 
-def network(model: str, width: int) -> tuple[torch.nn.Module, SphereSGD]:
+def network(model: str, width: int) -> tuple[torch.nn.Module, Built]:
     torch.manual_seed(0)
     net = MODELS[model](10, width=width).to(memory_format=torch.channels_last)
-    return net, SphereSGD(net.named_sphere_parameters(), elr=1e-4)
+    # The norm that the weights have at initialisation, about.
+    return net, Sphere().build(trained(net), [1e-4], radius=12.0)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -51,7 +55,7 @@ def network(model: str, width: int) -> tuple[torch.nn.Module, SphereSGD]:
 def bench_training(benchmark, images, model, width, precision):
     net, optimizer = network(model, width)
     batches = list(fasttrain_data.open_loader(images, batch_size=64).epoch(0))[:4]
-    benchmark(train_epoch, net, optimizer, batches, precision, CPU)
+    benchmark(train_epoch, net, CrossEntropy(), optimizer, batches, precision, CPU)
 
 
 @pytest.mark.benchmark(group="optimiser step, ResNet-18 of width 32")

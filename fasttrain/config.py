@@ -224,9 +224,9 @@ def _check_together(config: Config, origin: str) -> None:
     if isinstance(optimizer, Sphere) and config.network.form == "practical":
         if optimizer.free_lr is None:
             raise UsageError(
-                f"{origin}: network.form = 'practical': affine normalisation and head are not on the"
-                " sphere; give optimizer.free_lr, the rate of plain SGD for them, or take sgd or"
-                " adam"
+                f"{origin}: network.form = 'practical': affine normalisation and head are not on"
+                " the sphere; give optimizer.free_lr, the rate of plain SGD for them, or take"
+                " optimizer.kind sgd or adam"
             )
     elif isinstance(optimizer, Sphere) and optimizer.free_lr is not None:
         raise UsageError(

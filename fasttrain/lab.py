@@ -18,6 +18,7 @@ from fasttrain_data import (
     load,
     open_loader,
 )
+
 from .chance import Chance, chance_of
 from .config import Config, RunOptions
 from .errors import UsageError

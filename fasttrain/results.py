@@ -123,7 +123,8 @@ def load(store: str | Path) -> pd.DataFrame:
     Columns: setup (an id), stage (id), dataset, model, width, optimizer (sphere, sgd, adam), rate
     (what plr and flr are: effective on the sphere, raw otherwise), seed, kind (pretrain, finetune,
     swa), plr, flr (NaN unless finetune), k (missing unless swa), epoch (the last one, counted from
-    the start of pre-training), epochs (the stage's own), train_loss, train_accuracy,
+    the start of pre-training), epochs (the stage's own), inherit (weights, or
+    optimizer: what it started with of its parent's end), train_loss, train_accuracy,
     train_balanced_accuracy (mean over classes), grad_norm (effective), test_loss, test_accuracy
     (accuracies in [0, 1]), distance (angle in rad between the sphere weights at the stage's start
     and end), state (done, at-chance, non-finite), stopped (given up early), time_s (its share of
@@ -141,12 +142,13 @@ def load(store: str | Path) -> pd.DataFrame:
 def stage_table(found: Sequence[Finished]) -> pd.DataFrame:
     """The table of `load` of these stages."""
     rows = [
-        {**f.identity(), "epoch": f.done["epoch"], "epochs": f.about["epochs"]}
+        {**f.identity(), "epoch": f.done["epoch"]}
+        | {name: f.about[name] for name in ("epochs", "inherit")}
         | {name: f.done["result"].get(name) for name in COLUMNS}
         | {name: f.done[name] for name in ("state", "stopped", "time_s")}
         for f in found
     ]
-    columns = [*IDENTITY, "epoch", "epochs", *COLUMNS, "state", "stopped", "time_s"]
+    columns = [*IDENTITY, "epoch", "epochs", "inherit", *COLUMNS, "state", "stopped", "time_s"]
     table = pd.DataFrame(rows, columns=columns)
     numbers = dict.fromkeys(("plr", "flr", *COLUMNS, "time_s"), "float64")
     whole = dict.fromkeys(("epoch", "epochs", "seed", "width"), "int64")
@@ -174,9 +176,10 @@ def _epoch_table(store: str | Path, found: Sequence[Finished]) -> pd.DataFrame:
 
 
 class Grids(NamedTuple):
-    """What a report draws. Here a set-up has one length of fine-tuning: one figure, one grid.
+    """What a report draws. Here a set-up has one way of fine-tuning: one figure, one grid.
 
-    A pre-training that serves two lengths has a row in both set-ups.
+    A pre-training that serves two lengths, or starts with and without the optimiser's state, has a
+    row in both set-ups.
     """
 
     stages: pd.DataFrame
@@ -201,12 +204,17 @@ def load_grids(store: str | Path, found: Sequence[Finished] | None = None) -> Gr
     parts, named = [table.iloc[:0]], {}
     for setup, rows in table.groupby("setup", sort=False):
         tuned = rows["kind"] == "finetune"
-        lengths = [int(length) for length in sorted(rows.loc[tuned, "epochs"].unique())]
-        for length in lengths or [None]:
-            name = f"{setup}-{length}" if len(lengths) > 1 else str(setup)
-            parts.append(rows[~tuned | (rows["epochs"] == length)].assign(setup=name))
+        found_ways = rows.loc[tuned, ["epochs", "inherit"]].drop_duplicates()
+        ways = sorted((int(length), str(way)) for length, way in found_ways.to_numpy())
+        for length, inherit in ways or [(None, None)]:
+            name = str(setup)
+            if len(ways) > 1:
+                name += f"-{length}" + ("-optimizer" if inherit == "optimizer" else "")
+            same = (rows["epochs"] == length) & (rows["inherit"] == inherit)
+            parts.append(rows[~tuned | same].assign(setup=name))
             configuration = configurations[str(setup)]
-            training = {**configuration["training"], "finetune_epochs": length}
+            tuning = {"finetune_epochs": length, "inherit": inherit}
+            training = {**configuration["training"], **tuning}
             named[name] = {**configuration, "training": training}
     stages = pd.concat(parts, ignore_index=True)
     epochs = _epoch_table(store, found).drop(columns="setup")

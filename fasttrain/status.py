@@ -47,7 +47,7 @@ class Planned:
     folder: str
     """where it was given"""
     stages: Mapping[str, Mapping[str, Any]]
-    """by id: kind, plr, flr, k, seed, epochs, setup (an id, as in the tables)"""
+    """by id: kind, plr, flr, k, seed, epochs, inherit, setup (an id, as in the tables)"""
     accept_stopped: bool
     """whether a stage that was given up counts as finished"""
     more: bool

@@ -1,7 +1,8 @@
 """Everything known of the set-ups of a store, for figures and reports."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -35,7 +36,7 @@ def all_grids(store: str | Path, found: Sequence[Finished] | None = None) -> lis
             configuration=configuration,
             stages=_of(stages, setup),
             epochs=_of(epochs, setup),
-            planned=_planned(plan, setup, configuration["training"]["finetune_epochs"]),
+            planned=_planned(plan, setup, configuration["training"]),
             **{
                 name: _among(table, set(stages.loc[stages["setup"] == setup, "stage"]))
                 for name, table in tables.items()
@@ -46,18 +47,21 @@ def all_grids(store: str | Path, found: Sequence[Finished] | None = None) -> lis
 
 
 def planned_stages(plan: Sequence[Planned]) -> pd.DataFrame:
-    """A row for every stage of a store's plan: stage, kind, plr, flr, k, seed, epochs, setup."""
+    """A row for every stage of a store's plan: stage, kind, plr, flr, k, seed, epochs,
+    inherit, setup."""
     stages = {stage: about for sweep in plan for stage, about in sweep.stages.items()}
     rows = [{"stage": stage, **about} for stage, about in stages.items()]
-    table = pd.DataFrame(rows, columns=["stage", *PLANNED, "epochs", "setup"])
+    table = pd.DataFrame(rows, columns=["stage", *PLANNED, "epochs", "inherit", "setup"])
     return table.astype({"plr": "float64", "flr": "float64", "k": "float64"})
 
 
-def _planned(plan: pd.DataFrame, setup: str, length: int | None) -> pd.DataFrame | None:
-    """What is planned of a set-up with one length of fine-tuning; None if nothing is."""
+def _planned(plan: pd.DataFrame, setup: str, training: Mapping[str, Any]) -> pd.DataFrame | None:
+    """What is planned of a set-up with one way of fine-tuning; None if nothing is."""
+    length = training["finetune_epochs"]
     mine = plan[plan["setup"] == setup.partition("-")[0]]
     if length is not None:
-        mine = mine[(mine["kind"] != "finetune") | (mine["epochs"] == length)]
+        same = (mine["epochs"] == length) & (mine["inherit"] == training["inherit"])
+        mine = mine[(mine["kind"] != "finetune") | same]
     return None if mine.empty else mine[["stage", *PLANNED]].reset_index(drop=True)
 
 

@@ -6,7 +6,9 @@ effective learning rate (arXiv 2410.22113):
     ELR_i = eta / n_i^2,    eta = ELR rho^2,        so that sum_i 1 / ELR_i = 1 / ELR.
 
 Of SGD at a raw rate eta the first holds too (momentum is not counted). Adam, and a sphere for each
-filter or tensor, have no such eta: there ELR_i is NaN. Groups are filters or tensors. How uneven they are is told by the standard deviation of log10 n_i,
+filter or tensor, have no such eta: there ELR_i is NaN.
+
+Groups are filters or tensors. How uneven they are is told by the standard deviation of log10 n_i,
 by the effective number of groups (sum n_i^2)^2 / sum n_i^4 (1 if one holds all the norm, their
 number if all are alike), and by the histogram of log10(n_i / rho), rho
 the norm of all weights where there is no sphere.

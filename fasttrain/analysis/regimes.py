@@ -73,7 +73,7 @@ def not_judged(configuration: Mapping[str, Any]) -> str:
         return f"not judged: the rules are those of one rate, and every {scope} has a sphere"
     if configuration.get("network", {}).get("form", "scale-invariant") != "scale-invariant":
         return "not judged: the rules know the sphere alone, and other parameters train beside it"
-    loss = configuration["training"].get("loss", "cross-entropy")
+    loss = configuration.get("training", {}).get("loss", "cross-entropy")
     if loss == "squared":
         return "not judged: the rules' thresholds are of cross-entropies, and the loss is squared"
     return ""

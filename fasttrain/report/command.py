@@ -12,6 +12,7 @@ from typing import Any
 
 from fasttrain.config import load_config
 from fasttrain.errors import UsageError
+from fasttrain.settings.optimizers import SGD, Adam, Sphere, options
 
 # What the configuration of a set-up does not hold, or holds under another name.
 _CARRIED = ("dataset", "n-train", "n-test", "store", "data-root")
@@ -51,20 +52,30 @@ def _train_words(configuration: Mapping[str, Any], words: list[str]) -> list[str
     preset, *arguments = words[2:]
     config = load_config(preset)
     flags = _carried(arguments)
-    made = dict(configuration.get("optimizer", {"kind": config.optimizer.kind}))
-    for key, value in made.items():
-        default = asdict(config.optimizer).get(key) if made["kind"] == config.optimizer.kind else None
-        usual = default if default is not None else options(made["kind"]).get(key)
-        if value is not None and (value != usual or key == "kind" and made["kind"] != config.optimizer.kind):
-            flags += _flag("optimizer" if key == "kind" else key, value)
+    flags += _optimizer_flags(configuration.get("optimizer", {}), config.optimizer)
     for name, section in asdict(config).items():
         for key, default in section.items():
             value = configuration.get(name, {}).get(key, default)
             # A set-up without fine-tuning has no length of it.
-            if name == "grid" or key == "dataset" or value is None or value == default:
+            told = name in ("grid", "optimizer") or key == "dataset" or value is None
+            if told or value == default:
                 continue
             flags += _flag(key, value)
     return ["fasttrain", "train", preset, *flags]
+
+
+def _optimizer_flags(made: Mapping[str, Any], preset: Sphere | SGD | Adam) -> list[str]:
+    """Flags that turn a preset's optimiser into the one that a set-up was made with."""
+    kind = made.get("kind", preset.kind)
+    before = asdict(preset) if kind == preset.kind else options(kind) | {"kind": preset.kind}
+    flags = []
+    for key, value in made.items():
+        words = list(map(str, value)) if isinstance(value, list | tuple) else [str(value)]
+        usual = before[key]
+        # A tuple is a list in a store.
+        if value is not None and value != (list(usual) if isinstance(usual, tuple) else usual):
+            flags += ["--optimizer" if key == "kind" else f"--{key.replace('_', '-')}", *words]
+    return flags
 
 
 def _carried(arguments: list[str]) -> list[str]:

@@ -12,6 +12,7 @@ from fasttrain.report.best import best_sentences
 from fasttrain.report.table import number
 from fasttrain.report.waiting import rates_words, waited_for, waiting_words
 from fasttrain.runs import ENDS
+from fasttrain.settings.optimizers import KINDS
 
 REGIME_NAMES = {
     "1": "regime 1 (convergence)",
@@ -44,10 +45,20 @@ def headline(grid: Grid, regimes: pd.DataFrame, bounds: pd.DataFrame) -> list[st
         count += f" Not finished: {waiting_words(waiting)}."
     by_plr = regime_by_plr(regimes)
     return [
+        *_rate_sentences(grid.configuration.get("optimizer", {})),
         *best_sentences(stages, by_plr, waiting, grid.configuration.get("num_test")),
         *_regime_sentences(by_plr, regimes, bounds, waiting),
         count,
     ]
+
+
+def _rate_sentences(optimizer: Mapping[str, Any]) -> list[str]:
+    """What the learning rates are, if they are not effective ones."""
+    kind = optimizer.get("kind", "sphere")
+    if KINDS[kind].rate == "effective":
+        return []
+    options = ", ".join(f"{name} {value}" for name, value in optimizer.items() if name != "kind")
+    return [f"Learning rates (PLR, FLR) are raw rates of {kind} ({options}), not effective ones."]
 
 
 def regime_by_plr(regimes: pd.DataFrame) -> dict[float, str]:
@@ -74,6 +85,8 @@ def _regime_sentences(
         return ["Regimes: no pre-training has finished, so nothing is known of them."]
     if not decided:
         reason = regimes.iloc[0]["reason"]
+        if str(reason).startswith("not judged"):
+            return [f"Regimes are {reason}."]
         return [f"Regimes: none of {len(by_plr)} PLRs is decided; for instance, {reason}"]
     if len(by_plr) == 1:
         ((plr, name),) = by_plr.items()

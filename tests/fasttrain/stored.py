@@ -7,10 +7,12 @@ from fasttrain.plan import Stage
 from fasttrain.store import Store
 
 SETUP = {
-    "data": {"digest": "d", "flip": False, "crop_padding": 0},
-    "network": {"model": "convnet", "width": 2},
-    "training": {"batch_size": 64, "precision": "fp32"},
-    "versions": {"numerics": 0},
+    "data": {"digest": "d", "numerics": 0},
+    "network": {"model": "convnet", "width": 2, "numerics": 0},
+    "optimizer": {"kind": "sphere", "numerics": 0},
+    "loss": {"kind": "cross-entropy", "numerics": 0},
+    "training": {"numerics": 0},
+    "versions": {"torch": "0"},
 }
 SOURCE = {"dataset": "digits", "n_train": None, "n_test": None}
 ABOUT = {

@@ -13,13 +13,16 @@ from fasttrain.analysis import rules
 from fasttrain.analysis.grids import all_grids
 from fasttrain.analysis.regimes import classify
 from fasttrain.chance import chance_of
+from fasttrain.lab import trained
 from fasttrain.loop import train_epoch
 from fasttrain.models import MODELS
 from fasttrain.plan import Stage
 from fasttrain.runs import COLUMNS, WALKED, Progress, Run, is_hopeless
+from fasttrain.settings.losses import CrossEntropy
+from fasttrain.settings.optimizers import Sphere
 from fasttrain_data import load, open_loader
-from fasttrain_kernels import SphereSGD
 
+GUESS_LOSS = CrossEntropy().guess
 BALANCED = np.repeat(np.arange(10), 140)
 IMBALANCED = np.repeat([0, 1], [1288, 112])
 LN10 = math.log(10)
@@ -60,17 +63,17 @@ def one_digit_in_the_minority(path: Path) -> Path:
 def test_chance_is_a_loss_and_a_balanced_accuracy_of_a_guess(
     labels, loss, balanced_accuracy, at_chance
 ):
-    assert chance_of(labels).holds(loss, balanced_accuracy) == at_chance
+    assert chance_of(labels, GUESS_LOSS).holds(loss, balanced_accuracy) == at_chance
 
 
 def test_the_loss_of_a_guess_is_the_entropy_of_the_shares():
-    assert chance_of(BALANCED).loss == pytest.approx(LN10)
+    assert chance_of(BALANCED, GUESS_LOSS).loss == pytest.approx(LN10)
     shares = torch.tensor([0.92, 0.08], dtype=torch.float64)
     logits = shares.log().expand(1400, 2)
     best = torch.nn.functional.cross_entropy(logits, torch.from_numpy(IMBALANCED))
-    assert chance_of(IMBALANCED).loss == pytest.approx(float(best))
+    assert chance_of(IMBALANCED, GUESS_LOSS).loss == pytest.approx(float(best))
     # A class without an image is none.
-    assert chance_of(BALANCED + 5) == chance_of(BALANCED)
+    assert chance_of(BALANCED + 5, GUESS_LOSS) == chance_of(BALANCED, GUESS_LOSS)
 
 
 def test_balanced_accuracy_is_the_mean_over_classes_of_an_epochs_predictions():
@@ -78,12 +81,11 @@ def test_balanced_accuracy_is_the_mean_over_classes_of_an_epochs_predictions():
     data = dataclasses.replace(data, train_labels=np.where(data.train_labels > 6, 0, 2))
     torch.manual_seed(0)
     net = MODELS["convnet"](12, in_channels=1, width=2, num_models=2)
-    elrs = torch.tensor([0.0, 1e-3], dtype=torch.float64)
-    optimizer = SphereSGD(net.named_sphere_parameters(), elr=elrs, radius=5.0, num_models=2)
+    optimizer = Sphere().build(trained(net), [0.0, 1e-3], radius=5.0)
     batches = list(open_loader(data, batch_size=32).epoch(0))
     seen = []
     handle = net.register_forward_hook(lambda _, __, logits: seen.append(logits.argmax(2)))
-    totals = train_epoch(net, optimizer, batches, "fp32", torch.device("cpu"))
+    totals = train_epoch(net, CrossEntropy(), optimizer, batches, "fp32", torch.device("cpu"))
     handle.remove()
     predicted, labels = torch.cat(seen, dim=1), torch.cat([labels for _, labels in batches])
     for model in range(2):
@@ -101,7 +103,7 @@ def run_of(lr: float, grad_norm: float, loss: float, epochs: int) -> Run:
 
 
 def test_a_run_is_hopeless_if_it_walks_and_not_if_it_creeps():
-    chance = chance_of(BALANCED)
+    chance = chance_of(BALANCED, GUESS_LOSS)
     assert is_hopeless(run_of(1.0, 2e4, 6.0, 10), chance, 23)
     assert not is_hopeless(run_of(1.0, 2e4, 6.0, 9), chance, 23)
     assert not is_hopeless(run_of(1.0, 2e4, 2.2, 10), chance, 23)

@@ -124,7 +124,7 @@ def test_a_done_json_without_what_is_read_of_it_is_named(store, missing):
         store.summary(stage)
 
 
-@pytest.mark.parametrize("version", [1, 2, 4])
+@pytest.mark.parametrize("version", [1, 2, 3, 5])
 def test_a_store_of_another_format_is_refused_by_everything(fasttrain, tiny, tmp_path, version):
     path = tmp_path / "old"
     store = Store.open(path, create=True)
@@ -133,7 +133,7 @@ def test_a_store_of_another_format_is_refused_by_everything(fasttrain, tiny, tmp
     begin(store, pretraining(1))
     (path / "store.json").write_text(json.dumps({"program": "fasttrain", "format": version}))
     before = sorted(path.rglob("*"))
-    words = f"store of format {version}, and this version reads format 3; use the version that made"
+    words = f"store of format {version}, and this version reads format 4; use the version that made"
     commands = (["sweep", tiny, "--store", path], ["train", tiny, "--store", path, "--plr", "0.1"])
     commands += (["report", path], ["analyse", path], ["doctor", path], ["report", path, "--watch"])
     for command in commands:

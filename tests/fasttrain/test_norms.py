@@ -55,9 +55,7 @@ def test_alike_groups_count_in_full_and_a_single_large_one_as_one():
     alike = np.full((1, 12), RADIUS / np.sqrt(12))
     single = np.full((1, 12), 1e-5)
     single[0, 3] = RADIUS
-    table = describe(
-        np.concatenate([alike, single]), FILTERS, start_epoch=30, elr=ELR, radius=RADIUS
-    )
+    table = describe(np.concatenate([alike, single]), FILTERS, start_epoch=30, eta=ELR * RADIUS**2)
     assert list(table.columns) == [name for name in TABLES["norms"] if name != "stage"]
     rows = table[table["level"] == "filter"].set_index("epoch")
     assert rows.index.tolist() == [30, 31]

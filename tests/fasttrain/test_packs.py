@@ -9,20 +9,23 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import fasttrain as package
+from fasttrain.lab import trained
 from fasttrain.loop import EpochTotals, train_epoch
 from fasttrain.models import MODELS, ImageClassifier, fold, unfold
 from fasttrain.plan import Stage, averages
 from fasttrain.schedule import make_packs
+from fasttrain.settings.losses import CrossEntropy
+from fasttrain.settings.optimizers import Sphere
 from fasttrain_data import load, open_loader
-from fasttrain_kernels import SphereSGD
 
 # Below the edge of stability: above it, training is chaotic and multiplies rounding without bound.
+SIZES = {"mlp": {"image_size": (8, 8)}}
 ELRS = (1e-4, 2e-4, 3e-4, 5e-4)
 DIGITS = load("digits").subset(n_train=320)
 
 
 def start(model: str, states: Sequence[dict[str, Tensor]], dtype: torch.dtype) -> ImageClassifier:
-    net = MODELS[model](10, in_channels=1, width=4, num_models=len(states))
+    net = MODELS[model](10, in_channels=1, width=4, num_models=len(states), **SIZES.get(model, {}))
     net.load_state_dict(fold(states))
     return net.to(dtype).to(memory_format=torch.channels_last)
 
@@ -32,20 +35,15 @@ def initial(model: str, count: int) -> list[dict[str, Tensor]]:
     nets = []
     for seed in range(count):
         torch.manual_seed(seed)
-        nets.append(MODELS[model](10, in_channels=1, width=4).state_dict())
+        nets.append(MODELS[model](10, in_channels=1, width=4, **SIZES.get(model, {})).state_dict())
     return nets
 
 
 def train(net: ImageClassifier, elrs: Sequence[float], dtype: torch.dtype) -> EpochTotals:
-    optimizer = SphereSGD(
-        net.named_sphere_parameters(),
-        elr=torch.tensor(elrs, dtype=torch.float64),
-        radius=5.0,
-        num_models=net.num_models,
-    )
-    optimizer.projected_()
+    optimizer = Sphere().build(trained(net), elrs, radius=5.0)
+    optimizer.start_()
     batches = open_loader(DIGITS, batch_size=48, dtype=dtype).epoch(0)
-    return train_epoch(net, optimizer, batches, "fp32", torch.device("cpu"))
+    return train_epoch(net, CrossEntropy(), optimizer, batches, "fp32", torch.device("cpu"))
 
 
 @pytest.mark.parametrize("model", MODELS)

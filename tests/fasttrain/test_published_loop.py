@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from fasttrain.config import GridConfig, load_config
-from fasttrain.evaluate import loss_and_correct
 from fasttrain.grid_bench.networks import NETWORKS
 from fasttrain.grid_bench.published import PublishedLoop, rescale_, sphere_tensors, train_step
 from fasttrain.lab import configured_images
 from fasttrain.models import MODELS
+from fasttrain.settings.losses import CrossEntropy
 from fasttrain_data import open_loader
 from fasttrain_kernels import SphereSGD
 
@@ -53,7 +53,7 @@ def test_the_trajectory_is_that_of_the_package(model, width, side, channels):
     for _ in range(5):
         images = torch.randn(8, channels, side, side, generator=generator, dtype=torch.float64)
         labels = torch.randint(10, (8,), generator=generator)
-        losses, hits = loss_and_correct(ours(images), labels)
+        losses, hits = CrossEntropy()(ours(images), labels)
         optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()
         optimizer.step()

@@ -14,9 +14,10 @@ from fasttrain.analysis.spectrum import (
     top_eigenvalues,
     trace,
 )
-from fasttrain.evaluate import loss_and_correct
 from fasttrain.models import MODELS, ImageClassifier, fold
+from fasttrain.settings.losses import CrossEntropy
 
+SIZES = {"mlp": {"image_size": (8, 8)}}
 # What a relative error may be of fp64 results after some hundred operations.
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 DIM = 12
@@ -48,8 +49,10 @@ def network(model: str, count: int) -> tuple[ImageClassifier, Tensor, Tensor]:
     states = []
     for seed in range(count):
         torch.manual_seed(seed)
-        states.append(MODELS[model](10, in_channels=1, width=1).state_dict())
-    net = MODELS[model](10, in_channels=1, width=1, num_models=count)
+        states.append(
+            MODELS[model](10, in_channels=1, width=1, **SIZES.get(model, {})).state_dict()
+        )
+    net = MODELS[model](10, in_channels=1, width=1, num_models=count, **SIZES.get(model, {}))
     net.load_state_dict(fold(states))
     return net.double().train(), random(24, 1, 4, 4), torch.arange(24) % 10
 
@@ -58,7 +61,7 @@ def sphere_hessian(net: ImageClassifier, images: Tensor, labels: Tensor) -> Sphe
     """Of the mean loss of two batches."""
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:
-        return loss_and_correct(net(images), labels)[0] / 2
+        return CrossEntropy()(net(images), labels)[0] / 2
 
     halves = zip(images.chunk(2), labels.chunk(2), strict=True)
     parts = [functools.partial(loss, *half) for half in halves]

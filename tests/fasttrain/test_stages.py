@@ -31,11 +31,11 @@ def test_an_average_is_the_mean_of_the_checkpoints_of_the_continuing_run(fasttra
     model = lab.new_model(0)
     start = Progress.from_tensors(lab.store.read_tensors(pretrain.id, "state.safetensors"))
     model.load_state_dict(start.model)
-    optimizer = lab.new_optimizer(model, [pretrain.lr])
+    optimizer = lab.new_optimizer(model, 0, [pretrain.lr])
     checkpoints = [[w.detach().clone() for w in model.sphere_parameters()]]
     for epoch in (3, 4):
         batches = lab.train_loader(0).epoch(epoch)
-        train_epoch(model, optimizer, batches, "fp32", lab.device)
+        train_epoch(model, lab.loss, optimizer, batches, "fp32", lab.device)
         checkpoints.append([w.detach().clone() for w in model.sphere_parameters()])
     kept = Progress.from_tensors(lab.store.read_tensors(average.id, "state.safetensors"))
     with torch.no_grad():
@@ -46,16 +46,16 @@ def test_an_average_is_the_mean_of_the_checkpoints_of_the_continuing_run(fasttra
             torch.testing.assert_close(kept.average[name], torch.stack(values).mean(0))
             weight.copy_(kept.average[name])
     batches = list(lab.train_loader(0).epoch(5))
-    in_train_mode = reestimate_batch_norm_(model, batches, "fp32", lab.device)
+    in_train_mode = reestimate_batch_norm_(model, lab.loss, batches, "fp32", lab.device)
     # Scored with the statistics that it has from then on, as on the test set.
-    train = score_in_eval_mode(model, batches, "fp32", lab.device)
+    train = score_in_eval_mode(model, lab.loss, batches, "fp32", lab.device)
     result = (lab.store.summary(average.id) or {})["result"]
     assert result["train_accuracy"] == train.accuracy.item()
     assert result["train_loss"] == train.loss.item() != in_train_mode.loss.item()
     assert result["train_balanced_accuracy"] is None
     assert (
         result["test_accuracy"]
-        == score_test_set(model, lab.test_loader, "fp32", lab.device).accuracy.item()
+        == score_test_set(model, lab.loss, lab.test_loader, "fp32", lab.device).accuracy.item()
     )
 
 
@@ -64,7 +64,7 @@ def test_batch_norm_statistics_are_the_plain_mean_over_batches(tiny, tmp_path):
     model, reference = lab.new_model(0), lab.new_model(0)
     batches = list(lab.train_loader(0).epoch(0))
     assert [len(labels) for _, labels in batches] == [64, 64, 22]
-    reestimate_batch_norm_(model, batches, "fp32", lab.device)
+    reestimate_batch_norm_(model, lab.loss, batches, "fp32", lab.device)
     torch.optim.swa_utils.update_bn([images for images, _ in batches], reference)
     for ours, theirs in zip(model.buffers(), reference.buffers(), strict=True):
         assert torch.equal(ours, theirs)
@@ -89,9 +89,9 @@ def test_an_epoch_reads_nothing_from_the_device(tiny, tmp_path):
     lab, _ = new_lab(tiny, tmp_path)
     lab.device = torch.device("meta")
     model = lab.new_model(0)
-    optimizer = lab.new_optimizer(model, [0.1])
+    optimizer = lab.new_optimizer(model, 0, [0.1])
     batches = [(torch.empty(8, 1, 8, 8, device="meta"), torch.empty(8, device="meta").long())] * 2
-    totals = train_epoch(model, optimizer, batches, "fp32", lab.device)
+    totals = train_epoch(model, lab.loss, optimizer, batches, "fp32", lab.device)
     assert all(value.is_meta for value in totals)
     with pytest.raises(RuntimeError):
         totals.train_loss.item()

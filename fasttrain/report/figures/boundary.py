@@ -16,6 +16,7 @@ from fasttrain.report.figures.rows import described, needed
 from fasttrain.report.figures.style import (
     BLUE,
     GREY,
+    PLR_LABEL,
     handle,
     legend_below,
     panels,
@@ -40,7 +41,7 @@ def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
 def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
     figure, (ax,) = panels(1, 1)
     plr_axes([ax], table["plr"], shades)
-    ax.set(yscale="log", xlabel="effective learning rate (PLR)", ylabel="epochs to convergence")
+    ax.set(yscale="log", xlabel=PLR_LABEL, ylabel="epochs to convergence")
     epochs = floats(table["converged_epoch"])
     reached = np.isfinite(epochs)
     means = pd.Series(epochs[reached]).groupby(table.loc[reached, "plr"].to_numpy()).mean()

@@ -19,6 +19,7 @@ from fasttrain.report.figures.overview import CURVES, OVERVIEW
 from fasttrain.report.figures.phase import PHASE
 from fasttrain.report.figures.sharpness import SHARPNESS
 from fasttrain.report.figures.starts import STARTS
+from fasttrain.settings.optimizers import KINDS
 
 DRAWINGS: tuple[Drawing, ...] = (
     ACCURACY,
@@ -45,8 +46,9 @@ def drawn(grid: Grid, regimes: pd.DataFrame) -> Iterator[Drawn]:
     `regimes` is `classify`'s table of the grid. Figures are drawn when they are asked for.
     """
     bands = shades(regimes)
+    rate = KINDS[grid.configuration.get("optimizer", {}).get("kind", "sphere")].rate
     for drawing in DRAWINGS:
         try:
-            yield Drawn(drawing, drawing.table(grid, regimes), bands)
+            yield Drawn(drawing, drawing.table(grid, regimes), bands, rate)
         except Missing as missing:
-            yield Drawn(drawing, None, bands, str(missing))
+            yield Drawn(drawing, None, bands, rate, str(missing))

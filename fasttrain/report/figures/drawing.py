@@ -62,6 +62,8 @@ class Drawn:
     drawing: Drawing
     table: pd.DataFrame | None
     shades: Shades
+    rate: str
+    """what its learning rates are: effective or raw"""
     missing: str = ""
     """why there is no table; empty if there is one"""
 
@@ -76,6 +78,7 @@ class Drawn:
             raise Missing(self.missing)
         figure = self.drawing.draw(self.table, self.shades)
         _plain_decades(figure)
+        _say_rate(figure, self.rate)
         return figure
 
     @property
@@ -109,6 +112,14 @@ def save(drawn: Drawn, stem: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
         write_atomically(svg, compact(vector).encode())
     write_atomically(csv, drawn.csv)
     return png, svg, csv
+
+
+def _say_rate(figure: Figure, rate: str) -> None:
+    """Name the learning rates of axes by what they are."""
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            label = axis.get_label_text()
+            axis.set_label_text(label.replace("learning rate", f"{rate} learning rate"))
 
 
 def _plain_decades(figure: Figure) -> None:

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fasttrain.analysis.regimes import not_judged
 from fasttrain.analysis.tables import Grid
 from fasttrain.report.figures.drawing import Drawing, Shades
 from fasttrain.report.figures.rows import (
@@ -50,24 +51,32 @@ _CURVES = (
 
 
 def _ends(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
-    """One row per pre-training: stage, plr, seed, regime, reason, and the four quantities."""
+    """One row per pre-training: stage, plr, seed, regime, reason, and the quantities."""
     needed(regimes, NO_STAGE, "run fasttrain sweep")
     rows = described(grid, regimes, ["train_accuracy"])
-    return rows[
-        ["stage", "plr", "seed", "regime", "reason", *(name for name, *_ in _ENDS)]
-    ].sort_values(["plr", "seed"], ignore_index=True)
+    names = [name for name, *_ in _ENDS]
+    if not_judged(grid.configuration):
+        # There is no angle without a sphere.
+        names.remove("step_angle")
+    return rows[["stage", "plr", "seed", "regime", "reason", *names]].sort_values(
+        ["plr", "seed"], ignore_index=True
+    )
 
 
 def _draw_ends(table: pd.DataFrame, shades: Shades) -> Figure:
     figure, axes = panels(2, 2, sharex=True)
     plr_axes(axes, table["plr"], shades)
     lost = False
-    for ax, (name, label, scale, kind) in zip(axes, _ENDS, strict=True):
+    known = [quantity for quantity in _ENDS if quantity[0] in table]
+    for ax in axes[len(known) :]:
+        ax.set_visible(False)
+    for ax, (name, label, scale, kind) in zip(axes, known, strict=False):
         values = scale * floats(table[name])
         lost |= _points(ax, table, np.where(values > 0, values, np.nan), kind)
         ax.set_ylabel(label)
-    for ax in axes[2:]:
+    for ax in axes[len(known) - 2 : len(known)]:
         ax.set_xlabel(PLR_LABEL)
+        ax.tick_params(labelbottom=True)
     handles = regime_handles(table["regime"])
     if lost:
         handles.append(handle("not finite", "0.3", "x"))
