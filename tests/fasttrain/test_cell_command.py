@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from fasttrain.arguments import Train
+from fasttrain.arguments import OptimizerFlags, Train
 from fasttrain.config import RunOptions
 from fasttrain.parsing import parse, preset_config
 from fasttrain.report.command import NoCommand, train_command
@@ -17,7 +17,7 @@ def _parsed(command: str) -> Train:
     assert (program, name) == ("fasttrain", "train")
     config = preset_config("train", arguments)
     parts = {"data": config.data, "network": config.network, "training": config.training}
-    default = Train(preset="", **parts, options=RunOptions(), plr=1.0)
+    default = Train(preset="", **parts, optimizer=OptimizerFlags(), options=RunOptions(), plr=1.0)
     return parse(Train, "train", arguments, default)
 
 
@@ -67,3 +67,15 @@ def test_a_set_up_without_fine_tuning_has_no_length_of_it():
 def test_what_cannot_be_given_says_why(recorded, why):
     with pytest.raises(NoCommand, match=why):
         train_command(CONFIG, recorded)
+
+
+def test_flags_of_the_optimiser_make_the_one_that_the_set_up_has():
+    made = {"kind": "adam", "betas": [0.8, 0.99], "eps": 1e-8, "weight_decay": 0.5}
+    command = train_command({**CONFIG, "optimizer": made}, ["fasttrain sweep digits"])
+    assert command == (
+        "fasttrain train digits --optimizer adam --betas 0.8 0.99 --weight-decay 0.5"
+    )
+    assert _parsed(f"{command} --plr 1").optimizer.betas == (0.8, 0.99)
+    same = {"kind": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4}
+    command = train_command({**CONFIG, "optimizer": same}, ["fasttrain sweep digits-practical"])
+    assert "optimizer" not in command and "momentum" not in command

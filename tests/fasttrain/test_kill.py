@@ -74,7 +74,22 @@ def whole(tmp_path_factory) -> dict[str, bytes]:
 @pytest.mark.parametrize("interval", [(), EVERY_EPOCH], ids=["as users have it", "every epoch"])
 def test_killed_at_random_moments_it_ends_in_the_same_bits(whole, tmp_path, processes, interval):
     """By default most packs end before their first checkpoint is due."""
-    options = ("--processes", processes, *interval)
+    kill_and_resume(whole, tmp_path, "--processes", processes, *interval)
+
+
+NESTEROV = ("--optimizer", "sgd", "--momentum", "0.9", "--nesterov", "True", "--form", "practical")
+ADAM = ("--optimizer", "adam", "--weight-decay", "1e-4", "--inherit", "optimizer")
+
+
+@pytest.mark.parametrize("optimizer", [NESTEROV, ADAM], ids=["nesterov", "adam"])
+def test_the_optimisers_state_survives_kills(tmp_path, optimizer):
+    options = ("--processes", "1", *EVERY_EPOCH, *optimizer)
+    finish(tmp_path, "whole", *options)
+    kill_and_resume(contents(tmp_path / "whole"), tmp_path, *options)
+
+
+def kill_and_resume(whole: dict[str, bytes], tmp_path: Path, *options: str) -> None:
+    """Kill a sweep four times, let it end, and compare."""
     moments = random.Random(repr(options))
     kept: dict[str, int] = {}
     kills = 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fasttrain.models import HEAD_NORM, MODELS, ConvNet, ResNet18
+from fasttrain.models import HEAD_NORM, MLP, MODELS, ConvNet, ResNet18
 
 SIZES = [
     (ConvNet, 32, 387_936, 4, 480),
@@ -124,5 +124,6 @@ def test_resnet_pools_as_published_at_32():
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize(("size", "channels"), [(4, 1), (8, 1), (28, 1), (33, 3), (64, 3)])
 def test_any_size_and_channels(model, size, channels):
-    net = model(7, in_channels=channels, width=2)
+    options = {"image_size": (size, size)} if model is MLP else {}
+    net = model(7, in_channels=channels, width=2, **options)
     assert net(torch.randn(3, channels, size, size)).shape == (3, 7)

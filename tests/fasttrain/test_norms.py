@@ -28,7 +28,7 @@ def on_sphere(num_epochs: int, spread: float = 1.0) -> np.ndarray:
 def test_inverse_learning_rates_of_groups_add_up(spread):
     norms = on_sphere(3, spread)
     for groups in (norms, tensor_norms(norms, FILTERS)):
-        total = (1 / group_elrs(groups, ELR, RADIUS)).sum(axis=1)
+        total = (1 / group_elrs(groups, ELR * RADIUS**2)).sum(axis=1)
         np.testing.assert_allclose(total, 1 / ELR, rtol=1e-6)
 
 

@@ -174,8 +174,8 @@ LINES = Drawing(
     title="Between low and high FLR",
     caption=(
         "Accuracy along the straight line between the points fine-tuned at a low and at a high "
-        "FLR, every point rescaled to the sphere, where there is one, and its batch-norm statistics "
-        "estimated anew; means over seeds, one line per PLR, its style the regime."
+        "FLR, every point rescaled to the sphere, where there is one, and its batch-norm "
+        "statistics estimated anew; means over seeds, one line per PLR, its style the regime."
     ),
     published="WDL, barriers (which are read off these lines)",
     table=_lines,
