@@ -1,13 +1,15 @@
-"""Sphere-projected and plain SGD in one pass over memory, and fused batch normalisation."""
+"""SGD on the sphere and plain SGD in one pass, any optimiser on spheres, fused batch norm."""
 
 from .invariance import scale_invariant_parameters
 from .norm_relu_pool import NormReLUPool
+from .on_sphere import OnSphere
 from .optim import FusedSGD, SphereSGD
 from .statistics import Statistics, group_statistics
 
 __all__ = [
     "FusedSGD",
     "NormReLUPool",
+    "OnSphere",
     "SphereSGD",
     "Statistics",
     "group_statistics",
