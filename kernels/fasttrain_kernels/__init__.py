@@ -1,6 +1,6 @@
 """SGD on the sphere and plain SGD in one pass, any optimiser on spheres, fused batch norm."""
 
-from .invariance import scale_invariant_parameters
+from .invariance import scale_invariant_parameters, scale_invariant_sets
 from .norm_relu_pool import NormReLUPool
 from .on_sphere import OnSphere
 from .optim import FusedSGD, SphereSGD
@@ -14,4 +14,5 @@ __all__ = [
     "Statistics",
     "group_statistics",
     "scale_invariant_parameters",
+    "scale_invariant_sets",
 ]
