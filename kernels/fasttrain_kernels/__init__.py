@@ -6,6 +6,8 @@ from .on_sphere import OnSphere
 from .optim import FusedSGD, SphereSGD
 from .statistics import Statistics, group_statistics
 
+__version__ = "0.1.0"
+
 __all__ = [
     "FusedSGD",
     "NormReLUPool",
