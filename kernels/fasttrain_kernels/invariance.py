@@ -51,7 +51,7 @@ def scale_invariant_parameters(
         ValueError: the output is not finite.
     """
     probe = _Probe(model, example_input)
-    alone = {name for name in probe.parameters if probe.effect(name) and probe.invariant([name])}
+    alone = {name for name in probe.parameters if probe.invariant([name])}
     return [(name, original) for name, original in model.named_parameters() if name in alone]
 
 
@@ -72,7 +72,7 @@ def scale_invariant_sets(
     Args, Raises: as there.
     """
     probe = _Probe(model, example_input)
-    names = [n for n in probe.parameters if probe.effect(n) and not probe.invariant([n])]
+    names = [n for n in probe.parameters if not probe.invariant([n]) and probe.effect(n)]
     found: list[list[str]] = []
     taken: set[str] = set()
     for members in indicators(null_space(probe.log_derivatives(names))):
@@ -131,17 +131,18 @@ class _Probe:
         return self._effects[name]
 
     def invariant(self, names: Sequence[str]) -> bool:
-        """Whether the output stays when these parameters are scaled together."""
+        """Whether the output depends on these parameters, but not on their common scale."""
+        first = self._change(names, 1.0)
+        # A NaN is no invariance.
+        if not first <= TOLERANCE + EPSILON_AT_ONE:
+            return False
         effect = min(1.0, max(self.effect(name) for name in names))
-        for c in LADDER:
-            change = float(self._change(names, c))
-            if change <= TOLERANCE * effect:
-                # Exactly so: no epsilon is in the way.
-                return True
-            # A NaN is no invariance.
-            if not change <= TOLERANCE + effect * EPSILON_AT_ONE / c:
-                return False
-        return True
+        if effect == 0:
+            return False
+        # Exactly so where no epsilon is in the way.
+        return first <= TOLERANCE * effect or all(
+            self._change(names, c) <= TOLERANCE + effect * EPSILON_AT_ONE / c for c in LADDER
+        )
 
     def log_derivatives(self, names: Sequence[str]) -> Tensor:
         """Of the output, with respect to the logarithm of each scale: (num_outputs, num_names).
@@ -156,9 +157,9 @@ class _Probe:
         self.move_to(seed=0)
         return torch.cat(parts)
 
-    def _change(self, names: Sequence[str], c: float) -> Tensor:
-        once, twice = self._scaled(names, c), self._scaled(names, 2 * c)
-        return (twice - once).norm() / self.base.norm()
+    def _change(self, names: Sequence[str], c: float) -> float:
+        once = self.base if c == 1.0 else self._scaled(names, c)
+        return float((self._scaled(names, 2 * c) - once).norm() / self.base.norm())
 
     def _scaled(self, names: Sequence[str], factor: float) -> Tensor:
         before = {name: self.parameters[name].clone() for name in names}
