@@ -33,9 +33,10 @@ def norm_relu_pool(
     from . import cpu_norm
 
     moments = torch.zeros((2, y.shape[1]), dtype=torch.float64)
-    once = cpu_norm.Running(*moments, torch.zeros((), dtype=torch.int64), 1.0)
+    once = cpu_norm.Running(moments[0], moments[1], torch.zeros((), dtype=torch.int64), 1.0)
     y = y.contiguous(memory_format=LAST)
-    return *cpu_norm.forward(y, _window(pool), relu, eps, once), moments
+    out, statistics = cpu_norm.forward(y, _window(pool), relu, eps, once)
+    return out, statistics, moments
 
 
 @norm_relu_pool.register_fake
@@ -43,7 +44,8 @@ def _(y: Tensor, pool: Sequence[int], relu: bool, eps: float) -> tuple[Tensor, T
     n, c, h, w = y.shape
     shape = (n, c, h // pool[0], w // pool[1])
     out = torch.empty(shape, dtype=y.dtype, device=y.device, memory_format=LAST)
-    return out, *(y.new_empty((2, c), dtype=torch.float64) for _ in range(2))
+    statistics = y.new_empty((2, c), dtype=torch.float64)
+    return out, statistics, torch.empty_like(statistics)
 
 
 @custom_op("fasttrain_kernels::norm_relu_pool_backward", mutates_args=(), device_types="cpu")

@@ -51,6 +51,8 @@ class NormReLUPool(nn.Module):
     exported or transformed by torch.func too, is the same in torch's operations.
     """
 
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
     running_mean: Tensor | None
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
@@ -218,7 +220,7 @@ def _is_transformed() -> bool:
     These are the transforms of torch.func, forward-mode derivatives and `torch.jit.trace`.
     """
     return (
-        torch._C._functorch.peek_interpreter_stack() is not None
+        torch._C._functorch.peek_interpreter_stack() is not None  # type: ignore[attr-defined]
         or forward_ad._current_level >= 0
         or torch._C._get_tracing_state() is not None
     )

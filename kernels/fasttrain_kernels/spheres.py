@@ -75,7 +75,8 @@ class Spheres:
         self._sums = self.backend.group_sums(self.thetas, grads, self.layout)
         if not self._before:
             self._before = [torch.empty_like(theta) for theta in self.thetas]
-        torch._foreach_copy_(self._before, self.thetas)
+        for before, theta in zip(self._before, self.thetas, strict=True):
+            before.copy_(theta)
 
     def compare(self, lr: float | Tensor) -> None:
         """Describe the step that has led here from there."""
@@ -84,8 +85,8 @@ class Spheres:
         eta = self._sums.new_ones(self.layout.num_models) * lr
         norm, grad_norm, elr, _, totals = self.backend.describe(self._sums, eta, self.layout)
         # Of a small angle the way itself has more digits than both of its ends.
-        torch._foreach_sub_(self._before, self.thetas)
-        torch._foreach_neg_(self._before)
+        for before, theta in zip(self._before, self.thetas, strict=True):
+            torch.sub(theta, before, out=before)
         moved = self.backend.group_sums(self.thetas, self._before, self.layout)
         angle = self.backend.describe(moved, torch.ones_like(eta), self.layout)[3]
         self.taken = norm, grad_norm, elr, angle, totals
