@@ -159,6 +159,9 @@ class OnSphere(Optimizer):
         count = group["num_models"]
         if not isinstance(count, int) or count < 1:
             raise ValueError(f"num_models={count}: must be a whole number of at least 1")
+        for theta in group["params"]:
+            if not theta.is_floating_point():
+                raise ValueError(f"parameters must be of a floating-point type; got {theta.dtype}")
         with torch.no_grad():
             norms = Spheres(0, group, self.backend).norms()
         radius = group["radius"]

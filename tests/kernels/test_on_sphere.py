@@ -323,6 +323,8 @@ def test_what_is_wrong_is_refused_with_what_is_allowed():
         OnSphere(weights())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="non-zero norm"):
         OnSphere(sgd([nn.Parameter(torch.zeros(3, 2))]))
+    with pytest.raises(ValueError, match="floating-point type; got torch.complex64"):
+        OnSphere(sgd([nn.Parameter(torch.ones(3, dtype=torch.complex64))]))
     with pytest.raises(RuntimeError, match="needs track=True"):
         OnSphere(sgd()).statistics()
 
@@ -347,3 +349,27 @@ def test_added_param_groups_get_spheres_of_their_own():
     assert len(optimizer.param_groups) == len(optimizer.optimizer.param_groups) == 2
     train(optimizer, parameters + added)
     close(norms(added, "joint"), torch.tensor([5.0], dtype=torch.float64))
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch has no distributed package")
+def test_asking_a_fresh_optimiser_for_its_state_moves_no_weights():
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+    model = nn.Linear(3, 2)
+    before = copy.deepcopy(model.state_dict())
+    optimizer = OnSphere(torch.optim.Adam(model.parameters(), lr=0.1), radius=5.0)
+    state = get_optimizer_state_dict(model, optimizer)
+    assert set(state["state"]) == {"weight", "bias"}
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_it_is_saved_and_loaded_whole(tmp_path):
+    ours = weights()
+    optimizer = OnSphere(WRAPPED["adam"](ours), scope="group")
+    train(optimizer, ours)
+    torch.save((ours, optimizer), tmp_path / "all.pt")
+    twins, twin = torch.load(tmp_path / "all.pt", weights_only=False)
+    assert twin.param_groups is twin.optimizer.param_groups
+    train(optimizer, ours)
+    train(twin, twins)
+    assert all(torch.equal(a, b) for a, b in zip(ours, twins, strict=True))
