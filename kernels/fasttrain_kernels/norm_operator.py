@@ -1,7 +1,7 @@
 """Fused normalisation, ReLU and pooling as operators that torch can trace and transform.
 
 `NormReLUPool` calls `torch.ops.fasttrain_kernels.norm_relu_pool` where torch looks into a call:
-under `torch.compile`, `make_fx`, fake tensors. In an eager call on a small tensor it would take twice
+under `torch.compile`, `make_fx`, fake tensors. In an eager call on a small tensor it takes twice
 the time of an `autograd.Function`.
 
 Of <u, dy>, with s = 1 / sqrt(var + eps), x the normalised y, g the gradient of x, c = mean(g x) and

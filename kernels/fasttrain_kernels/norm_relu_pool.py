@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from .norm_operator import LAST, norm_relu_pool, second_gradients
+from .norm_operator import LAST, norm_relu_pool, norm_relu_pool_backward, second_gradients
 
 FUSED_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 """Dtypes that the fused kernels take."""
@@ -260,10 +260,13 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        # A hook on saved tensors may have laid them out anew.
         y, out, statistics = ctx.saved_tensors
-        grad, y, out = (t.contiguous(memory_format=LAST) for t in (grads[0], y, out))
-        dy = _FusedGradient.apply(grad, y, out.detach(), statistics, *ctx.options)
+        if _is_watched() or not _is_plain(grads[0]):
+            dy = norm_relu_pool_backward(grads[0], y, out.detach(), statistics, *ctx.options)
+        else:
+            # A hook on saved tensors may have laid them out anew.
+            grad, y, out = (t.contiguous(memory_format=LAST) for t in (grads[0], y, out))
+            dy = _FusedGradient.apply(grad, y, out.detach(), statistics, *ctx.options)
         return dy, None, None, None, None  # type: ignore[return-value]
 
 

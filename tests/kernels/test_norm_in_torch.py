@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from fasttrain_kernels import NormReLUPool
@@ -85,6 +86,26 @@ def test_make_fx_records_the_fused_operator_and_its_gradient():
         close(graph(numbers(1)), gradient(plain)(numbers(1)))
 
 
+def test_make_fx_records_a_gradient_of_what_was_computed_before():
+    def graph_of(function) -> Tensor:
+        y = numbers().requires_grad_()
+        out = function(y)
+        graph = make_fx(lambda grad: torch.autograd.grad(out, y, grad, retain_graph=True)[0])
+        return graph(numbers(1, out.shape))(numbers(2, out.shape))
+
+    close(graph_of(fused), graph_of(plain))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_gradients_in_batches_are_those_of_the_plain_operations():
+    found = []
+    for function in (fused, plain):
+        y = numbers().requires_grad_()
+        grads = numbers(1, (2, 3, 4, 3, 3))
+        found.append(torch.autograd.grad(function(y), y, grads, is_grads_batched=True)[0])
+    close(*found)
+
+
 @pytest.mark.parametrize("momentum", [0.1, None])
 def test_make_fx_updates_the_running_statistics(momentum):
     module = NormReLUPool(4, momentum=momentum, dtype=torch.float64)
@@ -109,6 +130,13 @@ def test_fake_tensors_and_counters_see_its_shape():
     assert layer().float()(mode.from_tensor(torch.randn(2, 4, 8, 8)), WINDOW).shape == (2, 4, 4, 4)
     with FlopCounterMode(display=False):
         close(fused(numbers()), plain(numbers()))
+
+
+def test_a_wrapper_of_tensors_takes_torchs_operations():
+    wrapped = TwoTensor(numbers(), numbers(1))
+    out = fused(wrapped)
+    close(out.a, plain(numbers()))
+    close(out.b, plain(numbers(1)))
 
 
 def hessian_product(function):
