@@ -46,10 +46,10 @@ def train_epoch(
         # Each model's gradient is that of its own loss: no weight is shared.
         losses.sum().backward()
         optimizer.step()
-        statistics = optimizer.statistics()
+        norms = optimizer.totals()
         loss_sum += losses.detach() * len(labels)
         correct += hits
-        grad_norm_sum += statistics.total_grad_norm * statistics.total_norm
+        grad_norm_sum += norms.grad_norm * norms.norm
         num_images += len(labels)
         num_steps += 1
     accuracy = correct.double() / num_images

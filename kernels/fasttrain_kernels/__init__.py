@@ -3,13 +3,14 @@
 from .invariance import scale_invariant_parameters
 from .norm_relu_pool import NormReLUPool
 from .optim import FusedSGD, SphereSGD
-from .statistics import Statistics, group_statistics
+from .statistics import Statistics, Totals, group_statistics
 
 __all__ = [
     "FusedSGD",
     "NormReLUPool",
     "SphereSGD",
     "Statistics",
+    "Totals",
     "group_statistics",
     "scale_invariant_parameters",
 ]

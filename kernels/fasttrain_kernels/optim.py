@@ -207,6 +207,9 @@ class SphereSGD(GroupwiseSGD):
         type, the projected values go there and the parameters stay as they are.
         """
         rest = None if outputs is None else list(outputs)
+        count = sum(len(group["params"]) for group in self.param_groups if group["sphere"])
+        if rest is not None and len(rest) != count:
+            raise ValueError(f"got {len(rest)} outputs for {count} parameters on spheres")
         for number, group in enumerate(self.param_groups):
             if not group["sphere"]:
                 continue
