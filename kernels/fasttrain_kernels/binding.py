@@ -82,12 +82,13 @@ class Binding:
             if given is not None and grads[index] is not None:
                 buffer = given[index]
                 if buffer is None:
-                    given[index] = torch.zeros_like(theta).detach()
+                    fitting = torch.zeros_like(theta).detach()
                 else:
                     check_buffer(theta, buffer)
-                    given[index] = like(buffer, theta, theta.dtype)
-                if given[index] is not buffer:
-                    fresh[index] = given[index]
+                    fitting = like(buffer, theta, theta.dtype)
+                given[index] = fitting
+                if fitting is not buffer:
+                    fresh[index] = fitting
         self.complete = all(grad is not None for grad in grads)
         self.kind = tuple([None if grad is None else grad.dtype for grad in aligned])
         in_place = not fresh and all(map(operator.is_, aligned, grads))
@@ -107,7 +108,7 @@ class Binding:
                     buffers[index] = self._zero(thetas, index + len(thetas))
         return Fitted(grads, buffers, fitted.fresh)
 
-    def scaled(self, grads: Sequence[Tensor], factor: Tensor) -> list[Tensor]:
+    def scaled(self, grads: Sequence[Any], factor: Tensor) -> list[Tensor]:
         """The gradients times a factor per group, in memory that the next call takes again."""
         if not self._scratch or self._scratch[0].dtype != grads[0].dtype:
             self._scratch = [torch.empty_like(grad) for grad in grads]

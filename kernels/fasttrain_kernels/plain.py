@@ -34,9 +34,11 @@ def is_readable(tensor: Tensor) -> bool:
 
     Subclasses without `__torch_dispatch__` can, and views that negate lazily.
     """
-    if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+    own: Any = "__torch_dispatch__"
+    if getattr(type(tensor), own) is not getattr(Tensor, own):
         return False
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    functorch: Any = torch._C._functorch  # type: ignore[attr-defined]
+    wrapped = functorch.is_functorch_wrapped_tensor(tensor)
     return not wrapped and tensor.layout is torch.strided and not tensor.is_quantized
 
 
