@@ -5,7 +5,7 @@ from .invariance import scale_invariant_parameters, scale_invariant_sets
 from .norm_relu_pool import NormReLUPool
 from .on_sphere import OnSphere
 from .optim import FusedSGD, SphereSGD
-from .statistics import Statistics, group_statistics
+from .statistics import Statistics, Totals, group_statistics
 
 __version__ = "0.1.0"
 
@@ -16,6 +16,7 @@ __all__ = [
     "OnSphere",
     "SphereSGD",
     "Statistics",
+    "Totals",
     "equal_norms_",
     "group_statistics",
     "scale_invariant_parameters",
