@@ -16,9 +16,6 @@ COLUMNS = (*SCORES, "distance")
 
 The distance is the angle between the sphere weights then and now, in rad (of an average: NaN).
 """
-DONE, AT_CHANCE, NON_FINITE = ENDS = ("done", "at-chance", "non-finite")
-"""How a stage ends: as it should, with the training scores of a guess (`chance`), or with a loss
-that is not finite; each is a result."""
 HOPELESS = 10
 """epochs at chance after which a run may be given up"""
 WALKED = 50.0

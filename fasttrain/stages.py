@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from .angles import angle
+from .chance import AT_CHANCE, DONE, NON_FINITE
 from .checkpoints import CheckpointWriter
 from .files import parquet, tensors_to_bytes
 from .lab import Lab
 from .pack import Epoch, Pack, State
 from .pack_records import PackRecords, foundations
 from .plan import Stage, predecessors
-from .runs import AT_CHANCE, COLUMNS, DONE, NON_FINITE, Progress, Run, is_at_chance, is_hopeless
+from .runs import COLUMNS, Progress, Run, is_at_chance, is_hopeless
 from .schema import digest
 from .store import Store
 
