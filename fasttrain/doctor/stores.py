@@ -51,8 +51,8 @@ def examine(path: Path) -> Diagnosis:
     _checkpoints(store, found)
     records = PackRecords(store)
     found.counts["packs"] = len(records.paths())
-    for path in records.paths():
-        _try(found, read_record, path)
+    for record in records.paths():
+        _try(found, read_record, record)
     analyses = _entries(store.analyses, "analyses", found)
     _analyses(store, stages, analyses, found)
     found.findings += _figures(path, found)
