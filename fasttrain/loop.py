@@ -50,12 +50,12 @@ def train_epoch(
         # Each model's gradient is that of its own loss: no weight is shared.
         losses.sum().backward()
         optimizer.step()
-        statistics = optimizer.statistics()
+        norms = optimizer.totals()
         loss_sum += losses.detach() * len(labels)
         # Integers, so that the order of the additions does not matter.
         hits_by_class.index_add_(1, labels, hits.long())
         images_by_class.index_add_(0, labels, torch.ones_like(labels))
-        grad_norm_sum += statistics.total_grad_norm * statistics.total_norm
+        grad_norm_sum += norms.grad_norm * norms.norm
         num_images += len(labels)
         num_steps += 1
     accuracy = hits_by_class.sum(dim=1).double() / num_images

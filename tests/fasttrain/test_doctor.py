@@ -66,7 +66,7 @@ def test_a_parent_that_was_trained_again_to_another_state_is_a_finding(store):
     finish(store, PARENT, b"others!")
     [finding] = findings(store)
     assert f"{CHILD.id}: started from another state of {store.path / PARENT.id}" in finding
-    assert f"delete {store.path / CHILD.id}" in finding
+    assert "run the sweep again, which trains it again" in finding
 
 
 def test_a_stage_that_says_another_thing_of_its_set_up_than_its_parent_is_a_finding(store):

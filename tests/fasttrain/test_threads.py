@@ -26,7 +26,11 @@ def layers() -> list:
         from numba.np.ufunc import tbbpool  # noqa: F401
     except ImportError as error:
         lacking = [pytest.mark.skip(reason=f"numba's layer tbb cannot be loaded: {error}")]
-    return ["omp workqueue tbb", "workqueue omp tbb", pytest.param("tbb omp", marks=lacking)]
+    return [
+        "omp workqueue tbb",
+        "workqueue omp tbb",
+        pytest.param("tbb omp workqueue", marks=lacking),
+    ]
 
 
 def fasttrain(folder: Path, *arguments: str | Path, **environment: str):
