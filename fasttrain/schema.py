@@ -118,7 +118,7 @@ class StageDone(AnalysisDone):
     epoch: Count
     result: dict[str, float | None]
     time_s: float
-    built_on: dict[Id, Digest | None] = {}
+    built_on: dict[Id, Digest | None]
     """SHA-256 of the state.safetensors of every stage that the stage started from, by id; None if
     that ended without one"""
 

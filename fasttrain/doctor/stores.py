@@ -117,7 +117,7 @@ def _references(store: Store, stages: Mapping[str, Entry], found: Diagnosis) -> 
         differing = [name for name in AS_IN_PARENT if about[name] != above.about[name]]
         replaced = [
             earlier
-            for earlier, state in done.get("built_on", {}).items()
+            for earlier, state in done["built_on"].items()
             if earlier in stages
             and state != stages[earlier].done["files"].get(STATE, {}).get("sha256")
         ]

@@ -74,6 +74,7 @@ def test_a_stage_that_says_another_thing_of_its_set_up_than_its_parent_is_a_find
     about["setup"]["network"]["width"] = 3
     store.begin(CHILD.id, about)
     done = {"state": "done", "stopped": False, "epoch": 5, "result": {}, "time_s": 1.0}
+    done["built_on"] = {}
     store.finish(CHILD.id, {}, done | {"provenance": {}})
     [finding] = findings(store)
     assert "differs from its parent" in finding and "in setup" in finding
