@@ -94,10 +94,10 @@ def _state_digest(stage: str, store: Store) -> str | None:
 
 def is_outdated(stage: Stage, store: Store) -> bool:
     """Whether a finished stage was built on a state that has since been replaced by another."""
-    record = store.summary(stage.id) or {}
+    record = store.summary(stage.id) or {"built_on": {}}
     return any(
         store.summary(earlier) is not None and then != _state_digest(earlier, store)
-        for earlier, then in record.get("built_on", {}).items()
+        for earlier, then in record["built_on"].items()
     )
 
 

@@ -8,11 +8,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-
-from fasttrain.results import origin
 
 from .conftest import contents
 
@@ -117,9 +114,3 @@ def test_a_worker_with_other_threads_ends_the_sweep(tmp_path, tiny):
     assert "a worker that was given 1 threads computes with 2" in outcome.stderr
     assert "Traceback" not in outcome.stderr
     assert not recorded(tmp_path / "2")
-
-
-def test_results_of_before_threads_were_recorded_stand_beside_others():
-    records = [{"date": "1"}, {"date": "2", "threads": "1"}, {"date": "3", "threads": "2"}]
-    found = [SimpleNamespace(done={"provenance": record, "time_s": 1.0}) for record in records]
-    assert origin(found)["threads"] == "1; 2"  # type: ignore[arg-type]
