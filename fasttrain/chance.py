@@ -21,6 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+DONE, AT_CHANCE, NON_FINITE = ENDS = ("done", "at-chance", "non-finite")
+"""How a stage ends: as it should, with the training scores of a guess, or with a loss that is not
+finite; each is a result."""
 GUESS = 0.05
 """Balanced accuracy above a uniform guess's, as a share of what is above it, that is none: 0.145 of
 10 classes. Equilibria measured have more than 0.1, random walks less than 0.03: their predictions

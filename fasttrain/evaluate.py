@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fasttrain_data import Loader
+from fasttrain_kernels import NormReLUPool
 
 from .models import ImageClassifier
 from .precision import autocast
@@ -75,7 +76,7 @@ def reestimate_batch_norm_(
     Reset, cumulative mean over the training set, in train mode (arXiv 2410.22113). Returns the
     score of that same pass, in train mode: what the published barriers are measured in.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in model.modules() if isinstance(m, (nn.BatchNorm2d, NormReLUPool))]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

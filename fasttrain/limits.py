@@ -24,8 +24,8 @@ VARIABLE = "FASTTRAIN_MAX_"
 MOST = 10**9
 """what every count is below, whatever is lifted"""
 MAX_TOML_BYTES = 2**20
-SMALLEST_RATE, LARGEST_RATE = 1e-30, 1e30
-"""of learning rates: what float32 weights can tell from no step, and from infinity"""
+SMALLEST_RATE, LARGEST_RATE = 1e-200, 1e200
+"""of learning rates: their raw rates, and their ratios, are finite numbers above 0"""
 LARGEST_RADIUS = 1e6
 """of the sphere, and one over it the smallest: the weights' squares fit float32"""
 

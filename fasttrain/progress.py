@@ -10,8 +10,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from .chance import ENDS
 from .plan import KINDS, Stage
-from .runs import ENDS
 from .status import duration
 
 STATES = (*ENDS, "failed")

@@ -79,7 +79,9 @@ def watch(path: Path, interval_s: float) -> int:
 
 def page_status(store: Store) -> list[str]:
     """What the top of the page says: where the store stands, and when that was so."""
-    first, *others = read(store.path).sentences()
+    # Who holds the store to rebuild the page has done all else.
+    running = None if store.lock_file is None else False
+    first, *others = read(store.path, running=running).sentences()
     return [f"{datetime.now():%Y-%m-%d %H:%M:%S}. {first}", *others]
 
 

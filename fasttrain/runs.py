@@ -16,9 +16,6 @@ COLUMNS = (*SCORES, "distance")
 
 The distance is the angle between the sphere weights then and now, in rad (of an average: NaN).
 """
-DONE, AT_CHANCE, NON_FINITE = ENDS = ("done", "at-chance", "non-finite")
-"""How a stage ends: as it should, with the training scores of a guess (`chance`), or with a loss
-that is not finite; each is a result."""
 HOPELESS = 10
 """epochs at chance after which a run may be given up"""
 WALKED = 50.0
@@ -66,8 +63,8 @@ class Progress:
 
         time_s = float(tensors.get("time_s", 0))
         series, norms = list(tensors["series"]), list(tensors["norms"])
-        parts = (part(prefix) for prefix in ("model.", "average.", "optimizer."))
-        return cls(*parts, series, norms, time_s)
+        model, average, optimizer = map(part, ("model.", "average.", "optimizer."))
+        return cls(model, average, optimizer, series, norms, time_s)
 
 
 @dataclass

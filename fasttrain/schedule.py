@@ -54,7 +54,7 @@ def form_packs(
             if stage.id in recorded:
                 old = recorded[stage.id]
             elif store.summary(stage.id) is not None:
-                # Of a store that did not record packs.
+                # In another mode of giving up, or its record has been deleted.
                 old = [stage]
             else:
                 new.append(stage)

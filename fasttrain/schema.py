@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, RootModel, ValidationError
 
 from .errors import EnvironmentProblem
 from .files import json_bytes, read_regular, sha256_hex
@@ -23,6 +23,7 @@ FileName = Annotated[str, Field(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 """of a file beside: no slash, and no dot in front"""
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Kind = Literal["pretrain", "finetune", "swa"]
 Plain = str | int | float | bool | None
 
 
@@ -34,8 +35,6 @@ class Marker(_Shape):
     """store.json"""
 
     format: int
-    fasttrain: str | None = None
-    """the version that made the store"""
 
 
 class _Section(_Shape):
@@ -74,7 +73,7 @@ class _Source(_Shape):
 class StageDescription(_Shape):
     """stage.json of a stage"""
 
-    kind: Literal["pretrain", "finetune", "swa"]
+    kind: Kind
     plr: Rate
     flr: Rate | None
     k: Count | None
@@ -127,7 +126,7 @@ class StageDone(AnalysisDone):
     epoch: Count
     result: dict[str, float | None]
     time_s: float
-    built_on: dict[Id, Digest | None] = {}
+    built_on: dict[Id, Digest | None]
     """SHA-256 of the state.safetensors of every stage that the stage started from, by id; None if
     that ended without one"""
 
@@ -145,6 +144,56 @@ class PackRecord(_Shape):
     continued: Count
     stop_at_chance: bool
     number: Count
+
+
+Seconds = Annotated[float, Field(ge=0, lt=1e12)]
+Text = InstanceOf[str]
+"""any at all: pydantic's own has to be valid UTF-8, which commands and paths are not always"""
+
+
+class _Report(_Shape):
+    model_config = ConfigDict(extra="forbid")
+    format: Literal[1]
+
+
+class _PlannedStage(_Shape):
+    kind: Kind
+    plr: Rate
+    flr: Rate | None
+    k: Count | None
+    seed: Count
+    epochs: Count
+    setup: Id
+
+
+class _PlannedSweep(_Shape):
+    model_config = ConfigDict(extra="forbid")
+    command: Text
+    folder: Text
+    stages: dict[Id, _PlannedStage]
+    accept_stopped: bool
+    more: bool
+
+
+class Plan(_Report):
+    """plan.json"""
+
+    sweeps: list[_PlannedSweep]
+
+
+class Progress(_Report):
+    """progress.json"""
+
+    command: Text
+    pid: Count
+    host: Text
+    written: Seconds
+    phase: Text
+    counts: bool
+    processes: Count
+    more: bool
+    left_s: Seconds | None
+    packs: list[Text]
 
 
 class Current(RootModel[dict[str, dict[str, list[Id]]]]):

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from .angles import angle
+from .chance import AT_CHANCE, DONE, NON_FINITE
 from .checkpoints import CheckpointWriter
 from .files import parquet, tensors_to_bytes
 from .lab import End, Lab
 from .pack import Epoch, Pack
 from .pack_records import PackRecords, foundations
 from .plan import Stage, predecessors
-from .runs import AT_CHANCE, COLUMNS, DONE, NON_FINITE, Progress, Run, is_at_chance, is_hopeless
+from .runs import COLUMNS, Progress, Run, is_at_chance, is_hopeless
 from .schema import digest
 from .store import Store
 
@@ -93,10 +94,10 @@ def _state_digest(stage: str, store: Store) -> str | None:
 
 def is_outdated(stage: Stage, store: Store) -> bool:
     """Whether a finished stage was built on a state that has since been replaced by another."""
-    record = store.summary(stage.id) or {}
+    record = store.summary(stage.id) or {"built_on": {}}
     return any(
         store.summary(earlier) is not None and then != _state_digest(earlier, store)
-        for earlier, then in record.get("built_on", {}).items()
+        for earlier, then in record["built_on"].items()
     )
 
 
@@ -107,14 +108,16 @@ def _start(
 
     And the sphere weights that it starts from, whether or not it is there any more.
     """
-    new = stage.parent is None
-    end = End(lab.initial_state(stage.seed), {}) if new else _end(stage.parent, lab)
+    if stage.parent is None:
+        end = End(lab.initial_state(stage.seed), {})
+    else:
+        end = _end(stage.parent, lab)
     state, start = end.model, [end.model[name] for name in lab.sphere_names]
     if tensors is None and continued:
         tensors = lab.store.read_tensors(foundations(stage, continued)[-1].id, STATE)
     if tensors is not None:
         return Progress.from_tensors(tensors), start
-    if new:
+    if stage.parent is None:
         return Progress({}), start
     optimizer = end.optimizer if stage.inherit == "optimizer" else {}
     names = [*lab.sphere_names, *lab.free_names] if stage.kind == "swa" else []

@@ -8,9 +8,7 @@ is an earlier plan of the same command: adding seeds forgets nothing, and repeat
 nothing. Both files only inform: no result depends on them, and a store without them is whole.
 """
 
-import contextlib
 import fcntl
-import json
 import os
 import shlex
 import time
@@ -19,8 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
+from . import schema
 from .errors import EnvironmentProblem
-from .files import read_regular
+from .marker import check_store
+from .schema import read_json
 
 PLAN = "plan.json"
 PROGRESS = "progress.json"
@@ -92,7 +94,7 @@ class Status:
     num_finished: int
     """stages of the store, planned or not"""
     progress: Progress | None
-    """of a driver that runs or was killed"""
+    """of a driver that runs, if it can be read, or was killed"""
     running: bool
 
     def sentences(self, folder: Path | None = None) -> list[str]:
@@ -101,13 +103,10 @@ class Status:
         Args:
             folder: where the reader is, to whom a command of another folder is given with a `cd`.
         """
-        if self.running and self.progress is not None:
+        if self.running:
             return list(self._of_running(self.progress))
         if not self.plan:
-            return [
-                f"Plan unknown: {_stages(self.num_finished)} finished, none asked for by a sweep of"
-                " this version."
-            ]
+            return [f"Plan unknown: {self._count()}, none asked for by a sweep of this version."]
         unfinished = [p for p, left in zip(self.plan, self.left, strict=True) if left or p.more]
         if not unfinished:
             return [f"Finished: {self._count().removesuffix(' finished')}."]
@@ -118,13 +117,19 @@ class Status:
         return [f"{how}. {self._count()}.", *(f"Resume with: {text}" for text in commands)]
 
     def _count(self) -> str:
+        if not self.plan:
+            return f"{_stages(self.num_finished)} finished"
         wanted = {stage for planned in self.plan for stage in planned.stages}
         left = {stage for ids in self.left for stage in ids}
         failed = f", {self.num_failed} failed" if self.num_failed else ""
         more = ", and more to be found" if any(planned.more for planned in self.plan) else ""
         return f"{len(wanted) - len(left)} of {_stages(len(wanted))} finished{failed}{more}"
 
-    def _of_running(self, progress: Progress) -> Iterator[str]:
+    def _of_running(self, progress: Progress | None) -> Iterator[str]:
+        if progress is None:
+            # It cannot write where it stands, on a full disk for instance, or has yet to.
+            yield f"Running (a process holds the store and does not say more): {self._count()}."
+            return
         silent_s = max(0.0, time.time() - progress.written)
         what, silent = progress.phase, ""
         if progress.counts:
@@ -145,13 +150,12 @@ def read(path: Path, *, running: bool | None = None) -> Status:
     """Look at a store.
 
     Args:
-        running: whether a driver is at work, if that is known; else its lock tells.
+        running: whether a driver is at work, where that is known; else the lock tells.
 
     Raises:
-        EnvironmentProblem: not a store.
+        EnvironmentProblem: not a store, or one of another format.
     """
-    if not (path / "store.json").exists():
-        raise EnvironmentProblem(f"{path}: no such store")
+    check_store(path, create=False)
     # Before the stages: what ends meanwhile is then seen as finished, not as killed.
     progress = _progress(path)
     if running is None:
@@ -172,18 +176,14 @@ def read(path: Path, *, running: bool | None = None) -> Status:
         sum((path / stage / "failed.txt").exists() for stage in waiting),
         sum(1 for _ in path.glob("*/done.json")),
         progress,
-        running and progress is not None,
+        running,
     )
 
 
 def read_plan(path: Path) -> list[Planned]:
     """The plan of a store; empty if it has none that can be read."""
-    content = _read(path / PLAN)
-    if content is None or content.get("format") != FORMAT:
-        return []
-    with contextlib.suppress(TypeError, KeyError):
-        return [Planned(**sweep) for sweep in content["sweeps"]]
-    return []
+    content = _read(path / PLAN, schema.Plan) or {"sweeps": []}
+    return [Planned(**sweep) for sweep in content["sweeps"]]
 
 
 def merged(plan: Sequence[Planned], new: Planned) -> list[Planned]:
@@ -207,9 +207,11 @@ def is_locked(path: Path) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        # Held; or a file system without such locks, where the file itself is the lock.
+    except BlockingIOError:
         return True
+    except OSError:
+        # A file system without such locks, on which nothing can hold a store.
+        return False
     finally:
         os.close(descriptor)
     return False
@@ -228,23 +230,20 @@ def _is_finished(folder: Path, planned: Planned) -> bool:
     done = folder / "done.json"
     if not done.exists():
         return False
-    return planned.accept_stopped or not (_read(done) or {}).get("stopped")
+    return planned.accept_stopped or not (_read(done, schema.StageDone) or {}).get("stopped")
 
 
 def _progress(path: Path) -> Progress | None:
-    content = _read(path / PROGRESS)
-    with contextlib.suppress(TypeError):
-        return Progress(**content) if content and content.get("format") == FORMAT else None
-    return None
+    content = _read(path / PROGRESS, schema.Progress)
+    return None if content is None else Progress(**content)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None: a file that only informs never stops anybody."""
+def _read(path: Path, shape: type[BaseModel]) -> dict[str, Any] | None:
+    """What a file says, or None: one that only informs never stops anybody."""
     try:
-        content = json.loads(read_regular(path, ""))
-    except (EnvironmentProblem, ValueError, RecursionError):
+        return read_json(path, shape, "")
+    except EnvironmentProblem:
         return None
-    return content if isinstance(content, dict) else None
 
 
 def _stages(count: int) -> str:

@@ -40,9 +40,8 @@ from .files import (
     sha256_hex,
     write_atomically,
 )
-from .formats import FORMAT, check_format
-from .marker import MARKER, check_store
-from .schema import Shapes, read_json
+from .marker import FORMAT, MARKER, check_store
+from .schema import Shapes
 from .text import readable
 
 ANALYSES = "analyses"
@@ -82,7 +81,6 @@ class Store(Entries):
             except OSError as error:
                 raise EnvironmentProblem(f"{path}: cannot be made: {error.strerror}") from None
             write_atomically(marker, json_bytes({"program": "fasttrain", "format": FORMAT}))
-        check_format(path, read_json(marker, schema.Marker, "use another store"))
         return cls(path)
 
     @contextlib.contextmanager
@@ -98,7 +96,14 @@ class Store(Entries):
                 raise EnvironmentProblem(f"{path}: is not a regular file; delete it and run again")
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            if not _locked(file):
+            try:
+                is_mine = _locked(file)
+            except OSError as error:
+                raise EnvironmentProblem(
+                    f"{path}: cannot be locked: {error.strerror}; use a --store on another file"
+                    " system"
+                ) from None
+            if not is_mine:
                 raise EnvironmentProblem(
                     f"{self.path}: in use by another fasttrain process; wait, or use another"
                     " --store"

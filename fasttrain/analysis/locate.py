@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from fasttrain.chance import ENDS
 from fasttrain.choice import Choice, choose
 from fasttrain.config import Config, RunOptions
 from fasttrain.console import Console
@@ -23,7 +24,6 @@ from fasttrain.plan import Stage, epochs_left, setup_sections
 from fasttrain.precision import resolve_device, resolve_precision
 from fasttrain.progress import ProgressView
 from fasttrain.provenance import provenance
-from fasttrain.runs import ENDS
 from fasttrain.schedule import form_packs
 from fasttrain.stages import METRICS, is_lost
 from fasttrain.status import duration

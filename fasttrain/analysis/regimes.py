@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..runs import NON_FINITE
+from ..chance import NON_FINITE
 from .rules import Curves, Verdict, converged_epoch, judge, split_equilibrium
 from .tables import Grid
 

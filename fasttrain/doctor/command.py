@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..errors import EnvironmentProblem
+from ..marker import check_store
 
 
 def doctor(store: Path | None) -> int:
@@ -23,8 +23,7 @@ def _machine() -> int:
 
 
 def _store(path: Path) -> int:
-    if not path.exists():
-        raise EnvironmentProblem(f"{path}: no such store")
+    check_store(path, create=False)
     from .stores import examine
 
     found = examine(path)

@@ -51,8 +51,8 @@ def examine(path: Path) -> Diagnosis:
     _checkpoints(store, found)
     records = PackRecords(store)
     found.counts["packs"] = len(records.paths())
-    for path in records.paths():
-        _try(found, read_record, path)
+    for record in records.paths():
+        _try(found, read_record, record)
     analyses = _entries(store.analyses, "analyses", found)
     _analyses(store, stages, analyses, found)
     found.findings += _figures(path, found)
@@ -117,7 +117,7 @@ def _references(store: Store, stages: Mapping[str, Entry], found: Diagnosis) -> 
         differing = [name for name in AS_IN_PARENT if about[name] != above.about[name]]
         replaced = [
             earlier
-            for earlier, state in done.get("built_on", {}).items()
+            for earlier, state in done["built_on"].items()
             if earlier in stages
             and state != stages[earlier].done["files"].get(STATE, {}).get("sha256")
         ]

@@ -127,7 +127,7 @@ def _operations(model: nn.Module, side: int, channels: int, num_models: int, pre
         optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()
         optimizer.step()
-        optimizer.statistics()
+        optimizer.totals()
 
     step()
     with _Operations() as operations:

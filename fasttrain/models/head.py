@@ -100,7 +100,7 @@ class ImageClassifier(nn.Module):
         return [
             (f"{name}.{own}", parameter)
             for name, module in self.named_modules()
-            if isinstance(module, (nn.BatchNorm2d, Head))
+            if isinstance(module, (NormReLUPool, Head))
             for own, parameter in module.named_parameters(recurse=False)
             if parameter.requires_grad
         ]

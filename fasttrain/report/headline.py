@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from fasttrain.analysis.tables import Grid
+from fasttrain.chance import ENDS
 from fasttrain.report.best import best_sentences
 from fasttrain.report.table import number
 from fasttrain.report.waiting import rates_words, waited_for, waiting_words
-from fasttrain.runs import ENDS
 from fasttrain.settings.optimizers import KINDS
 
 REGIME_NAMES = {

@@ -48,8 +48,9 @@ class AdamPack:
     def step(self) -> None:
         """Take one step of every model."""
         weights = [parameter for _, parameter in self.trained.sphere]
-        grads = [parameter.grad for _, parameter in self.trained.all]
-        assert all(grad is not None for grad in grads)
+        found = [parameter.grad for _, parameter in self.trained.all]
+        grads = [grad for grad in found if grad is not None]
+        assert len(grads) == len(found), "a parameter without a gradient"
         statistics = group_statistics(
             weights, grads[: len(weights)], num_models=self.trained.num_models
         )

@@ -14,7 +14,7 @@ BUFFER = "momentum_buffer"
 
 
 class FusedPack:
-    """One or two optimisers: of the sphere weights, which has the statistics, and of the rest."""
+    """One or two optimisers: of the sphere weights, which has the norms, and of the rest."""
 
     def __init__(self, trained: Trained, first: SphereSGD | FusedSGD, rest: FusedSGD | None):
         self.trained = trained
@@ -39,8 +39,8 @@ class FusedPack:
 
     def effective_grad_norm(self) -> Tensor:
         """||g|| * ||theta|| of the sphere weights: (num_models,)."""
-        statistics = self.first.statistics()
-        return statistics.total_grad_norm * statistics.total_norm
+        totals = self.first.totals()
+        return totals.grad_norm * totals.norm
 
     def state(self) -> dict[str, Tensor]:
         """The momentum buffers, by parameter."""
@@ -83,10 +83,11 @@ def on_sphere(
     rest = None
     if trained.free:
         assert options.free_lr is not None
-        rest = FusedSGD(trained.free, lr=options.free_lr, num_models=trained.num_models)
-    shared = {"num_models": trained.num_models}
+        rest = FusedSGD(
+            trained.free, lr=options.free_lr, num_models=trained.num_models, track=False
+        )
     if options.scope == "joint":
-        first = SphereSGD(trained.sphere, elr=rates, radius=radius, **shared)
+        first = SphereSGD(trained.sphere, elr=rates, radius=radius, num_models=trained.num_models)
         return FusedPack(trained, first, rest)
     # Of every tensor the groups of the first model, then those of the next.
     radii = torch.cat([norm.repeat(trained.num_models) for norm in norms]).to(rates.device)
@@ -98,7 +99,7 @@ def on_sphere(
         radius=radii,
         scope="group",
         groups="tensor" if options.scope == "tensor" else "filter",
-        **shared,
+        num_models=trained.num_models,
     )
     return FusedPack(trained, first, rest)
 
@@ -129,6 +130,7 @@ def sgd(options: SGD, trained: Trained, lrs: Sequence[float]) -> FusedPack:
             nesterov=options.nesterov,
             weight_decay=options.weight_decay,
             num_models=trained.num_models,
+            track=named is trained.sphere,
         )
         for named in (trained.sphere, trained.free)
         if named

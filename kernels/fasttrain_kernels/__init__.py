@@ -1,18 +1,24 @@
-"""Sphere-projected and plain SGD in one pass over memory, and fused batch normalisation."""
+"""SGD on the sphere and plain SGD in one pass, any optimiser on spheres, fused batch norm."""
 
 from .equal_norms import EqualNorms, equal_norms_
-from .invariance import scale_invariant_parameters
+from .invariance import scale_invariant_parameters, scale_invariant_sets
 from .norm_relu_pool import NormReLUPool
+from .on_sphere import OnSphere
 from .optim import FusedSGD, SphereSGD
-from .statistics import Statistics, group_statistics
+from .statistics import Statistics, Totals, group_statistics
+
+__version__ = "0.1.0"
 
 __all__ = [
     "EqualNorms",
     "FusedSGD",
     "NormReLUPool",
+    "OnSphere",
     "SphereSGD",
     "Statistics",
+    "Totals",
     "equal_norms_",
     "group_statistics",
     "scale_invariant_parameters",
+    "scale_invariant_sets",
 ]

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from . import reference
+from .groups import Layout, lie_alike
+from .memory import STORED
+from .plain import is_readable, oddity, shown
 
 DEVICES = {"numba": ("cpu",), "triton": ("cuda",), "reference": ()}
 """Device types of each backend; the reference takes any. torch calls ROCm devices cuda too."""
 
-STORED = (torch.float32, torch.float64, torch.bfloat16)
-"""What the fused backends can read and write."""
-
 
 class Backend(NamedTuple):
-    """The five functions of `reference.py`, as one backend has them."""
+    """The six functions of `reference.py`, as one backend has them."""
 
     name: str
     sphere_step_: Callable[..., Tensor]
@@ -29,6 +29,7 @@ class Backend(NamedTuple):
     group_sums: Callable[..., Tensor]
     scale_: Callable[..., None]
     describe: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]
+    totals: Callable[..., Tensor]
 
 
 def check_backend(name: str | None) -> None:
@@ -40,12 +41,21 @@ def check_backend(name: str | None) -> None:
 def choose_backend(tensors: Sequence[Tensor], name: str | None = None) -> str:
     """The name of the backend for these tensors: the given one, or the fastest that takes them.
 
+    Subclasses whose own memory holds their numbers take the reference.
+
     Raises:
-        ValueError: the given backend does not take tensors of this device or these dtypes.
+        ValueError: a tensor whose numbers are elsewhere, as DTensor's; or the given backend does
+            not take tensors of this device or these dtypes.
     """
     device = tensors[0].device.type
     dtypes = {tensor.dtype for tensor in tensors}
-    fused = len(dtypes) == 1 and dtypes <= set(STORED)
+    odd = [tensor for tensor in tensors if oddity(tensor)]
+    for tensor in odd:
+        if not is_readable(tensor):
+            raise ValueError(
+                f"parameters must be dense tensors with memory of their own; got {shown(tensor)}"
+            )
+    fused = not odd and len(dtypes) == 1 and dtypes <= set(STORED)
     if name in (None, "reference"):
         available = {
             "cpu": "numba",
@@ -54,8 +64,9 @@ def choose_backend(tensors: Sequence[Tensor], name: str | None = None) -> str:
         return available.get(device, "reference") if fused and name is None else "reference"
     if device not in DEVICES[name] or not fused:
         kinds = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        kinds += "".join(f" ({oddity(tensor)})" for tensor in odd[:1])
         raise ValueError(
-            f"backend={name!r} takes tensors of one dtype, {', '.join(map(str, STORED))}, on "
+            f"backend={name!r} takes plain tensors of one dtype, {', '.join(map(str, STORED))}, on "
             f"{' or '.join(DEVICES[name])}; got {kinds} on {device}"
         )
     return name
@@ -73,6 +84,7 @@ def load_backend(name: str) -> Backend:
             group_sums.group_sums,
             scale.scale_,
             reference.describe,
+            reference.totals,
         )
     if name == "numba":
         from . import cpu as module
@@ -85,4 +97,41 @@ def load_backend(name: str) -> Backend:
         module.group_sums,
         module.scale_,
         module.describe,
+        module.totals,
     )
+
+
+def write_outputs(
+    backend: Backend,
+    thetas: Sequence[Tensor],
+    layout: Layout,
+    factor: Tensor,  # (num_groups,)
+    outputs: Sequence[Tensor],
+) -> None:
+    """Parameters times a factor into outputs of any dtype and memory format.
+
+    Raises:
+        ValueError: outputs of other shapes, on another device, or in another number.
+    """
+    if len(outputs) != len(thetas):
+        raise ValueError(f"got {len(outputs)} outputs for {len(thetas)} parameters")
+    for theta, output in zip(thetas, outputs, strict=True):
+        if output.shape != theta.shape or output.device != theta.device:
+            raise ValueError(
+                f"an output of shape {tuple(output.shape)} on {output.device} for a parameter of "
+                f"shape {tuple(theta.shape)} on {theta.device}"
+            )
+        if not is_readable(output) or not output.is_floating_point():
+            raise ValueError(f"outputs must be plain floating-point tensors; got {shown(output)}")
+    dtypes = {output.dtype for output in outputs}
+    direct = len(dtypes) == 1 and dtypes <= set(STORED)
+    laid_out = [
+        output
+        if direct and not oddity(output) and lie_alike(theta.shape, output.stride(), theta.stride())
+        else torch.empty_like(theta, dtype=output.dtype if direct else None)
+        for theta, output in zip(thetas, outputs, strict=True)
+    ]
+    backend.scale_(thetas, layout, factor, laid_out)
+    for output, source in zip(outputs, laid_out, strict=True):
+        if source is not output:
+            output.copy_(source)

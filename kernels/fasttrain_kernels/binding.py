@@ -1,8 +1,7 @@
-"""Parameters bound to a backend, what is kept of their step, and which options they may have."""
+"""Parameters bound to a backend, the gradients and momentum buffers that fit them, their step."""
 
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,69 +9,143 @@ from torch import Tensor
 
 from .backend import Backend
 from .groups import Layout
-from .statistics import aligned_gradients
+from .memory import Some, memory_of
+from .plain import Guard, is_readable, oddity, shown
+from .statistics import aligned_gradients, like
 
 
-@dataclass
+class Fitted(NamedTuple):
+    """Gradients and momentum buffers as a step takes them, one per parameter or None."""
+
+    grads: Some
+    buffers: Some | None
+    fresh: dict[int, Tensor]
+    """buffers that the optimiser does not have yet, by parameter"""
+
+
 class Binding:
-    """The tensors of a param group as they lay in memory when they were bound to a backend."""
+    """The tensors of a param group as they lay in memory when they were bound to a backend.
 
-    thetas: list[Tensor]
-    backend: Backend
-    layout: Layout
-    names: list[str]
-    copied: bool = False
-    """whether projected copies have been written since the last step"""
-    versions: list[int] | None = None
-    """torch's counts of in-place changes when we last looked, where somebody asks for them"""
-    zeros: dict[int, Tensor] = field(default_factory=dict)
-    scratch: list[Tensor] = field(default_factory=list)
-    form: list[tuple[Any, ...]] = field(default_factory=list)
-    grad_form: list[tuple[Any, ...]] = field(default_factory=list)
-    """dtype and stride of gradients that needed no copy"""
-    rates: tuple[tuple[Any, ...], Tensor, Tensor | None] | None = None
-    """learning rates, after the numbers and before the radius that they were made from"""
+    Attributes:
+        copied: whether projected copies have been written since the last step.
+        complete: whether every parameter had a gradient when last fitted.
+        kind: dtypes of what was last fitted.
+        rates: learning rates, after the numbers and before the radius that they were made from.
+    """
 
-    def __post_init__(self) -> None:
-        self.form = form_of(self.thetas)
+    def __init__(
+        self, thetas: Sequence[Tensor], backend: Backend, layout: Layout, names: list[str]
+    ) -> None:
+        self.backend, self.layout, self.names = backend, layout, names
+        self.form = form_of(thetas)
+        self.memory = memory_of(layout)
+        self.copied, self.complete = False, True
+        self.kind: object = None
+        self.rates: tuple[tuple[Any, ...], Tensor, Tensor | None] | None = None
+        self._guard: Guard | None = None
+        # Stand for gradients and buffers that are not there; a guard wants all of its tensors
+        # different.
+        self._absent = [torch.empty(0, device="cpu") for _ in range(2 * len(thetas))]
+        self._written: list[tuple[Tensor, int]] | None = None
+        self._zeros: dict[int, Tensor] = {}
+        self._scratch: list[Tensor] = []
 
-    def zero(self, index: int) -> Tensor:
-        """Zeros like one of the tensors; nothing may write other values there."""
-        if index not in self.zeros:
-            self.zeros[index] = torch.zeros_like(self.thetas[index])
-        return self.zeros[index]
+    def is_of(self, group: Mapping[str, Any], thetas: Sequence[Tensor]) -> bool:
+        """Whether these parameters with these options are what was bound."""
+        return (
+            self.layout.groups == group["groups"]
+            and self.layout.num_models == group["num_models"]
+            and self.form == form_of(thetas)
+        )
 
-    def aligned(self, grads: list[Tensor]) -> list[Tensor]:
-        """The gradients as the backend takes them; mostly they are what they were last time."""
-        form = [(grad.dtype, grad.stride()) for grad in grads]
-        if form == self.grad_form:
-            return grads
-        aligned = aligned_gradients(self.thetas, grads)
-        if all(map(operator.is_, aligned, grads)):
-            self.grad_form = form
-        return aligned
+    def holds(
+        self, group: Mapping[str, Any], thetas: Sequence[Tensor], grads: Some, buffers: Some | None
+    ) -> bool:
+        """Whether all of it is like what was fitted last, and needed no copy."""
+        return (
+            self._guard is not None
+            and self.layout.groups == group["groups"]
+            and self.layout.num_models == group["num_models"]
+            and self._guard.holds(*thetas, *self._present(grads, buffers))
+        )
 
-    def scaled(self, grads: list[Tensor], factor: Tensor) -> list[Tensor]:
+    def fit(self, thetas: Sequence[Tensor], grads: Some, buffers: Some | None) -> Fitted:
+        """Gradients and buffers laid out like their parameters; new buffers where there is none.
+
+        Raises:
+            ValueError: a gradient or buffer of another shape or device, sparse or wrapped.
+        """
+        aligned = aligned_gradients(thetas, grads)
+        fresh: dict[int, Tensor] = {}
+        given = None if buffers is None else list(buffers)
+        for index, theta in enumerate(thetas if given is not None else ()):
+            if given is not None and grads[index] is not None:
+                buffer = given[index]
+                if buffer is None:
+                    fitting = torch.zeros_like(theta).detach()
+                else:
+                    check_buffer(theta, buffer)
+                    fitting = like(buffer, theta, theta.dtype)
+                given[index] = fitting
+                if fitting is not buffer:
+                    fresh[index] = fitting
+        self.complete = all(grad is not None for grad in grads)
+        self.kind = tuple([None if grad is None else grad.dtype for grad in aligned])
+        in_place = not fresh and all(map(operator.is_, aligned, grads))
+        same = [*thetas, *self._present(grads, buffers)] if in_place else []
+        # A tensor may be the gradient of two parameters: no guard holds for it.
+        distinct = len({id(tensor) for tensor in same}) == len(same)
+        self._guard = Guard(same) if same and distinct else None
+        return Fitted(aligned, given, fresh)
+
+    def filled(self, thetas: Sequence[Tensor], fitted: Fitted) -> Fitted:
+        """With zeros where there is no gradient: such a parameter is only projected."""
+        grads, buffers = list(fitted.grads), None if fitted.buffers is None else [*fitted.buffers]
+        for index, grad in enumerate(fitted.grads):
+            if grad is None:
+                grads[index] = self._zero(thetas, index)
+                if buffers is not None:
+                    buffers[index] = self._zero(thetas, index + len(thetas))
+        return Fitted(grads, buffers, fitted.fresh)
+
+    def scaled(self, grads: Sequence[Any], factor: Tensor) -> list[Tensor]:
         """The gradients times a factor per group, in memory that the next call takes again."""
-        if not self.scratch or self.scratch[0].dtype != grads[0].dtype:
-            self.scratch = [torch.empty_like(grad) for grad in grads]
-        self.backend.scale_(grads, self.layout, factor, self.scratch)
-        return self.scratch
+        if not self._scratch or self._scratch[0].dtype != grads[0].dtype:
+            self._scratch = [torch.empty_like(grad) for grad in grads]
+        self.backend.scale_(grads, self.layout, factor, self._scratch)
+        return self._scratch
 
-    def wrote_(self) -> None:
-        """Tell torch that the tensors were written: autograd must not use values saved before."""
-        torch.autograd.graph.increment_version(self.thetas)
+    def wrote_(self, thetas: Sequence[Tensor]) -> None:
+        """Tell torch that tensors were written: autograd must not use values saved before."""
+        torch._C._increment_version(thetas)  # type: ignore[arg-type]
         self.copied = False
-        if self.versions is not None:
-            self.remember()
+        if self._written is not None:
+            self.remember(thetas)
 
-    def remember(self) -> None:
-        """Take note of torch's counts, which it keeps on the host."""
-        self.versions = [theta._version for theta in self.thetas]
+    def remember(self, thetas: Sequence[Tensor]) -> None:
+        """Take note of torch's counts of in-place changes, which it keeps on the host."""
+        self._written = [(theta, theta._version) for theta in thetas]
 
-    def written_elsewhere(self) -> bool:
+    def written_elsewhere(self, thetas: Sequence[Tensor]) -> bool:
         """Whether torch has seen a write since `remember`."""
-        return self.versions is not None and self.versions != [t._version for t in self.thetas]
+        return self._written is not None and not all(
+            theta is known and theta._version == version
+            for theta, (known, version) in zip(thetas, self._written, strict=True)
+        )
+
+    def _present(self, grads: Some, buffers: Some | None) -> list[Tensor]:
+        given = grads if buffers is None else [*grads, *buffers]
+        # The shorter of the two ends it.
+        return [
+            absent if tensor is None else tensor
+            for tensor, absent in zip(given, self._absent, strict=False)
+        ]
+
+    def _zero(self, thetas: Sequence[Tensor], index: int) -> Tensor:
+        """Zeros like one of the tensors, for its gradient or buffer; nothing changes them."""
+        if index not in self._zeros:
+            self._zeros[index] = torch.zeros_like(thetas[index % len(thetas)]).detach()
+        return self._zeros[index]
 
 
 class Taken(NamedTuple):
@@ -85,15 +158,53 @@ class Taken(NamedTuple):
     """raw learning rates, (num_models,) or (num_groups,)"""
     factor: Tensor | None = None
     """what the sums' gradients have to be multiplied by, (num_models,)"""
+    moved: list[bool] | None = None
+    """which parameters the sums are of; None for all of them"""
+
+    def names(self) -> list[str]:
+        if self.moved is None:
+            return self.binding.names
+        return [self.binding.names[group] for group in self._groups()]
 
     def describe(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         binding = self.binding
-        return binding.backend.describe(self.sums, self.eta, binding.layout, self.factor)
+        found = binding.backend.describe(self.sums, self.eta, binding.layout, self.factor)
+        if self.moved is None:
+            return found
+        groups = torch.tensor(self._groups(), dtype=torch.int64, device=self.sums.device)
+        norm, grad_norm, elr, step_angle = (column[groups] for column in found[:4])
+        return norm, grad_norm, elr, step_angle, found[4]
+
+    def totals(self) -> Tensor:
+        """Norms of every model and of its gradient, (2, num_models)."""
+        return self.binding.backend.totals(self.sums, self.binding.layout, self.factor)
+
+    def _groups(self) -> list[int]:
+        """Indices of the groups of the parameters that moved."""
+        counts, found, first = self.binding.layout.num_rows, [], 0
+        for moved, count in zip(self.moved or (), counts, strict=True):
+            found += range(first, first + count) if moved else ()
+            first += count
+        return found
 
 
 def form_of(thetas: Sequence[Tensor]) -> list[tuple[Any, ...]]:
     """What has to stay for a binding to hold."""
-    return [(theta.shape, theta.stride(), theta.dtype, theta.device) for theta in thetas]
+    return [
+        (theta.shape, theta.stride(), theta.dtype, theta.device, oddity(theta)) for theta in thetas
+    ]
+
+
+def check_buffer(theta: Tensor, buffer: Tensor) -> None:
+    """Refuse a momentum buffer that does not fit its parameter."""
+    check_device(theta, buffer)
+    if buffer.shape != theta.shape:
+        raise ValueError(
+            f"a momentum buffer of shape {tuple(buffer.shape)} for a parameter of shape "
+            f"{tuple(theta.shape)}: is it the state of another model?"
+        )
+    if oddity(buffer) and not is_readable(buffer) or not buffer.is_floating_point():
+        raise ValueError(f"momentum buffers must be plain tensors; got {shown(buffer)}")
 
 
 def check_device(theta: Tensor, state: Tensor) -> None:
@@ -103,28 +214,3 @@ def check_device(theta: Tensor, state: Tensor) -> None:
             f"a parameter of shape {tuple(theta.shape)} is on {theta.device}, the optimiser's "
             f"state for it on {state.device}: move the model before making its optimiser"
         )
-
-
-def check_options(group: dict[str, Any]) -> None:
-    """Refuse options outside their range, with the value and what is allowed."""
-    lr, num_models = group["lr"], group["num_models"]
-    if group["groups"] not in ("filter", "tensor"):
-        raise ValueError(f"groups={group['groups']!r}: allowed are filter, tensor")
-    if not isinstance(num_models, int) or num_models < 1:
-        raise ValueError(f"num_models={num_models}: must be a whole number of at least 1")
-    if isinstance(lr, Tensor):
-        if lr.ndim and lr.shape != (num_models,):
-            raise ValueError(
-                f"a learning rate of shape {tuple(lr.shape)}: must be 0-d or ({num_models},)"
-            )
-    elif not lr >= 0:
-        raise ValueError(f"learning rate {lr}: must be at least 0")
-    if not 0 <= group["momentum"] < 1:
-        raise ValueError(f"momentum={group['momentum']}: must be at least 0 and below 1")
-    if group["nesterov"] and group["momentum"] == 0:
-        raise ValueError("nesterov=True: needs a momentum above 0")
-    if not group["weight_decay"] >= 0:
-        raise ValueError(f"weight_decay={group['weight_decay']}: must be at least 0")
-    for theta in group["params"]:
-        if not theta.is_floating_point():
-            raise ValueError(f"parameters must be of a floating-point type; got {theta.dtype}")

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .groups import Layout
+from .groups import Layout, lie_alike
 
 DTYPES = {
     torch.float64: tl.float64,
@@ -62,9 +62,9 @@ class Blocks:
     captured: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     """address tables that CUDA graphs use"""
 
-    def table(self, tensors: Sequence[Tensor]) -> Tensor:  # (num_tensors,) int64
-        """Addresses of tensors, on their device; copied there when new, without waiting."""
-        key = tuple(tensor.data_ptr() for tensor in tensors)
+    def table(self, tensors: Sequence[Tensor | None]) -> Tensor:  # (num_tensors,) int64
+        """Addresses of tensors, 0 for None, on their device; copied when new, without waiting."""
+        key = tuple(0 if tensor is None else tensor.data_ptr() for tensor in tensors)
         capturing = self.blocks.is_cuda and torch.cuda.is_current_stream_capturing()
         entry = self.addresses.get(key)
         if entry is None:
@@ -90,29 +90,29 @@ def blocks_of(layout: Layout) -> Blocks:
     return _blocks_of[layout]
 
 
-def check(layout: Layout, thetas: Sequence[Tensor], *others: Sequence[Tensor] | None) -> None:
+def check(
+    layout: Layout, thetas: Sequence[Tensor], *others: Sequence[Tensor | None] | None
+) -> None:
     """Raise ValueError unless the kernels can take these tensors together."""
     for tensors in (thetas, *others):
         if tensors is None:
             continue
-        found = {tensor.dtype for tensor in tensors}
+        found = {tensor.dtype for tensor in tensors if tensor is not None}
         if len(found) != 1 or not found <= DTYPES.keys():
             raise ValueError(f"tensors of one call must share one of {[*DTYPES]}; got {found}")
         for theta, tensor in zip(thetas, tensors, strict=True):
-            if tensor.device != layout.chunks.device or not _lie_alike(theta, tensor):
+            if tensor is not None and (
+                tensor.device != layout.chunks.device or not _fits(theta, tensor)
+            ):
                 raise ValueError(
                     f"tensors must lie like their parameter, on {layout.chunks.device}, strides "
                     f"{theta.stride()}; got {tensor.device}, {tensor.stride()}"
                 )
 
 
-def _lie_alike(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors have the same shape and memory format."""
-    if a.shape != b.shape or a.stride() == b.stride() or a.numel() == 0:
-        return a.shape == b.shape
-    # The stride of a dimension of size 1 means nothing.
-    strides = zip(a.shape, a.stride(), b.stride(), strict=True)
-    return all(size == 1 or x == y for size, x, y in strides)
+def _fits(theta: Tensor, tensor: Tensor) -> bool:
+    """Whether a tensor has the shape and memory format of a parameter."""
+    return theta.shape == tensor.shape and lie_alike(theta.shape, theta.stride(), tensor.stride())
 
 
 def accumulator(theta: torch.dtype) -> torch.dtype:
@@ -123,14 +123,15 @@ def accumulator(theta: torch.dtype) -> torch.dtype:
 def options(
     blocks: Blocks,
     thetas: Sequence[Tensor],
-    others: Sequence[Tensor] | None,
+    others: Sequence[Tensor | None] | None,
     *,
     hold: bool = False,
     nesterov: bool = False,
 ) -> dict[str, Any]:
     """What a kernel over chunks is specialised on; with `hold` its block takes in any chunk."""
     held = max(triton.next_power_of_2(blocks.longest), MIN_HELD_BLOCK) if hold else None
-    theta, other = thetas[0].dtype, (others or thetas)[0].dtype
+    theta = thetas[0].dtype
+    other = next(tensor.dtype for tensor in others or thetas if tensor is not None)
     return block_options(theta, other, held, nesterov=nesterov, hip=torch.version.hip is not None)
 
 

@@ -13,11 +13,7 @@ bits depend neither on the number of threads nor on timing.
 The compiled code is kept on disk between processes. bf16 travels as its bits, uint16.
 """
 
-import ctypes
-import operator
-import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,12 +21,21 @@ import torch
 from torch import Tensor
 
 from . import cpu_describe, cpu_kernels
-from .cpu_kernels import DEFERRED, EXACT, NUM_SPANS, PER_GROUP, PLAIN, SCALE, SUMS, Job
+from .cpu_kernels import (
+    DEFERRED,
+    EXACT,
+    NUM_SPANS,
+    PER_GROUP,
+    PLAIN,
+    SCALE,
+    SUMS,
+    UNTRACKED,
+    Job,
+)
+from .cpu_tables import Tables, tables_of
 from .cpu_team import GRAIN, worker
 from .groups import Layout
-
-STRIPE = 4096
-"""Elements of several rows that are worked on together."""
+from .plain import is_readable, oddity, shown
 
 
 def sphere_step_(
@@ -53,25 +58,30 @@ def sphere_step_(
 
 def sgd_step_(
     thetas: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    buffers: Sequence[Tensor] | None,
+    grads: Sequence[Tensor | None],
+    buffers: Sequence[Tensor | None] | None,
     layout: Layout,
     eta: Tensor,
     *,
     momentum: float = 0.0,
     nesterov: bool = False,
     weight_decay: float = 0.0,
+    track: bool = True,
 ) -> Tensor:
     """See `reference.sgd_step_`."""
+    mode = PLAIN if track else UNTRACKED
     return _step(
-        PLAIN, thetas, grads, buffers, layout, eta, None, None, momentum, nesterov, weight_decay
+        mode, thetas, grads, buffers, layout, eta, None, None, momentum, nesterov, weight_decay
     )
 
 
 def group_sums(thetas: Sequence[Tensor], grads: Sequence[Tensor] | None, layout: Layout) -> Tensor:
     """See `reference.group_sums`."""
-    eta = torch.zeros(layout.num_models, dtype=torch.float64)
-    sums = _step(SUMS, thetas, thetas if grads is None else grads, None, layout, eta)
+    tables = tables_of(layout)
+    addresses = tables.memory.reading(thetas, grads)
+    job, sums = tables.job(SUMS), _empty(3, layout.num_groups)
+    job.sums = _address(sums)
+    _run(tables, job, addresses, thetas, thetas if grads is None else grads)
     if grads is None:
         sums[1:] = 0
     return sums
@@ -84,36 +94,49 @@ def scale_(
     outputs: Sequence[Tensor] | None = None,
 ) -> None:
     """See `reference.scale_`."""
-    factor, tables = _fp64(factor), _tables(layout)
-    job = Job.from_buffer_copy(tables.job)
-    job.mode, job.eta = SCALE, factor.data_ptr()
-    _run(tables, job, thetas, thetas if outputs is None else outputs)
+    others = thetas if outputs is None else outputs
+    factor, tables = _vector(factor, layout.num_groups), tables_of(layout)
+    addresses = tables.memory.writing(thetas, others)
+    job = tables.job(SCALE)
+    job.eta = factor.data_ptr()
+    _run(tables, job, addresses, thetas, others)
 
 
 def describe(
     sums: Tensor, eta: Tensor, layout: Layout, factor: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `reference.describe`."""
-    out = torch.empty((4, layout.num_groups), dtype=torch.float64)
-    totals = torch.empty((2, layout.num_models), dtype=torch.float64)
-    eta = _fp64(eta)
-    job = Job.from_buffer_copy(_tables(layout).job)
-    job.mode = PER_GROUP if len(eta) == layout.num_groups else PLAIN
-    job.sums, job.eta, job.scale = sums.data_ptr(), eta.data_ptr(), 0
-    if factor is not None:
-        factor = _fp64(factor)
-        job.scale = factor.data_ptr()
-    job.parts, job.totals = out.data_ptr(), totals.data_ptr()
-    worker(_make_describe)(job)
+    grouped = eta.numel() == layout.num_groups
+    eta = _vector(eta, layout.num_groups if grouped else layout.num_models)
+    out = _empty(4, layout.num_groups)
+    job = tables_of(layout).job(PER_GROUP if grouped else PLAIN)
+    job.eta, job.parts = eta.data_ptr(), _address(out)
+    found = _describe(job, sums, layout, factor)
     norm, grad_norm, elr, angle = out.unbind()
-    return norm, grad_norm, elr, angle, totals
+    return norm, grad_norm, elr, angle, found
+
+
+def totals(sums: Tensor, layout: Layout, factor: Tensor | None = None) -> Tensor:
+    """See `reference.totals`."""
+    return _describe(tables_of(layout).job(PLAIN), sums, layout, factor)
+
+
+def _describe(job: Job, sums: Tensor, layout: Layout, factor: Tensor | None) -> Tensor:
+    """Norms of models, and of groups if the job has a place for them."""
+    found = _empty(2, layout.num_models)
+    wide = None if factor is None else _vector(factor, layout.num_models)
+    job.sums = _vector(sums, 3, layout.num_groups).data_ptr()
+    job.scale = 0 if wide is None else wide.data_ptr()
+    job.totals = _address(found)
+    worker(_make_describe)(job)
+    return found
 
 
 def _step(
     mode: int,
     thetas: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    buffers: Sequence[Tensor] | None,
+    grads: Sequence[Tensor | None],
+    buffers: Sequence[Tensor | None] | None,
     layout: Layout,
     eta: Tensor,
     radius: Tensor | None = None,
@@ -122,41 +145,36 @@ def _step(
     nesterov: bool = False,
     weight_decay: float = 0.0,
 ) -> Tensor:
-    tables = _tables(layout)
-    sums = torch.empty((3, layout.num_groups), dtype=torch.float64)
-    eta = _fp64(eta)
-    radius = eta if radius is None else _fp64(radius)
-    wide_scale = None if scale is None else _fp64(scale)
-    job = Job.from_buffer_copy(tables.job)
-    job.mode = mode
-    job.eta, job.radius, job.sums = eta.data_ptr(), radius.data_ptr(), sums.data_ptr()
-    job.scale = 0 if wide_scale is None else wide_scale.data_ptr()
+    tables = tables_of(layout)
+    grads, addresses = tables.memory.step(thetas, grads, buffers)
+    count = layout.num_groups if mode == PER_GROUP else layout.num_models
+    eta = _vector(eta, count)
+    radius = eta if radius is None else _vector(radius, count)
+    wide = None if scale is None else _vector(scale, count)
+    job, sums = tables.job(mode), _empty(3, 0 if mode == UNTRACKED else layout.num_groups)
+    job.sums = _address(sums)
+    job.eta, job.radius = eta.data_ptr(), radius.data_ptr()
+    job.scale = 0 if wide is None else wide.data_ptr()
     job.momentum, job.nesterov, job.weight_decay = momentum, nesterov, weight_decay
-    _run(tables, job, thetas, grads, buffers)
-    if scale is not None and wide_scale is not None and wide_scale is not scale:
-        scale.copy_(wide_scale)
+    _run(tables, job, addresses, thetas, grads)
+    if scale is not None and wide is not None and wide is not scale:
+        scale.copy_(wide)
     return sums
 
 
 def _run(
-    tables: "Tables",
+    tables: Tables,
     job: Job,
+    addresses: list[int],
     thetas: Sequence[Tensor],
-    others: Sequence[Tensor],  # gradients, or outputs
-    buffers: Sequence[Tensor] | None = None,
+    others: Sequence[Tensor | None],  # gradients, or outputs
 ) -> None:
-    """Carry out a job on these tensors, in as many threads as torch would use."""
-    listed = [tensor.data_ptr() for tensor in (*thetas, *others, *(buffers or ()))]
-    addresses = (ctypes.c_int64 * len(listed))(*listed)
+    """Carry out a job on what is at these addresses, in as many threads as torch would use."""
+    tables.place(job, addresses)
     threads = min(torch.get_num_threads(), NUM_SPANS, 1 + tables.size // GRAIN)
-    # Four sums of every chunk, and for each thread one of every model.
-    scratch = torch.empty(4 * job.num_chunks + threads * job.num_models, dtype=torch.float64)
-    job.thetas = ctypes.addressof(addresses)
-    job.grads = job.thetas + 8 * job.num_tensors
-    job.buffers = 0 if buffers is None else job.grads + 8 * job.num_tensors
-    job.parts = scratch.data_ptr()
-    job.totals = job.parts + 8 * 4 * job.num_chunks
-    worker(_make_step, thetas[0].dtype, others[0].dtype)(job, threads)
+    theta = thetas[0].dtype
+    other = next((tensor.dtype for tensor in others if tensor is not None), theta)
+    worker(_make_step, theta, other)(job, threads)
 
 
 def _make_step(source: str, like: np.ndarray, like_other: np.ndarray) -> Callable[[Any], None]:
@@ -175,86 +193,26 @@ def _make_describe(source: str) -> Callable[[Any], None]:
     return describe
 
 
-def _fp64(values: Tensor) -> Tensor:
-    """Values as a worker reads them."""
-    if values.dtype == torch.float64 and values.is_contiguous():
-        return values
-    return values.to(torch.float64).contiguous()
+def _vector(values: Tensor, *shape: int) -> Tensor:
+    """Values as a worker reads them: fp64, plain, in order, as many as it will read."""
+    plain = type(values) is Tensor and values.dtype == torch.float64 and values.is_contiguous()
+    if not plain or oddity(values) or values.device.type != "cpu":
+        if values.device.type != "cpu" or oddity(values) and not is_readable(values):
+            raise ValueError(f"expected a plain tensor on a CPU; got {shown(values)}")
+        values = torch.empty(values.shape, dtype=torch.float64, device="cpu").copy_(values)
+    if values.shape != shape:
+        raise ValueError(f"expected values of shape {shape}; got {tuple(values.shape)}")
+    _address(values)
+    return values
 
 
-@dataclass(frozen=True, eq=False)
-class Tables:
-    """A layout as the workers take it."""
-
-    size: int
-    """elements of all tensors"""
-    arrays: dict[str, np.ndarray]
-    """what `job` points at, by field:
-    chunks (num_chunks, 7) int32: tensor, row, begin, end, group, model, long group or -1;
-    tensors (num_tensors, 2) int64: num_rows, run;
-    spans (NUM_SPANS + 1,) int32: first chunk of every span;
-    long_groups (num_long, 3) int32: a group that has not one chunk, its first and its end chunk
-    """
-    job: Job
-    """with all that is the same in every call"""
+def _empty(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float64, device="cpu")
 
 
-_tables_of: weakref.WeakKeyDictionary[Layout, Tables] = weakref.WeakKeyDictionary()
-
-
-def _tables(layout: Layout) -> Tables:
-    tables = _tables_of.get(layout)
-    if tables is None:
-        tables = _tables_of[layout] = _make_tables(layout)
-    return tables
-
-
-def _make_tables(layout: Layout) -> Tables:
-    first = layout.first_chunk_of_group.numpy()
-    group, model = (
-        layout.group_of_chunk.numpy(),
-        layout.model_of_group.numpy()[layout.group_of_chunk.numpy()],
-    )
-    tensor, row, begin, end = layout.chunks.numpy().T
-    long_groups = np.flatnonzero(np.diff(first) != 1)
-    long = np.full(layout.num_groups, -1)
-    long[long_groups] = np.arange(len(long_groups))
-    # Whole rows of one tensor and model that follow each other in memory share a stripe.
-    size, run = np.array(layout.row_size)[tensor], np.array(layout.run)[tensor]
-    segment = tensor * layout.num_models + model
-    whole = (end - begin == size) & (size <= run)
-    start = np.searchsorted(segment, segment)
-    part = np.where(
-        whole,
-        (row - row[start]) // np.maximum(STRIPE // np.maximum(size, 1), 1),
-        np.arange(len(row)),
-    )
-    joined = (np.diff(segment, prepend=-1) == 0) & (np.diff(part, prepend=-1) == 0)
-    heads = np.flatnonzero(~joined)
-    rows = np.diff(heads, append=len(row))
-    chunk = [tensor, model, np.arange(len(row)), group, long[group], row]
-    stripes = np.column_stack(
-        [*(column[heads] for column in chunk), rows, begin[heads], end[heads]]
-    )
-    # Besides its elements' work a chunk is as much as some hundred more.
-    work = np.cumsum(end - begin + 200)[np.append(heads, len(row))[1:] - 1]
-    total = work[-1] if len(work) else 0
-    spans = np.searchsorted(np.append(0, work), np.linspace(0, total, NUM_SPANS + 1))
-    ends = first[long_groups], first[long_groups + 1]
-    arrays = {
-        "model_of_group": layout.model_of_group.numpy(),
-        "stripes": stripes.astype(np.int32),
-        "tensors": np.column_stack([layout.num_rows, layout.run]).astype(np.int64),
-        "spans": spans.astype(np.int32),
-        "long_groups": np.column_stack([long_groups, *ends]).astype(np.int32),
-    }
-    job = Job(
-        num_tensors=len(layout.num_rows),
-        num_stripes=len(stripes),
-        num_chunks=layout.num_chunks,
-        num_long=len(long_groups),
-        num_groups=layout.num_groups,
-        num_models=layout.num_models,
-        **{name: array.ctypes.data for name, array in arrays.items()},
-    )
-    return Tables(sum(map(operator.mul, layout.num_rows, layout.row_size)), arrays, job)
+def _address(values: Tensor) -> int:
+    """Where a worker may write or read; not inside of a mode that makes tensors without memory."""
+    address = values.data_ptr() if type(values) is Tensor else 0
+    if not address and values.numel():
+        raise ValueError(f"a plain tensor was expected; here torch makes {shown(values)}")
+    return address

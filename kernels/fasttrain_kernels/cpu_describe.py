@@ -33,15 +33,14 @@ def _angle(y, x):
 
 @numba.njit(**OPTIONS)
 def describe(address):
-    """Norm, gradient norm, effective rate and step angle of every group, both norms of every model.
+    """Both norms of every model; norm, gradient norm, effective rate and step angle of every group.
 
-    They go to `parts`, (4, num_groups), and `totals`; `scale` multiplies the gradients. See
-    `reference.describe`.
+    They go to `totals` and to `parts`, (4, num_groups), if it is there; `scale` multiplies the
+    gradients. See `reference.describe`.
     """
     job = array(address, (1,), JOB)[0]
     models = array(job.model_of_group, (job.num_groups,), INT32)
     theta_theta, theta_grad, grad_grad = array(job.sums, (3, job.num_groups), FP64)
-    out = array(job.parts, (4, job.num_groups), FP64)
     totals = array(job.totals, (2, job.num_models), FP64)
     totals[:] = 0.0
     for group in range(job.num_groups):
@@ -49,11 +48,17 @@ def describe(address):
         factor = array(job.scale, (job.num_models,), FP64)[model] if job.scale else 1.0
         totals[0, model] += theta_theta[group]
         totals[1, model] += factor * factor * grad_grad[group]
+    totals[:] = np.sqrt(totals)
+    if job.parts == 0:
+        return
+    out = array(job.parts, (4, job.num_groups), FP64)
+    for group in range(job.num_groups):
+        model = models[group]
+        factor = array(job.scale, (job.num_models,), FP64)[model] if job.scale else 1.0
         out[2, group] = array(job.eta, (job.num_groups,), FP64)[
             group if job.mode == PER_GROUP else model
         ]
         out[3, group] = factor
-    totals[:] = np.sqrt(totals)
     for group in range(job.num_groups):
         norm, both, grad = theta_theta[group], theta_grad[group], grad_grad[group]
         eta, factor = out[2, group], out[3, group]

@@ -3,7 +3,7 @@
 Every thread of a team runs `work` on the same `Job`: first on its share of the stripes; then,
 behind a barrier, when all sums are known, on the same stripes again if they have to be written
 (again). A stripe is a place (`cpu_places.py`) small enough to stay in the second-level cache
-meanwhile.
+meanwhile. In plain SGD a tensor without a gradient, at the address 0, is passed over.
 
 Legend: theta parameters, grad gradients; new parameters are keep * theta - eta * grad.
 """
@@ -14,10 +14,19 @@ import numba
 import numpy as np
 
 from .cpu_elements import FP64, INLINE, INT32, INT64, OPTIONS, array, fits, load
-from .cpu_places import accelerate, combine, row_of, scale, sum_row, write
+from .cpu_places import (
+    accelerate,
+    combine,
+    row_of,
+    scale,
+    sum_and_accelerate,
+    sum_and_combine,
+    sum_row,
+    write,
+)
 from .cpu_team import fields, member, wait
 
-EXACT, DEFERRED, PER_GROUP, PLAIN, SUMS, SCALE = range(6)
+EXACT, DEFERRED, PER_GROUP, PLAIN, UNTRACKED, SUMS, SCALE = range(7)
 
 NUM_SPANS = 64
 """Shares of the stripes, of about equal work; every thread takes as many."""
@@ -32,7 +41,7 @@ class Job(ctypes.Structure):
             *("num_long", "num_groups", "num_models"),
             # Tables of the layout, see `cpu.py`.
             *("stripes", "tensors", "spans", "long_groups", "model_of_group"),
-            # (num_tensors,) int64, addresses; buffers is 0 without momentum.
+            # (num_tensors,) int64, addresses; buffers is 0 without momentum, sums if not tracked.
             *("thetas", "grads", "buffers"),
             # (num_models,) or (num_groups,) fp64; scale is 0 where it is 1.
             *("eta", "radius", "scale"),
@@ -67,21 +76,74 @@ def _rates(job, like, group, model):
     return scale, keep, eta
 
 
+@numba.njit(**INLINE)
+def _acceleration(job, scale, eta):
+    """Factors of `accelerate`."""
+    along, beside = (eta, eta * job.momentum) if job.nesterov != 0.0 else (0.0, eta)
+    return scale, scale * job.weight_decay, job.momentum, along, beside
+
+
 @numba.njit(**OPTIONS)
-def _sum_stripe(job, like, like_grad, s):
-    """Sums of every chunk of a stripe: three where the gradient was taken, and of the step."""
-    tensor, model, chunk, group, long, place = _stripe(job, s)
+def _step_stripe(job, like, like_grad, s):
+    """The first pass over a stripe: sums, and the move, unless that has to wait for all sums."""
+    tensor, model, _, group, _, place = _stripe(job, s)
     a_theta = array(job.thetas, (job.num_tensors,), INT64)[tensor]
     a_grad = array(job.grads, (job.num_tensors,), INT64)[tensor]
+    if job.mode != UNTRACKED:
+        _sum_stripe(job, like, like_grad, s, a_theta, a_grad)
+    elif a_grad != 0:
+        _move_stripe(job, like, like_grad, a_theta, a_grad, tensor, model, group, place)
+
+
+@numba.njit(**OPTIONS)
+def _move_stripe(job, like, like_grad, a_theta, a_grad, tensor, model, group, place):
+    """Move a stripe whose rows have one rate."""
+    scale, keep, eta = _rates(job, like, group, model)
+    if job.buffers == 0:
+        combine(a_theta, a_grad, like, like_grad, place, keep, eta)
+    else:
+        a_buffer = array(job.buffers, (job.num_tensors,), INT64)[tensor]
+        factors = _acceleration(job, scale, eta)
+        accelerate(a_theta, a_grad, a_buffer, like, like_grad, place, factors)
+
+
+@numba.njit(**OPTIONS)
+def _sum_stripe(job, like, like_grad, s, a_theta, a_grad):
+    """Sums of every chunk of a stripe: three where the gradient was taken, and of the step.
+
+    A single row is moved block by block meanwhile, rows of one rate are together afterwards.
+    """
+    tensor, model, chunk, group, long, place = _stripe(job, s)
+    a_buffer = array(job.buffers, (job.num_tensors,), INT64)[tensor] if job.buffers != 0 else 0
     parts = array(job.parts, (4, job.num_chunks), FP64)
     sums = array(job.sums, (3, job.num_groups), FP64)
+    moves = job.mode == PLAIN or job.mode == DEFERRED or job.buffers != 0
+    moves = moves and a_grad != 0
+    single = place[1] == 1 or job.mode == PER_GROUP
+    again = job.buffers != 0 and job.mode < PLAIN
     scale, keep, eta = _rates(job, like, group, model)
     for i in range(place[1]):
         if job.mode == PER_GROUP:
             scale, keep, eta = _rates(job, like, group + i, model)
         row = row_of(place, i)
-        theta_theta, theta_grad, grad_grad = sum_row(a_theta, a_grad, like, like_grad, row)
-        moved = keep * keep * theta_theta - 2 * keep * eta * theta_grad + eta * eta * grad_grad
+        moved = 0.0
+        if a_grad == 0:
+            theta_theta = theta_grad = grad_grad = 0.0
+        elif moves and single and a_buffer != 0:
+            factors = _acceleration(job, scale, eta)
+            theta_theta, theta_grad, grad_grad = sum_and_accelerate(
+                a_theta, a_grad, a_buffer, like, like_grad, row, factors
+            )
+            if again:
+                moved = sum_row(a_theta, a_theta, like, like, row)[0]
+        elif moves and single:
+            theta_theta, theta_grad, grad_grad = sum_and_combine(
+                a_theta, a_grad, like, like_grad, row, keep, eta
+            )
+        else:
+            theta_theta, theta_grad, grad_grad = sum_row(a_theta, a_grad, like, like_grad, row)
+        if a_buffer == 0:
+            moved = keep * keep * theta_theta - 2 * keep * eta * theta_grad + eta * eta * grad_grad
         theta_theta *= scale * scale
         theta_grad *= scale
         c = chunk + i
@@ -92,38 +154,28 @@ def _sum_stripe(job, like, like_grad, s):
             sums[0, group + i], sums[1, group + i], sums[2, group + i] = (
                 theta_theta, theta_grad, grad_grad,
             )  # fmt: skip
+    if moves and not single:
+        _move_stripe(job, like, like_grad, a_theta, a_grad, tensor, model, group, place)
+        for i in range(place[1] if again else 0):
+            row = row_of(place, i)
+            parts[3, chunk + i] = sum_row(a_theta, a_theta, like, like, row)[0]
 
 
 @numba.njit(**OPTIONS)
-def _accelerate_stripe(job, like, like_grad, s):
-    """Move a stripe with momentum; the sum of squares of every chunk afterwards."""
-    tensor, model, chunk, group, _, place = _stripe(job, s)
-    a_theta = array(job.thetas, (job.num_tensors,), INT64)[tensor]
-    a_grad = array(job.grads, (job.num_tensors,), INT64)[tensor]
-    a_buffer = array(job.buffers, (job.num_tensors,), INT64)[tensor]
-    parts = array(job.parts, (4, job.num_chunks), FP64)
-    for i in range(place[1]):
-        scale, _, eta = _rates(job, like, group + i, model)
-        along, beside = (eta, eta * job.momentum) if job.nesterov != 0.0 else (0.0, eta)
-        factors = scale, scale * job.weight_decay, job.momentum, along, beside
-        row = row_of(place, i)
-        accelerate(a_theta, a_grad, a_buffer, like, like_grad, row, factors)
-        parts[3, chunk + i] = sum_row(a_theta, a_theta, like, like, row)[0]
+def _project_stripe(job, like, like_grad, s, totals, second):
+    """Write a stripe onto its sphere, once it is known how long all there is.
 
-
-@numba.njit(**OPTIONS)
-def _write_stripe(job, like, like_grad, s, totals, second):
-    """Move a stripe, unless momentum has, onto the sphere, if it is known how long all there is.
-
-    Without `totals` it is the first pass.
+    A sphere of one chunk is known in the first pass, without `totals`.
     """
     tensor, model, chunk, group, long, place = _stripe(job, s)
     a_theta = array(job.thetas, (job.num_tensors,), INT64)[tensor]
     a_grad = array(job.grads, (job.num_tensors,), INT64)[tensor]
     radius = array(job.radius, (job.num_groups,), FP64)
-    if job.mode == PER_GROUP:
-        if second != (long >= 0):
-            return
+    if job.mode == EXACT:
+        factor = radius[model] / np.sqrt(totals[model])
+        _, keep, eta = _rates(job, like, group, model)
+        _move(job, a_theta, a_grad, like, like_grad, place, factor, keep, eta)
+    elif second == (long >= 0):
         for i in range(place[1]):
             if second:
                 moved = _long_sum(job, long, 3)
@@ -132,10 +184,6 @@ def _write_stripe(job, like, like_grad, s, totals, second):
             factor = radius[group + i] / np.sqrt(moved)
             _, keep, eta = _rates(job, like, group + i, model)
             _move(job, a_theta, a_grad, like, like_grad, row_of(place, i), factor, keep, eta)
-    elif second == (job.mode == EXACT):
-        factor = radius[model] / np.sqrt(totals[model]) if second else 1.0
-        _, keep, eta = _rates(job, like, group, model)
-        _move(job, a_theta, a_grad, like, like_grad, place, factor, keep, eta)
 
 
 @numba.njit(**OPTIONS)
@@ -214,15 +262,16 @@ def work(address, like, like_other):
         return
     totals = array(job.totals, (job.num_models,), FP64)
     for s in range(begin, end):
-        _sum_stripe(job, like, like_other, s)
-        if job.buffers != 0:
-            _accelerate_stripe(job, like, like_other, s)
-        if job.mode < SUMS:
-            _write_stripe(job, like, like_other, s, totals, False)
+        _step_stripe(job, like, like_other, s)
+        if job.mode == PER_GROUP:
+            _project_stripe(job, like, like_other, s, totals, False)
+    if job.mode == UNTRACKED:
+        return
     wait(job)
-    totals = _totals(job, thread)
+    if job.mode == EXACT or job.mode == DEFERRED:
+        totals = _totals(job, thread)
     if thread == 0:
         _finish(job, totals)
     if job.mode == EXACT or job.mode == PER_GROUP:
         for s in range(begin, end):
-            _write_stripe(job, like, like_other, s, totals, True)
+            _project_stripe(job, like, like_other, s, totals, True)

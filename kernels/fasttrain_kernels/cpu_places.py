@@ -70,6 +70,18 @@ def sum_row(a_theta, a_grad, like, like_grad, place):
     return theta_theta, theta_grad, grad_grad
 
 
+@numba.njit(**INLINE)
+def _combine_block(theta, grad, like, keep, eta):
+    """theta <- keep * theta - eta * grad."""
+    if fits(keep) and fits(eta):
+        a, b = load(like, keep), load(like, eta)
+        for i in range(len(theta)):
+            theta[i] = narrow(like, a * load(like, theta[i]) - b * load(like, grad[i]))
+    else:
+        for i in range(len(theta)):
+            theta[i] = narrow(like, keep * widen(theta[i]) - eta * widen(grad[i]))
+
+
 @numba.njit(**OPTIONS)
 def combine(a_theta, a_grad, like, like_grad, place, keep, eta):
     """theta <- keep * theta - eta * grad on a place."""
@@ -77,14 +89,49 @@ def combine(a_theta, a_grad, like, like_grad, place, keep, eta):
     while element < end:
         theta = piece(a_theta, like, place, element)
         grad = piece(a_grad, like_grad, place, element)
-        if fits(keep) and fits(eta):
-            a, b = load(like, keep), load(like, eta)
-            for i in range(len(theta)):
-                theta[i] = narrow(like, a * load(like, theta[i]) - b * load(like, grad[i]))
-        else:
-            for i in range(len(theta)):
-                theta[i] = narrow(like, keep * widen(theta[i]) - eta * widen(grad[i]))
+        _combine_block(theta, grad, like, keep, eta)
         element += len(theta)
+
+
+@numba.njit(**OPTIONS)
+def sum_and_combine(a_theta, a_grad, like, like_grad, row, keep, eta):
+    """`sum_row`, and `combine` of every block while it is in the first-level cache."""
+    theta_theta = theta_grad = grad_grad = 0.0
+    element, end = row[2], row[3]
+    while element < end:
+        theta = piece(a_theta, like, row, element)
+        grad = piece(a_grad, like_grad, row, element)
+        for first in range(0, len(theta), BLOCK):
+            t, g = theta[first : first + BLOCK], grad[first : first + BLOCK]
+            part = _sum_block(t, g, like)
+            _combine_block(t, g, like, keep, eta)
+            theta_theta += part[0]
+            theta_grad += part[1]
+            grad_grad += part[2]
+        element += len(theta)
+    return theta_theta, theta_grad, grad_grad
+
+
+@numba.njit(**INLINE)
+def _accelerate_block(theta, grad, buffer, like, factors):
+    """See `accelerate`."""
+    keep, decay, momentum, along, beside = factors
+    if fits(keep) and fits(decay) and fits(along) and fits(beside):
+        k, w, m = load(like, keep), load(like, decay), load(like, momentum)
+        a, b = load(like, along), load(like, beside)
+        for i in range(len(theta)):
+            t = load(like, theta[i])
+            d = load(like, grad[i]) + w * t
+            v = m * load(like, buffer[i]) + d
+            buffer[i] = narrow(like, v)
+            theta[i] = narrow(like, k * t - a * d - b * v)
+    else:
+        for i in range(len(theta)):
+            t_wide = widen(theta[i])
+            d_wide = widen(grad[i]) + decay * t_wide
+            v_wide = momentum * widen(buffer[i]) + d_wide
+            buffer[i] = narrow(like, v_wide)
+            theta[i] = narrow(like, keep * t_wide - along * d_wide - beside * v_wide)
 
 
 @numba.njit(**OPTIONS)
@@ -93,29 +140,33 @@ def accelerate(a_theta, a_grad, a_buffer, like, like_grad, place, factors):
 
     d = g + decay * theta; v <- momentum * v + d; theta <- keep * theta - along * d - beside * v.
     """
-    keep, decay, momentum, along, beside = factors
     element, end = place[2], place[3]
     while element < end:
         theta = piece(a_theta, like, place, element)
         grad = piece(a_grad, like_grad, place, element)
         buffer = piece(a_buffer, like, place, element)
-        if fits(keep) and fits(decay) and fits(along) and fits(beside):
-            k, w, m = load(like, keep), load(like, decay), load(like, momentum)
-            a, b = load(like, along), load(like, beside)
-            for i in range(len(theta)):
-                t = load(like, theta[i])
-                d = load(like, grad[i]) + w * t
-                v = m * load(like, buffer[i]) + d
-                buffer[i] = narrow(like, v)
-                theta[i] = narrow(like, k * t - a * d - b * v)
-        else:
-            for i in range(len(theta)):
-                t_wide = widen(theta[i])
-                d_wide = widen(grad[i]) + decay * t_wide
-                v_wide = momentum * widen(buffer[i]) + d_wide
-                buffer[i] = narrow(like, v_wide)
-                theta[i] = narrow(like, keep * t_wide - along * d_wide - beside * v_wide)
+        _accelerate_block(theta, grad, buffer, like, factors)
         element += len(theta)
+
+
+@numba.njit(**OPTIONS)
+def sum_and_accelerate(a_theta, a_grad, a_buffer, like, like_grad, row, factors):
+    """`sum_row`, and `accelerate` of every block while it is in the first-level cache."""
+    theta_theta = theta_grad = grad_grad = 0.0
+    element, end = row[2], row[3]
+    while element < end:
+        theta = piece(a_theta, like, row, element)
+        grad = piece(a_grad, like_grad, row, element)
+        buffer = piece(a_buffer, like, row, element)
+        for first in range(0, len(theta), BLOCK):
+            t, g = theta[first : first + BLOCK], grad[first : first + BLOCK]
+            part = _sum_block(t, g, like)
+            _accelerate_block(t, g, buffer[first : first + BLOCK], like, factors)
+            theta_theta += part[0]
+            theta_grad += part[1]
+            grad_grad += part[2]
+        element += len(theta)
+    return theta_theta, theta_grad, grad_grad
 
 
 @numba.njit(**OPTIONS)

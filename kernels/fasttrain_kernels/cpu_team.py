@@ -11,6 +11,7 @@ which go on spinning after an operation. Where there is none, the calling thread
 import ctypes
 import functools
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,10 +74,28 @@ def worker(make: Callable[..., Callable[[Any], None]], *dtypes: torch.dtype) -> 
 
     It is compiled once and kept on disk. numba looks there at the time of the file that defines the
     function, and at what that closes over: it has to close over the digest, which stands for all
-    the sources that it calls.
+    the sources that it calls. Where no folder for it can be written, every process compiles.
     """
     function = make(_digest(), *(np.empty(0, _STORED[dtype]) for dtype in dtypes))
-    return Worker(numba.cfunc("void(int64)", cache=True, **OPTIONS)(function))
+    try:
+        return Worker(numba.cfunc("void(int64)", cache=True, **OPTIONS)(function))
+    except RuntimeError as error:
+        if "cannot cache function" not in str(error):
+            raise
+    _warn_of_no_cache()
+    return Worker(numba.cfunc("void(int64)", **OPTIONS)(function))
+
+
+@functools.cache
+def _warn_of_no_cache() -> None:
+    """Say so once in a process."""
+    warnings.warn(
+        "fasttrain_kernels cannot keep its compiled code: neither its own folder nor the user's "
+        "cache can be written. Every process compiles anew, for some ten seconds, until "
+        "NUMBA_CACHE_DIR names a folder that can be written",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def _digest() -> str:

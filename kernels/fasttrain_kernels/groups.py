@@ -22,7 +22,8 @@ result depends on the shapes alone, never on how many threads or blocks there we
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,8 @@ class Layout:
 
     groups: str
     num_models: int
+    shapes: tuple[torch.Size, ...]
+    strides: tuple[tuple[int, ...], ...]
     num_rows: tuple[int, ...]
     """groups per tensor, all models together"""
     row_size: tuple[int, ...]
@@ -54,6 +57,8 @@ class Layout:
     """(num_groups,) int32"""
     groups_by_model: Tensor
     """(num_models, num_groups / num_models) int64: the groups of each model, in order"""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """what backends keep of it, by their names"""
 
     @property
     def num_groups(self) -> int:
@@ -108,6 +113,8 @@ def make_layout(tensors: Sequence[Tensor], groups: str = "filter", num_models: i
     return Layout(
         groups=groups,
         num_models=num_models,
+        shapes=tuple(tensor.shape for tensor in tensors),
+        strides=tuple(tensor.stride() for tensor in tensors),
         num_rows=num_rows,
         row_size=row_size,
         run=run,
@@ -131,6 +138,14 @@ def group_names(name: str, tensor: Tensor, groups: str, num_models: int = 1) -> 
 def rows(tensor: Tensor, num_rows: int) -> Tensor:
     """The tensor with one row per group, (num_rows, row_size); a view where memory allows it."""
     return tensor.reshape(num_rows, -1) if tensor.numel() else tensor.new_empty(num_rows, 0)
+
+
+def lie_alike(shape: Sequence[int], a: Sequence[int], b: Sequence[int]) -> bool:
+    """Whether tensors of one shape and these strides have their elements in the same places."""
+    # The stride of a dimension of size 1 means nothing, and none does where there is no element.
+    return (
+        a == b or 0 in shape or all(n == 1 or x == y for n, x, y in zip(shape, a, b, strict=True))
+    )
 
 
 def _rows(tensor: Tensor, groups: str, num_models: int) -> tuple[int, int, int]:

@@ -6,8 +6,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .backend import write_outputs
 from .binding import Binding, Taken, check_device
-from .stepping import GroupwiseSGD, uncompiled
+from .groups import make_layout
+from .param_groups import ParamGroup
+from .statistics import check_rate
+from .stepping import GroupwiseSGD, Ready, uncompiled
 
 Groups = Literal["filter", "tensor"]
 BackendName = Literal["numba", "triton", "reference"]
@@ -35,7 +39,8 @@ class SphereSGD(GroupwiseSGD):
         params: parameters, (name, parameter) pairs, or param groups, as for any torch optimiser.
         lr: raw learning rate eta; a number, or a tensor, 0-d or one per model.
         elr: effective learning rate; give either `lr` or `elr`, here and in a param group. The one
-            given is stored as `param_groups[i]["lr"]`, where learning-rate schedulers find it.
+            given is stored as `param_groups[i]["lr"]`, where learning-rate schedulers find it: what
+            they set is an effective rate then. `param_groups[i]["elr"]` is another name for it.
         radius: norm of all parameters together (scope "joint") or of each group (scope "group");
             None takes what they have at construction.
         momentum: in [0, 1).
@@ -47,7 +52,7 @@ class SphereSGD(GroupwiseSGD):
             there are converted to those on the sphere, which is exact for a network without
             normaliser epsilon; with momentum that costs 8 bytes more. For any other network write
             `projected_(copies)` after every step, and give the gradients taken at the copies.
-            Before anything else reads the parameters, call `projected_()`.
+            Before anything else reads the parameters, call `projected_()`. For scope "joint" only.
         num_models: models of a pack, folded into the first dimension of every parameter; each has
             spheres of its own.
         backend: "numba" (CPU), "triton" (CUDA, ROCm) or "reference"; None chooses by the device.
@@ -90,11 +95,20 @@ class SphereSGD(GroupwiseSGD):
         super().__init__(params, defaults, backend)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:
+        groups = [dict(group) for group in state["param_groups"]]
+        for group in groups:
             for key in ("radius", "scale"):
-                if isinstance(group[key], Tensor):
+                if isinstance(group.get(key), Tensor):
                     group[key] = group[key].to(group["params"][0].device)
+        super().__setstate__({**state, "param_groups": groups})
+
+    def _check_loaded(self, group: ParamGroup) -> None:
+        if group["sphere"]:
+            count = group["num_models"]
+            if group["scope"] == "group":
+                layout = make_layout(group["params"], group["groups"], count)
+                count = layout.num_groups
+            _check_radius(group, count)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with their own options; they form a sphere of their own."""
@@ -113,43 +127,30 @@ class SphereSGD(GroupwiseSGD):
 
     def _prepare(self, group: dict[str, Any]) -> None:
         super()._prepare(group)
-        for option, allowed in _CHOICES.items():
-            if group[option] not in allowed:
-                raise ValueError(f"{option}={group[option]!r}: allowed are {', '.join(allowed)}")
         if group["sphere"]:
-            if group["weight_decay"] != 0:
-                raise ValueError("weight_decay needs sphere=False: on a sphere it has no meaning")
-            group["radius"] = self._radius(group)
+            radius = group["radius"]
+            binding = self._bind(len(self.param_groups) - 1, group)
+            with torch.no_grad():
+                norms = self._norms(group, binding)
+            if isinstance(radius, Tensor) and radius.ndim and radius.shape != norms.shape:
+                raise ValueError(
+                    f"a radius of shape {tuple(radius.shape)}: must be 0-d or {tuple(norms.shape)}"
+                )
+            if radius is None and not bool((norms > 0).all()):
+                raise ValueError("radius=None needs parameters of non-zero norm; give radius")
+            # Of every model, or of every group.
+            group["radius"] = norms if radius is None else torch.ones_like(norms) * radius
 
-    def _radius(self, group: dict[str, Any]) -> Tensor:
-        """The radius of every model, (num_models,), or of every group."""
-        radius = group["radius"]
-        if not isinstance(radius, Tensor) and radius is not None and not radius > 0:
-            raise ValueError(f"radius={radius}: must be above 0")
-        with torch.no_grad():
-            norms = self._norms(group, self._bind(len(self.param_groups) - 1, group))
-        if radius is not None:
-            return torch.ones_like(norms) * radius
-        if not bool((norms > 0).all()):
-            raise ValueError("radius=None needs parameters of non-zero norm; give radius")
-        return norms
+    def _moves_together(self, group: dict[str, Any]) -> bool:
+        return group["sphere"]
 
-    def _check(self, group: dict[str, Any], grads: list[Tensor | None]) -> None:
-        super()._check(group, grads)
-        if group["sphere"]:
-            for theta in group["params"]:
-                check_device(theta, group["radius"])
-
-    def _step_group(self, number: int, group: dict[str, Any], grads: list[Tensor | None]) -> Taken:
+    def _step_group(self, ready: Ready) -> Taken:
+        group, binding, thetas, (grads, buffers, _), eta = ready
         if not group["sphere"]:
-            return super()._step_group(number, group, grads)
-        binding = self._bind(number, group)
-        layout, eta = binding.layout, self._rates(group, binding)
-        given = binding.aligned(
-            [binding.zero(i) if grad is None else grad for i, grad in enumerate(grads)]
-        )
-        buffers = self._buffers(group, binding)
-        scale = self._scale(group, binding) if _is_deferred(group) else None
+            return super()._step_group(ready)
+        self._keep(ready)
+        layout = binding.layout
+        scale = self._scale(group, binding) if group["projection"] == "deferred" else None
         rate, correction = eta, None
         if scale is not None and not binding.copied:
             # At theta / scale a scale-invariant function's gradient is `scale` times as large.
@@ -157,11 +158,11 @@ class SphereSGD(GroupwiseSGD):
             if buffers is None:
                 rate = eta * correction
             else:
-                given = binding.scaled(given, layout.per_group(correction))
+                grads = binding.scaled(grads, layout.per_group(correction))
                 correction = None
         sums = binding.backend.sphere_step_(
-            binding.thetas,
-            given,
+            thetas,
+            grads,
             buffers,
             layout,
             rate,
@@ -171,7 +172,7 @@ class SphereSGD(GroupwiseSGD):
             nesterov=group["nesterov"],
             scope=group["scope"],
         )
-        binding.wrote_()
+        binding.wrote_(thetas)
         return Taken(binding, sums, eta, correction)
 
     def _rates(self, group: dict[str, Any], binding: Binding) -> Tensor:
@@ -179,7 +180,7 @@ class SphereSGD(GroupwiseSGD):
         if not group["sphere"]:
             return super()._rates(group, binding)
         lr, radius, effective = group["lr"], group["radius"], group["effective"]
-        made_from = lr, effective, radius._version
+        made_from = lr, effective, radius._version, group["scope"]
         known = binding.rates
         if (
             isinstance(lr, Tensor)
@@ -187,8 +188,11 @@ class SphereSGD(GroupwiseSGD):
             or known[0] != made_from
             or known[2] is not radius
         ):
-            if group["scope"] == "group" and isinstance(lr, Tensor) and lr.ndim:
-                lr = binding.layout.per_group(lr)
+            joint = group["scope"] == "joint"
+            _check_radius(group, group["num_models"] if joint else binding.layout.num_groups)
+            if isinstance(lr, Tensor):
+                check_rate(lr, group["num_models"], radius.device)
+                lr = binding.layout.per_group(lr) if lr.ndim and not joint else lr
             rates = (radius.square() if effective else torch.ones_like(radius)) * lr
             binding.rates = made_from, rates, radius
             return rates
@@ -203,32 +207,24 @@ class SphereSGD(GroupwiseSGD):
         type, the projected values go there and the parameters stay as they are.
         """
         rest = None if outputs is None else list(outputs)
+        count = sum(len(group["params"]) for group in self.param_groups if group["sphere"])
+        if rest is not None and len(rest) != count:
+            raise ValueError(f"got {len(rest)} outputs for {count} parameters on spheres")
         for number, group in enumerate(self.param_groups):
             if not group["sphere"]:
                 continue
-            binding = self._bind(number, group)
+            binding, thetas = self._bind(number, group), group["params"]
             layout, scale = binding.layout, self._scale(group, binding)
             factor = scale if group["scope"] == "group" else layout.per_group(scale)
             if rest is None:
-                binding.backend.scale_(binding.thetas, layout, factor)
-                binding.wrote_()
+                binding.backend.scale_(thetas, layout, factor)
+                binding.wrote_(thetas)
                 if group["scale"] is not None:
                     group["scale"].fill_(1.0)
             else:
-                count = len(binding.thetas)
-                self._write(binding, factor, rest[:count])
+                write_outputs(binding.backend, thetas, layout, factor, rest[: len(thetas)])
                 binding.copied = True
-                rest = rest[count:]
-
-    def _write(self, binding: Binding, factor: Tensor, outputs: list[Tensor]) -> None:
-        laid_out = [
-            output if output.stride() == theta.stride() else torch.empty_like(theta)
-            for theta, output in zip(binding.thetas, outputs, strict=True)
-        ]
-        binding.backend.scale_(binding.thetas, binding.layout, factor, laid_out)
-        for output, source in zip(outputs, laid_out, strict=True):
-            if source is not output:
-                output.copy_(source)
+                rest = rest[len(thetas) :]
 
     def _scale(self, group: dict[str, Any], binding: Binding) -> Tensor:
         """What the stored parameters must be multiplied by to lie on their spheres.
@@ -237,17 +233,17 @@ class SphereSGD(GroupwiseSGD):
         parameters.
         """
         known: Tensor | None = group["scale"]
-        if known is not None and not binding.written_elsewhere():
+        if known is not None and not binding.written_elsewhere(group["params"]):
             return known
         scale = group["radius"] / self._norms(group, binding)
-        if _is_deferred(group):
+        if group["projection"] == "deferred":
             group["scale"] = scale
-            binding.remember()
+            binding.remember(group["params"])
         return scale
 
     def _norms(self, group: dict[str, Any], binding: Binding) -> Tensor:
         """Norms of the stored parameters, like the radius."""
-        squared = binding.backend.group_sums(binding.thetas, None, binding.layout)[0]
+        squared = binding.backend.group_sums(group["params"], None, binding.layout)[0]
         return (squared if group["scope"] == "group" else binding.layout.per_model(squared)).sqrt()
 
 
@@ -259,6 +255,8 @@ class FusedSGD(GroupwiseSGD):
         lr: learning rate; a number, or a tensor, 0-d or one per model.
         momentum, nesterov, weight_decay: as in torch.optim.SGD (without dampening).
         groups, num_models, backend: as in `SphereSGD`.
+        track: whether steps take the sums for `totals` and `statistics`, in the same pass; a step
+            without them is faster.
 
     Raises:
         ValueError: an argument outside its range; the message states the value and what is allowed.
@@ -275,7 +273,9 @@ class FusedSGD(GroupwiseSGD):
         groups: Groups = "filter",
         num_models: int = 1,
         backend: BackendName | None = None,
+        track: bool = True,
     ) -> None:
+        self.track = track
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -287,8 +287,12 @@ class FusedSGD(GroupwiseSGD):
         super().__init__(params, defaults, backend)
 
 
-_CHOICES = {"scope": ("joint", "group"), "projection": ("exact", "deferred")}
-
-
-def _is_deferred(group: dict[str, Any]) -> bool:
-    return group["projection"] == "deferred" and group["scope"] == "joint"
+def _check_radius(group: dict[str, Any], count: int) -> None:
+    """Refuse a radius that is not one of every model, or of every group."""
+    radius = group["radius"]
+    if not isinstance(radius, Tensor) or radius.shape != (count,):
+        given = tuple(radius.shape) if isinstance(radius, Tensor) else radius
+        raise ValueError(
+            f"a radius of shape {given} where {count} spheres are: is it of another model?"
+        )
+    check_device(group["params"][0], radius)

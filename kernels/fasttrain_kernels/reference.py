@@ -10,9 +10,10 @@ epsilon of its normalisers. With scope "joint" all tensors of a model lie on one
 "group" every group has its own (Kodryan et al. 2022, arXiv 2209.03695: a fixed effective learning
 rate per group).
 
-A backend is a module with the five public functions of this one. They read nothing on the host;
+A backend is a module with the six public functions of this one. They read nothing on the host;
 steps work in place and return sums of shape (3, num_groups), rows ||theta_i||^2, <theta_i, g_i>,
-||g_i||^2, taken where the gradient was taken: at the projected theta, before the step.
+||g_i||^2, taken where the gradient was taken: at the projected theta, before the step. In plain SGD
+a parameter whose gradient is None does not move, and its sums are 0.
 
 Legend: theta parameters, g gradients, eta raw learning rate, elr effective learning rate, rho
 radius, v momentum buffer; a subscript i means group i. Tables and order of groups: `groups.py`.
@@ -61,16 +62,20 @@ def sphere_step_(
 
 def sgd_step_(
     thetas: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    buffers: Sequence[Tensor] | None,
+    grads: Sequence[Tensor | None],
+    buffers: Sequence[Tensor | None] | None,
     layout: Layout,
     eta: Tensor,  # (num_models,)
     *,
     momentum: float = 0.0,
     nesterov: bool = False,
     weight_decay: float = 0.0,
+    track: bool = True,
 ) -> Tensor:  # (3, num_groups)
-    """One step of SGD as torch.optim.SGD takes it; the sums are without the weight decay."""
+    """One step of SGD as torch.optim.SGD takes it; the sums are without the weight decay.
+
+    Without `track` nobody asks for the sums: they may be anything.
+    """
     eta = layout.per_group(eta)
     return _move(thetas, grads, buffers, layout, eta, None, momentum, nesterov, weight_decay)[0]
 
@@ -112,9 +117,10 @@ def describe(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What the sums say of every group: ||theta_i||, ||g_i||, effective learning rate, step angle.
 
-    The fifth is the norm of every model and of its gradient, (2, num_models). With `factor` the
-    gradients are as many times what the sums were taken of. See `statistics.py`.
+    The fifth is `totals`. With `factor` the gradients are as many times what the sums were taken
+    of. See `statistics.py`.
     """
+    model_norms = totals(sums, layout, factor)
     theta_theta, theta_grad, grad_grad = sums
     if factor is not None:
         factor = layout.per_group(factor)
@@ -123,14 +129,25 @@ def describe(
     # Lagrange's identity: ||theta||^2 ||g||^2 - <theta, g>^2 is the squared area they span.
     area = (theta_theta * grad_grad - theta_grad.square()).clamp_min(0).sqrt()
     angle = torch.atan2(eta * area, theta_theta - eta * theta_grad)
-    totals = layout.per_model(torch.stack((theta_theta, grad_grad))).sqrt()
-    return theta_theta.sqrt(), grad_grad.sqrt(), eta / theta_theta, angle, totals
+    return theta_theta.sqrt(), grad_grad.sqrt(), eta / theta_theta, angle, model_norms
+
+
+def totals(
+    sums: Tensor,  # (3, num_groups)
+    layout: Layout,
+    factor: Tensor | None = None,  # (num_models,)
+) -> Tensor:  # (2, num_models)
+    """Norm of every model and of its gradient."""
+    theta_theta, _, grad_grad = sums
+    if factor is not None:
+        grad_grad = layout.per_group(factor).square() * grad_grad
+    return layout.per_model(torch.stack((theta_theta, grad_grad))).sqrt()
 
 
 def _move(
     thetas: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    buffers: Sequence[Tensor] | None,
+    grads: Sequence[Tensor | None],
+    buffers: Sequence[Tensor | None] | None,
     layout: Layout,
     eta: Tensor,  # (num_groups,)
     scale: Tensor | None,  # (num_groups,)
@@ -142,18 +159,21 @@ def _move(
     dtype = _accumulator(thetas)
     sums = torch.zeros(4, layout.num_groups, dtype=dtype, device=thetas[0].device)
     for index, part in _slices(layout):
+        given, buffer = grads[index], None if buffers is None else buffers[index]
+        if given is None:
+            continue
         num_rows, shape = layout.num_rows[index], thetas[index].shape
         theta = rows(thetas[index], num_rows).to(dtype)
-        grad = rows(grads[index], num_rows).to(dtype)
+        grad = rows(given, num_rows).to(dtype)
         if scale is not None:
             theta = theta * scale[part, None].to(dtype)
         sums[0, part] = theta.square().sum(1)
         sums[1, part] = (theta * grad).sum(1)
         sums[2, part] = grad.square().sum(1)
         direction = grad + weight_decay * theta if weight_decay else grad
-        if buffers is not None:
-            velocity = momentum * rows(buffers[index], num_rows).to(dtype) + direction
-            buffers[index].copy_(velocity.reshape(shape))
+        if buffer is not None:
+            velocity = momentum * rows(buffer, num_rows).to(dtype) + direction
+            buffer.copy_(velocity.reshape(shape))
             direction = direction + momentum * velocity if nesterov else velocity
         thetas[index].copy_((theta - eta[part, None].to(dtype) * direction).reshape(shape))
         sums[3, part] = rows(thetas[index], num_rows).to(dtype).square().sum(1)

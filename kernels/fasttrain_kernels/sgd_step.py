@@ -70,6 +70,8 @@ def _sgd_kernel(
             p_thetas, p_grads, p_buffers, p_tensors, p_chunks, chunk,
             THETA, GRAD, VECTOR, HAS_BUFFER,
         )  # fmt: skip
+        # A parameter without a gradient has the address 0: it is not moved.
+        count = tl.where(tl.load(p_grads + tl.load(p_chunks + 4 * chunk)) == 0, 0, count)
         if wide:
             tt, tg, gg = _sgd_wide(
                 a_theta, a_grad, a_buffer, count, eta, THETA, GRAD, ACC, VECTOR, BLOCK,
@@ -141,16 +143,20 @@ def _sgd_narrow(
 
 def sgd_step_(
     thetas: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    buffers: Sequence[Tensor] | None,
+    grads: Sequence[Tensor | None],
+    buffers: Sequence[Tensor | None] | None,
     layout: Layout,
     eta: Tensor,  # (num_models,)
     *,
     momentum: float = 0.0,
     nesterov: bool = False,
     weight_decay: float = 0.0,
+    track: bool = True,
 ) -> Tensor:  # (3, num_groups) fp32, fp64 for fp64 parameters
-    """See `reference.sgd_step_`; eta should have the dtype of the sums: another costs a launch."""
+    """See `reference.sgd_step_`; eta should have the dtype of the sums: another costs a launch.
+
+    Memory is what bounds it: the sums are taken whether or not they are asked for.
+    """
     check(layout, thetas, grads, buffers)
     blocks, dtype, device = blocks_of(layout), accumulator(thetas[0].dtype), layout.chunks.device
     sums = torch.empty(3, layout.num_groups, dtype=dtype, device=device)

@@ -10,12 +10,14 @@ On a joint sphere sum_i 1 / elr_i = 1 / elr.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .backend import choose_backend, load_backend
-from .groups import group_names, make_layout
+from .groups import group_names, lie_alike, make_layout
+from .plain import is_readable, oddity, shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,15 @@ class Statistics:
         return {"names": self.names, **table, "total_norm": norms, "total_grad_norm": grad_norms}
 
 
+class Totals(NamedTuple):
+    """Norms where the last step's gradient was taken: 0-d; of a pack, (num_models,)."""
+
+    norm: Tensor
+    """of all parameters together"""
+    grad_norm: Tensor
+    """of all gradients together"""
+
+
 @torch.no_grad()
 def group_statistics(
     tensors: Sequence[Tensor],
@@ -74,12 +85,19 @@ def group_statistics(
         lr: raw learning rate, a number or a tensor, 0-d or (num_models,).
         names: one per tensor; their numbers if not given.
         groups, num_models, backend: as for the optimisers.
+
+    Raises:
+        ValueError: gradients or a rate that do not fit the tensors, or tensors that are not plain.
     """
-    layout = make_layout(tensors, groups, num_models)
     chosen = load_backend(choose_backend(tensors, backend))
-    if grads is not None:
-        grads = aligned_gradients(tensors, grads)
-    sums = chosen.group_sums(tensors, grads, layout)
+    layout = make_layout(tensors, groups, num_models)
+    for given, what in ((grads, "gradients"), (names, "names")):
+        if given is not None and len(given) != len(tensors):
+            raise ValueError(f"got {len(given)} {what} for {len(tensors)} tensors")
+    if isinstance(lr, Tensor):
+        check_rate(lr, num_models, tensors[0].device)
+    aligned = None if grads is None else aligned_gradients(tensors, grads)
+    sums = chosen.group_sums(tensors, aligned, layout)
     eta = sums.new_ones(num_models) * lr
     labels = [str(index) for index in range(len(tensors))] if names is None else names
     listed = [
@@ -90,42 +108,84 @@ def group_statistics(
     return joined_statistics(listed, [chosen.describe(sums, eta, layout)])
 
 
+def check_rate(lr: Tensor, num_models: int, device: torch.device) -> None:
+    """Refuse a tensor that is no learning rate of `num_models` models on this device.
+
+    A tensor of one number may lie on the CPU.
+    """
+    if lr.ndim and lr.shape != (num_models,):
+        raise ValueError(
+            f"a learning rate of shape {tuple(lr.shape)}: must be 0-d or ({num_models},)"
+        )
+    if lr.device != device and (lr.ndim or lr.device.type != "cpu"):
+        raise ValueError(f"a learning rate on {lr.device} for parameters on {device}")
+    if oddity(lr) and not is_readable(lr):
+        raise ValueError(f"a learning rate must be a number or a plain tensor; got {shown(lr)}")
+
+
 def joined_statistics(
     names: list[str], parts: Sequence[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]
 ) -> Statistics:
     """Statistics of one or several lists of tensors, each as `reference.describe` has it."""
-    norm, grad_norm, elr, step_angle, totals = parts[0]
+    norm, grad_norm, elr, step_angle, _ = parts[0]
     if len(parts) > 1:
         norm, grad_norm, elr, step_angle = (
             torch.cat([part[column] for part in parts]) for column in range(4)
         )
-        totals = torch.linalg.vector_norm(torch.stack([part[4] for part in parts]), dim=0)
-    total_norm, total_grad_norm = totals.squeeze(1)
-    return Statistics(names, norm, grad_norm, elr, step_angle, total_norm, total_grad_norm)
+    totals = joined_totals([part[4] for part in parts])
+    return Statistics(names, norm, grad_norm, elr, step_angle, *totals)
 
 
-def aligned_gradients(tensors: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Tensor]:
+def joined_totals(parts: Sequence[Tensor]) -> Totals:
+    """Totals of one or several lists of tensors, each as `reference.totals` has it."""
+    joined = parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack([*parts]), dim=0)
+    return Totals(*joined.squeeze(1))
+
+
+def aligned_gradients(
+    tensors: Sequence[Tensor], grads: Sequence[Tensor | None]
+) -> list[Tensor | None]:
     """The gradients as kernels take them: laid out like their tensors, all of one dtype.
 
     That dtype is their own if they share it and it is the tensors' or bf16, else the tensors'.
+
+    Raises:
+        ValueError: a gradient that is sparse, wrapped, or of another shape or device.
     """
-    dtypes = {grad.dtype for grad in grads}
+    for tensor, grad in zip(tensors, grads, strict=True):
+        if grad is not None:
+            _check_gradient(tensor, grad)
+    dtypes = {grad.dtype for grad in grads if grad is not None}
     keep = len(dtypes) == 1 and dtypes <= {tensors[0].dtype, torch.bfloat16}
     return [
-        like(grad, tensor, None if keep else tensor.dtype)
+        None if grad is None else like(grad, tensor, None if keep else tensor.dtype)
         for tensor, grad in zip(tensors, grads, strict=True)
     ]
 
 
-def like(source: Tensor, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """`source` laid out in memory like `tensor`: itself, or a copy if that differs."""
-    dtype = source.dtype if dtype is None else dtype
-    if source.dtype == dtype and (
-        source.stride() == tensor.stride()
-        or all(
-            size < 2 or a == b
-            for size, a, b in zip(tensor.shape, source.stride(), tensor.stride(), strict=True)
+def _check_gradient(tensor: Tensor, grad: Tensor) -> None:
+    if grad.layout is not torch.strided:
+        raise ValueError(
+            f"optimisers and statistics take dense gradients; got one of layout {grad.layout} and "
+            f"shape {tuple(grad.shape)}"
         )
+    if grad.shape != tensor.shape or grad.device != tensor.device:
+        raise ValueError(
+            f"a gradient of shape {tuple(grad.shape)} on {grad.device} for a tensor of shape "
+            f"{tuple(tensor.shape)} on {tensor.device}: was the tensor changed after backward()?"
+        )
+    if oddity(grad) and not is_readable(grad) or not grad.is_floating_point():
+        raise ValueError(f"gradients must be plain floating-point tensors; got {shown(grad)}")
+
+
+def like(source: Tensor, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """`source` laid out in memory like `tensor`: itself, or a plain copy if that differs."""
+    dtype = source.dtype if dtype is None else dtype
+    if (
+        source.dtype == dtype
+        and lie_alike(tensor.shape, source.stride(), tensor.stride())
+        and not oddity(source)
     ):
         return source
-    return torch.empty_like(tensor, dtype=dtype).copy_(source)
+    plain = torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype, device=tensor.device)
+    return plain.copy_(source)

@@ -3,7 +3,7 @@
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,9 +11,23 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as hooks  # type: ignore[attr-defined]
 
 from .backend import check_backend, choose_backend, load_backend
-from .binding import Binding, Taken, check_device, check_options, form_of
+from .binding import Binding, Fitted, Taken, check_buffer
 from .groups import group_names, make_layout
-from .statistics import Statistics, joined_statistics, like
+from .memory import Some
+from .param_groups import ParamGroup
+from .plain import refuse_tracing
+from .statistics import Statistics, Totals, check_rate, joined_statistics, joined_totals
+
+
+class Ready(NamedTuple):
+    """A step of one param group, of which everything has been verified."""
+
+    group: dict[str, Any]
+    binding: Binding
+    thetas: Sequence[Tensor]
+    fitted: Fitted
+    eta: Tensor
+    """raw learning rates, (num_models,) or (num_groups,)"""
 
 
 def uncompiled(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,6 +46,9 @@ def uncompiled(method: Callable[..., Any]) -> Callable[..., Any]:
 class GroupwiseSGD(Optimizer):
     """Base of the optimisers: steps every param group at once and keeps the sums of its groups."""
 
+    track = True
+    """whether steps take the sums that `totals` and `statistics` are made of"""
+
     def __init__(self, params: Any, defaults: dict[str, Any], backend: str | None) -> None:
         check_backend(backend)
         self.backend = backend
@@ -39,15 +56,32 @@ class GroupwiseSGD(Optimizer):
         super().__init__(params, defaults)
 
     def _forget(self) -> None:
-        self._bindings: dict[tuple[int, ...], Binding] = {}
+        self._bindings: dict[int, Binding] = {}
         self._last: list[Taken] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "backend": self.backend}
+        return {**super().__getstate__(), "backend": self.backend, "track": self.track}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over a pickled optimiser's state, or what `load_state_dict` has made of another's.
+
+        Raises:
+            ValueError: options outside their range, or state of other shapes than the parameters;
+                nothing has been changed then.
+        """
+        defaults = state["defaults"] if "defaults" in state else self.defaults
+        groups = [ParamGroup({**defaults, **group}) for group in state["param_groups"]]
+        for group in groups:
+            for theta in group["params"]:
+                buffer = state["state"].get(theta, {}).get("momentum_buffer")
+                if buffer is not None:
+                    check_buffer(theta, buffer)
+            self._check_loaded(group)
         self._forget()
-        super().__setstate__(state)
+        super().__setstate__({**state, "param_groups": groups})
+
+    def _check_loaded(self, group: ParamGroup) -> None:
+        """Refuse what of a loaded param group does not fit its parameters."""
 
     def __repr__(self) -> str:
         chosen = dict.fromkeys(
@@ -58,9 +92,13 @@ class GroupwiseSGD(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with their own options."""
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
         try:
-            check_options(group)
+            group = self.param_groups[-1] = ParamGroup(self.param_groups[-1])
+            for theta in group["params"]:
+                if not theta.is_floating_point():
+                    raise ValueError(
+                        f"parameters must be of a floating-point type; got {theta.dtype}"
+                    )
             choose_backend(group["params"], self.backend)
             self._prepare(group)
         except ValueError:
@@ -78,8 +116,10 @@ class GroupwiseSGD(Optimizer):
         A param group in which no parameter has a gradient is left as it is.
 
         Raises:
-            ValueError: a sparse gradient, or parameters on another device than before; nothing has
-                been changed then.
+            ValueError: tensors that do not fit: a gradient that is sparse, wrapped or of another
+                shape than its parameter, momentum or a radius of another model, parameters on
+                another device than before or that share memory. Nothing has been changed then.
+            RuntimeError: inside FakeTensorMode, make_fx or functionalisation.
         """
         # torch would wrap this in its hooks and a profiler's record, which take 8 us even if there
         # are none. A subclass that overrides `step` is wrapped as usual.
@@ -96,116 +136,157 @@ class GroupwiseSGD(Optimizer):
 
     step.hooked = True  # type: ignore[attr-defined]
 
-    @torch.no_grad()
     def _step(self, closure: Callable[[], Any] | None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        work = []
-        for number, group in enumerate(self.param_groups):
-            grads = [theta.grad for theta in group["params"]]
-            if any(grad is not None for grad in grads):
-                self._check(group, grads)
-                work.append((number, group, grads))
-        self._last = [self._step_group(*item) for item in work]
+        refuse_tracing()
+        # `torch.no_grad` does the same in 2 us more.
+        graded = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)
+        ready = []
+        try:
+            for number, group in enumerate(self.param_groups):
+                found = self._ready(number, group)
+                if found is not None:
+                    ready.append(found)
+            self._last = [self._step_group(item) for item in ready]
+        finally:
+            torch._C._set_grad_enabled(graded)
+            for item in ready:
+                item.binding.memory.revoke()
         return loss
+
+    @uncompiled
+    def totals(self) -> Totals:
+        """Norms of every model and of its gradient in the last step, on the device.
+
+        They are those of `statistics()`, without its work for every group.
+
+        Raises:
+            RuntimeError: no step has been taken yet, or its sums were not tracked.
+        """
+        return joined_totals([taken.totals() for taken in self._taken("totals()")])
 
     @uncompiled
     def statistics(self) -> Statistics:
         """Norms, effective learning rates and step angles of the last step, on the device.
 
         Raises:
-            RuntimeError: no step has been taken yet.
+            RuntimeError: no step has been taken yet, or its sums were not tracked.
         """
-        if not self._last:
-            raise RuntimeError("statistics() needs a step: none has been taken yet")
-        names = self._last[0].binding.names
-        if len(self._last) > 1:
-            names = list(itertools.chain.from_iterable(taken.binding.names for taken in self._last))
-        return joined_statistics(names, [taken.describe() for taken in self._last])
+        taken = self._taken("statistics()")
+        names = taken[0].names()
+        if len(taken) > 1:
+            names = list(itertools.chain.from_iterable(item.names() for item in taken))
+        return joined_statistics(names, [item.describe() for item in taken])
 
-    def _step_group(self, number: int, group: dict[str, Any], grads: list[Tensor | None]) -> Taken:
-        """Plain SGD on the parameters that have a gradient; the others are skipped."""
-        active = [index for index, grad in enumerate(grads) if grad is not None]
-        binding = self._bind(number, group, active)
+    def _taken(self, what: str) -> list[Taken]:
+        if not self._last:
+            raise RuntimeError(f"{what} needs a step: none has been taken yet")
+        if not self.track:
+            raise RuntimeError(f"{what} needs track=True: the sums of steps are not taken")
+        return self._last
+
+    def _ready(self, number: int, group: dict[str, Any]) -> Ready | None:
+        """Verify everything that a step of a param group needs; None if it has no gradient.
+
+        What is like last time passes one guard; anything else is looked at tensor by tensor.
+        """
+        thetas = group["params"]
+        grads = [theta.grad for theta in thetas]
+        buffers = self._buffers(group)
+        binding = self._bindings.get(number)
+        if binding is not None and binding.holds(group, thetas, grads, buffers):
+            fitted = Fitted(grads, buffers, {})
+        elif all(grad is None for grad in grads):
+            return None
+        else:
+            binding = self._bind(number, group)
+            fitted = binding.fit(thetas, grads, buffers)
+        if not binding.complete and self._moves_together(group):
+            fitted = binding.filled(thetas, fitted)
         eta = self._rates(group, binding)
+        granted = binding.memory.grant(thetas, fitted.grads, fitted.buffers, binding.kind)
+        if granted is not fitted.grads:
+            fitted = fitted._replace(grads=granted)
+        return Ready(group, binding, thetas, fitted, eta)
+
+    def _moves_together(self, group: dict[str, Any]) -> bool:
+        """Whether parameters without a gradient take part in a step of the others."""
+        return False
+
+    def _step_group(self, ready: Ready) -> Taken:
+        """Plain SGD on the parameters that have a gradient; the others are skipped."""
+        group, binding, thetas, (grads, buffers, _), eta = ready
+        self._keep(ready)
         sums = binding.backend.sgd_step_(
-            binding.thetas,
-            binding.aligned([grad for grad in grads if grad is not None]),
-            self._buffers(group, binding),
+            thetas,
+            grads,
+            buffers,
             binding.layout,
             eta,
             momentum=group["momentum"],
             nesterov=group["nesterov"],
             weight_decay=group["weight_decay"],
+            track=self.track,
         )
-        binding.wrote_()
-        return Taken(binding, sums, eta)
+        if binding.complete:
+            binding.wrote_(thetas)
+            return Taken(binding, sums, eta)
+        moved = [grad is not None for grad in grads]
+        binding.wrote_(list(itertools.compress(thetas, moved)))
+        return Taken(binding, sums, eta, None, moved)
 
-    def _check(self, group: dict[str, Any], grads: list[Tensor | None]) -> None:
-        for grad in grads:
-            if grad is not None and grad.layout is not torch.strided:
-                raise ValueError(
-                    f"{type(self).__name__} takes dense gradients; got one of layout "
-                    f"{grad.layout} and shape {tuple(grad.shape)}"
-                )
-        for theta in group["params"] if self.state else ():
-            if "momentum_buffer" in self.state.get(theta, ()):
-                check_device(theta, self.state[theta]["momentum_buffer"])
+    def _keep(self, ready: Ready) -> None:
+        """Enter new momentum buffers into the state."""
+        for index, buffer in ready.fitted.fresh.items():
+            self.state[ready.thetas[index]]["momentum_buffer"] = buffer
 
-    def _bind(
-        self, number: int, group: dict[str, Any], active: Sequence[int] | None = None
-    ) -> Binding:
-        """The param group's (active) tensors with backend and layout, made anew if they changed."""
-        params = group["params"]
-        thetas = params if active is None else [params[index] for index in active]
-        key = (number,) if active is None else (number, *active)
-        binding = self._bindings.get(key)
-        if binding is None or binding.form != form_of(thetas):
-            indices = range(len(params)) if active is None else active
+    def _bind(self, number: int, group: dict[str, Any]) -> Binding:
+        """The param group's tensors with backend and layout, made anew if they changed."""
+        thetas = group["params"]
+        binding = self._bindings.get(number)
+        if binding is None or not binding.is_of(group, thetas):
             names = group.get("param_names") or [
-                f"{number}.{index}" for index in range(len(params))
+                f"{number}.{index}" for index in range(len(thetas))
             ]
             groups, num_models = group["groups"], group["num_models"]
-            binding = self._bindings[key] = Binding(
-                list(thetas),
+            binding = self._bindings[number] = Binding(
+                thetas,
                 load_backend(choose_backend(thetas, self.backend)),
                 make_layout(thetas, groups, num_models),
                 [
-                    name
-                    for index, theta in zip(indices, thetas, strict=True)
-                    for name in group_names(names[index], theta, groups, num_models)
+                    part
+                    for name, theta in zip(names, thetas, strict=True)
+                    for part in group_names(name, theta, groups, num_models)
                 ],
             )
         return binding
 
-    def _buffers(self, group: dict[str, Any], binding: Binding) -> list[Tensor] | None:
-        """Momentum buffers; a parameter without a gradient keeps its own and does not move."""
+    def _buffers(self, group: dict[str, Any]) -> Some | None:
+        """Momentum buffers, where there are any yet."""
         if group["momentum"] == 0:
             return None
-        buffers = []
-        for index, theta in enumerate(binding.thetas):
-            if theta.grad is None:
-                buffers.append(binding.zero(index))
-                continue
-            state = self.state[theta]
-            if "momentum_buffer" in state:
-                state["momentum_buffer"] = like(state["momentum_buffer"], theta, theta.dtype)
-            else:
-                state["momentum_buffer"] = torch.zeros_like(theta)
-            buffers.append(state["momentum_buffer"])
-        return buffers
+        # A plain dict's `get`: the defaultdict would fill up with parameters that never move.
+        get = self.state.get
+        return [get(theta, _NOTHING).get("momentum_buffer") for theta in group["params"]]
 
     def _rates(self, group: dict[str, Any], binding: Binding) -> Tensor:
         """Raw learning rate of every model: (num_models,)."""
-        theta, lr = binding.thetas[0], group["lr"]
-        if isinstance(lr, Tensor) or binding.rates is None or binding.rates[0] != (lr,):
+        lr, known = group["lr"], binding.rates
+        if isinstance(lr, Tensor) or known is None or known[0] != (lr,):
+            theta = group["params"][0]
+            if isinstance(lr, Tensor):
+                check_rate(lr, group["num_models"], theta.device)
             on_cpu = theta.device.type == "cpu"
             dtype = torch.float64 if on_cpu else torch.promote_types(theta.dtype, torch.float32)
             ones = torch.ones(group["num_models"], dtype=dtype, device=theta.device)
             binding.rates = (lr,), ones * lr, None
-        return binding.rates[1]
+            return binding.rates[1]
+        return known[1]
 
 
+_NOTHING: dict[str, Any] = {}
 _hooked_step = Optimizer.profile_hook_step(GroupwiseSGD._step)

@@ -28,6 +28,7 @@ ABOUT = {
 SUMMARY = {
     "state": "done",
     "stopped": False,
+    "built_on": {},
     "epoch": 3,
     "result": {"test_accuracy": 0.5},
     "time_s": 1.0,

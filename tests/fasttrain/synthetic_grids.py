@@ -93,6 +93,7 @@ def _stage(
         "distance": NAN if kind == "swa" else min(1.55, 3 * plr**0.25),
         "state": "at-chance" if regime == "3" and kind != "finetune" else "done",
         "stopped": False,
+        "built_on": {},
         "time_s": 2.0,
     }
 

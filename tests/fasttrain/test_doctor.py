@@ -9,6 +9,7 @@ import pytest
 from fasttrain.analysis.records import Analysis, choose, save
 from fasttrain.doctor import machine, stores
 from fasttrain.files import sha256_hex
+from fasttrain.pack_records import PackRecords
 from fasttrain.store import Store
 
 from .stored import finetuning, finish, pretraining
@@ -65,7 +66,7 @@ def test_a_parent_that_was_trained_again_to_another_state_is_a_finding(store):
     finish(store, PARENT, b"others!")
     [finding] = findings(store)
     assert f"{CHILD.id}: started from another state of {store.path / PARENT.id}" in finding
-    assert f"delete {store.path / CHILD.id}" in finding
+    assert "run the sweep again, which trains it again" in finding
 
 
 def test_a_stage_that_says_another_thing_of_its_set_up_than_its_parent_is_a_finding(store):
@@ -73,6 +74,7 @@ def test_a_stage_that_says_another_thing_of_its_set_up_than_its_parent_is_a_find
     about["setup"]["network"]["width"] = 3
     store.begin(CHILD.id, about)
     done = {"state": "done", "stopped": False, "epoch": 5, "result": {}, "time_s": 1.0}
+    done["built_on"] = {}
     store.finish(CHILD.id, {}, done | {"provenance": {}})
     [finding] = findings(store)
     assert "differs from its parent" in finding and "in setup" in finding
@@ -86,7 +88,9 @@ def test_analyses_of_what_is_gone_and_lists_of_them_are_findings(store):
     assert "1 of the analyses that reports draw from are not there" in finding
 
 
-def test_damaged_checkpoints_and_figures_are_findings(store, fasttrain):
+def test_damaged_checkpoints_packs_and_figures_are_findings(store):
+    PackRecords(store).write([PARENT], 0)
+    (store.path / "packs" / "x.json").write_text("{}")
     (store.path / "checkpoints").mkdir()
     (store.path / "checkpoints" / "a-b.safetensors").write_bytes(b"half")
     (store.path / "report" / "figures").mkdir(parents=True)
@@ -94,6 +98,7 @@ def test_damaged_checkpoints_and_figures_are_findings(store, fasttrain):
     listing.write_text('{"files": {"x.png": "' + "0" * 64 + '"}}')
     assert [f.split(": ")[1].split(";")[0] for f in findings(store)] == [
         "does not match the digest in its name",
+        "does not match its sha256",
         "is missing",
     ]
 

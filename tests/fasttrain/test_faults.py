@@ -15,8 +15,10 @@ import pytest
 from fasttrain import lab, session
 from fasttrain.analysis.records import Analysis, choose, save
 from fasttrain.analysis.tables import TABLES
+from fasttrain.journal import Journal
 from fasttrain.rebuild import rebuild
 from fasttrain.report import html
+from fasttrain.status import PROGRESS
 from fasttrain.store import Store
 
 from .pages import use_decreed
@@ -52,7 +54,7 @@ FAULTS = {
     "link": outside,
     "deep JSON": lambda path, store: path.write_bytes(deep(100_000)),
     "less deep JSON": lambda path, store: path.write_bytes(deep(400)),
-    "other JSON": lambda path, store: path.write_bytes(b'{"format": 3, "files": [1], "id": {}}'),
+    "other JSON": lambda path, store: path.write_bytes(b'{"format": 4, "files": [1], "id": {}}'),
     "JSON list": lambda path, store: path.write_bytes(b"[[], NaN]"),
 }
 
@@ -80,8 +82,12 @@ def whole(tmp_path_factory) -> Path:
         failed = begin(store, pretraining())
         store.fail(failed, "no luck")
         state = store.read_tensors(stages[0], "state.safetensors")
-        store.checkpoints.save({failed: state})
+        store.checkpoints.save("0" * 16, {failed: state})
         assert run(["report", "store"]) == 0
+        with Journal(store.path, "fasttrain sweep", "training") as journal:
+            report = (store.path / PROGRESS).read_bytes()
+        # As of a driver that was killed.
+        (journal.folder / PROGRESS).write_bytes(report)
     return folder
 
 
@@ -92,9 +98,10 @@ def files(store: Path) -> list[Path]:
 def test_the_store_holds_a_file_of_every_kind(whole):
     names = {path.name for path in files(whole / "store")}
     kinds = {"store.json", "stage.json", "done.json", "failed.txt", "current.json", ".lock"}
-    kinds |= {"state.safetensors", "metrics.parquet", "norms.parquet"}
+    kinds |= {"plan.json", PROGRESS, "state.safetensors", "metrics.parquet", "norms.parquet"}
     assert kinds | {"report.html", "results.csv", ".written.json"} <= names
-    assert [path for path in files(whole / "store") if path.parts[0] == "checkpoints"]
+    folders = {path.parts[0] for path in files(whole / "store")}
+    assert {"checkpoints", "packs", "analyses", "report"} <= folders
 
 
 @pytest.fixture
@@ -139,7 +146,7 @@ def test_every_file_spoilt(whole, fault, tmp_path, fasttrain):
         # Garbage to the others.
         spoilt = [path for path in spoilt if path.suffix == ".json"]
     for path in spoilt:
-        commands = COMMANDS[:2] if path.parts[0] == "report" else COMMANDS
+        commands = COMMANDS[:3] if path.parts[0] == "report" else COMMANDS
         for command in commands:
             _spoil(whole, path, fault, tmp_path)
             signal.alarm(HANG_S)
@@ -155,6 +162,7 @@ def test_every_file_spoilt(whole, fault, tmp_path, fasttrain):
 
 
 COMMANDS = (
+    ("status", "store"),
     ("doctor", "store"),
     ("report", "store"),
     ("sweep", "tiny.toml", *GRID, "--store", "store", "--quiet"),

@@ -11,7 +11,7 @@ from fasttrain.analysis.features import ALL, band_accuracy, band_masks, edges, k
 from fasttrain.analysis.tables import TABLES
 from fasttrain.config import RunOptions, load_config
 from fasttrain.lab import Lab, open_lab
-from fasttrain.pack import Pack
+from fasttrain.pack import SCORES, Pack
 
 SIZES = [(8, 8), (28, 28), (32, 32), (33, 33), (64, 64), (2, 2), (1, 1), (32, 20), (9, 31)]
 EDGES = {
@@ -75,7 +75,10 @@ def test_unfiltered_images_have_the_test_accuracy_of_every_model(lab):
     assert {name: str(kind) for name, kind in table.dtypes.items()} == columns
     assert table.model.tolist() == [0] * 5 + [1] * 5 + [2] * 5
     assert table.band.tolist() == [ALL, 1, 2, 3, 4] * 3
-    assert table[table.band == ALL].accuracy.tolist() == scores[-1][:, 4].tolist()
+    assert (
+        table[table.band == ALL].accuracy.tolist()
+        == scores[-1][:, SCORES.index("test_accuracy")].tolist()
+    )
     assert table[table.model == 1].low.tolist() == [0, 0, 1, 2.25, 6.25]
     for place, state in enumerate(states):
         alone = band_accuracy(lab, [state])

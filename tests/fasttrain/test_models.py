@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from fasttrain.models import HEAD_NORM, MLP, MODELS, ConvNet, ResNet18
+from fasttrain_kernels import NormReLUPool
 
 SIZES = [
     (ConvNet, 32, 387_936, 4, 480),
@@ -93,10 +94,10 @@ def test_the_measure_sees_a_network_that_is_not_invariant():
 def test_practical_form_trains_everything(model):
     net = model(10, width=4, scale_invariant=False)
     assert all(p.requires_grad for p in net.parameters())
-    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in net.modules() if isinstance(m, NormReLUPool)]
     assert norms
     assert all(norm.affine for norm in norms)
-    assert not any(m.affine for m in model(10, width=4).modules() if isinstance(m, nn.BatchNorm2d))
+    assert not any(m.affine for m in model(10, width=4).modules() if isinstance(m, NormReLUPool))
 
 
 def test_convnet_pools_as_published_at_32():

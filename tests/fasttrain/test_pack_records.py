@@ -179,4 +179,4 @@ def test_a_damaged_record_is_named(fasttrain, tiny, whole):
         path.write_bytes(content)
         outcome = fasttrain("sweep", tiny, *GRID, "--store", whole)
         assert outcome.code == 1
-        assert f"{path}: is not what was written; delete it" in outcome.err
+        assert f"fasttrain: {path}: " in outcome.err and f"delete {path} and run" in outcome.err

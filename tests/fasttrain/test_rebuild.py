@@ -58,7 +58,9 @@ def test_what_is_not_finished_is_listed(store):
     store.fail("0" * 16, "no disk")
     rows = {label: (epochs, state) for label, epochs, state in rebuilding.unfinished(store)}
     assert len(rows) == 3 and rows[f"stage {'0' * 16}"] == ("–", "failed: no disk")
-    (label,) = [label for label in rows if label.startswith(about["kind"]) and "0.01" in label]
+    rates = [f"{name} {about[name]:g}" for name in ("plr", "flr", "k") if about[name] is not None]
+    label = " ".join([about["kind"], *rates, "seed 0"])
+    assert label in rows
     rebuilding.rebuild(store)
     page = _page(store)
     assert label in page and "failed: no memory &lt;b&gt;" in page
@@ -71,7 +73,7 @@ def test_a_stage_that_moves_on_while_it_is_listed(store, monkeypatch):
     _rename_done(store, stage)
     store.checkpoints.save("pack", {stage: {"series": torch.zeros(1, 2)}})
     store.fail(stage, "no memory")
-    look = Checkpoints._farthest
+    look = Checkpoints.epochs
 
     def meanwhile(self, stage):
         found = look(self, stage)
@@ -79,7 +81,7 @@ def test_a_stage_that_moves_on_while_it_is_listed(store, monkeypatch):
         store.tidy(stage)
         return found
 
-    monkeypatch.setattr(Checkpoints, "_farthest", meanwhile)
+    monkeypatch.setattr(Checkpoints, "epochs", meanwhile)
     exists, failure = Path.exists, store.path / stage / FAILURE
     monkeypatch.setattr(Path, "exists", lambda path: path == failure or exists(path))
     [(_, epochs, state)] = rebuilding.unfinished(store)

@@ -8,11 +8,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-
-from fasttrain.results import origin
 
 from .conftest import contents
 
@@ -26,7 +23,11 @@ def layers() -> list:
         from numba.np.ufunc import tbbpool  # noqa: F401
     except ImportError as error:
         lacking = [pytest.mark.skip(reason=f"numba's layer tbb cannot be loaded: {error}")]
-    return ["omp workqueue tbb", "workqueue omp tbb", pytest.param("tbb omp", marks=lacking)]
+    return [
+        "omp workqueue tbb",
+        "workqueue omp tbb",
+        pytest.param("tbb omp workqueue", marks=lacking),
+    ]
 
 
 def fasttrain(folder: Path, *arguments: str | Path, **environment: str):
@@ -113,9 +114,3 @@ def test_a_worker_with_other_threads_ends_the_sweep(tmp_path, tiny):
     assert "a worker that was given 1 threads computes with 2" in outcome.stderr
     assert "Traceback" not in outcome.stderr
     assert not recorded(tmp_path / "2")
-
-
-def test_results_of_before_threads_were_recorded_stand_beside_others():
-    records = [{"date": "1"}, {"date": "2", "threads": "1"}, {"date": "3", "threads": "2"}]
-    found = [SimpleNamespace(done={"provenance": record, "time_s": 1.0}) for record in records]
-    assert origin(found)["threads"] == "1; 2"  # type: ignore[arg-type]

@@ -1,0 +1,143 @@
+"""What steps keep between them: bindings, sums, memory; and what they do without."""
+
+import gc
+import os
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import fasttrain_kernels
+from fasttrain_kernels import FusedSGD, SphereSGD
+from fasttrain_kernels import stepping as stepping_module
+from fasttrain_kernels.groups import Layout
+
+from .optimizer_cases import BACKENDS, MAKERS, flat, parameters, refresh
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_any_subset_steps_without_a_new_binding(backend, momentum, monkeypatch):
+    """A mixture of experts has other gradients in every step."""
+    made = []
+    make = stepping_module.make_layout
+    monkeypatch.setattr(
+        stepping_module, "make_layout", lambda *given: made.append(1) or make(*given)
+    )
+    generator = torch.Generator().manual_seed(0)
+    experts = [nn.Parameter(torch.randn(4, 3, generator=generator)) for _ in range(12)]
+    twins = [nn.Parameter(p.detach().clone()) for p in experts]
+    optimizer = FusedSGD(experts, 0.1, momentum=momentum, weight_decay=0.1, backend=backend)
+    other = torch.optim.SGD(twins, 0.1, momentum=momentum, weight_decay=0.1)
+    made.clear()
+    for step in range(1500):
+        for index, (p, twin) in enumerate(zip(experts, twins, strict=True)):
+            chosen = step + 1 >> index & 1
+            p.grad = torch.randn(p.shape, generator=generator) if chosen else None
+            twin.grad = None if p.grad is None else p.grad.clone()
+        optimizer.step()
+        other.step()
+    assert len(made) == 1 and len(optimizer._bindings) == 1
+    gc.collect()
+    assert sum(type(item) is Layout for item in gc.get_objects()) < 100
+    torch.testing.assert_close(flat(experts), flat(twins))
+    moved = [index for index in range(12) if 1500 >> index & 1]
+    assert optimizer.statistics().names == [f"0.{i}[{row}]" for i in moved for row in range(4)]
+    assert {len(state) for state in optimizer.state.values()} <= {1 if momentum else 0}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("num_models", [1, 2])
+def test_totals_are_those_of_the_statistics(maker, backend, num_models):
+    params = parameters()[:3]
+    optimizer = MAKERS[maker](params, backend=backend, num_models=num_models)
+    with pytest.raises(RuntimeError, match="needs a step"):
+        optimizer.totals()
+    for step in range(2):
+        refresh(params, step)
+        if maker == "sgd":
+            params[1].grad = None
+        optimizer.step()
+        totals, statistics = optimizer.totals(), optimizer.statistics()
+        assert torch.equal(totals.norm, statistics.total_norm)
+        assert torch.equal(totals.grad_norm, statistics.total_grad_norm)
+        assert totals.norm.shape == (() if num_models == 1 else (2,))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_without_sums_the_step_is_the_same(dtype, momentum):
+    both = [parameters(dtype=dtype), parameters(dtype=dtype)]
+    for track, params in zip((True, False), both, strict=True):
+        params.append(nn.Parameter(torch.ones(3, 9001, dtype=dtype)))
+        optimizer = FusedSGD(params, 0.1, momentum=momentum, weight_decay=0.1, track=track)
+        for step in range(3):
+            refresh(params, step)
+            optimizer.step()
+    assert torch.equal(*map(flat, both))
+    for read in (optimizer.statistics, optimizer.totals):
+        with pytest.raises(RuntimeError, match="needs track=True"):
+            read()
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_are_let_go_of(maker, backend):
+    params = parameters()
+    optimizer = MAKERS[maker](params, backend=backend)
+    for step in range(2):
+        refresh(params, step)
+        optimizer.step()
+    grads = [weakref.ref(p.grad) for p in params]
+    for p in params:
+        p.grad = None
+    gc.collect()
+    assert not any(grad() is not None for grad in grads)
+
+
+def test_numbers_of_sphere_groups_stay_with_missing_gradients():
+    params = parameters()
+    optimizer = SphereSGD(params, elr=0.01, momentum=0.9)
+    optimizer.step()
+    buffer = optimizer.state[params[1]]["momentum_buffer"].clone()
+    params[1].grad = None
+    optimizer.step()
+    assert torch.equal(optimizer.state[params[1]]["momentum_buffer"], buffer)
+    assert len(optimizer.statistics().names) == 6 + 4 + 8 + 1
+
+
+CODE = """
+import warnings, torch
+from fasttrain_kernels import FusedSGD
+p = torch.nn.Parameter(torch.ones(4))
+p.grad = torch.ones(4)
+optimizer = FusedSGD([p], 0.5)
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    optimizer.step()
+    optimizer.totals()
+print(p.tolist(), [str(w.message) for w in seen if w.category is RuntimeWarning])
+"""
+
+
+def test_without_a_folder_for_compiled_code_it_compiles_and_says_so_once(tmp_path):
+    source, package = Path(fasttrain_kernels.__file__).parent, tmp_path / "fasttrain_kernels"
+    package.mkdir()
+    for file in source.glob("*.py"):
+        (package / file.name).write_bytes(file.read_bytes())
+    # Not even root makes a folder of a file, or one below it.
+    (package / "__pycache__").touch()
+    nowhere = str(package / "__pycache__" / "home")
+    env = {**os.environ, "HOME": nowhere, "XDG_CACHE_HOME": nowhere, "PYTHONPATH": str(tmp_path)}
+    env.pop("NUMBA_CACHE_DIR", None)
+    found = subprocess.run(
+        [sys.executable, "-c", CODE], env=env, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.startswith("[0.5, 0.5, 0.5, 0.5] [")
+    assert found.stdout.count("NUMBA_CACHE_DIR") == 1

@@ -1,0 +1,41 @@
+"""The examples run as scripts, on data so small that a run is a matter of seconds."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
+
+
+def run(name: str, *options: str, folder: Path) -> str:
+    command = [sys.executable, str(EXAMPLES / name), *options]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_resnet_on_random_images(tmp_path):
+    options = ("--fake", "32", "--epochs", "2", "--batch-size", "16", "--images", "32")
+    lines = run("resnet_cifar.py", *options, folder=tmp_path).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["epoch 1", "epoch 2"]
+    assert "nan" not in "".join(lines)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_transformer_stays_on_the_spheres_of_its_matrices_and_learns(tmp_path):
+    text = run("transformer_spheres.py", "--steps", "51", "--width", "32", folder=tmp_path)
+    losses = [float(loss) for loss in re.findall(r"loss (\d+\.\d+)", text)]
+    assert losses[-1] < losses[0]
+    change = re.search(r"changed by at most (\S+)", text)
+    assert change is not None
+    assert float(change[1]) < 1e-5
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lightning") is None, reason="needs lightning")
+def test_lightning(tmp_path):
+    text = run("with_lightning.py", "--epochs", "1", "--images", "256", folder=tmp_path)
+    assert "accuracy" in text
