@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .groups import Layout, lie_alike
+from .groups import Layout, is_dense, lie_alike
 from .plain import oddity, shown
 
 STORED = (torch.float32, torch.float64, torch.bfloat16)
@@ -32,6 +32,8 @@ class Memory:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        # Only the reference takes those. They may lie in between one another.
+        self._gaps = not all(map(is_dense, layout.shapes, layout.strides))
         self._known: set[tuple[object, ...]] = set()
         self._granted: tuple[Sequence[Tensor], Some, Some | None, list[int]] | None = None
 
@@ -53,7 +55,7 @@ class Memory:
 
         They fit, as the caller knows; `kind` says of which dtypes they are.
         """
-        if thetas[0].device.type not in ("cpu", "cuda"):
+        if thetas[0].device.type not in ("cpu", "cuda") or self._gaps:
             return grads
         grads, addresses = self._step(thetas, grads, buffers, kind)
         self._granted = thetas, grads, buffers, addresses

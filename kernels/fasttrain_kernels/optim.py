@@ -1,4 +1,4 @@
-"""`SphereSGD` and `FusedSGD`: the steps of `reference.py` as `torch.optim.Optimizer`s."""
+"""`SphereSGD`: the step of `reference.py` on spheres as a `torch.optim.Optimizer`."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -55,6 +55,8 @@ class SphereSGD(GroupwiseSGD):
             Before anything else reads the parameters, call `projected_()`. For scope "joint" only.
         num_models: models of a pack, folded into the first dimension of every parameter; each has
             spheres of its own.
+        weight_decay: of param groups with `sphere=False`; on a sphere only 0, as makers of
+            optimisers pass it.
         backend: "numba" (CPU), "triton" (CUDA, ROCm) or "reference"; None chooses by the device.
 
     Raises:
@@ -74,6 +76,7 @@ class SphereSGD(GroupwiseSGD):
         scope: Literal["joint", "group"] = "joint",
         projection: Literal["exact", "deferred"] = "exact",
         num_models: int = 1,
+        weight_decay: float = 0.0,
         backend: BackendName | None = None,
     ) -> None:
         if (lr is None) == (elr is None):
@@ -86,7 +89,7 @@ class SphereSGD(GroupwiseSGD):
             "scale": None,
             "momentum": momentum,
             "nesterov": nesterov,
-            "weight_decay": 0.0,
+            "weight_decay": weight_decay,
             "groups": groups,
             "scope": scope,
             "projection": projection,
@@ -245,46 +248,6 @@ class SphereSGD(GroupwiseSGD):
         """Norms of the stored parameters, like the radius."""
         squared = binding.backend.group_sums(group["params"], None, binding.layout)[0]
         return (squared if group["scope"] == "group" else binding.layout.per_model(squared)).sqrt()
-
-
-class FusedSGD(GroupwiseSGD):
-    """SGD with momentum and weight decay, as torch.optim.SGD, that tracks the norm of every group.
-
-    Args:
-        params: parameters, (name, parameter) pairs, or param groups, as for any torch optimiser.
-        lr: learning rate; a number, or a tensor, 0-d or one per model.
-        momentum, nesterov, weight_decay: as in torch.optim.SGD (without dampening).
-        groups, num_models, backend: as in `SphereSGD`.
-        track: whether steps take the sums for `totals` and `statistics`, in the same pass; a step
-            without them is faster.
-
-    Raises:
-        ValueError: an argument outside its range; the message states the value and what is allowed.
-    """
-
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float | Tensor,
-        *,
-        momentum: float = 0.0,
-        nesterov: bool = False,
-        weight_decay: float = 0.0,
-        groups: Groups = "filter",
-        num_models: int = 1,
-        backend: BackendName | None = None,
-        track: bool = True,
-    ) -> None:
-        self.track = track
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
-            "groups": groups,
-            "num_models": num_models,
-        }
-        super().__init__(params, defaults, backend)
 
 
 def _check_radius(group: dict[str, Any], count: int) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -46,6 +46,9 @@ def uncompiled(method: Callable[..., Any]) -> Callable[..., Any]:
 class GroupwiseSGD(Optimizer):
     """Base of the optimisers: steps every param group at once and keeps the sums of its groups."""
 
+    _added_later: Mapping[str, Any] = {}
+    """options that states of older versions lack"""
+    backend: str | None = None
     track = True
     """whether steps take the sums that `totals` and `statistics` are made of"""
 
@@ -69,7 +72,7 @@ class GroupwiseSGD(Optimizer):
             ValueError: options outside their range, or state of other shapes than the parameters;
                 nothing has been changed then.
         """
-        defaults = state["defaults"] if "defaults" in state else self.defaults
+        defaults = {**self._added_later, **(state.get("defaults") or self.defaults)}
         groups = [ParamGroup({**defaults, **group}) for group in state["param_groups"]]
         for group in groups:
             for theta in group["params"]:
@@ -78,7 +81,7 @@ class GroupwiseSGD(Optimizer):
                     check_buffer(theta, buffer)
             self._check_loaded(group)
         self._forget()
-        super().__setstate__({**state, "param_groups": groups})
+        super().__setstate__({**state, "defaults": defaults, "param_groups": groups})
 
     def _check_loaded(self, group: ParamGroup) -> None:
         """Refuse what of a loaded param group does not fit its parameters."""
@@ -116,10 +119,10 @@ class GroupwiseSGD(Optimizer):
         A param group in which no parameter has a gradient is left as it is.
 
         Raises:
-            ValueError: tensors that do not fit: a gradient that is sparse, wrapped or of another
-                shape than its parameter, momentum or a radius of another model, parameters on
-                another device than before or that share memory. Nothing has been changed then.
-            RuntimeError: inside FakeTensorMode, make_fx or functionalisation.
+            ValueError: tensors that do not fit: a gradient that is wrapped or of another shape than
+                its parameter, momentum or a radius of another model, parameters on another device
+                than before or that share memory. Nothing has been changed then.
+            RuntimeError: a sparse gradient; inside FakeTensorMode, make_fx or functionalisation.
         """
         # torch would wrap this in its hooks and a profiler's record, which take 8 us even if there
         # are none. A subclass that overrides `step` is wrapped as usual.

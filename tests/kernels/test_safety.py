@@ -39,7 +39,7 @@ REFUSED = {
     "radii_of_another_model": "ValueError: a radius of shape (61,) where 7 spheres are",
     "another_scope_later": "ValueError: a radius of shape (1,) where 7 spheres are",
     "a_radius_resized": "ValueError: expected values of shape (7,); got (1,)",
-    "expanded_parameters": "ValueError: tensors must be dense and non-overlapping",
+    "expanded_parameters": "ValueError: the elements of a tensor must not overlap",
     "parameters_that_share_memory": OVERLAP,
     "parameters_that_overlap_later": OVERLAP,
     "sparse_parameters": PLAIN + "a tensor of layout torch.sparse_coo",
