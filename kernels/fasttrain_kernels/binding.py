@@ -11,6 +11,7 @@ from .backend import Backend
 from .groups import Layout
 from .memory import Some, memory_of
 from .plain import Guard, is_readable, oddity, shown
+from .sharded import Shards, check_alike, is_sharded, parts_of, placing
 from .statistics import aligned_gradients, like
 
 
@@ -27,6 +28,7 @@ class Binding:
     """The tensors of a param group as they lay in memory when they were bound to a backend.
 
     Attributes:
+        layout: groups of the parameters, whole ones where `shards` says what is here of them.
         copied: whether projected copies have been written since the last step.
         complete: whether every parameter had a gradient when last fitted.
         kind: dtypes of what was last fitted.
@@ -34,11 +36,16 @@ class Binding:
     """
 
     def __init__(
-        self, thetas: Sequence[Tensor], backend: Backend, layout: Layout, names: list[str]
+        self,
+        thetas: Sequence[Tensor],
+        backend: Backend,
+        layout: Layout,
+        names: list[str],
+        shards: Shards | None = None,
     ) -> None:
-        self.backend, self.layout, self.names = backend, layout, names
+        self.backend, self.layout, self.names, self.shards = backend, layout, names, shards
         self.form = form_of(thetas)
-        self.memory = memory_of(layout)
+        self.memory = memory_of(layout if shards is None else shards.parts)
         self.copied, self.complete = False, True
         self.kind: object = None
         self.rates: tuple[tuple[Any, ...], Tensor, Tensor | None] | None = None
@@ -49,6 +56,10 @@ class Binding:
         self._written: list[tuple[Tensor, int]] | None = None
         self._zeros: dict[int, Tensor] = {}
         self._scratch: list[Tensor] = []
+
+    def parts(self, thetas: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The tensors that kernels are given of parameters, or of what is split like them."""
+        return thetas if self.shards is None else parts_of(thetas)
 
     def is_of(self, group: Mapping[str, Any], thetas: Sequence[Tensor]) -> bool:
         """Whether these parameters with these options are what was bound."""
@@ -148,6 +159,17 @@ class Binding:
         return self._zeros[index]
 
 
+class Ready(NamedTuple):
+    """A step of one param group, of which everything has been verified."""
+
+    group: dict[str, Any]
+    binding: Binding
+    thetas: Sequence[Tensor]
+    fitted: Fitted
+    eta: Tensor
+    """raw learning rates, (num_models,) or (num_groups,)"""
+
+
 class Taken(NamedTuple):
     """What is kept of a step of one param group."""
 
@@ -190,9 +212,10 @@ class Taken(NamedTuple):
 
 def form_of(thetas: Sequence[Tensor]) -> list[tuple[Any, ...]]:
     """What has to stay for a binding to hold."""
-    return [
+    form: list[tuple[Any, ...]] = [
         (theta.shape, theta.stride(), theta.dtype, theta.device, oddity(theta)) for theta in thetas
     ]
+    return form + [placing(theta) for theta in thetas] if is_sharded(thetas) else form
 
 
 def check_buffer(theta: Tensor, buffer: Tensor) -> None:
@@ -203,6 +226,9 @@ def check_buffer(theta: Tensor, buffer: Tensor) -> None:
             f"a momentum buffer of shape {tuple(buffer.shape)} for a parameter of shape "
             f"{tuple(theta.shape)}: is it the state of another model?"
         )
+    if is_sharded([theta, buffer]):
+        check_alike(theta, buffer, "momentum buffer")
+        return
     if oddity(buffer) and not is_readable(buffer) or not buffer.is_floating_point():
         raise ValueError(f"momentum buffers must be plain tensors; got {shown(buffer)}")
 

@@ -1,6 +1,6 @@
 """`FusedSGD`: plain SGD as a `torch.optim.Optimizer` that takes what `torch.optim.SGD` takes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -97,22 +97,22 @@ class FusedSGD(GroupwiseSGD):
                 # The step goes against the gradient of the negative.
                 sums[1].neg_()
         moved = [index for index, grad in enumerate(fitted.grads) if grad is not None]
-        old = [index for index in moved if index not in fitted.fresh]
+        known = self._buffers(group) or [None] * len(thetas)
         # torch's fused step takes either new buffers or old ones.
-        for indices in filter(None, (old, [index for index in moved if index in fitted.fresh])):
-            self._call_torch(ready, indices)
+        for new in (False, True):
+            indices = [index for index in moved if (known[index] is None) == new]
+            if indices:
+                self._call_torch(ready, indices, binding.parts([known[i] for i in indices]))
         binding.wrote_([])
         if len(moved) == len(thetas):
             return Taken(binding, sums, eta)
         return Taken(binding, sums, eta, None, [grad is not None for grad in fitted.grads])
 
-    def _call_torch(self, ready: Ready, indices: list[int]) -> None:
+    def _call_torch(self, ready: Ready, indices: list[int], known: Sequence[Any]) -> None:
         group, _, thetas, fitted, _ = ready
-        lr = group["lr"]
+        lr, buffers = group["lr"], list(known)
         # Only their own gradients carry a graph.
         grads = [thetas[i].grad if group["differentiable"] else fitted.grads[i] for i in indices]
-        states = [self.state[group["params"][i]] if group["momentum"] else {} for i in indices]
-        buffers = [state.get("momentum_buffer") for state in states]
         with torch.set_grad_enabled(group["differentiable"]):
             sgd(
                 [thetas[index] for index in indices],
@@ -127,6 +127,5 @@ class FusedSGD(GroupwiseSGD):
                 nesterov=group["nesterov"],
                 maximize=group["maximize"],
             )
-        for state, buffer in zip(states, buffers, strict=True):
-            if group["momentum"]:
-                state["momentum_buffer"] = buffer
+        if group["momentum"]:
+            self._keep(ready, dict(zip(indices, buffers, strict=True)))
