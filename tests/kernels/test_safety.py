@@ -15,7 +15,8 @@ OVERLAP = "ValueError: two of the tensors to write"
 
 # What a case raises begins with this; the others do not raise.
 REFUSED = {
-    "dtensor": PLAIN + "torch.distributed.tensor.DTensor of shape (6, 5)",
+    "dtensor_beside_sharded_steps": "ValueError: parameters must be dense tensors with memory of "
+    "their own; got torch.distributed.tensor.DTensor of shape (6, 5)",
     "wrapper_subclass": PLAIN + "torch.testing._internal.two_tensor.TwoTensor",
     "wrapper_subclass_gradient": "ValueError: gradients must be plain floating-point tensors; got "
     "torch.testing._internal.two_tensor.TwoTensor",
