@@ -50,6 +50,8 @@ class Binding:
         self.kind: object = None
         self.rates: tuple[tuple[Any, ...], Tensor, Tensor | None] | None = None
         self._guard: Guard | None = None
+        self._guard_of_thetas: Guard | None = None
+        self._present_last: list[bool] | None = None
         # Stand for gradients and buffers that are not there; a guard wants all of its tensors
         # different.
         self._absent = [torch.empty(0, device="cpu") for _ in range(2 * len(thetas))]
@@ -57,7 +59,7 @@ class Binding:
         self._zeros: dict[int, Tensor] = {}
         self._scratch: list[Tensor] = []
 
-    def parts(self, thetas: Sequence[Tensor]) -> Sequence[Tensor]:
+    def parts(self, thetas: Sequence[Any]) -> Sequence[Any]:
         """The tensors that kernels are given of parameters, or of what is split like them."""
         return thetas if self.shards is None else parts_of(thetas)
 
@@ -66,8 +68,18 @@ class Binding:
         return (
             self.layout.groups == group["groups"]
             and self.layout.num_models == group["num_models"]
-            and self.form == form_of(thetas)
+            and (self._are_same(thetas) or self.form == form_of(thetas))
         )
+
+    def _are_same(self, thetas: Sequence[Tensor]) -> bool:
+        """Whether one guard says that the parameters are as they were; if not, they may be."""
+        if self.shards is not None or len({id(theta) for theta in thetas}) < len(thetas):
+            return False
+        if self._guard_of_thetas is None:
+            if self.form == form_of(thetas):
+                self._guard_of_thetas = Guard(thetas)
+            return False
+        return self._guard_of_thetas.holds(*thetas)
 
     def holds(
         self, group: Mapping[str, Any], thetas: Sequence[Tensor], grads: Some, buffers: Some | None
@@ -106,7 +118,10 @@ class Binding:
         same = [*thetas, *self._present(grads, buffers)] if in_place else []
         # A tensor may be the gradient of two parameters: no guard holds for it.
         distinct = len({id(tensor) for tensor in same}) == len(same)
-        self._guard = Guard(same) if same and distinct else None
+        # A guard costs more than a step: it is for what comes twice in a row.
+        present = [grad is not None for grad in grads]
+        again, self._present_last = present == self._present_last, present
+        self._guard = Guard(same) if same and distinct and again else None
         return Fitted(aligned, given, fresh)
 
     def filled(self, thetas: Sequence[Tensor], fitted: Fitted) -> Fitted:

@@ -34,6 +34,7 @@ class Memory:
         self._layout = layout
         # Only the reference takes those. They may lie in between one another.
         self._gaps = not all(map(is_dense, layout.shapes, layout.strides))
+        self._thetas: list[int] = []
         self._known: set[tuple[object, ...]] = set()
         self._granted: tuple[Sequence[Tensor], Some, Some | None, list[int]] | None = None
 
@@ -124,8 +125,12 @@ class Memory:
         key = (kind, *addresses)
         if key in self._known:
             return grads, addresses
-        _check_storage(tensors, addresses)
-        spans, count = _spans(tensors, addresses), len(thetas)
+        # Of a subset of gradients only those are new.
+        count = len(thetas)
+        first = count if addresses[:count] == self._thetas else 0
+        _check_storage(tensors[first:], addresses[first:])
+        self._thetas = addresses[:count]
+        spans = _spans(tensors, addresses)
         written = np.concatenate([spans[:count], spans[2 * count :]])
         overlaps = _overlaps(written, spans[count : 2 * count])
         if overlaps.any():

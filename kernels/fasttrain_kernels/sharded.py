@@ -128,7 +128,7 @@ def make_shards(group: Mapping[str, Any]) -> Shards:
         )
     if num_models != 1:
         raise ValueError(f"num_models={num_models}: a pack cannot be split over processes")
-    mesh = meshes.pop()
+    mesh: Any = meshes.pop()
     coordinate = mesh.get_coordinate()
     if coordinate is None:
         raise ValueError(f"this process is not one of {mesh}, which has its parameters")

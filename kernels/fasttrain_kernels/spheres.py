@@ -92,7 +92,7 @@ class Spheres:
         self.taken = norm, grad_norm, elr, angle, totals
         self._sums = None
 
-    def _filled(self, vectors: Sequence[Tensor | None]) -> list[Tensor]:
+    def _filled(self, vectors: Sequence[Tensor | None]) -> list[Tensor | None]:
         """As kernels take them: zeros for those that are not there."""
         filled = [
             torch.zeros_like(theta) if vector is None else vector

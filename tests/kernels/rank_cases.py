@@ -20,7 +20,6 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
-from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -126,6 +125,9 @@ def columns() -> dict[str, Any]:
 
 
 def refusals() -> dict[str, str]:
+    # Its package warns on import, in some versions.
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
     model = sharded()
     params, params_of_one = list(model.parameters()), list(network().parameters())
     flattened = FullyShardedDataParallel(network(), device_id=torch.device("cpu"))
