@@ -1,7 +1,9 @@
 """The examples run as scripts, on data so small that a run is a matter of seconds."""
 
 import importlib.util
+import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +35,34 @@ def test_a_transformer_stays_on_the_spheres_of_its_matrices_and_learns(tmp_path)
     change = re.search(r"changed by at most (\S+)", text)
     assert change is not None
     assert float(change[1]) < 1e-5
+
+
+def test_two_processes_shard_a_network(tmp_path):
+    """As `torchrun` starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    options = ("--steps", "51", "--width", "32", "--save", "saved")
+    command = [sys.executable, "-W", "ignore", str(EXAMPLES / "with_fsdp2.py"), *options]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    ranks = [
+        subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", **common, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [rank.communicate()[0] for rank in ranks]
+    assert not any(rank.returncode for rank in ranks), "\n".join(said)
+    losses = [float(loss) for loss in re.findall(r"loss (\d+\.\d+)", said[0])]
+    assert losses[-1] < losses[0]
+    norm, radius = re.findall(r"(?:norm|radius) (\d+\.\d+)", said[0])
+    assert float(norm) == pytest.approx(float(radius), rel=1e-6)
+    assert (tmp_path / "saved" / ".metadata").is_file()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lightning") is None, reason="needs lightning")

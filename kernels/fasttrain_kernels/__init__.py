@@ -1,10 +1,11 @@
 """SGD on the sphere and plain SGD in one pass, any optimiser on spheres, fused batch norm."""
 
 from .equal_norms import EqualNorms, equal_norms_
+from .fused_sgd import FusedSGD
 from .invariance import scale_invariant_parameters, scale_invariant_sets
 from .norm_relu_pool import NormReLUPool
 from .on_sphere import OnSphere
-from .optim import FusedSGD, SphereSGD
+from .optim import SphereSGD
 from .statistics import Statistics, Totals, group_statistics
 
 __version__ = "0.1.0"

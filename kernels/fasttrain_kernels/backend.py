@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .groups import Layout, lie_alike
+from .groups import Layout, is_dense, lie_alike
 from .memory import STORED
 from .plain import is_readable, oddity, shown
 
@@ -41,7 +41,7 @@ def check_backend(name: str | None) -> None:
 def choose_backend(tensors: Sequence[Tensor], name: str | None = None) -> str:
     """The name of the backend for these tensors: the given one, or the fastest that takes them.
 
-    Subclasses whose own memory holds their numbers take the reference.
+    Subclasses whose own memory holds their numbers, and tensors with gaps, take the reference.
 
     Raises:
         ValueError: a tensor whose numbers are elsewhere, as DTensor's; or the given backend does
@@ -55,7 +55,8 @@ def choose_backend(tensors: Sequence[Tensor], name: str | None = None) -> str:
             raise ValueError(
                 f"parameters must be dense tensors with memory of their own; got {shown(tensor)}"
             )
-    fused = not odd and len(dtypes) == 1 and dtypes <= set(STORED)
+    gaps = not all(is_dense(tensor.shape, tensor.stride()) for tensor in tensors)
+    fused = not odd and not gaps and len(dtypes) == 1 and dtypes <= set(STORED)
     if name in (None, "reference"):
         available = {
             "cpu": "numba",
@@ -65,6 +66,7 @@ def choose_backend(tensors: Sequence[Tensor], name: str | None = None) -> str:
     if device not in DEVICES[name] or not fused:
         kinds = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
         kinds += "".join(f" ({oddity(tensor)})" for tensor in odd[:1])
+        kinds += " with gaps in memory" if gaps else ""
         raise ValueError(
             f"backend={name!r} takes plain tensors of one dtype, {', '.join(map(str, STORED))}, on "
             f"{' or '.join(DEVICES[name])}; got {kinds} on {device}"

@@ -11,6 +11,7 @@ from .backend import Backend
 from .groups import Layout
 from .memory import Some, memory_of
 from .plain import Guard, is_readable, oddity, shown
+from .sharded import Shards, check_alike, is_sharded, parts_of, placing
 from .statistics import aligned_gradients, like
 
 
@@ -27,6 +28,7 @@ class Binding:
     """The tensors of a param group as they lay in memory when they were bound to a backend.
 
     Attributes:
+        layout: groups of the parameters, whole ones where `shards` says what is here of them.
         copied: whether projected copies have been written since the last step.
         complete: whether every parameter had a gradient when last fitted.
         kind: dtypes of what was last fitted.
@@ -34,15 +36,22 @@ class Binding:
     """
 
     def __init__(
-        self, thetas: Sequence[Tensor], backend: Backend, layout: Layout, names: list[str]
+        self,
+        thetas: Sequence[Tensor],
+        backend: Backend,
+        layout: Layout,
+        names: list[str],
+        shards: Shards | None = None,
     ) -> None:
-        self.backend, self.layout, self.names = backend, layout, names
+        self.backend, self.layout, self.names, self.shards = backend, layout, names, shards
         self.form = form_of(thetas)
-        self.memory = memory_of(layout)
+        self.memory = memory_of(layout if shards is None else shards.parts)
         self.copied, self.complete = False, True
         self.kind: object = None
         self.rates: tuple[tuple[Any, ...], Tensor, Tensor | None] | None = None
         self._guard: Guard | None = None
+        self._guard_of_thetas: Guard | None = None
+        self._present_last: list[bool] | None = None
         # Stand for gradients and buffers that are not there; a guard wants all of its tensors
         # different.
         self._absent = [torch.empty(0, device="cpu") for _ in range(2 * len(thetas))]
@@ -50,13 +59,27 @@ class Binding:
         self._zeros: dict[int, Tensor] = {}
         self._scratch: list[Tensor] = []
 
+    def parts(self, thetas: Sequence[Any]) -> Sequence[Any]:
+        """The tensors that kernels are given of parameters, or of what is split like them."""
+        return thetas if self.shards is None else parts_of(thetas)
+
     def is_of(self, group: Mapping[str, Any], thetas: Sequence[Tensor]) -> bool:
         """Whether these parameters with these options are what was bound."""
         return (
             self.layout.groups == group["groups"]
             and self.layout.num_models == group["num_models"]
-            and self.form == form_of(thetas)
+            and (self._are_same(thetas) or self.form == form_of(thetas))
         )
+
+    def _are_same(self, thetas: Sequence[Tensor]) -> bool:
+        """Whether one guard says that the parameters are as they were; if not, they may be."""
+        if self.shards is not None or len({id(theta) for theta in thetas}) < len(thetas):
+            return False
+        if self._guard_of_thetas is None:
+            if self.form == form_of(thetas):
+                self._guard_of_thetas = Guard(thetas)
+            return False
+        return self._guard_of_thetas.holds(*thetas)
 
     def holds(
         self, group: Mapping[str, Any], thetas: Sequence[Tensor], grads: Some, buffers: Some | None
@@ -95,7 +118,10 @@ class Binding:
         same = [*thetas, *self._present(grads, buffers)] if in_place else []
         # A tensor may be the gradient of two parameters: no guard holds for it.
         distinct = len({id(tensor) for tensor in same}) == len(same)
-        self._guard = Guard(same) if same and distinct else None
+        # A guard costs more than a step: it is for what comes twice in a row.
+        present = [grad is not None for grad in grads]
+        again, self._present_last = present == self._present_last, present
+        self._guard = Guard(same) if same and distinct and again else None
         return Fitted(aligned, given, fresh)
 
     def filled(self, thetas: Sequence[Tensor], fitted: Fitted) -> Fitted:
@@ -148,6 +174,17 @@ class Binding:
         return self._zeros[index]
 
 
+class Ready(NamedTuple):
+    """A step of one param group, of which everything has been verified."""
+
+    group: dict[str, Any]
+    binding: Binding
+    thetas: Sequence[Tensor]
+    fitted: Fitted
+    eta: Tensor
+    """raw learning rates, (num_models,) or (num_groups,)"""
+
+
 class Taken(NamedTuple):
     """What is kept of a step of one param group."""
 
@@ -190,9 +227,10 @@ class Taken(NamedTuple):
 
 def form_of(thetas: Sequence[Tensor]) -> list[tuple[Any, ...]]:
     """What has to stay for a binding to hold."""
-    return [
+    form: list[tuple[Any, ...]] = [
         (theta.shape, theta.stride(), theta.dtype, theta.device, oddity(theta)) for theta in thetas
     ]
+    return form + [placing(theta) for theta in thetas] if is_sharded(thetas) else form
 
 
 def check_buffer(theta: Tensor, buffer: Tensor) -> None:
@@ -203,6 +241,9 @@ def check_buffer(theta: Tensor, buffer: Tensor) -> None:
             f"a momentum buffer of shape {tuple(buffer.shape)} for a parameter of shape "
             f"{tuple(theta.shape)}: is it the state of another model?"
         )
+    if is_sharded([theta, buffer]):
+        check_alike(theta, buffer, "momentum buffer")
+        return
     if oddity(buffer) and not is_readable(buffer) or not buffer.is_floating_point():
         raise ValueError(f"momentum buffers must be plain tensors; got {shown(buffer)}")
 

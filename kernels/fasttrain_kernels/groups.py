@@ -85,8 +85,8 @@ def make_layout(tensors: Sequence[Tensor], groups: str = "filter", num_models: i
     """The layout of a list of tensors on one device.
 
     Raises:
-        ValueError: no tensor, several devices, a tensor that is not dense and non-overlapping, or
-            whose first dimension does not divide into `num_models`.
+        ValueError: no tensor, several devices, a tensor whose elements overlap, or whose first
+            dimension does not divide into `num_models`.
     """
     if not tensors:
         raise ValueError("a layout needs at least one tensor")
@@ -151,9 +151,9 @@ def lie_alike(shape: Sequence[int], a: Sequence[int], b: Sequence[int]) -> bool:
 def _rows(tensor: Tensor, groups: str, num_models: int) -> tuple[int, int, int]:
     """(num_rows, row_size, run) of one tensor."""
     shape = tuple(tensor.shape)
-    if not _is_dense(tensor):
+    if not is_dense(shape, tensor.stride(), gaps=True):
         raise ValueError(
-            f"tensors must be dense and non-overlapping in memory; got shape {shape} with strides "
+            f"the elements of a tensor must not overlap in memory; got shape {shape} with strides "
             f"{tensor.stride()}"
         )
     first = shape[0] if shape else 1
@@ -169,13 +169,14 @@ def _rows(tensor: Tensor, groups: str, num_models: int) -> tuple[int, int, int]:
     return num_rows, row_size, tensor.stride(0) * (first // num_rows)
 
 
-def _is_dense(tensor: Tensor) -> bool:
-    if tensor.numel() == 0:
+def is_dense(shape: Sequence[int], strides: Sequence[int], gaps: bool = False) -> bool:
+    """Whether elements lie side by side in memory; with `gaps`, whether none overlap."""
+    if 0 in shape:
         return True
     expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+    for stride, size in sorted(zip(strides, shape, strict=True)):
         if size > 1:
-            if stride != expected:
+            if stride != expected and not (gaps and stride > expected):
                 return False
-            expected *= size
-    return expected == tensor.numel()
+            expected = stride * size if gaps else expected * size
+    return True

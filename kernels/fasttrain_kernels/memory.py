@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .groups import Layout, lie_alike
+from .groups import Layout, is_dense, lie_alike
 from .plain import oddity, shown
 
 STORED = (torch.float32, torch.float64, torch.bfloat16)
@@ -32,6 +32,9 @@ class Memory:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        # Only the reference takes those. They may lie in between one another.
+        self._gaps = not all(map(is_dense, layout.shapes, layout.strides))
+        self._thetas: list[int] = []
         self._known: set[tuple[object, ...]] = set()
         self._granted: tuple[Sequence[Tensor], Some, Some | None, list[int]] | None = None
 
@@ -53,7 +56,7 @@ class Memory:
 
         They fit, as the caller knows; `kind` says of which dtypes they are.
         """
-        if thetas[0].device.type not in ("cpu", "cuda"):
+        if thetas[0].device.type not in ("cpu", "cuda") or self._gaps:
             return grads
         grads, addresses = self._step(thetas, grads, buffers, kind)
         self._granted = thetas, grads, buffers, addresses
@@ -122,8 +125,12 @@ class Memory:
         key = (kind, *addresses)
         if key in self._known:
             return grads, addresses
-        _check_storage(tensors, addresses)
-        spans, count = _spans(tensors, addresses), len(thetas)
+        # Of a subset of gradients only those are new.
+        count = len(thetas)
+        first = count if addresses[:count] == self._thetas else 0
+        _check_storage(tensors[first:], addresses[first:])
+        self._thetas = addresses[:count]
+        spans = _spans(tensors, addresses)
         written = np.concatenate([spans[:count], spans[2 * count :]])
         overlaps = _overlaps(written, spans[count : 2 * count])
         if overlaps.any():

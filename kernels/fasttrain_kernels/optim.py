@@ -1,4 +1,4 @@
-"""`SphereSGD` and `FusedSGD`: the steps of `reference.py` as `torch.optim.Optimizer`s."""
+"""`SphereSGD`: the step of `reference.py` on spheres as a `torch.optim.Optimizer`."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -8,10 +8,11 @@ from torch import Tensor
 
 from .backend import write_outputs
 from .binding import Binding, Taken, check_device
-from .groups import make_layout
+from .groups import group_names
 from .param_groups import ParamGroup
 from .statistics import check_rate
 from .stepping import GroupwiseSGD, Ready, uncompiled
+from .wrappers import refuse_partitions
 
 Groups = Literal["filter", "tensor"]
 BackendName = Literal["numba", "triton", "reference"]
@@ -30,6 +31,8 @@ class SphereSGD(GroupwiseSGD):
 
     The constructor does not write to the parameters. If `radius` is not the norm that they have,
     call `projected_()` once before training.
+
+    A step at a rate of 0 moves nothing, not even onto the sphere.
 
     A parameter without a gradient does not move: on its sphere it counts as one with a zero
     gradient, so that the joint norm stays the radius. A param group in which no parameter has a
@@ -55,6 +58,8 @@ class SphereSGD(GroupwiseSGD):
             Before anything else reads the parameters, call `projected_()`. For scope "joint" only.
         num_models: models of a pack, folded into the first dimension of every parameter; each has
             spheres of its own.
+        weight_decay: of param groups with `sphere=False`; on a sphere only 0, as makers of
+            optimisers pass it.
         backend: "numba" (CPU), "triton" (CUDA, ROCm) or "reference"; None chooses by the device.
 
     Raises:
@@ -74,6 +79,7 @@ class SphereSGD(GroupwiseSGD):
         scope: Literal["joint", "group"] = "joint",
         projection: Literal["exact", "deferred"] = "exact",
         num_models: int = 1,
+        weight_decay: float = 0.0,
         backend: BackendName | None = None,
     ) -> None:
         if (lr is None) == (elr is None):
@@ -86,7 +92,7 @@ class SphereSGD(GroupwiseSGD):
             "scale": None,
             "momentum": momentum,
             "nesterov": nesterov,
-            "weight_decay": 0.0,
+            "weight_decay": weight_decay,
             "groups": groups,
             "scope": scope,
             "projection": projection,
@@ -106,8 +112,8 @@ class SphereSGD(GroupwiseSGD):
         if group["sphere"]:
             count = group["num_models"]
             if group["scope"] == "group":
-                layout = make_layout(group["params"], group["groups"], count)
-                count = layout.num_groups
+                thetas = group["params"]
+                count = sum(len(group_names("", theta, group["groups"], count)) for theta in thetas)
             _check_radius(group, count)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -129,6 +135,8 @@ class SphereSGD(GroupwiseSGD):
         super()._prepare(group)
         if group["sphere"]:
             radius = group["radius"]
+            if group["scope"] == "joint":
+                refuse_partitions()
             binding = self._bind(len(self.param_groups) - 1, group)
             with torch.no_grad():
                 norms = self._norms(group, binding)
@@ -148,7 +156,7 @@ class SphereSGD(GroupwiseSGD):
         group, binding, thetas, (grads, buffers, _), eta = ready
         if not group["sphere"]:
             return super()._step_group(ready)
-        self._keep(ready)
+        self._keep(ready, ready.fitted.fresh)
         layout = binding.layout
         scale = self._scale(group, binding) if group["projection"] == "deferred" else None
         rate, correction = eta, None
@@ -160,6 +168,22 @@ class SphereSGD(GroupwiseSGD):
             else:
                 grads = binding.scaled(grads, layout.per_group(correction))
                 correction = None
+        if _is_zero(group["lr"]):
+            # By such a step states are made: it moves nothing, not even onto spheres.
+            still = eta.new_zeros(group["num_models"])
+            sums = binding.backend.sgd_step_(
+                thetas,
+                grads,
+                buffers,
+                layout,
+                still,
+                momentum=group["momentum"],
+                nesterov=group["nesterov"],
+            )
+            if scale is not None:
+                ratio = layout.per_group(scale)
+                sums = sums * torch.stack((ratio.square(), ratio, torch.ones_like(ratio)))
+            return Taken(binding, sums, eta, correction)
         sums = binding.backend.sphere_step_(
             thetas,
             grads,
@@ -213,7 +237,8 @@ class SphereSGD(GroupwiseSGD):
         for number, group in enumerate(self.param_groups):
             if not group["sphere"]:
                 continue
-            binding, thetas = self._bind(number, group), group["params"]
+            binding = self._bind(number, group)
+            thetas = binding.parts(group["params"])
             layout, scale = binding.layout, self._scale(group, binding)
             factor = scale if group["scope"] == "group" else layout.per_group(scale)
             if rest is None:
@@ -222,7 +247,8 @@ class SphereSGD(GroupwiseSGD):
                 if group["scale"] is not None:
                     group["scale"].fill_(1.0)
             else:
-                write_outputs(binding.backend, thetas, layout, factor, rest[: len(thetas)])
+                outputs = binding.parts(rest[: len(thetas)])
+                write_outputs(binding.backend, thetas, layout, factor, outputs)
                 binding.copied = True
                 rest = rest[len(thetas) :]
 
@@ -243,48 +269,16 @@ class SphereSGD(GroupwiseSGD):
 
     def _norms(self, group: dict[str, Any], binding: Binding) -> Tensor:
         """Norms of the stored parameters, like the radius."""
-        squared = binding.backend.group_sums(group["params"], None, binding.layout)[0]
+        thetas = binding.parts(group["params"])
+        squared = binding.backend.group_sums(thetas, None, binding.layout)[0]
         return (squared if group["scope"] == "group" else binding.layout.per_model(squared)).sqrt()
 
 
-class FusedSGD(GroupwiseSGD):
-    """SGD with momentum and weight decay, as torch.optim.SGD, that tracks the norm of every group.
-
-    Args:
-        params: parameters, (name, parameter) pairs, or param groups, as for any torch optimiser.
-        lr: learning rate; a number, or a tensor, 0-d or one per model.
-        momentum, nesterov, weight_decay: as in torch.optim.SGD (without dampening).
-        groups, num_models, backend: as in `SphereSGD`.
-        track: whether steps take the sums for `totals` and `statistics`, in the same pass; a step
-            without them is faster.
-
-    Raises:
-        ValueError: an argument outside its range; the message states the value and what is allowed.
-    """
-
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float | Tensor,
-        *,
-        momentum: float = 0.0,
-        nesterov: bool = False,
-        weight_decay: float = 0.0,
-        groups: Groups = "filter",
-        num_models: int = 1,
-        backend: BackendName | None = None,
-        track: bool = True,
-    ) -> None:
-        self.track = track
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
-            "groups": groups,
-            "num_models": num_models,
-        }
-        super().__init__(params, defaults, backend)
+def _is_zero(lr: float | Tensor) -> bool:
+    """Whether a rate is 0 that can be read without waiting for a device."""
+    if isinstance(lr, Tensor):
+        return lr.device.type == "cpu" and not lr.any()
+    return lr == 0
 
 
 def _check_radius(group: dict[str, Any], count: int) -> None:

@@ -68,14 +68,31 @@ def check_options(group: Mapping[str, Any]) -> None:
     if not isinstance(num_models, int) or num_models < 1:
         raise ValueError(f"num_models={num_models}: must be a whole number of at least 1")
     _check_rate(group["lr"], num_models)
-    if not 0 <= group["momentum"] < 1:
-        raise ValueError(f"momentum={group['momentum']}: must be at least 0 and below 1")
-    if group["nesterov"] and group["momentum"] == 0:
-        raise ValueError("nesterov=True: needs a momentum above 0")
+    if not 0 <= group["momentum"] < math.inf:
+        raise ValueError(f"momentum={group['momentum']}: must be at least 0")
+    if not math.isfinite(group.get("dampening", 0)):
+        raise ValueError(f"dampening={group['dampening']}: must be a finite number")
+    if group["nesterov"] and (group["momentum"] == 0 or group.get("dampening", 0) != 0):
+        raise ValueError("nesterov=True: needs a momentum above 0, and dampening=0")
     if not group["weight_decay"] >= 0:
         raise ValueError(f"weight_decay={group['weight_decay']}: must be at least 0")
     if group.get("sphere"):
         _check_sphere(group)
+    elif num_models > 1 and by_torch(group) and torch.is_tensor(group["lr"]) and group["lr"].ndim:
+        raise ValueError(
+            "a learning rate per model goes neither with dampening, maximize and differentiable "
+            "nor with a weight_decay that is a tensor"
+        )
+
+
+def by_torch(group: Mapping[str, Any]) -> bool:
+    """Whether plain SGD with these options is left to torch's own function."""
+    return bool(
+        group.get("dampening")
+        or group.get("maximize")
+        or group.get("differentiable")
+        or isinstance(group["weight_decay"], Tensor)
+    )
 
 
 def _check_rate(lr: Any, num_models: int) -> None:
@@ -88,6 +105,8 @@ def _check_rate(lr: Any, num_models: int) -> None:
 
 def _check_sphere(group: Mapping[str, Any]) -> None:
     radius = group["radius"]
+    if group["momentum"] >= 1:
+        raise ValueError(f"momentum={group['momentum']}: must be at least 0 and below 1")
     if group["weight_decay"] != 0:
         raise ValueError("weight_decay needs sphere=False: on a sphere it has no meaning")
     if group["scope"] == "group" and group["projection"] == "deferred":

@@ -48,7 +48,7 @@ def sphere_step_(
     """
     eta = eta if scope == "group" else layout.per_group(eta)
     before = None if scale is None else layout.per_group(scale)
-    sums, moved = _move(thetas, grads, buffers, layout, eta, before, momentum, nesterov, 0.0)
+    sums, moved = move_(thetas, grads, buffers, layout, eta, before, momentum, nesterov, 0.0)
     if scope == "group":
         scale_(thetas, layout, radius / moved.sqrt())
         return sums
@@ -77,7 +77,7 @@ def sgd_step_(
     Without `track` nobody asks for the sums: they may be anything.
     """
     eta = layout.per_group(eta)
-    return _move(thetas, grads, buffers, layout, eta, None, momentum, nesterov, weight_decay)[0]
+    return move_(thetas, grads, buffers, layout, eta, None, momentum, nesterov, weight_decay)[0]
 
 
 def group_sums(
@@ -144,16 +144,16 @@ def totals(
     return layout.per_model(torch.stack((theta_theta, grad_grad))).sqrt()
 
 
-def _move(
+def move_(
     thetas: Sequence[Tensor],
     grads: Sequence[Tensor | None],
     buffers: Sequence[Tensor | None] | None,
     layout: Layout,
     eta: Tensor,  # (num_groups,)
-    scale: Tensor | None,  # (num_groups,)
-    momentum: float,
-    nesterov: bool,
-    weight_decay: float,
+    scale: Tensor | None = None,  # (num_groups,)
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
 ) -> tuple[Tensor, Tensor]:  # (3, num_groups), (num_groups,)
     """theta <- scale * theta - eta * d; the sums before, and ||theta_i||^2 after."""
     dtype = _accumulator(thetas)

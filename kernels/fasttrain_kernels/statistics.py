@@ -150,7 +150,8 @@ def aligned_gradients(
     That dtype is their own if they share it and it is the tensors' or bf16, else the tensors'.
 
     Raises:
-        ValueError: a gradient that is sparse, wrapped, or of another shape or device.
+        ValueError: a gradient that is wrapped, or of another shape or device.
+        RuntimeError: a sparse gradient.
     """
     for tensor, grad in zip(tensors, grads, strict=True):
         if grad is not None:
@@ -165,9 +166,10 @@ def aligned_gradients(
 
 def _check_gradient(tensor: Tensor, grad: Tensor) -> None:
     if grad.layout is not torch.strided:
-        raise ValueError(
-            f"optimisers and statistics take dense gradients; got one of layout {grad.layout} and "
-            f"shape {tuple(grad.shape)}"
+        # As torch's optimisers that take none.
+        raise RuntimeError(
+            f"optimisers and statistics do not support sparse gradients, only dense gradients; got "
+            f"one of layout {grad.layout} and shape {tuple(grad.shape)}"
         )
     if grad.shape != tensor.shape or grad.device != tensor.device:
         raise ValueError(

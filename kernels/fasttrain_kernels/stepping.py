@@ -2,8 +2,8 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,23 +11,21 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as hooks  # type: ignore[attr-defined]
 
 from .backend import check_backend, choose_backend, load_backend
-from .binding import Binding, Fitted, Taken, check_buffer
+from .binding import Binding, Fitted, Ready, Taken, check_buffer
 from .groups import group_names, make_layout
 from .memory import Some
 from .param_groups import ParamGroup
 from .plain import refuse_tracing
+from .sharded import (
+    aligned_parts,
+    is_sharded,
+    like_whole,
+    make_shards,
+    parts_of,
+    sharded_backend,
+)
 from .statistics import Statistics, Totals, check_rate, joined_statistics, joined_totals
-
-
-class Ready(NamedTuple):
-    """A step of one param group, of which everything has been verified."""
-
-    group: dict[str, Any]
-    binding: Binding
-    thetas: Sequence[Tensor]
-    fitted: Fitted
-    eta: Tensor
-    """raw learning rates, (num_models,) or (num_groups,)"""
+from .wrappers import refuse_flattened
 
 
 def uncompiled(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,6 +44,9 @@ def uncompiled(method: Callable[..., Any]) -> Callable[..., Any]:
 class GroupwiseSGD(Optimizer):
     """Base of the optimisers: steps every param group at once and keeps the sums of its groups."""
 
+    _added_later: Mapping[str, Any] = {}
+    """options that states of older versions lack"""
+    backend: str | None = None
     track = True
     """whether steps take the sums that `totals` and `statistics` are made of"""
 
@@ -69,7 +70,7 @@ class GroupwiseSGD(Optimizer):
             ValueError: options outside their range, or state of other shapes than the parameters;
                 nothing has been changed then.
         """
-        defaults = state["defaults"] if "defaults" in state else self.defaults
+        defaults = {**self._added_later, **(state.get("defaults") or self.defaults)}
         groups = [ParamGroup({**defaults, **group}) for group in state["param_groups"]]
         for group in groups:
             for theta in group["params"]:
@@ -78,14 +79,14 @@ class GroupwiseSGD(Optimizer):
                     check_buffer(theta, buffer)
             self._check_loaded(group)
         self._forget()
-        super().__setstate__({**state, "param_groups": groups})
+        super().__setstate__({**state, "defaults": defaults, "param_groups": groups})
 
     def _check_loaded(self, group: ParamGroup) -> None:
         """Refuse what of a loaded param group does not fit its parameters."""
 
     def __repr__(self) -> str:
         chosen = dict.fromkeys(
-            choose_backend(group["params"], self.backend) for group in self.param_groups
+            choose_backend(parts_of(group["params"]), self.backend) for group in self.param_groups
         )
         return f"{super().__repr__()[:-1]}\n    backend: {', '.join(chosen)}\n)"
 
@@ -99,7 +100,6 @@ class GroupwiseSGD(Optimizer):
                     raise ValueError(
                         f"parameters must be of a floating-point type; got {theta.dtype}"
                     )
-            choose_backend(group["params"], self.backend)
             self._prepare(group)
         except ValueError:
             self.param_groups.pop()
@@ -107,7 +107,7 @@ class GroupwiseSGD(Optimizer):
 
     def _prepare(self, group: dict[str, Any]) -> None:
         """Complete the options of a new param group."""
-        make_layout(group["params"], group["groups"], group["num_models"])
+        self._bind(len(self.param_groups) - 1, group)
 
     @uncompiled
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -116,10 +116,10 @@ class GroupwiseSGD(Optimizer):
         A param group in which no parameter has a gradient is left as it is.
 
         Raises:
-            ValueError: tensors that do not fit: a gradient that is sparse, wrapped or of another
-                shape than its parameter, momentum or a radius of another model, parameters on
-                another device than before or that share memory. Nothing has been changed then.
-            RuntimeError: inside FakeTensorMode, make_fx or functionalisation.
+            ValueError: tensors that do not fit: a gradient that is wrapped or of another shape than
+                its parameter, momentum or a radius of another model, parameters on another device
+                than before or that share memory. Nothing has been changed then.
+            RuntimeError: a sparse gradient; inside FakeTensorMode, make_fx or functionalisation.
         """
         # torch would wrap this in its hooks and a profiler's record, which take 8 us even if there
         # are none. A subclass that overrides `step` is wrapped as usual.
@@ -194,7 +194,7 @@ class GroupwiseSGD(Optimizer):
 
         What is like last time passes one guard; anything else is looked at tensor by tensor.
         """
-        thetas = group["params"]
+        thetas: Sequence[Tensor] = group["params"]
         grads = [theta.grad for theta in thetas]
         buffers = self._buffers(group)
         binding = self._bindings.get(number)
@@ -204,6 +204,8 @@ class GroupwiseSGD(Optimizer):
             return None
         else:
             binding = self._bind(number, group)
+            if binding.shards is not None:
+                thetas, grads, buffers = aligned_parts(thetas, grads, buffers)
             fitted = binding.fit(thetas, grads, buffers)
         if not binding.complete and self._moves_together(group):
             fitted = binding.filled(thetas, fitted)
@@ -220,7 +222,7 @@ class GroupwiseSGD(Optimizer):
     def _step_group(self, ready: Ready) -> Taken:
         """Plain SGD on the parameters that have a gradient; the others are skipped."""
         group, binding, thetas, (grads, buffers, _), eta = ready
-        self._keep(ready)
+        self._keep(ready, ready.fitted.fresh)
         sums = binding.backend.sgd_step_(
             thetas,
             grads,
@@ -239,29 +241,35 @@ class GroupwiseSGD(Optimizer):
         binding.wrote_(list(itertools.compress(thetas, moved)))
         return Taken(binding, sums, eta, None, moved)
 
-    def _keep(self, ready: Ready) -> None:
-        """Enter new momentum buffers into the state."""
-        for index, buffer in ready.fitted.fresh.items():
-            self.state[ready.thetas[index]]["momentum_buffer"] = buffer
+    def _keep(self, ready: Ready, buffers: dict[int, Tensor]) -> None:
+        """Enter momentum buffers into the state, by the parameters' numbers."""
+        for index, buffer in buffers.items():
+            theta = ready.group["params"][index]
+            kept = buffer if ready.binding.shards is None else like_whole(buffer, theta)
+            self.state[theta]["momentum_buffer"] = kept
 
     def _bind(self, number: int, group: dict[str, Any]) -> Binding:
         """The param group's tensors with backend and layout, made anew if they changed."""
         thetas = group["params"]
         binding = self._bindings.get(number)
         if binding is None or not binding.is_of(group, thetas):
+            refuse_flattened(thetas)
             names = group.get("param_names") or [
                 f"{number}.{index}" for index in range(len(thetas))
             ]
             groups, num_models = group["groups"], group["num_models"]
+            backend = load_backend(choose_backend(parts_of(thetas), self.backend))
+            shards = make_shards(group) if is_sharded(thetas) else None
             binding = self._bindings[number] = Binding(
                 thetas,
-                load_backend(choose_backend(thetas, self.backend)),
-                make_layout(thetas, groups, num_models),
+                backend if shards is None else sharded_backend(backend, shards),
+                make_layout(thetas, groups, num_models) if shards is None else shards.whole,
                 [
                     part
                     for name, theta in zip(names, thetas, strict=True)
                     for part in group_names(name, theta, groups, num_models)
                 ],
+                shards,
             )
         return binding
 

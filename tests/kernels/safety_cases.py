@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from fasttrain_kernels import FusedSGD, SphereSGD, group_statistics
+from fasttrain_kernels import FusedSGD, OnSphere, SphereSGD, group_statistics
 
 
 def params(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
@@ -28,7 +28,7 @@ def params(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list
 PAIR = ((6, 5), (7,))
 
 
-def dtensor() -> None:
+def sharded_model() -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
@@ -36,7 +36,22 @@ def dtensor() -> None:
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     mesh = torch.distributed.init_device_mesh("cpu", (1,))
     model = fully_shard(nn.Linear(5, 6), mesh=mesh)
-    FusedSGD(model.parameters(), 0.1)
+    return model
+
+
+def dtensor() -> None:
+    model = sharded_model()
+    optimizer = FusedSGD(model.parameters(), 0.5)
+    model(torch.ones(1, 5)).sum().backward()
+    before = model.bias.full_tensor().detach().clone()
+    optimizer.step()
+    torch.testing.assert_close(model.bias.full_tensor().detach(), before - 0.5)
+
+
+def dtensor_beside_sharded_steps() -> None:
+    """What adds up nothing over processes refuses them."""
+    model = sharded_model()
+    OnSphere(torch.optim.SGD(model.parameters(), 0.1))
 
 
 def wrapper_subclass() -> None:
@@ -302,7 +317,7 @@ def other_groups_later() -> None:
 CASES = {
     name: case
     for name, case in list(globals().items())
-    if getattr(case, "__module__", "") == __name__ and name != "params"
+    if getattr(case, "__module__", "") == __name__ and name not in ("params", "sharded_model")
 }
 
 

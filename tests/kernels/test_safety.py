@@ -15,7 +15,8 @@ OVERLAP = "ValueError: two of the tensors to write"
 
 # What a case raises begins with this; the others do not raise.
 REFUSED = {
-    "dtensor": PLAIN + "torch.distributed.tensor.DTensor of shape (6, 5)",
+    "dtensor_beside_sharded_steps": "ValueError: parameters must be dense tensors with memory of "
+    "their own; got torch.distributed.tensor.DTensor of shape (6, 5)",
     "wrapper_subclass": PLAIN + "torch.testing._internal.two_tensor.TwoTensor",
     "wrapper_subclass_gradient": "ValueError: gradients must be plain floating-point tensors; got "
     "torch.testing._internal.two_tensor.TwoTensor",
@@ -39,7 +40,7 @@ REFUSED = {
     "radii_of_another_model": "ValueError: a radius of shape (61,) where 7 spheres are",
     "another_scope_later": "ValueError: a radius of shape (1,) where 7 spheres are",
     "a_radius_resized": "ValueError: expected values of shape (7,); got (1,)",
-    "expanded_parameters": "ValueError: tensors must be dense and non-overlapping",
+    "expanded_parameters": "ValueError: the elements of a tensor must not overlap",
     "parameters_that_share_memory": OVERLAP,
     "parameters_that_overlap_later": OVERLAP,
     "sparse_parameters": PLAIN + "a tensor of layout torch.sparse_coo",

@@ -291,5 +291,5 @@ def test_zero_parameters_and_sparse_gradients_are_refused():
         SphereSGD([nn.Parameter(torch.zeros(3))], elr=0.1)
     table = nn.Embedding(4, 2, sparse=True)
     table(torch.tensor([1])).sum().backward()
-    with pytest.raises(ValueError, match="sparse"):
+    with pytest.raises(RuntimeError, match="sparse"):
         SphereSGD(table.parameters(), elr=0.1).step()
