@@ -66,8 +66,8 @@ class Lab:
             self.data, "test", batch_size=self.config.training.batch_size * 4, device=self.device
         )
 
-    def new_model(self, seed: int, num_models: int = 1) -> ImageClassifier:
-        """The network as initialised from the seed, the same on every device, so many times."""
+    def _network(self, seed: int, num_models: int = 1) -> ImageClassifier:
+        """The network as initialised from the seed, so many times, on the host."""
         network = self.config.network
         height, width, channels = self.data.train_images.shape[1:]
         make = functools.partial(
@@ -85,6 +85,11 @@ class Lab:
                 state = fold([model.state_dict()] * num_models)
                 model = make(num_models=num_models)
                 model.load_state_dict(state)
+        return model
+
+    def new_model(self, seed: int, num_models: int = 1) -> ImageClassifier:
+        """The network of a seed, so many times, the same on every device."""
+        model = self._network(seed, num_models)
         model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.compiled:
             # On CUDA with graphs: forward and backward pass are one launch each.
@@ -107,7 +112,7 @@ class Lab:
     def _start_norms(self, seed: int) -> list[Tensor]:
         """Radii of the spheres of a seed's network, by tensor: stages keep them to their end."""
         if seed not in self.radii:
-            weights = [weight.cpu() for weight in self.new_model(seed).sphere_parameters()]
+            weights = list(self._network(seed).sphere_parameters())
             scope = self.config.optimizer.scope  # type: ignore[union-attr]
             self.radii[seed] = start_norms(scope, weights, self.config.network.radius)
         return self.radii[seed]
@@ -132,12 +137,12 @@ class Lab:
     @functools.cached_property
     def sphere_names(self) -> list[str]:
         """Names of the weights that lie on the sphere, where there is one."""
-        return [name for name, _ in trained(self.new_model(0)).sphere]
+        return [name for name, _ in trained(self._network(0)).sphere]
 
     @functools.cached_property
     def free_names(self) -> list[str]:
         """Names of what trains beside them."""
-        return [name for name, _ in trained(self.new_model(0)).free]
+        return [name for name, _ in trained(self._network(0)).free]
 
     def about(self) -> dict[str, object]:
         """What stage.json says besides what a stage's identity rests on."""
