@@ -113,13 +113,15 @@ class FusedSGD(GroupwiseSGD):
         lr, buffers = group["lr"], list(known)
         # Only their own gradients carry a graph.
         grads = [thetas[i].grad if group["differentiable"] else fitted.grads[i] for i in indices]
+        # torch 2.11's fused step is wrong for 16 bits on a CPU.
+        wide = all(thetas[index].element_size() > 2 for index in indices)
         with torch.set_grad_enabled(group["differentiable"]):
             sgd(
                 [thetas[index] for index in indices],
                 cast(list[Tensor], grads),
                 buffers,
                 foreach=group["foreach"],
-                fused=group["fused"],
+                fused=group["fused"] if wide else None,
                 lr=lr.squeeze() if isinstance(lr, Tensor) else lr,
                 momentum=group["momentum"],
                 dampening=group["dampening"],

@@ -47,7 +47,8 @@ def torch_inputs(what: str):
 
 def assert_steps_like_torch(params, options, steps: int = 4) -> None:
     twins = copied(params)
-    ours, theirs = FusedSGD(params, **options), torch.optim.SGD(twins, **options)
+    # torch 2.11's fused step is wrong for momentum of 16 bits: it is compared with the other.
+    ours, theirs = FusedSGD(params, **options), torch.optim.SGD(twins, **{**options, "fused": None})
     for step in range(steps):
         for own in (params, twins):
             refresh(own, step)
