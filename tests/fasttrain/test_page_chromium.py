@@ -221,7 +221,7 @@ def test_what_is_open_and_chosen_survives_a_reload(visit, tmp_path, monkeypatch)
     """Of a grid that has grown by a learning rate meanwhile."""
     use_decreed(monkeypatch)
     waiting = {"unfinished": [("pretrain plr 0.001 seed 0", "2 of 3", "begun")]}
-    path = write_report(tmp_path, [make_grid(plrs=(1e-2, 5e-2))], PROVENANCE, **waiting)
+    path = write_report(tmp_path, [make_grid(plrs=(1e-2, 4e-2))], PROVENANCE, **waiting)
     page = visit(path.as_uri())
     section = _first(page)
     for summary in page.locator("summary").all():
@@ -229,13 +229,13 @@ def test_what_is_open_and_chosen_survives_a_reload(visit, tmp_path, monkeypatch)
     section.get_by_role("columnheader", name="test %").get_by_role("button").click()
     section.locator("select[name=kind]").select_option("finetune")
     section.locator(".heatmap tbody tr:nth-child(2) td").nth(1).click()
-    section.get_by_label("Filter").fill("0.05")
-    write_report(tmp_path, [make_grid(plrs=(1e-3, 1e-2, 5e-2))], PROVENANCE, **waiting)
+    section.get_by_label("Filter").fill("0.04")
+    write_report(tmp_path, [make_grid(plrs=(1e-3, 1e-2, 4e-2))], PROVENANCE, **waiting)
     page.reload()
     opened = page.locator("details").evaluate_all("all => all.map((one) => one.open)")
     assert opened == [False, True, True, True]
     assert section.locator(".heatmap thead .rate").count() == 3
-    assert section.locator(".panel h4").inner_text() == "PLR 0.05, FLR 0.001"
+    assert section.locator(".panel h4").inner_text() == "PLR 0.04, FLR 0.001"
     assert section.locator(".shown").inner_text() == "4 of 24 stages"
     values = [float(text) for text in _column(section, "test %")]
     assert values == sorted(values) and len(values) == 4
@@ -247,9 +247,9 @@ def test_what_is_open_and_chosen_survives_a_reload(visit, tmp_path, monkeypatch)
 
 def test_in_watch_mode_the_page_reloads_itself(visit, tmp_path, monkeypatch):
     use_decreed(monkeypatch)
-    path = write_report(tmp_path, [make_grid(plrs=(1e-2, 5e-2))], PROVENANCE, refresh_s=1)
-    page = visit(f"{path.as_uri()}#setup-s1.cell=0.05+--flr+0.001")
-    write_report(tmp_path, [make_grid(plrs=(1e-3, 1e-2, 5e-2))], PROVENANCE, refresh_s=1)
+    path = write_report(tmp_path, [make_grid(plrs=(1e-2, 4e-2))], PROVENANCE, refresh_s=1)
+    page = visit(f"{path.as_uri()}#setup-s1.cell=0.04+--flr+0.001")
+    write_report(tmp_path, [make_grid(plrs=(1e-3, 1e-2, 4e-2))], PROVENANCE, refresh_s=1)
     # It appears with no reload asked for here.
     page.locator(".heatmap thead .rate").nth(2).wait_for()
-    assert page.locator(".panel h4").inner_text() == "PLR 0.05, FLR 0.001"
+    assert page.locator(".panel h4").inner_text() == "PLR 0.04, FLR 0.001"

@@ -12,6 +12,7 @@ from fasttrain.config import RunOptions, load_config
 from fasttrain.lab import Lab, open_lab
 from fasttrain.models import fold
 from fasttrain.pack import SCORES, Pack, State
+from fasttrain.settings.losses import CrossEntropy
 
 HESSIAN = HessianSettings(
     num_images=100, num_eigenvalues=3, tolerance=1e-4, max_iterations=60, num_probes=3
@@ -106,8 +107,8 @@ def test_every_image_of_the_hessian_counts_the_same(lab, states):
     numbers = [len(labels) for _, labels in batches]
     assert len(set(numbers)) > 1
     # The trace of given probes is linear in the loss.
-    parts = [curvature(model, [batch], 0, HESSIAN)[0]["trace"] for batch in batches]
-    whole, _ = curvature(model, batches, 0, HESSIAN)
+    parts = [curvature(model, CrossEntropy(), [batch], 0, HESSIAN)[0]["trace"] for batch in batches]
+    whole, _ = curvature(model, CrossEntropy(), batches, 0, HESSIAN)
     assert whole["num_images"] == sum(numbers)
     np.testing.assert_allclose(
         whole["trace"], np.average(parts, axis=0, weights=numbers), rtol=1e-4

@@ -17,7 +17,7 @@ from fasttrain.analysis.spectrum import (
 from fasttrain.models import MODELS, ImageClassifier, fold
 from fasttrain.settings.losses import CrossEntropy
 
-SIZES = {"mlp": {"image_size": (8, 8)}}
+SIZES = {"mlp": {"image_size": (4, 4)}}
 # What a relative error may be of fp64 results after some hundred operations.
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 DIM = 12
