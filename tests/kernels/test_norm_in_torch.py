@@ -205,6 +205,7 @@ def test_an_exported_program_has_torchs_operations_only(training):
     close(program.module()(IMAGES), expected)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated:DeprecationWarning")
 def test_a_recorded_trace_is_that_of_the_plain_operations():
     recorded = torch.jit.trace(layer(), numbers())
     close(recorded(numbers(1)), layer()(numbers(1)))
@@ -212,6 +213,8 @@ def test_a_recorded_trace_is_that_of_the_plain_operations():
 
 @pytest.mark.parametrize("momentum", [0.1, None])
 def test_compiled_it_is_one_graph_with_the_same_numbers(momentum):
+    if momentum is None and torch.__version__ < "2.13":
+        pytest.skip("a cumulative mean is no graph there, in torch's BatchNorm2d neither")
     torch._dynamo.reset()
     ours = small_network()
     ours[1].momentum = momentum
