@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
 
-from .binding import Taken
+from .binding import Ready, Taken
 from .optim import BackendName, Groups
 from .param_groups import by_torch
-from .stepping import GroupwiseSGD, Ready
+from .stepping import GroupwiseSGD
 
 
 class FusedSGD(GroupwiseSGD):

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from .backend import write_outputs
-from .binding import Binding, Taken, check_device
+from .binding import Binding, Ready, Taken, check_device
 from .groups import group_names
 from .param_groups import ParamGroup
 from .statistics import check_rate
-from .stepping import GroupwiseSGD, Ready, uncompiled
+from .stepping import GroupwiseSGD, uncompiled
 from .wrappers import refuse_partitions
 
 Groups = Literal["filter", "tensor"]
