@@ -14,6 +14,7 @@ from fasttrain.lab import trained
 from fasttrain.loop import train_epoch
 from fasttrain.models import MODELS
 from fasttrain.settings.groups import Built
+from fasttrain.settings.knobs import Knobs
 from fasttrain.settings.losses import CrossEntropy
 from fasttrain.settings.optimizers import Sphere
 
@@ -46,7 +47,7 @@ def network(model: str, width: int) -> tuple[torch.nn.Module, Built]:
     torch.manual_seed(0)
     net = MODELS[model](10, width=width).to(memory_format=torch.channels_last)
     # The norm that the weights have at initialisation, about.
-    return net, Sphere().build(trained(net), [1e-4], radius=12.0)
+    return net, Sphere().build(trained(net), [Knobs(lr=1e-4)], radius=12.0)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

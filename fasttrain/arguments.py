@@ -15,10 +15,10 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from .config import Config, DataConfig, GridConfig, NetworkConfig, RunOptions, TrainingConfig
 from .settings.optimizers import changed
-from .values import EpochCounts, LearningRates, epoch_counts, learning_rates
+from .values import EpochCounts, LearningRates, epoch_counts, optional_rates
 
 LISTS: dict[Any, tuple[Callable[[Any], tuple[Any, ...]], str]] = {
-    (float, ...): (learning_rates, "FIRST:LAST:COUNT|LR,LR,..."),
+    (float, ...): (optional_rates, "FIRST:LAST:COUNT|LR,LR,..."),
     (int, ...): (epoch_counts, "K,K,...|none"),
 }
 """How tuples of such items are read from one word, and what help calls that word."""
@@ -104,7 +104,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep(Cell):
-    """Run a PLR x FLR grid: pre-train, fine-tune, average, report. Run it again to resume it."""
+    """Run a study: a PLR x FLR grid or chains of legs; then report. Run it again to resume it."""
 
     grid: GridConfig
     dry_run: FlagCreatePairsOff[bool] = False

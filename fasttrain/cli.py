@@ -20,6 +20,7 @@ from .actions import bench, data
 from .arguments import Analyse, Cell, Doctor, Locate, Report, StoreStatus, Sweep, Train
 from .config import Config, GridConfig, check, check_options, presets
 from .errors import EnvironmentProblem, UsageError, nearest
+from .experiments.kinds import UNUSED, Chain, refuse_beside_chain
 from .inputs import check_dataset, check_training
 from .limits import in_one_line
 from .marker import check_store
@@ -120,12 +121,15 @@ def _dispatch(arguments: list[str]) -> int:
 def _sweep(arguments: list[str]) -> int:
     config = preset_config("sweep", arguments)
     command = parse(Sweep, "sweep", arguments, Sweep.of(config, grid=config.grid))
+    if isinstance(config.experiment, Chain):
+        _refuse_flags(command, config)
     config = _checked(command, config, command.grid)
     return _run(command, config, "sweep", arguments, dry_run=command.dry_run)
 
 
 def _train(arguments: list[str]) -> int:
     config = preset_config("train", arguments)
+    _refuse_chain("train", arguments, config)
     command = parse(Train, "train", arguments, Train.of(config, plr=tyro.MISSING))
     plr, flr = _rates("--plr", command.plr), _rates("--flr", command.flr)
     if not 0 <= command.seed < 2**63:
@@ -152,7 +156,26 @@ def _checked(command: Cell, config: Config, grid: GridConfig | None = None) -> C
     table = {name: dataclasses.asdict(part) for name, part in parts.items()}
     table["optimizer"] = command.optimizer.applied(config)
     table["grid"] = dataclasses.asdict(grid or GridConfig())
+    table["experiment"] = dataclasses.asdict(config.experiment)
     return check(table, "command line")
+
+
+def _refuse_chain(name: str, arguments: list[str], config: Config) -> None:
+    """Raise for a command that takes grids alone."""
+    if isinstance(config.experiment, Chain):
+        raise UsageError(
+            f"{name} takes a grid of PLR x FLR, and {arguments[0]} is a chain of legs: run it with"
+            f" fasttrain sweep {shlex.quote(arguments[0])}"
+        )
+
+
+def _refuse_flags(command: Sweep, config: Config) -> None:
+    """Raise for flags that mean nothing to a chain."""
+    given: dict[str, list[str]] = {}
+    for name, keys in UNUSED.items():
+        before, after = getattr(config, name), getattr(command, name)
+        given[name] = [key for key in keys if getattr(before, key) != getattr(after, key)]
+    refuse_beside_chain(given, "command line")
 
 
 def _rates(flag: str, rate: float | None) -> tuple[float, ...]:
@@ -165,6 +188,7 @@ def _rates(flag: str, rate: float | None) -> tuple[float, ...]:
 
 def _locate(arguments: list[str]) -> int:
     config = preset_config("locate", arguments)
+    _refuse_chain("locate", arguments, config)
     default = Locate.of(config, flr=config.grid.flr, seeds=config.grid.seeds)
     command = parse(Locate, "locate", arguments, default)
     grid = dataclasses.replace(config.grid, flr=command.flr, seeds=command.seeds)

@@ -18,9 +18,18 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
 from .errors import UsageError, nearest
+from .experiments.kinds import KINDS as EXPERIMENTS
+from .experiments.kinds import (
+    Experiment,
+    Leg,
+    LossBound,
+    PlrFlr,
+    check_experiment,
+    refuse_beside_chain,
+)
 from .limits import LARGEST_RADIUS, MAX_TOML_BYTES, MOST, in_one_line, shown, within
 from .settings.optimizers import KINDS, SGD, Optimizer, Sphere, options
-from .values import EpochCounts, LearningRates, known_device
+from .values import EpochCounts, LearningRates, OptionalRates, known_device
 
 _CLOSED = ConfigDict(extra="forbid")
 T = TypeVar("T")
@@ -93,6 +102,8 @@ class TrainingConfig:
     """mean over images; squared is summed over classes, binary-cross-entropy is of two classes"""
     inherit: Literal["weights", "optimizer"] = "weights"
     """what fine-tuning starts with: the weights, or the optimiser's state too"""
+    until_loss: LossBound | None = None
+    """pre-training ends before its last epoch once the training loss of one is below this"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +111,8 @@ class GridConfig:
     __pydantic_config__ = _CLOSED
     plr: LearningRates = (0.001, 0.01, 0.1)
     """pre-training learning rates: effective on the sphere, raw with sgd and adam"""
-    flr: LearningRates = (0.001, 0.01)
-    """fine-tuning learning rates, likewise"""
+    flr: OptionalRates = (0.001, 0.01)
+    """fine-tuning learning rates, likewise; none for pre-training alone"""
     k: EpochCounts = (2, 5)
     """checkpoints averaged (SWA): the end of pre-training, then one per epoch at the same rate"""
     seeds: Annotated[Count, _limited("SEEDS")] = 1
@@ -116,6 +127,7 @@ class Config:
     optimizer: Optimizer = field(default_factory=Sphere)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     grid: GridConfig = field(default_factory=GridConfig)
+    experiment: Experiment = field(default_factory=PlrFlr)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +190,10 @@ def load_config(source: str) -> Config:
     except ValueError as error:
         # Also of integers of more digits than Python reads.
         raise UsageError(f"{source}: not valid TOML: {in_one_line(str(error))}") from None
-    return check(table, source)
+    config = check(table, source)
+    if config.experiment.kind == "chain":
+        refuse_beside_chain(table, source)
+    return config
 
 
 def _read(path: Path) -> str:
@@ -205,14 +220,7 @@ def check(config: Config | dict[str, Any], origin: str) -> Config:
     """
     checked = _checked(Config(), config, origin)
     _check_together(checked, origin)
-    grid = checked.grid
-    num_legs = 1 + len(grid.flr) + len(grid.k)
-    num_stages = grid.seeds * len(grid.plr) * num_legs
-    try:
-        within("STAGES", num_stages)
-    except ValueError as error:
-        counts = f"{grid.seeds} seeds x {len(grid.plr)} PLR x {num_legs} stages"
-        raise UsageError(f"{origin}: grid: {counts} are {num_stages} stages: {error}") from None
+    check_experiment(checked, origin)
     return checked
 
 
@@ -233,11 +241,6 @@ def _check_together(config: Config, origin: str) -> None:
             f"{origin}: optimizer.free_lr = {optimizer.free_lr:g}: a scale-invariant network trains"
             " nothing beside the sphere"
         )
-    if config.training.inherit == "optimizer" and not optimizer.keeps_state:
-        raise UsageError(
-            f"{origin}: training.inherit = 'optimizer': {optimizer.kind} without momentum keeps no"
-            " state; allowed here is weights"
-        )
 
 
 def check_options(options: RunOptions, config: Config) -> RunOptions:
@@ -257,18 +260,20 @@ def _checked(kind: T, value: T | dict[str, Any], origin: str) -> T:
     try:
         return TypeAdapter(type(kind)).validate_python(table)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key is named before the one that is missing for it.
+        first = min(error.errors(), key=lambda found: found["type"] == "missing")
     tag = ""
     keys = [str(part) for part in first["loc"] if isinstance(part, str)]
-    if keys[:1] == ["optimizer"] and keys[1:]:
+    if keys[:1] in (["optimizer"], ["experiment"]) and keys[1:]:
         # Below it pydantic names the kind, too.
         tag = keys.pop(1)
     where = f"{origin}: {'.'.join(_key(key) for key in keys)}"
-    if first["type"] == "unexpected_keyword_argument":
-        allowed = list(options(tag)) if tag else _keys_at(kind, keys[:-1])
-        raise UsageError(
-            f"{where}: no such key{nearest(keys[-1], allowed)}; allowed here: {', '.join(allowed)}"
-        )
+    if first["type"] in ("unexpected_keyword_argument", "missing"):
+        allowed = _allowed(kind, keys[:-1], tag)
+        what = "is missing"
+        if first["type"] != "missing":
+            what = f"no such key{nearest(keys[-1], allowed)}"
+        raise UsageError(f"{where}: {what}; allowed here: {', '.join(allowed)}")
     reason = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
     if first["type"] == "literal_error":
         reason += nearest(str(first["input"]), re.findall(r"'([^']+)'", reason))
@@ -276,17 +281,23 @@ def _checked(kind: T, value: T | dict[str, Any], origin: str) -> T:
 
 
 def _with_kind(table: dict[str, Any], origin: str) -> dict[str, Any]:
-    """The table of a configuration whose optimiser names its kind, sphere if it names none."""
-    optimizer = table.get("optimizer", {})
-    if not isinstance(optimizer, dict):
-        return table
-    kind = optimizer.get("kind", "sphere")
-    if kind not in KINDS:
-        raise UsageError(
-            f"{origin}: optimizer.kind = {shown(kind)}: must be {', '.join(KINDS)}"
-            f"{nearest(str(kind), KINDS)}"
-        )
-    return {**table, "optimizer": {"kind": kind, **optimizer}}
+    """The table of a configuration whose optimiser and experiment name their kinds."""
+    named = dict(table)
+    for name, kinds, default in (
+        ("optimizer", KINDS, "sphere"),
+        ("experiment", EXPERIMENTS, "plr-flr"),
+    ):
+        part = table.get(name, {})
+        if not isinstance(part, dict):
+            continue
+        kind = part.get("kind", default)
+        if kind not in kinds:
+            raise UsageError(
+                f"{origin}: {name}.kind = {shown(kind)}: must be {', '.join(kinds)}"
+                f"{nearest(str(kind), kinds)}"
+            )
+        named[name] = {"kind": kind, **part}
+    return named
 
 
 def _key(key: str) -> str:
@@ -294,7 +305,13 @@ def _key(key: str) -> str:
     return key if key.isidentifier() and len(key) < 80 else shown(key)
 
 
-def _keys_at(at: Any, path: list[str]) -> list[str]:
-    for key in path:
-        at = getattr(at, key)
+def _allowed(at: Any, path: list[str], tag: str) -> list[str]:
+    """The keys of what stands there, of the kind `tag` where there are kinds."""
+    if path == ["optimizer"]:
+        return list(options(tag))
+    if path[:1] == ["experiment"]:
+        at = Leg if path[1:] else EXPERIMENTS[tag]
+    else:
+        for key in path:
+            at = getattr(at, key)
     return [f.name for f in dataclasses.fields(at)]

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from .files import tensors_to_bytes
 from .lab import Lab
-from .plan import Stage, epochs_left
+from .pack_records import PackRecords
+from .plan import Stage, lengths_of, predecessors
+from .store import Store
 from .tuning import Timing
 
 SMALL_FILES_BYTES = 12_000
@@ -19,6 +21,27 @@ class Estimate:
     num_epochs: int
     time_s: float
     disk_bytes: int
+
+
+def epochs_left(stages: Sequence[Stage], store: Store) -> dict[str, int]:
+    """Epochs that each stage still takes, by id, when all are run in order.
+
+    Finished stages take none, a stage under way what its checkpoint lacks, and another what the
+    longest shorter one of its line lacks.
+    """
+    left: dict[str, int] = {}
+    lengths = PackRecords(store).lengths() | lengths_of(stages)
+    for stage in stages:
+        if store.summary(stage.id) is not None:
+            left[stage.id] = 0
+            continue
+        done = store.checkpoints.epochs(stage.id)
+        for earlier in predecessors(stage, lengths):
+            if earlier.id in left or store.summary(earlier.id) is not None:
+                done = max(done, earlier.num_epochs)
+                break
+        left[stage.id] = stage.num_epochs - done
+    return left
 
 
 def estimate(

@@ -94,6 +94,6 @@ class Journal:
 
 def _row(stage: Stage) -> dict[str, object]:
     about = stage.description()
-    rates = {name: about[name] for name in ("kind", "plr", "flr", "k", "seed")}
-    rates |= {name: about[name] for name in ("epochs", "inherit")}
-    return {**rates, "setup": Finished(stage.id, about, {}).setup}
+    rates = {name: about[name] for name in ("plr", "flr", "k", "seed", "epochs", "inherit")}
+    planned = Finished(stage.id, about, {})
+    return {**rates, "kind": planned.kind, "setup": planned.setup}

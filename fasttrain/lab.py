@@ -27,6 +27,7 @@ from .models import MODELS, ImageClassifier, fold
 from .precision import set_exact_arithmetic
 from .settings.fused import start_norms
 from .settings.groups import Built, Trained, trained_parameters
+from .settings.knobs import Knobs
 from .settings.losses import LOSSES, Loss
 from .settings.optimizers import Sphere
 from .store import Store
@@ -100,14 +101,14 @@ class Lab:
             model.compile(mode="reduce-overhead" if graphs else None, dynamic=False)
         return model
 
-    def new_optimizer(self, model: ImageClassifier, seed: int, lrs: Sequence[float]) -> Built:
-        """The optimiser of all that trains of a pack of networks of a seed, a rate for each."""
+    def new_optimizer(self, model: ImageClassifier, seed: int, knobs: Sequence[Knobs]) -> Built:
+        """The optimiser of all that trains of a pack of networks of a seed, knobs for each."""
         chosen, start = self.config.optimizer, dict[str, Any]()
         if isinstance(chosen, Sphere):
             start["radius"] = self.config.network.radius
             if chosen.scope != "joint":
                 start["norms"] = self._start_norms(seed)
-        return chosen.build(trained(model), lrs, **start)
+        return chosen.build(trained(model), knobs, **start)
 
     def _start_norms(self, seed: int) -> list[Tensor]:
         """Radii of the spheres of a seed's network, by tensor: stages keep them to their end."""
@@ -121,7 +122,7 @@ class Lab:
         """The network of a seed where training starts, on the host."""
         model = self.new_model(seed)
         # Any rate: none is used.
-        self.new_optimizer(model, seed, [1.0]).start_()
+        self.new_optimizer(model, seed, [Knobs(lr=1.0)]).start_()
         return {name: value.detach().cpu() for name, value in model.state_dict().items()}
 
     @property

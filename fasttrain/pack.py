@@ -11,6 +11,7 @@ from .evaluate import Score, reestimate_batch_norm_, score_in_eval_mode, score_t
 from .lab import Lab, trained
 from .loop import filter_norms, train_epoch
 from .models import fold, unfold
+from .settings.knobs import Knobs
 
 SCORES = (
     "train_loss",
@@ -41,7 +42,7 @@ class Epoch(NamedTuple):
 
 
 class Pack:
-    """Models of one seed, each with a learning rate of its own, on the same batches.
+    """Models of one seed, each with knobs of its own, on the same batches.
 
     Args:
         states: where every model starts; None is the network of the seed at its start.
@@ -54,16 +55,16 @@ class Pack:
         self,
         lab: Lab,
         seed: int,
-        lrs: Sequence[float],
+        knobs: Sequence[Knobs],
         states: Sequence[State] | None,
         averages: Sequence[State] = (),
         num_averaged: int = 0,
         optimizers: Sequence[State] = (),
     ) -> None:
         self.lab = lab
-        self.size = len(lrs)
+        self.size = len(knobs)
         self.model = lab.new_model(seed, self.size)
-        self.optimizer = lab.new_optimizer(self.model, seed, lrs)
+        self.optimizer = lab.new_optimizer(self.model, seed, knobs)
         self.loader = lab.train_loader(seed)
         self.num_averaged = num_averaged
         if states is None:

@@ -16,8 +16,9 @@ from typing import Any
 
 from .errors import EnvironmentProblem
 from .files import json_bytes, sha256_hex, write_atomically
-from .plan import Stage, averages
+from .plan import Stage, predecessors, shorter
 from .schema import HASH_LENGTH, PackRecord, read_json, seal
+from .settings.knobs import Knobs
 from .store import Store
 
 Packs = dict[str, list[Stage]]
@@ -39,8 +40,8 @@ class PackRecords:
         """Record a pack that starts, unless it is recorded.
 
         Args:
-            continued: epochs of the averages that its own continue; 0 if they begin at the end of
-                pre-training.
+            continued: epochs of the shorter stages that its own go on from; 0 if they begin where
+                their parents end.
         """
         path = self._path(pack)
         if path.exists():
@@ -49,13 +50,14 @@ class PackRecords:
         # The caller alone writes: of what is there the largest number has to be found but once.
         last = self.last_number or max((r["number"] for r in self._records()), default=0)
         self.last_number = last + 1
-        members = [{"stage": stage.id, "plr": stage.plr, "lr": stage.lr} for stage in pack]
+        members = [{"stage": stage.id, "path": _path_of(stage)} for stage in pack]
         record = {"members": members, "continued": continued, "stop_at_chance": self.stop_at_chance}
+        record |= {"epochs": pack[0].num_epochs}
         record["number"] = self.last_number
         write_atomically(path, seal(record))
 
     def continued(self, pack: Sequence[Stage]) -> int:
-        """Epochs of the averages that those of the pack continue; 0 if it is not recorded."""
+        """Epochs of what those of the pack go on from; 0 if it is not recorded."""
         path = self._path(pack)
         return read_record(path)["continued"] if path.exists() else 0
 
@@ -65,7 +67,7 @@ class PackRecords:
         Raises:
             EnvironmentProblem: a record is damaged.
         """
-        newest = {member["stage"]: r for r in self._records() for member in r["members"]}
+        newest = self._newest()
         packs: Packs = {}
         known = {stage.id: stage for stage in stages}
         waiting = deque(stages)
@@ -74,7 +76,7 @@ class PackRecords:
             record = newest.get(stage.id)
             if record is None:
                 continue
-            members = [_member(stage, about, record) for about in record["members"]]
+            members = _members(stage, record)
             packs[stage.id] = members
             for member in members:
                 for needed in (member, *foundations(member, record["continued"])):
@@ -83,9 +85,28 @@ class PackRecords:
                         waiting.append(needed)
         return packs, list(known.values())[len(stages) :]
 
+    def lengths(self) -> set[int]:
+        """The epochs that the stages of all recorded packs are of."""
+        return {record.get("epochs", 0) for record in self._records()}
+
+    def shorter(self, stages: Sequence[Stage]) -> Packs:
+        """Of stages the pack in which the longest shorter one of their line has started, if any."""
+        lengths, newest = self.lengths(), self._newest()
+        found: Packs = {}
+        for stage in stages:
+            for earlier in predecessors(stage, lengths):
+                if earlier.id in newest:
+                    found[stage.id] = _members(earlier, newest[earlier.id])
+                    break
+        return found
+
     def paths(self) -> list[Path]:
         """The records that are there, sorted."""
         return sorted(self.folder.glob("*.json"))
+
+    def _newest(self) -> dict[str, dict[str, Any]]:
+        """The record that counts of every stage, by id."""
+        return {member["stage"]: r for r in self._records() for member in r["members"]}
 
     def _records(self) -> list[dict[str, Any]]:
         """Records that count, oldest first."""
@@ -99,21 +120,39 @@ class PackRecords:
 
 
 def foundations(stage: Stage, continued: int) -> list[Stage]:
-    """The stages whose ends a stage starts from: its parent, and the average that it continues."""
-    if stage.parent is None:
-        return []
-    return [stage.parent, *(averages(stage.parent, [continued + 1]) if continued else [])]
+    """The stages whose ends a stage starts from: its parent, and the shorter one of its line."""
+    parent = [] if stage.parent is None else [stage.parent]
+    return [*parent, *([shorter(stage, continued)] if continued else [])]
+
+
+def _path_of(stage: Stage) -> list[dict[str, float]]:
+    """The knobs of the legs from the root to a stage, or to the leg that an average reads."""
+    return [leg.knobs.given() for leg in stage.legs]
+
+
+def _members(stage: Stage, record: dict[str, Any]) -> list[Stage]:
+    """The stages of a stage's pack: they differ in the knobs of their legs alone."""
+    return [_member(stage, about, record) for about in record["members"]]
 
 
 def _member(stage: Stage, about: dict[str, Any], record: dict[str, Any]) -> Stage:
-    """Another stage of a stage's pack: they differ in their rates alone."""
-    parent = stage.parent and dataclasses.replace(stage.parent, lr=about["plr"])
-    member = dataclasses.replace(stage, lr=about["lr"], parent=parent)
-    if member.id != about["stage"]:
+    knobs = about.get("path") or [{"lr": about[name]} for name in ("plr", "lr")]
+    path = [Knobs(**leg) for leg in knobs[: len(stage.legs)]]
+    member = _with_knobs(stage, path)
+    if member is None or member.id != about["stage"]:
         path = record["path"]
         what = f"stage {about['stage']} is not what it says"
         raise EnvironmentProblem(f"{path}: {what}; {_remedy(path)}")
     return member
+
+
+def _with_knobs(stage: Stage, path: Sequence[Knobs]) -> Stage | None:
+    """The stage with other knobs of its legs; None if there are not as many."""
+    if len(stage.legs) != len(path):
+        return None
+    above = path if stage.k is not None else path[:-1]
+    parent = None if stage.parent is None else _with_knobs(stage.parent, above)
+    return dataclasses.replace(stage, knobs=path[-1], parent=parent)
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -8,13 +8,15 @@ import math
 import time
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from .analysis.grids import all_grids
 from .errors import EnvironmentProblem
 from .files import make_folder, parquet, write_atomically
 from .interrupts import exit_code
 from .report import Pictures, with_status, write_report
-from .results import analysis_commands, finished, origin, stage_table
+from .results import analysis_commands, finished, origin, path_words, stage_table
+from .schema import path_of
 from .status import read
 from .store import Store
 
@@ -103,13 +105,21 @@ def unfinished(store: Store) -> list[tuple[str, str, str]]:
         label, num_epochs = f"stage {stage}", "–"
         about = store.unfinished_description(stage)
         if about is not None:
-            rates = {name: about[name] for name in ("plr", "flr", "k") if about[name] is not None}
-            words = " ".join(f"{name} {value:g}" for name, value in rates.items())
-            label = f"{about['kind']} {words} seed {about['seed']}"
+            label = _label(about)
             num_epochs = f"{store.checkpoints.epochs(stage)} of {about['epochs']}"
         failure = store.failure(stage)
         rows.append((label, num_epochs, "begun" if failure is None else f"failed: {failure}"))
     return sorted(rows)
+
+
+def _label(about: dict[str, Any]) -> str:
+    """A stage in a few words, from its stage.json."""
+    path = path_of(about)
+    rates = {name: about[name] for name in ("plr", "flr", "k") if about[name] is not None}
+    words = " ".join(f"{name} {value:g}" for name, value in rates.items())
+    if len(path) > 2:
+        words = path_words(path) + (f" k {about['k']}" if about["k"] else "")
+    return f"{about['kind']} {words} seed {about['seed']}"
 
 
 def _changes(store: Store) -> dict[Path, int]:

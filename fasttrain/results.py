@@ -6,7 +6,7 @@ fine-tuning and the cadence of test passes, which changes no stage.
 
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,15 +17,20 @@ from .config import DataConfig, NetworkConfig, TrainingConfig
 from .plan import KINDS as STAGE_KINDS
 from .plan import NO_IDENTITY
 from .runs import COLUMNS
-from .schema import digest
+from .schema import LENGTH, digest, path_of
+from .settings.knobs import Knobs
 from .settings.optimizers import KINDS, options
 from .settings.part import given
 from .stages import METRICS
 from .store import Store
 from .text import readable
 
+CHAIN = "chain"
+TABLE_KINDS = (*STAGE_KINDS, "leg", "average")
+"""Of a row: pretrain, a first leg; finetune, a second one; swa, an average of a first leg; leg and
+average, any deeper ones."""
 IDENTITY = ("setup", "stage", "dataset", "model", "width", "optimizer", "rate", "seed", "kind")
-IDENTITY += ("plr", "flr", "k")
+IDENTITY += ("plr", "flr", "k", "depth", "path", "experiment")
 
 
 class Finished(NamedTuple):
@@ -36,16 +41,25 @@ class Finished(NamedTuple):
     done: dict[str, Any]
 
     @property
-    def root_epochs(self) -> int:
-        """Pre-training epochs of the stage's chain."""
-        return (
-            self.about["epochs"] if self.about["kind"] == "pretrain" else self.about["start_epoch"]
-        )
+    def path(self) -> list[dict[str, Any]]:
+        """Knobs and epochs of the legs from the root; of an average those to the leg it reads."""
+        return path_of(self.about)
+
+    def root_length(self) -> dict[str, Any]:
+        """How long the first leg of the stage's path is, in the configuration's words."""
+        return {name: value for name, value in self.path[0].items() if name in LENGTH}
+
+    @property
+    def experiment(self) -> str:
+        """What it was planned for."""
+        return self.about.get("experiment", "plr-flr")
 
     @property
     def setup(self) -> str:
         """Id of the set-up."""
-        return digest([self.about["setup"], self.root_epochs])
+        if self.experiment == CHAIN:
+            return digest([self.about["setup"], CHAIN])
+        return digest([self.about["setup"], *self.root_length().values()])
 
     def identity(self) -> dict[str, Any]:
         """The values of the identity columns."""
@@ -59,8 +73,22 @@ class Finished(NamedTuple):
             "width": network["width"],
             "optimizer": optimizer["kind"],
             "rate": KINDS[optimizer["kind"]].rate,
-            **{name: self.about[name] for name in ("seed", "kind", "plr", "flr", "k")},
+            **{name: self.about[name] for name in ("seed", "plr", "flr", "k")},
+            "kind": self.kind,
+            "depth": len(self.path),
+            "path": path_words(self.path),
+            "experiment": self.experiment,
         }
+
+    @property
+    def kind(self) -> str:
+        """Of `TABLE_KINDS`."""
+        kind = self.about["kind"]
+        return {"finetune": "leg", "swa": "average"}[kind] if self._is_beyond(kind) else kind
+
+    def _is_beyond(self, kind: str) -> bool:
+        """Whether no grid of PLR x FLR has a place for it."""
+        return len(self.path) > (1 if kind == "swa" else 2)
 
     def parts(self) -> dict[str, dict[str, Any]]:
         """Every part of the setting with all its values, in the configuration's words."""
@@ -93,16 +121,27 @@ class Finished(NamedTuple):
     def configuration(self) -> dict[str, Any]:
         """What the set-up id stands for, as nested plain values."""
         parts = self.parts()
+        lengths = {} if self.experiment == CHAIN else self.root_length()
         return {
             "data": {"dataset": readable(self.about["dataset"]), **parts["data"]},
             "network": parts["network"],
             "optimizer": parts["optimizer"],
-            "training": {**parts["training"], "epochs": self.root_epochs, **self.cadence},
+            "experiment": {"kind": self.experiment},
+            "training": {**parts["training"], **lengths, **self.cadence},
             "versions": self.about["setup"]["versions"],
             "num_classes": self.about["num_classes"],
             "num_train": self.about["num_train"],
             **{name: self.about[name] for name in ("num_test", "guess_loss", "test_majority")},
         }
+
+
+def path_words(path: Sequence[Mapping[str, Any]]) -> str:
+    """The knobs of legs, the rate first: "0.01>0.001 noise 0.4"."""
+    words = []
+    for leg in path:
+        knobs = Knobs(**{name: leg[name] for name in leg if name not in LENGTH})
+        words.append(knobs.label())
+    return ">".join(words)
 
 
 def finished(store: str | Path) -> list[Finished]:
@@ -118,12 +157,17 @@ def finished(store: str | Path) -> list[Finished]:
 
 
 def load(store: str | Path) -> pd.DataFrame:
-    """One row per finished stage, sorted by set-up, kind, PLR, FLR, k and seed.
+    """One row per finished stage, sorted by set-up, kind, PLR, FLR, k, path and seed.
 
     Columns: setup (an id), stage (id), dataset, model, width, optimizer (sphere, sgd, adam), rate
     (what plr and flr are: effective on the sphere, raw otherwise), seed, kind (pretrain, finetune,
-    swa), plr, flr (NaN unless finetune), k (missing unless swa), epoch (the last one, counted from
-    the start of pre-training), epochs (the stage's own), inherit (weights, or
+    swa, and the deeper leg and average), plr (of the first leg), flr (of a later leg its own; else
+    NaN), k (missing unless an average), depth (legs from a new network to the stage), path (their
+    knobs, "0.01>0.001"; of an average those to the leg that it reads), experiment (plr-flr, chain:
+    what it was planned for), weight_decay and noise (of
+    the last of them; NaN and 0 if not given), epoch (the last one, counted from
+    the start of pre-training), parent (the id of what it started from; missing of a first leg),
+    epochs (the stage's own), inherit (weights, or
     optimizer: what it started with of its parent's end), train_loss, train_accuracy,
     train_balanced_accuracy (mean over classes), grad_norm (effective), test_loss, test_accuracy
     (accuracies in [0, 1]), distance (angle in rad between the sphere weights at the stage's start
@@ -143,15 +187,18 @@ def stage_table(found: Sequence[Finished]) -> pd.DataFrame:
     """The table of `load` of these stages."""
     rows = [
         {**f.identity(), "epoch": f.done["epoch"]}
-        | {name: f.about[name] for name in ("epochs", "inherit")}
+        | {name: f.about[name] for name in ("parent", "epochs", "inherit")}
+        | {"weight_decay": f.path[-1].get("weight_decay"), "noise": f.path[-1].get("noise", 0.0)}
         | {name: f.done["result"].get(name) for name in COLUMNS}
         | {name: f.done[name] for name in ("state", "stopped", "time_s")}
         for f in found
     ]
-    columns = [*IDENTITY, "epoch", "epochs", "inherit", *COLUMNS, "state", "stopped", "time_s"]
+    columns = [*IDENTITY, "parent", "epoch", *("epochs", "inherit", "weight_decay", "noise")]
+    columns += [*COLUMNS, "state", "stopped", "time_s"]
     table = pd.DataFrame(rows, columns=columns)
-    numbers = dict.fromkeys(("plr", "flr", *COLUMNS, "time_s"), "float64")
-    whole = dict.fromkeys(("epoch", "epochs", "seed", "width"), "int64")
+    numbers = ("plr", "flr", "weight_decay", "noise", *COLUMNS, "time_s")
+    numbers = dict.fromkeys(numbers, "float64")
+    whole = dict.fromkeys(("epoch", "epochs", "seed", "width", "depth"), "int64")
     return _sorted(table.astype(numbers | whole | {"k": "Int64", "stopped": "bool"}))
 
 
@@ -178,8 +225,8 @@ def _epoch_table(store: str | Path, found: Sequence[Finished]) -> pd.DataFrame:
 class Grids(NamedTuple):
     """What a report draws. Here a set-up has one way of fine-tuning: one figure, one grid.
 
-    A pre-training that serves two lengths, or starts with and without the optimiser's state, has a
-    row in both set-ups.
+    A pre-training that serves two lengths, starts with and without the optimiser's state, or serves
+    a grid and a chain of legs, has a row in both set-ups.
     """
 
     stages: pd.DataFrame
@@ -200,10 +247,11 @@ def load_grids(store: str | Path, found: Sequence[Finished] | None = None) -> Gr
     for setup, number in Counter(setup for setup, _ in cadences).items():
         if number > 1:
             del configurations[setup]["training"]["evaluate_every"]
-    table = stage_table(found)
+    table = _with_ancestors(stage_table(found), found)
     parts, named = [table.iloc[:0]], {}
     for setup, rows in table.groupby("setup", sort=False):
-        tuned = rows["kind"] == "finetune"
+        # A chain has all lengths of its legs in one set-up.
+        tuned = (rows["kind"] == "finetune") & (rows["experiment"] != CHAIN)
         found_ways = rows.loc[tuned, ["epochs", "inherit"]].drop_duplicates()
         ways = sorted((int(length), str(way)) for length, way in found_ways.to_numpy())
         for length, inherit in ways or [(None, None)]:
@@ -214,11 +262,31 @@ def load_grids(store: str | Path, found: Sequence[Finished] | None = None) -> Gr
             parts.append(rows[~tuned | same].assign(setup=name))
             configuration = configurations[str(setup)]
             tuning = {"finetune_epochs": length, "inherit": inherit}
+            if configuration["experiment"]["kind"] == CHAIN:
+                tuning = {}
             training = {**configuration["training"], **tuning}
             named[name] = {**configuration, "training": training}
     stages = pd.concat(parts, ignore_index=True)
     epochs = _epoch_table(store, found).drop(columns="setup")
     return Grids(stages, epochs.merge(stages[["setup", "stage"]], on="stage"), named)
+
+
+def _with_ancestors(table: pd.DataFrame, found: Sequence[Finished]) -> pd.DataFrame:
+    """The table with every stage in the set-ups of all that started from it, too."""
+    by_id = {f.stage: f for f in found}
+    missing = set()
+    for f in found:
+        above = by_id.get(f.about["parent"] or "")
+        while above is not None:
+            if above.setup != f.setup:
+                missing.add((above.stage, f.setup, f.experiment))
+            above = by_id.get(above.about["parent"] or "")
+    if not missing:
+        return table
+    columns = ["stage", "setup", "experiment"]
+    others = pd.DataFrame(sorted(missing), columns=columns)
+    added = table.drop(columns=columns[1:]).merge(others, on="stage")[table.columns]
+    return _sorted(pd.concat([table, added], ignore_index=True))
 
 
 def origin(found: Sequence[Finished]) -> dict[str, str | float | None]:
@@ -256,6 +324,6 @@ def _by_date(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:
-    order = table.assign(_kind=table["kind"].map({kind: i for i, kind in enumerate(STAGE_KINDS)}))
-    keys = ["setup", "_kind", "plr", "flr", "k", "seed", "epoch"]
+    order = table.assign(_kind=table["kind"].map({kind: i for i, kind in enumerate(TABLE_KINDS)}))
+    keys = ["setup", "_kind", "plr", "flr", "k", "path", "seed", "epoch"]
     return order.sort_values(keys).drop(columns="_kind").reset_index(drop=True)

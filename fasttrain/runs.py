@@ -16,6 +16,8 @@ COLUMNS = (*SCORES, "distance")
 
 The distance is the angle between the sphere weights then and now, in rad (of an average: NaN).
 """
+TESTED = slice(SCORES.index("test_loss"), SCORES.index("test_accuracy") + 1)
+"""where a row of scores has those of the test set"""
 HOPELESS = 10
 """epochs at chance after which a run may be given up"""
 WALKED = 50.0
@@ -84,8 +86,24 @@ class Run:
 
     @property
     def over(self) -> bool:
-        """Whether it ends here, without a network that something could start from."""
-        return self.stopped or not all(math.isfinite(row[0]) for row in self.progress.series[-1:])
+        """Whether it ends here, whatever the length of the stage."""
+        loss = self._last_loss()
+        return self.stopped or self.reached or not (loss is None or math.isfinite(loss))
+
+    @property
+    def reached(self) -> bool:
+        """Whether the training loss of its last epoch is where the stage is to end."""
+        loss, bound = self._last_loss(), self.stage.until_loss
+        return bound is not None and loss is not None and loss < bound
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether its last epoch has scores of the test set."""
+        return bool(self.progress.series) and not self.progress.series[-1][TESTED].isnan().any()
+
+    def _last_loss(self) -> float | None:
+        series = self.progress.series
+        return float(series[-1][COLUMNS.index("train_loss")]) if series else None
 
     @property
     def next_epoch(self) -> int:

@@ -7,11 +7,11 @@ belong to the pack that they started in.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from .pack_records import PackRecords
-from .plan import Stage
+from .pack_records import PackRecords, Packs
+from .plan import Stage, lengths_of, predecessors, shorter
 from .store import Store
 
 T = TypeVar("T")
@@ -27,15 +27,26 @@ def make_packs(
     The children of a pack follow it at once, so that what must be kept for them does not grow with
     the grid; averages of fewer checkpoints come before those of more.
     """
+    children: dict[str, list[Stage]] = {}
+    for stage in stages:
+        if stage.parent is not None:
+            children.setdefault(stage.parent.id, []).append(stage)
+    for below in children.values():
+        below.sort(key=lambda stage: stage.k or 0)
+    prefixes = _prefixes(stages)
+
+    def from_ends(starts: Sequence[Stage]) -> Iterator[list[Stage]]:
+        below = [child for start in starts for child in children.get(start.id, ())]
+        for wave in _waves(below, prefixes):
+            for pack in evenly(wave, size):
+                yield list(pack)
+                yield from from_ends(pack)
+
     packs: list[list[Stage]] = []
-    for parents in _waves(stage for stage in stages if stage.parent is None):
-        for pack in evenly(parents, min(size, root_size or size)):
+    for wave in _waves([stage for stage in stages if stage.parent is None], prefixes):
+        for pack in evenly(wave, min(size, root_size or size)):
             packs.append(list(pack))
-            ids = {stage.id for stage in pack}
-            children = [stage for stage in stages if stage.parent and stage.parent.id in ids]
-            children.sort(key=lambda stage: stage.k or 0)
-            for wave in _waves(children):
-                packs.extend(map(list, evenly(wave, size)))
+            packs.extend(from_ends(pack))
     return packs
 
 
@@ -46,7 +57,9 @@ def form_packs(
 
     With those that their members need, though the plan may not have them.
     """
-    recorded, others = PackRecords(store).of(stages)
+    records = PackRecords(store)
+    recorded, others = records.of(stages)
+    grown = _grown(stages, recorded, records)
     formed: dict[tuple[str, ...], list[Stage]] = {}
     for pack in [*make_packs(stages, size, root_size), *([stage] for stage in others)]:
         new = []
@@ -56,6 +69,8 @@ def form_packs(
             elif store.summary(stage.id) is not None:
                 # In another mode of giving up, or its record has been deleted.
                 old = [stage]
+            elif stage.id in grown:
+                old = grown[stage.id]
             else:
                 new.append(stage)
                 continue
@@ -65,18 +80,53 @@ def form_packs(
     return list(formed.values())
 
 
+def _grown(stages: Sequence[Stage], recorded: Packs, records: PackRecords) -> Packs:
+    """The packs of legs that go on from shorter ones of their lines: those that these were in."""
+    new = [stage for stage in stages if stage.id not in recorded and stage.k is None]
+    starts = records.shorter(new)
+    planned = {stage.id: stage for stage in new}
+    grown: Packs = {}
+    for stage in new:
+        if stage.id in grown or stage.id not in starts:
+            continue
+        start = starts[stage.id]
+        ids = [shorter(other, stage.num_epochs).id for other in start]
+        # Others of that pack may be in no plan, or may go on from longer ones.
+        pack = [planned[i] for i in ids if starts.get(i) == start]
+        grown |= {member.id: pack for member in pack}
+    return grown
+
+
 def largest_wave(stages: Sequence[Stage]) -> int:
     """The largest pack that a plan can fill."""
     return max(len(pack) for pack in make_packs(stages, len(stages)))
 
 
-def _waves(stages: Iterable[Stage]) -> Iterator[list[Stage]]:
-    """Stages that can train in step, in the order of the first of each wave."""
+def _prefixes(stages: Sequence[Stage]) -> dict[str, int]:
+    """Of each leg, by id, the epochs of the longest shorter one of its line in the plan."""
+    lengths = lengths_of(stages)
+    if len(lengths) == 1:
+        return {}
+    planned = {stage.id for stage in stages}
+    found = {}
+    for stage in stages:
+        if stage.k is None:
+            before = (s.num_epochs for s in predecessors(stage, lengths) if s.id in planned)
+            found[stage.id] = next(before, 0)
+    return found
+
+
+def _waves(stages: Sequence[Stage], prefixes: Mapping[str, int]) -> Iterator[list[Stage]]:
+    """Stages that can train in step: the shorter ones of a line before the longer ones.
+
+    Those that go on from a shorter one start later than those that have none. All optimisers but
+    torch's Adam take one weight decay for a pack.
+    """
     waves: dict[tuple[object, ...], list[Stage]] = {}
     for stage in stages:
-        key = (stage.kind, stage.seed, stage.start_epoch, stage.num_epochs)
-        waves.setdefault(key, []).append(stage)
-    yield from waves.values()
+        decay = stage.knobs.weight_decay
+        waves.setdefault((stage.shape, prefixes.get(stage.id, 0), decay), []).append(stage)
+    yield from sorted(waves.values(), key=lambda wave: (wave[0].k is not None, wave[0].num_epochs))
 
 
 def evenly(wave: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -15,13 +15,16 @@ from .errors import EnvironmentProblem
 from .files import json_bytes, read_regular, sha256_hex
 
 HASH_LENGTH = 16
-DEFAULTS = {"k": None, "inherit": "weights"}
+LENGTH = ("epochs", "until_loss")
+"""of a leg of a path what is no knob"""
+DEFAULTS = {"k": None, "inherit": "weights", "until_loss": None}
 """Values of a stage that its identity leaves out, so that a field may be added to them."""
 Id = Annotated[str, Field(pattern=f"^[0-9a-f]{{{HASH_LENGTH}}}$")]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 """of a file beside: no slash, and no dot in front"""
 Count = Annotated[int, Field(ge=0, lt=2**63)]
+Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Kind = Literal["pretrain", "finetune", "swa"]
 Plain = str | int | float | bool | None
@@ -70,6 +73,17 @@ class _Source(_Shape):
     n_test: Count | None
 
 
+class _Knobs(_Shape):
+    lr: Rate
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
+class _Leg(_Knobs):
+    epochs: Count
+    until_loss: Bound | None = None
+
+
 class StageDescription(_Shape):
     """stage.json of a stage"""
 
@@ -83,6 +97,12 @@ class StageDescription(_Shape):
     parent: Id | None
     inherit: Literal["weights", "optimizer"]
     """what it starts with of its parent's end"""
+    until_loss: Bound | None = None
+    """training loss below which it ends before its last epoch"""
+    path: Annotated[list[_Leg], Field(min_length=1)] | None = None
+    """the legs from the root (`path_of`)"""
+    experiment: Literal["plr-flr", "chain"] = "plr-flr"
+    """what it was planned for; part of no identity"""
     setup: _Setup
     dataset: str
     num_classes: Count
@@ -131,10 +151,14 @@ class StageDone(AnalysisDone):
     that ended without one"""
 
 
+class _MemberKnobs(_Knobs):
+    model_config = ConfigDict(extra="forbid")
+
+
 class _Member(_Shape):
     stage: Id
-    plr: Rate
-    lr: Rate
+    path: Annotated[list[_MemberKnobs], Field(min_length=1)] | None = None
+    """knobs of the legs from the root; before there were chains: plr and lr"""
 
 
 class PackRecord(_Shape):
@@ -142,6 +166,8 @@ class PackRecord(_Shape):
 
     members: list[_Member]
     continued: Count
+    epochs: Count = 0
+    """of its stages; 0 where that was not recorded"""
     stop_at_chance: bool
     number: Count
 
@@ -157,7 +183,7 @@ class _Report(_Shape):
 
 
 class _PlannedStage(_Shape):
-    kind: Kind
+    kind: Kind | Literal["leg", "average"]
     plr: Rate
     flr: Rate | None
     k: Count | None
@@ -222,6 +248,20 @@ def digest(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
 
 
+def path_of(about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Knobs and epochs of the legs from the root, from a stage.json; from old ones by their rates.
+
+    Of an average those to the leg that it reads.
+    """
+    if about.get("path"):
+        return about["path"]
+    first = about["epochs"] if about["parent"] is None else about["start_epoch"]
+    path = [{"lr": about["plr"], "epochs": first}]
+    if about["kind"] == "finetune":
+        path.append({"lr": about["flr"], "epochs": about["epochs"]})
+    return path
+
+
 def stage_identity(about: Mapping[str, Any]) -> str:
     """The identity of a stage, from its stage.json; values equal to their defaults are left out."""
     if about["parent"] is None:
@@ -229,11 +269,12 @@ def stage_identity(about: Mapping[str, Any]) -> str:
         rest = {"setup": [[name, json.dumps(part, sort_keys=True)] for name, part in sections]}
     else:
         rest = {"parent": about["parent"]}
+    *_, knobs = path_of(about)
     own = {
         "kind": about["kind"],
-        "lr": about["flr"] if about["kind"] == "finetune" else about["plr"],
+        **{name: value for name, value in knobs.items() if name not in LENGTH},
         **{name: about[name] for name in ("seed", "epochs")},
-        **{name: about[name] for name, default in DEFAULTS.items() if about[name] != default},
+        **{n: about[n] for n, default in DEFAULTS.items() if about.get(n, default) != default},
     }
     return digest({**own, **rest})
 

@@ -11,17 +11,18 @@ from .choice import choose
 from .config import Config, RunOptions
 from .console import Console
 from .errors import raise_failures
-from .estimate import estimate
+from .estimate import epochs_left, estimate
+from .experiments.build import build
 from .files import is_empty
 from .inputs import one_line_errors
 from .journal import Journal
 from .lab import Lab, open_lab
-from .plan import KINDS, Stage, build, epochs_left, setup_sections, unshared_epochs
+from .plan import KINDS, Stage, setup_sections, unshared_epochs
 from .precision import resolve_device, resolve_precision
 from .progress import STATES, ProgressView
 from .provenance import provenance
 from .rebuild import rebuild, watch
-from .report import rich_table, summary
+from .report import chain_table, rich_table, summary
 from .results import load
 from .status import duration
 from .store import Store
@@ -164,5 +165,7 @@ def _print_outcome(stages: list[Stage], store: Store, page: Path, console: Conso
     """The summary of this grid's stages, and where the report is."""
     ids = {stage.id for stage in stages}
     table = load(store.path)
-    console.print(rich_table(summary(table[table["stage"].isin(ids)])))
+    mine = table[table["stage"].isin(ids)]
+    of_chain = stages[0].experiment == "chain"
+    console.print(chain_table(mine) if of_chain else rich_table(summary(mine)))
     print(f"report: {page}")

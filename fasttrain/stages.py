@@ -7,9 +7,10 @@ on the same machine with the same number of threads.
 
 import contextlib
 import functools
+import io
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import pandas as pd
 import torch
@@ -23,7 +24,7 @@ from .lab import End, Lab
 from .pack import Epoch, Pack
 from .pack_records import PackRecords, foundations
 from .plan import Stage, predecessors
-from .runs import COLUMNS, Progress, Run, is_at_chance, is_hopeless
+from .runs import COLUMNS, TESTED, Progress, Run, is_at_chance, is_hopeless
 from .schema import digest
 from .store import Store
 
@@ -45,16 +46,15 @@ def run_pack(stages: Sequence[Stage], lab: Lab, on_epoch: OnEpoch) -> None:
     todo = [stage for stage in stages if lab.store.summary(stage.id) is None]
     for stage in todo:
         lab.store.begin(stage.id, {**stage.description(), **lab.about()})
-    pack = []
+    pack, records = [], PackRecords(lab.store)
+    lengths = records.lengths()
     for stage in stages:
-        lost = lost_before(stage, lab.store)
+        lost = lost_before(stage, lab.store, lengths)
         if lost is None:
             pack.append(stage)
         elif stage in todo:
-            stopped = lab.store.is_stopped(lost.id)
-            ended = Run(stage, Progress({}), stopped=stopped, built_on={lost.id: None})
-            _finish(ended, None, lab)
-    continued = PackRecords(lab.store).continued(pack)
+            _finish(_ended_with(stage, lost, lab.store), None, lab)
+    continued = records.continued(pack)
     built_on = {
         stage.id: {b.id: _state_digest(b.id, lab.store) for b in foundations(stage, continued)}
         for stage in pack
@@ -75,10 +75,25 @@ def run_pack(stages: Sequence[Stage], lab: Lab, on_epoch: OnEpoch) -> None:
     lab.store.checkpoints.tidy()
 
 
-def lost_before(stage: Stage, store: Store) -> Stage | None:
-    """What a stage would start from or go through, if it ended early."""
-    before = [*([stage.parent] if stage.parent else []), *predecessors(stage)]
+def lost_before(stage: Stage, store: Store, lengths: Collection[int]) -> Stage | None:
+    """What a stage would start from or go through, if it ended early without a network.
+
+    Args:
+        lengths: epochs that shorter legs of its line may have been trained for.
+    """
+    before = [*([stage.parent] if stage.parent else []), *predecessors(stage, lengths)]
     return next((earlier for earlier in before if is_lost(earlier, store)), None)
+
+
+def _ended_with(stage: Stage, lost: Stage, store: Store) -> Run:
+    """The run of a stage that goes no further than what it would start from."""
+    progress = Progress({})
+    if lost is not stage.parent and stage.k is None:
+        # The beginning of the same leg: what is known of that is known of this.
+        table = pd.read_parquet(io.BytesIO(store.read(lost.id, METRICS)))
+        progress.series = list(torch.tensor(table[list(COLUMNS)].to_numpy(), dtype=torch.float64))
+    stopped = store.is_stopped(lost.id)
+    return Run(stage, progress, stopped=stopped, built_on={lost.id: None})
 
 
 def is_lost(stage: Stage, store: Store) -> bool:
@@ -113,10 +128,16 @@ def _start(
     else:
         end = _end(stage.parent, lab)
     state, start = end.model, [end.model[name] for name in lab.sphere_names]
-    if tensors is None and continued:
-        tensors = lab.store.read_tensors(foundations(stage, continued)[-1].id, STATE)
     if tensors is not None:
         return Progress.from_tensors(tensors), start
+    if continued:
+        shorter = foundations(stage, continued)[-1]
+        progress = Progress.from_tensors(lab.store.read_tensors(shorter.id, STATE))
+        reached = Run(stage, progress).reached
+        if stage.k is None and not reached and not _is_due(stage, shorter.end_epoch, lab):
+            # Its last epoch was tested because it was the last.
+            progress.series[-1][TESTED] = math.nan
+        return progress, start
     if stage.parent is None:
         return Progress({}), start
     optimizer = end.optimizer if stage.inherit == "optimizer" else {}
@@ -139,7 +160,7 @@ def _pack(runs: Sequence[Run], lab: Lab) -> Pack:
     return Pack(
         lab,
         first.stage.seed,
-        [run.stage.lr for run in runs],
+        [run.stage.knobs for run in runs],
         [run.progress.model for run in runs] if first.progress.model else None,
         [run.progress.average for run in runs] if first.progress.average else (),
         # The first checkpoint of an average is its parent's end.
@@ -151,13 +172,15 @@ def _pack(runs: Sequence[Run], lab: Lab) -> Pack:
 def _run_in_step(runs: list[Run], pack: str, lab: Lab, on_epoch: OnEpoch) -> None:
     """Train runs that stand at the same epoch, as one pack of this name, and finish them.
 
-    A run whose loss becomes non-finite, or that is given up, ends there; the others go on, as long
-    as one of them is wanted.
+    A run whose loss becomes non-finite, that is given up, or that has reached its training loss,
+    ends there; the others go on, as long as one of them is wanted.
     """
     stage = runs[0].stage
     with CheckpointWriter(lab.store.checkpoints, pack, lab.checkpoint_s) as writer:
         while True:
-            _finish_all([run for run in runs if run.over], None, lab)
+            for run in runs:
+                if run.over and run.wanted:
+                    _finish(run, run.progress.series[-1] if run.reached else None, lab)
             runs = [run for run in runs if not run.over]
             if not any(run.wanted for run in runs):
                 return
@@ -200,22 +223,38 @@ def _run_epoch(
 ) -> None:
     """One epoch of the pack."""
     stage, epoch = runs[0].stage, runs[0].next_epoch
-    # A continuing run is tested by the cadence alone, so that it does not depend on where the
-    # averages of fewer checkpoints ended.
-    last = epoch + 1 == stage.end_epoch and stage.kind != "swa"
-    tested = last or (epoch + 1) % lab.config.training.evaluate_every == 0
     started = time.monotonic()
-    result = pack.train(epoch, tested=tested)
+    result = pack.train(epoch, tested=_is_due(stage, epoch + 1, lab))
     share = (time.monotonic() - started) / len(runs)
     for index, run in enumerate(runs):
         run.progress = _appended(run, result, index, share, lab.sphere_names)
         run.stopped = _is_given_up(run, lab)
+    _test_reached(pack, runs)
     if not any(run.over for run in runs):
         writer.offer(functools.partial(_content, runs))
     for run in runs:
         if run.wanted:
             row = run.progress.series[-1].tolist()
             on_epoch(run.stage, epoch + 1, dict[str, float](zip(COLUMNS, row, strict=True)))
+
+
+def _test_reached(pack: Pack, runs: Sequence[Run]) -> None:
+    """Test runs that have reached their training loss, if their last epoch was not tested."""
+    waiting = [(i, run) for i, run in enumerate(runs) if run.reached and not run.is_tested]
+    if waiting:
+        scores = torch.stack([*pack.test()], dim=1).cpu()
+        for index, run in waiting:
+            run.progress.series[-1][TESTED] = scores[index]
+
+
+def _is_due(stage: Stage, epoch: int, lab: Lab) -> bool:
+    """Whether there is a test pass after so many epochs.
+
+    A run that goes on for an average is tested by the cadence alone, so that it does not depend on
+    where the averages of fewer checkpoints ended.
+    """
+    last = epoch == stage.end_epoch and stage.k is None
+    return last or epoch % lab.config.training.evaluate_every == 0
 
 
 def _content(runs: Sequence[Run]) -> dict[str, dict[str, Tensor]]:
@@ -248,10 +287,9 @@ def _is_given_up(run: Run, lab: Lab) -> bool:
     return is_hopeless(run, lab.chance, steps)
 
 
-def _finish_all(runs: Sequence[Run], results: Sequence[Tensor] | Tensor | None, lab: Lab) -> None:
+def _finish_all(runs: Sequence[Run], results: Sequence[Tensor] | Tensor, lab: Lab) -> None:
     """Finish the runs that are wanted; results have one row of scores per run."""
-    rows = [None] * len(runs) if results is None else results
-    for run, row in zip(runs, rows, strict=True):
+    for run, row in zip(runs, results, strict=True):
         if run.wanted:
             _finish(run, row, lab)
 

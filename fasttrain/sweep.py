@@ -1,10 +1,10 @@
 """Carries out a plan: what is done stays, what is left runs, failures stay in their stage."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from .engines import Engine, Outcome
 from .pack_records import PackRecords, foundations
-from .plan import Stage, predecessors
+from .plan import Stage, lengths_of, predecessors
 from .progress import ProgressView
 from .stages import is_outdated, lost_before
 from .store import Store
@@ -57,15 +57,20 @@ class _Pack:
     Args:
         own: ids of the stages that end in it; of others a part of this pack is the pack, since it
             failed.
-        continued: epochs of the averages that its own continue, if it has started before.
+        continued: epochs of what its own go on from, if it has started before.
+        lengths: epochs that shorter ones of their lines may have.
     """
 
-    def __init__(self, stages: Sequence[Stage], own: set[str], continued: int) -> None:
+    def __init__(
+        self, stages: Sequence[Stage], own: set[str], continued: int, lengths: Collection[int]
+    ) -> None:
         self.stages = list(stages)
         self.own = own
         self.starts = {s.id: _ids(foundations(s, continued)) for s in stages}
         """what each stage starts from"""
-        self.before = {s.id: self.starts[s.id] | _ids(list(predecessors(s))) for s in stages}
+        self.before = {
+            s.id: self.starts[s.id] | _ids(list(predecessors(s, lengths))) for s in stages
+        }
         """what has to be settled before each, if it has to be at all"""
         self.num_failures = 0
         self.todo: set[str] = set()
@@ -92,6 +97,7 @@ class _Sweep:
         """what has to be finished: the plan, and what its packs turn out to need"""
         self.settled: set[str] = set()
         self.failed: set[str] = set()
+        self.lengths = self.records.lengths() | lengths_of(stages)
         owners: dict[str, Sequence[Stage]] = {}
         for pack in sorted(packs, key=len, reverse=True):
             owners |= {stage.id: pack for stage in pack}
@@ -100,6 +106,7 @@ class _Sweep:
                 list(pack),
                 {stage.id for stage in pack if owners[stage.id] is pack},
                 self.records.continued(pack),
+                self.lengths,
             )
             for pack in packs
         ]
@@ -180,7 +187,7 @@ class _Sweep:
             self.store.reopen(stage.id)
 
     def _start(self, pack: _Pack, able: list[Stage]) -> None:
-        trained = [stage for stage in able if lost_before(stage, self.store) is None]
+        trained = [stage for stage in able if lost_before(stage, self.store, self.lengths) is None]
         if trained:
             self.records.write(trained, self._continued(trained))
         todo = [stage for stage in able if stage.id in pack.todo]
@@ -197,13 +204,12 @@ class _Sweep:
         self.engine.start(able)
 
     def _continued(self, trained: list[Stage]) -> int:
-        """Epochs of the longest averages that all of a pack can continue."""
-        for epochs in range(trained[0].num_epochs - 1, 0, -1):
-            before = [p for stage in trained for p in predecessors(stage) if p.num_epochs == epochs]
-            if before and all(
+        """Epochs of the longest shorter stages that all of a pack can go on from."""
+        for before in zip(*(predecessors(s, self.lengths) for s in trained), strict=True):
+            if before[0].num_epochs and all(
                 self._is_finished(p.id) and not is_outdated(p, self.store) for p in before
             ):
-                return epochs
+                return before[0].num_epochs
         return 0
 
     def _epoch(self, stage: Stage, epoch: int, scores: dict[str, float]) -> None:
@@ -232,7 +238,7 @@ class _Sweep:
             self.view.note(f"{len(left)} stages left of a failed pack ({line})")
             middle = len(left) // 2
             halves = [half for half in (left[:middle], left[middle:]) if half]
-            self.waiting[:0] = [_Pack(half, _ids(half), 0) for half in halves]
+            self.waiting[:0] = [_Pack(half, _ids(half), 0, self.lengths) for half in halves]
             return {}
         (stage,) = left
         self.failed.add(stage.id)

@@ -22,11 +22,13 @@ import torch
 from torch import Tensor
 
 from .errors import EnvironmentProblem
+from .experiments.kinds import first_rate
 from .files import json_bytes, write_atomically
 from .lab import Lab
 from .loop import train_epoch
 from .precision import autocast, device_name
 from .schema import digest
+from .settings.knobs import Knobs
 from .settings.part import section
 
 WINDOWS = 4
@@ -121,7 +123,7 @@ def measure(lab: Lab, size: int) -> Timing:
     """Time steps and a test batch of a pack of so many models."""
     before = _reset_peak(lab.device)
     model = lab.new_model(0, size)
-    optimizer = lab.new_optimizer(model, 0, [lab.config.grid.plr[0]] * size)
+    optimizer = lab.new_optimizer(model, 0, [Knobs(lr=first_rate(lab.config))] * size)
     optimizer.start_()
     loader = lab.train_loader(0)
     epochs = itertools.chain.from_iterable(loader.epoch(epoch) for epoch in itertools.count())

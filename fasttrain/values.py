@@ -88,6 +88,30 @@ def learning_rates(value: Any) -> tuple[float, ...]:
     return _ascending([canonical(rate) for rate in rates], "learning rate")
 
 
+def optional_rates(value: Any) -> tuple[float, ...]:
+    """As `learning_rates`; `none` or an empty list means none.
+
+    Raises:
+        ValueError: as `learning_rates`.
+    """
+    return () if value == "none" or value in ([], ()) else learning_rates(value)
+
+
+def values(value: Any) -> tuple[float, ...]:
+    """Ascending finite numbers, at least 0, from text, a number or a list of numbers.
+
+    Raises:
+        ValueError: not numbers, below zero, not finite, twice the same, or too many.
+    """
+    items = _items(value)
+    within("RATES", len(items))
+    found = [canonical(_number(item, "number")) for item in items]
+    for number in found:
+        if not 0 <= number < math.inf:
+            raise ValueError(f"{number:g}: must be a finite number, at least 0")
+    return _ascending(found, "number", allow_empty=True)
+
+
 def epoch_counts(value: Any) -> tuple[int, ...]:
     """Ascending whole numbers above zero; `none` or an empty list means no averages."""
     items = [] if value == "none" else _items(value)
@@ -124,4 +148,6 @@ def known_device(value: str) -> str:
 
 
 LearningRates = Annotated[tuple[float, ...], BeforeValidator(learning_rates)]
+OptionalRates = Annotated[tuple[float, ...], BeforeValidator(optional_rates)]
+Values = Annotated[tuple[float, ...], BeforeValidator(values)]
 EpochCounts = Annotated[tuple[int, ...], BeforeValidator(epoch_counts)]

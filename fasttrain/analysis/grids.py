@@ -57,7 +57,7 @@ def planned_stages(plan: Sequence[Planned]) -> pd.DataFrame:
 
 def _planned(plan: pd.DataFrame, setup: str, training: Mapping[str, Any]) -> pd.DataFrame | None:
     """What is planned of a set-up with one way of fine-tuning; None if nothing is."""
-    length = training["finetune_epochs"]
+    length = training.get("finetune_epochs")
     mine = plan[plan["setup"] == setup.partition("-")[0]]
     if length is not None:
         same = (mine["epochs"] == length) & (mine["inherit"] == training["inherit"])

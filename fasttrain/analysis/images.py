@@ -46,7 +46,7 @@ def reopen(stage: Finished, store: Path, place: Place) -> Lab:
             "training": {
                 **given(training),
                 "loss": sections["loss"]["kind"],
-                "epochs": stage.root_epochs,
+                **stage.root_length(),
             },
         },
         f"{store / stage.stage / 'stage.json'}",

@@ -17,14 +17,16 @@ from fasttrain.config import Config, RunOptions
 from fasttrain.console import Console
 from fasttrain.engines import Engine
 from fasttrain.errors import raise_failures
+from fasttrain.estimate import epochs_left
 from fasttrain.files import is_empty, make_folder, write_atomically
 from fasttrain.journal import Journal
 from fasttrain.lab import Lab, open_lab
-from fasttrain.plan import Stage, epochs_left, setup_sections
+from fasttrain.plan import Stage, setup_sections
 from fasttrain.precision import resolve_device, resolve_precision
 from fasttrain.progress import ProgressView
 from fasttrain.provenance import provenance
 from fasttrain.schedule import form_packs
+from fasttrain.settings.knobs import Knobs
 from fasttrain.stages import METRICS, is_lost
 from fasttrain.status import duration
 from fasttrain.store import Store
@@ -136,12 +138,13 @@ class _Run:
         return [stage for want in wants for stage in self._chain(want.probe)]
 
     def _chain(self, probe: Probe) -> list[Stage]:
-        root = Stage("pretrain", probe.plr, probe.seed, 0, probe.epochs, self.sections)
+        about = {"seed": probe.seed, "setup": self.sections}
+        root = Stage(knobs=Knobs(lr=probe.plr), num_epochs=probe.epochs, **about)
         if not probe.tuned:
             return [root]
         flr, length = self.lab.config.grid.flr, self.lab.config.training.finetune_epochs
         ends = [
-            Stage("finetune", rate, probe.seed, probe.epochs, length, self.sections, root)
+            Stage(knobs=Knobs(lr=rate), num_epochs=length, parent=root, **about)
             for rate in (flr[0], flr[-1])
         ]
         return [root, *ends]

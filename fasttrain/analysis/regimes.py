@@ -40,6 +40,9 @@ def classify(grid: Grid) -> pd.DataFrame:
     converged_epoch (the first with a training loss below 1e-2, or NaN).
     """
     runs = grid.stages[grid.stages["kind"] == "pretrain"].sort_values(["plr", "seed"])
+    if grid.configuration.get("experiment", {}).get("kind") == "chain":
+        # First legs of several lengths and knobs are no row of PLRs.
+        runs = runs.iloc[:0]
     withheld = not_judged(grid.configuration)
     by_stage = dict(iter(grid.epochs.groupby("stage")))
     rows = []

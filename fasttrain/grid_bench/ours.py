@@ -12,8 +12,10 @@ from ..choice import choose
 from ..config import Config, RunOptions
 from ..engines import Engine
 from ..errors import EnvironmentProblem
+from ..estimate import epochs_left
+from ..experiments.build import build
 from ..lab import open_lab
-from ..plan import Stage, build, epochs_left, setup_sections
+from ..plan import Stage, setup_sections
 from ..precision import resolve_precision
 from ..progress import ProgressView
 from ..store import Store

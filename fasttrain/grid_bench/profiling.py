@@ -16,6 +16,7 @@ from ..engines import InProcess
 from ..lab import Lab
 from ..models import ImageClassifier
 from ..settings.groups import Built
+from ..settings.knobs import Knobs
 from ..store import Store
 from .ours import CPU, OurSweep, run_packs
 
@@ -91,14 +92,14 @@ class ProfiledLab(Lab):
             setattr(self.store, name, self.clock.timed(PARTS[-1], getattr(self.store, name)))
         self.store.checkpoints.load = self.clock.timed(PARTS[-1], self.store.checkpoints.load)
 
-    def new_optimizer(self, model: ImageClassifier, seed: int, lrs: Sequence[float]) -> Built:
+    def new_optimizer(self, model: ImageClassifier, seed: int, knobs: Sequence[Knobs]) -> Built:
         """The optimiser, with its step and its statistics timed."""
-        optimizer = super().new_optimizer(model, seed, lrs)
+        optimizer = super().new_optimizer(model, seed, knobs)
 
         step = optimizer.step
 
         def counted_step() -> None:
-            self.model_steps += len(lrs)
+            self.model_steps += len(knobs)
             step()
 
         timed: Any = optimizer

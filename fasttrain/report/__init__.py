@@ -1,5 +1,6 @@
 """What a grid found, for people: figures, a summary table, sentences, and one offline page."""
 
+from fasttrain.report.chains import chain_table
 from fasttrain.report.figures import DRAWINGS, drawn, save
 from fasttrain.report.html import with_status, write_report
 from fasttrain.report.pictures import Pictures
@@ -8,6 +9,7 @@ from fasttrain.report.table import rich_table, seed_means, summary
 __all__ = [
     "DRAWINGS",
     "Pictures",
+    "chain_table",
     "drawn",
     "rich_table",
     "save",

@@ -22,22 +22,25 @@ from markupsafe import Markup
 from fasttrain.analysis.regimes import boundaries, classify
 from fasttrain.analysis.tables import Grid
 from fasttrain.files import write_atomically
+from fasttrain.report.chains import SUMMARY_HEADINGS as CHAIN_HEADINGS
+from fasttrain.report.chains import chain_headline, chain_summary, is_chain
 from fasttrain.report.command import NoCommand, train_command
 from fasttrain.report.explorer import Cells, heatmap, palette, script_data
 from fasttrain.report.headline import headline, regime_by_plr
 from fasttrain.report.pictures import Pictures
 from fasttrain.report.table import (
-    CELL_KEYS,
     SUMMARY_HEADINGS,
     floats,
     number,
     summary,
     summary_rows,
 )
+from fasttrain.results import TABLE_KINDS
 from fasttrain.text import readable
 
-# Heading, column of the table, scale, format.
-_STAGE_COLUMNS = (
+_Column = tuple[str, str, int | None, str]
+"""heading, column of the table, scale, format"""
+_STAGE_COLUMNS: tuple[_Column, ...] = (
     ("kind", "kind", None, "{}"),
     ("PLR", "plr", 1, "{:.3g}"),
     ("regime", "regime", None, "{}"),
@@ -53,6 +56,10 @@ _STAGE_COLUMNS = (
     ("time (s)", "time_s", 1, "{:.1f}"),
     ("state", "state", None, "{}"),
     ("stage", "stage", None, "{}"),
+)
+_CHAIN_COLUMNS: tuple[_Column, ...] = (
+    ("path", "path", None, "{}"),
+    *(column for column in _STAGE_COLUMNS if column[0] not in ("kind", "PLR", "regime", "FLR")),
 )
 _CHOICES = ("kind", "regime", "state")
 _STATUS_START, _STATUS_END = '<div class="status" role="status">', "</div>"
@@ -101,8 +108,6 @@ def write_report(
         unfinished=unfinished,
         status=status_block(status),
         num_stages=sum(len(grid.stages) for grid in grids),
-        summary_headings=SUMMARY_HEADINGS,
-        stage_headings=[heading for heading, *_ in _STAGE_COLUMNS],
         provenance=_provenance(provenance),
         commands=[*filter(None, [provenance.get("command")]), *analysed_by],
     )
@@ -149,6 +154,8 @@ def _section(grid: Grid, commands: Mapping[str, str], pictures: Pictures) -> dic
     stages = _ordered(grid.stages)
     safe = _safe(grid.setup)
     empty = {"figures": [], "missing": [], "summary": [], "stages": [], "regimes": []}
+    empty |= {"headings": SUMMARY_HEADINGS}
+    empty |= {"stage_headings": [heading for heading, *_ in _STAGE_COLUMNS]}
     section = {
         "id": f"setup-{safe}",
         "setup": grid.setup,
@@ -158,6 +165,8 @@ def _section(grid: Grid, commands: Mapping[str, str], pictures: Pictures) -> dic
         **empty,
     }
     regimes = classify(grid)
+    if is_chain(grid):
+        return section | _of_chain(grid, stages, regimes, pictures, safe)
     bounds = boundaries(regimes)
     section["headline"] = headline(grid, regimes, bounds)
     if stages.empty:
@@ -170,7 +179,7 @@ def _section(grid: Grid, commands: Mapping[str, str], pictures: Pictures) -> dic
     except NoCommand as missing:
         command, command_missing = None, str(missing)
     figures, missing = pictures.of(grid, regimes, safe)
-    rows = _stage_rows(stages, regimes)
+    rows = _stage_rows(stages, regimes, _STAGE_COLUMNS)
     return section | {
         "map": heatmap(cells) if cells.plrs else None,
         "data": Markup(script_data(cells, grid.epochs, command, command_missing)),
@@ -179,7 +188,27 @@ def _section(grid: Grid, commands: Mapping[str, str], pictures: Pictures) -> dic
         "summary": summary_rows(summary(stages)),
         "regimes": _regime_rows(regimes),
         "stages": rows,
-        "choices": [(name, _values(rows, name)) for name in _CHOICES],
+        "choices": [(name, _values(rows, name, _STAGE_COLUMNS)) for name in _CHOICES],
+    }
+
+
+def _of_chain(
+    grid: Grid, stages: pd.DataFrame, regimes: pd.DataFrame, pictures: Pictures, safe: str
+) -> dict[str, Any]:
+    """What a section says of chains of legs."""
+    if stages.empty:
+        return {"headline": chain_headline(grid)}
+    figures, missing = pictures.of(grid, regimes, safe)
+    rows = _stage_rows(stages, regimes, _CHAIN_COLUMNS)
+    return {
+        "headline": chain_headline(grid),
+        "figures": figures,
+        "missing": missing,
+        "summary": chain_summary(stages),
+        "headings": CHAIN_HEADINGS,
+        "stages": rows,
+        "stage_headings": [heading for heading, *_ in _CHAIN_COLUMNS],
+        "choices": [("state", _values(rows, "state", _CHAIN_COLUMNS))],
     }
 
 
@@ -187,9 +216,9 @@ def _ordered(stages: pd.DataFrame) -> pd.DataFrame:
     """The stages in the order of the page's table, which the script counts on."""
     if stages.empty:
         return stages
-    kinds = {kind: place for place, kind in enumerate(CELL_KEYS)}
+    kinds = {kind: place for place, kind in enumerate(TABLE_KINDS)}
     ordered = stages.assign(order=stages["kind"].map(kinds))
-    return ordered.sort_values(["order", "plr", "flr", "k", "seed"]).reset_index(drop=True)
+    return ordered.sort_values(["order", "plr", "flr", "k", "path", "seed"]).reset_index(drop=True)
 
 
 def _title(setup: str, stages: pd.DataFrame) -> str:
@@ -225,23 +254,25 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str
     return pairs
 
 
-def _stage_rows(stages: pd.DataFrame, regimes: pd.DataFrame) -> list[list[str]]:
+def _stage_rows(
+    stages: pd.DataFrame, regimes: pd.DataFrame, layout: Sequence[_Column]
+) -> list[list[str]]:
     known = zip(regimes["plr"], regimes["seed"], regimes["regime"], strict=True)
     regime = {(plr, seed): name for plr, seed, name in known}
     pairs = zip(stages["plr"], stages["seed"], strict=True)
     table = stages.assign(regime=[regime.get(pair, "–") for pair in pairs])
     columns = []
-    for _, name, scale, layout in _STAGE_COLUMNS:
+    for _, name, scale, text in layout:
         if scale is None:
-            columns.append([layout.format(value) for value in table[name]])
+            columns.append([text.format(value) for value in table[name]])
         else:
             values = scale * floats(table[name])
-            columns.append(["–" if value != value else layout.format(value) for value in values])
+            columns.append(["–" if value != value else text.format(value) for value in values])
     return [list(row) for row in zip(*columns, strict=True)]
 
 
-def _values(rows: list[list[str]], heading: str) -> list[str]:
-    place = [name for name, *_ in _STAGE_COLUMNS].index(heading)
+def _values(rows: list[list[str]], heading: str, layout: Sequence[_Column]) -> list[str]:
+    place = [name for name, *_ in layout].index(heading)
     return sorted({row[place] for row in rows})
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from fasttrain_kernels import group_statistics
 
 from .groups import Trained, drop_gradients, laid_out_like
+from .knobs import Knobs
 from .optimizers import Adam
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -21,21 +22,26 @@ STEP = "step"
 class AdamPack:
     """Adam of all parameters at raw rates, one per model."""
 
-    def __init__(self, options: Adam, trained: Trained, lrs: Sequence[float]) -> None:
+    def __init__(self, options: Adam, trained: Trained, knobs: Sequence[Knobs]) -> None:
         self.trained = trained
-        self.views = [parameter.detach().chunk(len(lrs)) for _, parameter in trained.all]
+        self.views = [parameter.detach().chunk(len(knobs)) for _, parameter in trained.all]
         kind = torch.optim.AdamW if options.decoupled else torch.optim.Adam
         self.adam = kind(
             [
-                {"params": [views[model] for views in self.views], "lr": lr}
-                for model, lr in enumerate(lrs)
+                {
+                    "params": [views[index] for views in self.views],
+                    "lr": model.lr,
+                    "weight_decay": options.weight_decay
+                    if model.weight_decay is None
+                    else model.weight_decay,
+                }
+                for index, model in enumerate(knobs)
             ],
             betas=options.betas,
             eps=options.eps,
-            weight_decay=options.weight_decay,
             fused=True,
         )
-        self.grad_norm = torch.zeros(len(lrs), dtype=torch.float64)
+        self.grad_norm = torch.zeros(len(knobs), dtype=torch.float64)
 
     def start_(self) -> None:
         """Networks start as they are initialised."""

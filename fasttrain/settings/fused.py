@@ -8,6 +8,7 @@ from torch import Tensor
 from fasttrain_kernels import FusedSGD, SphereSGD
 
 from .groups import Trained, drop_gradients, laid_out_like
+from .knobs import Knobs
 from .optimizers import SGD, Sphere
 
 BUFFER = "momentum_buffer"
@@ -67,7 +68,7 @@ class FusedPack:
 def on_sphere(
     options: Sphere,
     trained: Trained,
-    lrs: Sequence[float],
+    knobs: Sequence[Knobs],
     *,
     radius: float,
     norms: Sequence[Tensor] = (),
@@ -75,11 +76,12 @@ def on_sphere(
     """SGD on the sphere.
 
     Args:
-        lrs: effective rates, one per model.
+        knobs: of every model; its rate is effective.
         radius: of the joint sphere.
         norms: of other scopes the radii of one model's spheres, fp64 by tensor: `start_norms`.
     """
-    rates = _rates(lrs, trained)
+    rates = _rates(knobs, trained)
+    assert all(model.weight_decay is None for model in knobs)
     rest = None
     if trained.free:
         assert options.free_lr is not None
@@ -119,16 +121,17 @@ def start_norms(scope: str, weights: Sequence[Tensor], radius: float) -> list[Te
     return [norm * factor for norm in norms]
 
 
-def sgd(options: SGD, trained: Trained, lrs: Sequence[float]) -> FusedPack:
+def sgd(options: SGD, trained: Trained, knobs: Sequence[Knobs]) -> FusedPack:
     """Plain SGD of all parameters at raw rates."""
-    rates = _rates(lrs, trained)
+    rates = _rates(knobs, trained)
+    [given] = {model.weight_decay for model in knobs}
     first, *rest = (
         FusedSGD(
             named,
             lr=rates,
             momentum=options.momentum,
             nesterov=options.nesterov,
-            weight_decay=options.weight_decay,
+            weight_decay=options.weight_decay if given is None else given,
             num_models=trained.num_models,
             track=named is trained.sphere,
         )
@@ -138,5 +141,6 @@ def sgd(options: SGD, trained: Trained, lrs: Sequence[float]) -> FusedPack:
     return FusedPack(trained, first, rest[0] if rest else None)
 
 
-def _rates(lrs: Sequence[float], trained: Trained) -> Tensor:
+def _rates(knobs: Sequence[Knobs], trained: Trained) -> Tensor:
+    lrs = [model.lr for model in knobs]
     return torch.tensor(lrs, dtype=torch.float64, device=trained.sphere[0][1].device)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, ConfigDict, Field, Strict
 
 from ..values import check_rate
+from .knobs import Knobs
 
 if TYPE_CHECKING:
     from .groups import Built, Trained
@@ -57,11 +58,11 @@ class Sphere:
         """Whether a step depends on earlier ones besides the weights."""
         return False
 
-    def build(self, trained: "Trained", lrs: Sequence[float], **start: Any) -> "Built":
-        """The optimiser of a pack, an effective rate for each model."""
+    def build(self, trained: "Trained", knobs: Sequence[Knobs], **start: Any) -> "Built":
+        """The optimiser of a pack, an effective rate for each model; no weight decay."""
         from .fused import on_sphere
 
-        return on_sphere(self, trained, lrs, **start)
+        return on_sphere(self, trained, knobs, **start)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +82,11 @@ class SGD:
         """Whether a step depends on earlier ones besides the weights."""
         return self.momentum > 0
 
-    def build(self, trained: "Trained", lrs: Sequence[float], **_: Any) -> "Built":
-        """The optimiser of a pack, a raw rate for each model."""
+    def build(self, trained: "Trained", knobs: Sequence[Knobs], **_: Any) -> "Built":
+        """The optimiser of a pack, a raw rate for each model, and one weight decay for all."""
         from .fused import sgd
 
-        return sgd(self, trained, lrs)
+        return sgd(self, trained, knobs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,11 +108,11 @@ class Adam:
         """Whether a step depends on earlier ones besides the weights."""
         return True
 
-    def build(self, trained: "Trained", lrs: Sequence[float], **_: Any) -> "Built":
-        """The optimiser of a pack, a raw rate for each model."""
+    def build(self, trained: "Trained", knobs: Sequence[Knobs], **_: Any) -> "Built":
+        """The optimiser of a pack, a raw rate for each model, and one weight decay for all."""
         from .adam import AdamPack
 
-        return AdamPack(self, trained, lrs)
+        return AdamPack(self, trained, knobs)
 
 
 Optimizer = Annotated[Sphere | SGD | Adam, Field(discriminator="kind")]

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from fasttrain.plan import Stage
+from fasttrain.settings.knobs import Knobs
 from fasttrain.store import Store
 
 SETUP = {
@@ -39,12 +40,14 @@ SUMMARY = {
 def pretraining(seed: int = 0) -> Stage:
     """A stage that others may build on."""
     setup = tuple((name, json.dumps(part, sort_keys=True)) for name, part in SETUP.items())
-    return Stage("pretrain", 0.1, seed, 0, 3, setup)
+    return Stage(knobs=Knobs(lr=0.1), seed=seed, num_epochs=3, setup=setup)
 
 
 def finetuning(parent: Stage) -> Stage:
     """A stage that builds on another one."""
-    return Stage("finetune", 0.01, parent.seed, 3, 2, parent.setup, parent)
+    return Stage(
+        knobs=Knobs(lr=0.01), seed=parent.seed, num_epochs=2, setup=parent.setup, parent=parent
+    )
 
 
 def begin(store: Store, stage: Stage) -> str:

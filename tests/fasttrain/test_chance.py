@@ -18,6 +18,7 @@ from fasttrain.loop import train_epoch
 from fasttrain.models import MODELS
 from fasttrain.plan import Stage
 from fasttrain.runs import COLUMNS, WALKED, Progress, Run, is_hopeless
+from fasttrain.settings.knobs import Knobs
 from fasttrain.settings.losses import CrossEntropy
 from fasttrain.settings.optimizers import Sphere
 from fasttrain_data import load, open_loader
@@ -81,7 +82,7 @@ def test_balanced_accuracy_is_the_mean_over_classes_of_an_epochs_predictions():
     data = dataclasses.replace(data, train_labels=np.where(data.train_labels > 6, 0, 2))
     torch.manual_seed(0)
     net = MODELS["convnet"](12, in_channels=1, width=2, num_models=2)
-    optimizer = Sphere().build(trained(net), [0.0, 1e-3], radius=5.0)
+    optimizer = Sphere().build(trained(net), [Knobs(lr=0.0), Knobs(lr=1e-3)], radius=5.0)
     batches = list(open_loader(data, batch_size=32).epoch(0))
     seen = []
     handle = net.register_forward_hook(lambda _, __, logits: seen.append(logits.argmax(2)))
@@ -98,7 +99,7 @@ def test_balanced_accuracy_is_the_mean_over_classes_of_an_epochs_predictions():
 def run_of(lr: float, grad_norm: float, loss: float, epochs: int) -> Run:
     values = {"train_loss": loss, "train_balanced_accuracy": 0.1, "grad_norm": grad_norm}
     row = torch.tensor([values.get(name, math.nan) for name in COLUMNS], dtype=torch.float64)
-    stage = Stage("pretrain", lr, 0, 0, 30, ())
+    stage = Stage(knobs=Knobs(lr=lr), seed=0, num_epochs=30, setup=())
     return Run(stage, Progress({}, series=[row] * epochs))
 
 

@@ -10,7 +10,7 @@ from fasttrain import choice, tuning
 from fasttrain import lab as lab_module
 from fasttrain.config import Config, GridConfig, RunOptions
 from fasttrain.errors import EnvironmentProblem, UsageError
-from fasttrain.plan import build
+from fasttrain.experiments.build import build
 from fasttrain.precision import device_name, resolve_device, resolve_precision
 from fasttrain.provenance import provenance
 from fasttrain.schedule import largest_wave

@@ -12,6 +12,7 @@ from fasttrain.loop import train_epoch
 from fasttrain.models import MLP, ConvNet, ImageClassifier, fold, unfold
 from fasttrain.settings.fused import start_norms
 from fasttrain.settings.groups import Built
+from fasttrain.settings.knobs import Knobs
 from fasttrain.settings.losses import CrossEntropy
 from fasttrain.settings.optimizers import SGD, Adam, Sphere
 from fasttrain_data import load, open_loader
@@ -20,6 +21,7 @@ from fasttrain_kernels import SphereSGD, equal_norms_
 DIGITS = load("digits").subset(150, 50)
 LOSS = CrossEntropy()
 LRS = (1e-3, 3e-3, 1e-2)
+KNOBS = [Knobs(lr=lr) for lr in LRS]
 OPTIMIZERS = {
     "sgd": SGD(),
     "momentum": SGD(momentum=0.9, weight_decay=5e-3),
@@ -69,7 +71,7 @@ def train(net: ImageClassifier, optimizer: Built, epoch: int = 0) -> Tensor:
 def test_each_model_of_a_practical_pack_is_as_torch_trains_it(kind, model):
     net = packed(model)
     before = unfold(copy.deepcopy(net.state_dict()), len(LRS))
-    train(net, OPTIMIZERS[kind].build(trained(net), LRS))
+    train(net, OPTIMIZERS[kind].build(trained(net), KNOBS))
     for lr, start, end in zip(LRS, before, unfold(net.state_dict(), len(LRS)), strict=True):
         alone = network(model).double()
         alone.load_state_dict(start)
@@ -86,7 +88,7 @@ def test_each_model_of_a_practical_pack_is_as_torch_trains_it(kind, model):
 def test_from_its_state_it_goes_on_in_the_same_bits(kind):
     """Through the states of the single models, as checkpoints hold them."""
     net = packed("convnet", torch.float32)
-    optimizer = OPTIMIZERS[kind].build(trained(net), LRS)
+    optimizer = OPTIMIZERS[kind].build(trained(net), KNOBS)
     assert optimizer.state() == {}
     train(net, optimizer)
     kept = unfold(copy.deepcopy(net.state_dict()), len(LRS))
@@ -94,7 +96,7 @@ def test_from_its_state_it_goes_on_in_the_same_bits(kind):
     assert bool(state[0]) == OPTIMIZERS[kind].keeps_state
     train(net, optimizer, 1)
     other = packed("convnet", torch.float32)
-    resumed = OPTIMIZERS[kind].build(trained(other), LRS)
+    resumed = OPTIMIZERS[kind].build(trained(other), KNOBS)
     other.load_state_dict(fold(kept))
     resumed.load_(fold(state))
     train(other, resumed, 1)
@@ -107,7 +109,7 @@ def test_from_its_state_it_goes_on_in_the_same_bits(kind):
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_the_effective_gradient_norm_is_of_the_sphere_weights(kind):
     net = packed("convnet")
-    optimizer = OPTIMIZERS[kind].build(trained(net), LRS)
+    optimizer = OPTIMIZERS[kind].build(trained(net), KNOBS)
     images, labels = next(iter(open_loader(DIGITS, batch_size=48, dtype=torch.float64).epoch(0)))
     LOSS(net(images), labels)[0].sum().backward()
     rows = [
@@ -121,7 +123,7 @@ def test_the_effective_gradient_norm_is_of_the_sphere_weights(kind):
 def test_beside_the_sphere_plain_sgd_trains_the_rest():
     net = packed("convnet")
     before = copy.deepcopy(net.state_dict())
-    optimizer = Sphere(free_lr=0.1).build(trained(net), LRS, radius=5.0)
+    optimizer = Sphere(free_lr=0.1).build(trained(net), KNOBS, radius=5.0)
     optimizer.start_()
     images, labels = next(iter(open_loader(DIGITS, batch_size=48, dtype=torch.float64).epoch(0)))
     LOSS(net(images), labels)[0].sum().backward()
@@ -140,7 +142,7 @@ def test_equal_norms_are_those_of_the_kernels():
     norms = start_norms("equal-norms", start.sphere_parameters(), 5.0)
     net = network("convnet", len(LRS), practical=False).double()
     net.load_state_dict(fold([start.state_dict()] * len(LRS)))
-    optimizer = Sphere(scope="equal-norms").build(trained(net), LRS, radius=5.0, norms=norms)
+    optimizer = Sphere(scope="equal-norms").build(trained(net), KNOBS, radius=5.0, norms=norms)
     optimizer.start_()
     train(net, optimizer)
     for lr, end in zip(LRS, unfold(net.state_dict(), len(LRS)), strict=True):
@@ -165,7 +167,7 @@ def test_every_group_keeps_the_norm_that_it_starts_with(scope):
     torch.manual_seed(0)
     norms = start_norms(scope, network("convnet").double().sphere_parameters(), 5.0)
     assert float(torch.cat(norms).norm()) == pytest.approx(5.0)
-    optimizer = Sphere(scope=scope, free_lr=0.1).build(trained(net), LRS, radius=5.0, norms=norms)
+    optimizer = Sphere(scope=scope, free_lr=0.1).build(trained(net), KNOBS, radius=5.0, norms=norms)
     optimizer.start_()
     train(net, optimizer)
     for state in unfold(net.state_dict(), len(LRS)):

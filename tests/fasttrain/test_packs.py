@@ -14,6 +14,7 @@ from fasttrain.loop import EpochTotals, train_epoch
 from fasttrain.models import MODELS, ImageClassifier, fold, unfold
 from fasttrain.plan import Stage, averages
 from fasttrain.schedule import make_packs
+from fasttrain.settings.knobs import Knobs
 from fasttrain.settings.losses import CrossEntropy
 from fasttrain.settings.optimizers import Sphere
 from fasttrain_data import load, open_loader
@@ -40,7 +41,7 @@ def initial(model: str, count: int) -> list[dict[str, Tensor]]:
 
 
 def train(net: ImageClassifier, elrs: Sequence[float], dtype: torch.dtype) -> EpochTotals:
-    optimizer = Sphere().build(trained(net), elrs, radius=5.0)
+    optimizer = Sphere().build(trained(net), [Knobs(lr=elr) for elr in elrs], radius=5.0)
     optimizer.start_()
     batches = open_loader(DIGITS, batch_size=48, dtype=dtype).epoch(0)
     return train_epoch(net, CrossEntropy(), optimizer, batches, "fp32", torch.device("cpu"))
@@ -98,10 +99,11 @@ def plan(num_plrs: int, num_flrs: int, counts: tuple[int, ...], seeds: int) -> l
     stages = []
     for seed in range(seeds):
         for plr in range(1, num_plrs + 1):
-            parent = Stage("pretrain", plr, seed, 0, 5, ())
+            parent = Stage(knobs=Knobs(lr=plr), seed=seed, num_epochs=5, setup=())
             stages += [parent, *averages(parent, counts)]
             for flr in range(1, num_flrs + 1):
-                stages.append(Stage("finetune", flr, seed, 5, 3, (), parent))
+                tuned = {"seed": seed, "num_epochs": 3, "setup": (), "parent": parent}
+                stages.append(Stage(knobs=Knobs(lr=flr), **tuned))
     return stages
 
 

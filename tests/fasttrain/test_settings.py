@@ -16,8 +16,9 @@ from fasttrain.analysis.grids import all_grids
 from fasttrain.analysis.regimes import classify, not_judged
 from fasttrain.chance import chance_of
 from fasttrain.config import Config, DataConfig, NetworkConfig, TrainingConfig, load_config
+from fasttrain.experiments.build import build
 from fasttrain.lab import Lab
-from fasttrain.plan import build, setup_sections
+from fasttrain.plan import setup_sections
 from fasttrain.report.headline import headline
 from fasttrain.runs import Progress
 from fasttrain.schema import stage_identity

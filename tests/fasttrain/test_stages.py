@@ -6,11 +6,13 @@ import torch
 from fasttrain.angles import angle
 from fasttrain.config import load_config
 from fasttrain.evaluate import reestimate_batch_norm_, score_in_eval_mode, score_test_set
+from fasttrain.experiments.build import build
 from fasttrain.lab import Lab
 from fasttrain.loop import train_epoch
-from fasttrain.plan import averages, build, predecessors, setup_sections
+from fasttrain.plan import averages, predecessors, setup_sections
 from fasttrain.results import load_epochs
 from fasttrain.runs import Progress
+from fasttrain.settings.knobs import Knobs
 from fasttrain.store import Store
 from fasttrain_data import load as load_data
 from fasttrain_kernels import NormReLUPool
@@ -25,14 +27,14 @@ def new_lab(tiny, tmp_path) -> tuple[Lab, list]:
 
 
 def test_an_average_is_the_mean_of_the_checkpoints_of_the_continuing_run(fasttrain, tiny, tmp_path):
-    assert fasttrain("sweep", tiny).code == 0
+    assert fasttrain("sweep", tiny, "--pack", "1").code == 0
     lab, stages = new_lab(tiny, tmp_path)
     pretrain = stages[0]
     average = next(s for s in stages if s.parent is pretrain and s.k == 3)
     model = lab.new_model(0)
     start = Progress.from_tensors(lab.store.read_tensors(pretrain.id, "state.safetensors"))
     model.load_state_dict(start.model)
-    optimizer = lab.new_optimizer(model, 0, [pretrain.lr])
+    optimizer = lab.new_optimizer(model, 0, [pretrain.knobs])
     checkpoints = [[w.detach().clone() for w in model.sphere_parameters()]]
     for epoch in (3, 4):
         batches = lab.train_loader(0).epoch(epoch)
@@ -94,7 +96,7 @@ def test_an_epoch_reads_nothing_from_the_device(tiny, tmp_path):
     lab, _ = new_lab(tiny, tmp_path)
     lab.device = torch.device("meta")
     model = lab.new_model(0)
-    optimizer = lab.new_optimizer(model, 0, [0.1])
+    optimizer = lab.new_optimizer(model, 0, [Knobs(lr=0.1)])
     batches = [(torch.empty(8, 1, 8, 8, device="meta"), torch.empty(8, device="meta").long())] * 2
     totals = train_epoch(model, lab.loss, optimizer, batches, "fp32", lab.device)
     assert all(value.is_meta for value in totals)

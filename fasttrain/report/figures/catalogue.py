@@ -6,10 +6,12 @@ import pandas as pd
 
 from fasttrain.analysis.regimes import shades
 from fasttrain.analysis.tables import Grid
+from fasttrain.report.chains import is_chain
 from fasttrain.report.figures.accuracy import ACCURACY
 from fasttrain.report.figures.bands import BANDS
 from fasttrain.report.figures.boundary import BOUNDARY
 from fasttrain.report.figures.cells import CELLS
+from fasttrain.report.figures.chains import CHAIN_CURVES, CHAIN_ENDS
 from fasttrain.report.figures.drawing import Drawing, Drawn, Missing
 from fasttrain.report.figures.eigenvalues import EIGENVALUES
 from fasttrain.report.figures.geometry import GEOMETRY, LINES
@@ -40,6 +42,10 @@ DRAWINGS: tuple[Drawing, ...] = (
 )
 
 
+CHAIN_DRAWINGS: tuple[Drawing, ...] = (CHAIN_CURVES, CHAIN_ENDS)
+"""those of chains of legs"""
+
+
 def drawn(grid: Grid, regimes: pd.DataFrame) -> Iterator[Drawn]:
     """Every drawing of the grid: its table and figure, or the sentence that says what is missing.
 
@@ -47,7 +53,7 @@ def drawn(grid: Grid, regimes: pd.DataFrame) -> Iterator[Drawn]:
     """
     bands = shades(regimes)
     rate = KINDS[grid.configuration.get("optimizer", {}).get("kind", "sphere")].rate
-    for drawing in DRAWINGS:
+    for drawing in CHAIN_DRAWINGS if is_chain(grid) else DRAWINGS:
         try:
             yield Drawn(drawing, drawing.table(grid, regimes), bands, rate)
         except Missing as missing:

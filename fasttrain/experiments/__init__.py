@@ -1,0 +1,1 @@
+"""Experiments: the shapes of the trees that studies train, by kind."""

@@ -1,0 +1,196 @@
+"""The experiments of a study, by kind: what each can be told. Imports nothing heavy.
+
+plr-flr   pre-training at every PLR, from each end fine-tuning at every FLR and averages of
+          every k: `[grid]`, `[training] epochs, finetune_epochs, inherit, until_loss`
+chain     legs one after another, each at one or at several values of its knobs: every
+          combination is trained, and what two of them share is trained once
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict
+
+from ..errors import UsageError
+from ..limits import MOST, within
+from ..values import EpochCounts, LearningRates, Values
+
+if TYPE_CHECKING:
+    from ..config import Config
+
+_CLOSED = ConfigDict(extra="forbid")
+
+
+def _within_epochs(value: int) -> int:
+    return within("EPOCHS", value)
+
+
+Epochs = Annotated[int, Strict(), Field(gt=0, le=MOST), AfterValidator(_within_epochs)]
+LossBound = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlrFlr:
+    """A grid of PLR x FLR; its values stand in [grid] and [training]."""
+
+    __pydantic_config__ = _CLOSED
+    kind: Literal["plr-flr"] = "plr-flr"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leg:
+    """One place of a chain: as many legs as its knobs have combinations, from every start."""
+
+    __pydantic_config__ = _CLOSED
+    lr: LearningRates
+    """learning rates: effective on the sphere, raw with sgd and adam"""
+    epochs: Epochs
+    """how long; with until_loss at most"""
+    weight_decay: Values = ()
+    """weight decays (sgd, adam); the optimiser's own if not given"""
+    noise: Values = ()
+    """standard deviations of the noise on activations; none if not given"""
+    inherit: Literal["weights", "optimizer"] = "weights"
+    """what it starts with of the end before it: the weights, or the optimiser's state too"""
+    until_loss: LossBound | None = None
+    """it ends before its last epoch once the training loss of one is below this"""
+    k: EpochCounts = ()
+    """checkpoints averaged (SWA) at its end: that, then one per epoch at the same knobs"""
+
+    def count(self) -> int:
+        """Legs of this place from each start."""
+        return math.prod(max(1, len(v)) for v in (self.lr, self.weight_decay, self.noise))
+
+
+def _chains(value: Any) -> Any:
+    """One chain as the only one of several.
+
+    Raises:
+        ValueError: neither a list of legs nor a list of such lists.
+    """
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError("must be a list of legs, { lr = ..., epochs = ... }, or of such lists")
+    return (value,) if all(isinstance(leg, dict | Leg) for leg in value) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """Chains of legs; `legs` is a list of legs, or a list of such lists."""
+
+    __pydantic_config__ = _CLOSED
+    kind: Literal["chain"] = "chain"
+    legs: Annotated[tuple[tuple[Leg, ...], ...], BeforeValidator(_chains)]
+    """of every chain its places, in order"""
+
+    def num_stages(self) -> int:
+        """Most stages of one seed: fewer where chains share their beginnings."""
+        total = 0
+        for chain in self.legs:
+            width = 1
+            for leg in chain:
+                width *= leg.count()
+                total += width * (1 + len(leg.k))
+        return total
+
+
+Experiment = Annotated[PlrFlr | Chain, Field(discriminator="kind")]
+KINDS: dict[str, type[PlrFlr] | type[Chain]] = {"plr-flr": PlrFlr, "chain": Chain}
+SECTION = {"plr-flr": "grid", "chain": "experiment.legs"}
+"""where the values of a kind stand"""
+UNUSED = {
+    "grid": ("plr", "flr", "k"),
+    "training": ("epochs", "finetune_epochs", "inherit", "until_loss"),
+}
+"""what a chain has in its legs instead"""
+
+
+def first_rate(config: "Config") -> float:
+    """A learning rate that the study trains at: the first of its first leg."""
+    if isinstance(config.experiment, Chain):
+        return config.experiment.legs[0][0].lr[0]
+    return config.grid.plr[0]
+
+
+def check_experiment(config: "Config", origin: str) -> None:
+    """Return if the experiment can be carried out in this setting.
+
+    Raises:
+        UsageError: in one line, what cannot.
+    """
+    experiment, grid = config.experiment, config.grid
+    if isinstance(experiment, Chain):
+        each = f"{experiment.num_stages()} stages"
+        count = grid.seeds * experiment.num_stages()
+        for index, chain in enumerate(experiment.legs):
+            where = f"{origin}: experiment.legs"
+            if not chain:
+                raise UsageError(f"{where}: chain {index + 1} of {len(experiment.legs)} has no leg")
+            for place, leg in enumerate(chain):
+                _check_leg(config, leg, place, f"{where}, leg {place + 1}")
+    else:
+        if config.training.inherit == "optimizer":
+            _check_inherit(config, f"{origin}: training.inherit = 'optimizer'")
+        legs = 1 + len(grid.flr) + len(grid.k)
+        each = f"{len(grid.plr)} PLR x {legs} stages"
+        count = grid.seeds * len(grid.plr) * legs
+    try:
+        within("STAGES", count)
+    except ValueError as error:
+        counts = f"{grid.seeds} seeds x {each} are {count} stages"
+        raise UsageError(f"{origin}: {SECTION[experiment.kind]}: {counts}: {error}") from None
+
+
+def refuse_beside_chain(given: Mapping[str, Collection[str]], origin: str) -> None:
+    """Return if none of the keys of each section stands in the legs of a chain.
+
+    Raises:
+        UsageError: one does.
+    """
+    for name, keys in UNUSED.items():
+        for key in keys:
+            if key in given.get(name, ()):
+                raise UsageError(
+                    f"{origin}: {name}.{key}: the experiment is a chain, whose legs have their own"
+                    " lr, epochs, inherit, until_loss and k; allowed beside it is grid.seeds"
+                )
+
+
+def _check_inherit(config: "Config", where: str) -> None:
+    """Return if the optimiser has a state that a leg can inherit.
+
+    Raises:
+        UsageError: it keeps none.
+    """
+    if not config.optimizer.keeps_state:
+        raise UsageError(
+            f"{where}: {config.optimizer.kind} without momentum keeps no state; allowed here is"
+            " weights"
+        )
+
+
+def _check_leg(config: "Config", leg: Leg, place: int, where: str) -> None:
+    kind = config.optimizer.kind
+    if leg.inherit == "optimizer":
+        if place == 0:
+            raise UsageError(f"{where}: inherit = 'optimizer': the first leg starts a new network")
+        _check_inherit(config, f"{where}: inherit = 'optimizer'")
+    if leg.weight_decay and kind == "sphere":
+        raise UsageError(
+            f"{where}: weight_decay = {_shown(leg.weight_decay)}: the optimizer is sphere, where a"
+            " norm does not decay; allowed are sgd and adam"
+        )
+    if any(leg.noise) and config.network.model not in NOISY:
+        raise UsageError(
+            f"{where}: noise = {_shown(leg.noise)}: networks with noise on activations are"
+            f" {' and '.join(NOISY)}; this is {config.network.model}"
+        )
+
+
+NOISY = ("convnet", "resnet18")
+"""networks whose activations take noise"""
+
+
+def _shown(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

@@ -1,0 +1,136 @@
+"""What the page says of chains of legs: the paths, their ends over seeds, and how they compare."""
+
+import math
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+
+from fasttrain.analysis.tables import Grid
+from fasttrain.chance import ENDS
+from fasttrain.report.table import number
+from fasttrain.report.waiting import waited_for
+
+SUMMARY_HEADINGS = ("path", "k", "epochs", "train %", "test %", "seeds", "state")
+
+
+def is_chain(grid: Grid) -> bool:
+    """Whether a set-up is of chains of legs, not a grid of PLR x FLR."""
+    return grid.configuration.get("experiment", {}).get("kind") == "chain"
+
+
+def path_means(stages: pd.DataFrame) -> pd.DataFrame:
+    """One row per path, length and k, over its seeds; in the order of the paths' lengths and rates.
+
+    Columns: path, k, epoch, depth, mean, std (of test accuracy; divisor n - 1), n (finite ones),
+    train (mean), num_stages, and a count for each state of `ENDS`.
+    """
+    rows = []
+    keys = ["depth", "path", "k", "epoch"]
+    for (depth, path, k, epoch), found in stages.groupby(keys, dropna=False, sort=True):
+        test = found["test_accuracy"].dropna()
+        rows.append(
+            {"path": path, "k": k, "epoch": epoch, "depth": depth}
+            | {"mean": test.mean(), "std": test.std(), "n": len(test)}
+            | {"train": found["train_accuracy"].mean(), "num_stages": len(found)}
+            | {state: int((found["state"] == state).sum()) for state in ENDS}
+        )
+    columns = ["path", "k", "epoch", "depth", "mean", "std", "n", "train", "num_stages", *ENDS]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def path_name(path: str, k: float | None = None) -> str:
+    """A path for people: "0.01 → 0.001", and the checkpoints of an average."""
+    words = path.replace(">", " → ")
+    return words if k is None or pd.isna(k) else f"{words}, average of {number(float(k))}"
+
+
+def chain_summary(stages: pd.DataFrame) -> list[tuple[str, ...]]:
+    """The rows of the page's table, under `SUMMARY_HEADINGS`."""
+    rows = []
+    for row in path_means(stages).to_dict("records"):
+        states = [f"{row[state]} {state}" for state in ENDS if row[state]]
+        one = len(states) == 1
+        rows.append(
+            (
+                path_name(row["path"]),
+                "–" if pd.isna(row["k"]) else number(float(row["k"])),
+                number(float(row["epoch"])),
+                _percent(row["train"], math.nan),
+                _percent(row["mean"], row["std"]),
+                str(row["num_stages"]),
+                states[0].split(" ", 1)[1] if one else ", ".join(states),
+            )
+        )
+    return rows
+
+
+def chain_table(stages: pd.DataFrame) -> Table:
+    """The table for a terminal."""
+    shown = Table(
+        title="ends of the legs: mean over seeds ± sample standard deviation",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for heading in SUMMARY_HEADINGS:
+        text = heading in ("path", "state")
+        shown.add_column(heading, justify="left" if text else "right", no_wrap=not text)
+    for row in chain_summary(stages):
+        shown.add_row(*row)
+    return shown
+
+
+def _percent(mean: float, std: float) -> str:
+    if math.isnan(mean):
+        return "–"
+    return f"{100 * mean:.2f}" + ("" if math.isnan(std) else f" ± {100 * std:.2f}")
+
+
+def chain_headline(grid: Grid) -> list[str]:
+    """The best path, what a single leg reaches beside it, and what is not finished."""
+    stages = grid.stages
+    if stages.empty:
+        return ["No stage has finished yet."]
+    means = path_means(stages)
+    count = ", ".join(f"{int((stages['state'] == state).sum())} {state}" for state in ENDS)
+    waiting = waited_for(grid)
+    sentences = []
+    known = means[means["n"] > 0]
+    if len(waiting):
+        left = f"{len(waiting)} stage{'' if len(waiting) == 1 else 's'}"
+        sentences.append(f"{left} of the plan are not finished: no path is judged yet.")
+    elif len(known):
+        sentences += _verdict(known, grid.configuration.get("num_test"))
+    sentences.append("Regimes are read from grids of single pre-trainings, not from chains.")
+    return [*sentences, f"Stages: {count}."]
+
+
+def _verdict(known: pd.DataFrame, num_test: int | None) -> list[str]:
+    best = known.sort_values("mean").iloc[-1]
+    ties = known[known["mean"] >= best["mean"] - 1e-12]
+    others = f", and {len(ties) - 1} more paths with the same" if len(ties) > 1 else ""
+    sentences = [
+        f"Best end: {path_name(best['path'], best['k'])} with {_accuracy(best, num_test)} test"
+        f" accuracy{others}."
+    ]
+    single = known[(known["depth"] == 1) & known["k"].isna()]
+    if len(single) and best["depth"] > 1:
+        alone = single.sort_values("mean").iloc[-1]
+        gain = 100 * (best["mean"] - alone["mean"])
+        sentences.append(
+            f"That is {gain:.2f} points above the best single rate, {path_name(alone['path'])}"
+            f" after {number(float(alone['epoch']))} epochs ({_accuracy(alone, num_test)})."
+        )
+    return sentences
+
+
+def _accuracy(row: pd.Series, num_test: int | None) -> str:
+    """A mean with what it may be off by: over seeds, or of the test set's size."""
+    mean, n = float(row["mean"]), int(row["n"])
+    if n > 1:
+        return f"{100 * mean:.2f} ± {100 * row['std']:.2f} % ({n} seeds)"
+    if not num_test:
+        return f"{100 * mean:.2f} % (1 seed)"
+    error = 100 * math.sqrt(mean * (1 - mean) / num_test)
+    return f"{100 * mean:.2f} % (1 seed; ± {error:.2f} points from {num_test} test images)"

@@ -1,0 +1,163 @@
+"""Chains of legs: what training at one rate after another does, by epoch and at the end.
+
+arXiv 2410.22113 compares fine-tuning from pre-trainings in one and in two stages; arXiv 1907.04595
+and 1908.01878 a large rate that is decayed with a small one.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fasttrain.analysis.tables import Grid
+from fasttrain.report.chains import path_name
+from fasttrain.report.figures.drawing import Drawing, Missing, Shades
+from fasttrain.report.figures.rows import by, needed, note_of_count, note_of_seeds, over_seeds
+from fasttrain.report.figures.rows import thinned as with_fewer_points
+from fasttrain.report.figures.style import frame, legend_below, panels, series_styles
+from fasttrain.report.table import number
+
+MOST_LINES = 16
+"""paths that one figure can tell apart"""
+_QUANTITIES = (
+    ("train_loss", "training loss", 1, "log"),
+    ("train_accuracy", "training accuracy (%)", 100, "linear"),
+    ("test_accuracy", "test accuracy (%)", 100, "linear"),
+    ("grad_norm", "effective gradient norm", 1, "log"),
+)
+
+
+def _legs(grid: Grid) -> pd.DataFrame:
+    stages = needed(grid.stages, "No stage has finished yet", "run fasttrain sweep")
+    return stages[stages["k"].isna()]
+
+
+def _curves(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds: quantity, path, epoch, mean, std, n; of whole paths, root to leaf."""
+    legs = _legs(grid)
+    parents = dict(zip(legs["stage"], legs["parent"], strict=True))
+    leaves = legs[~legs["stage"].isin(set(parents.values()))]
+    if leaves["path"].nunique() > MOST_LINES:
+        raise Missing(
+            f"{leaves['path'].nunique()} paths are more than a figure can tell apart"
+            f" ({MOST_LINES}): load_epochs has their curves, by path."
+        )
+    names = [name for name, *_ in _QUANTITIES]
+    # Of a leaf that was trained for several lengths, the longest.
+    leaves = leaves[leaves["epochs"] == leaves.groupby(["path", "seed"])["epochs"].transform("max")]
+    ways = [
+        {"stage": stage, "leaf": path}
+        for leaf, path in zip(leaves["stage"], leaves["path"], strict=True)
+        for stage in _way_to(leaf, parents)
+    ]
+    rows = grid.epochs.merge(pd.DataFrame(ways), on="stage").reindex(
+        columns=["leaf", "epoch", *names]
+    )
+    means = over_seeds(rows, ["leaf", "epoch"], names).rename(columns={"leaf": "path"})
+    means = means[means["n"] > 0].sort_values(["path", "quantity", "epoch"])
+    columns = ["quantity", "path", "epoch", "mean", "std", "n"]
+    return with_fewer_points(means, ["path", "quantity"])[columns]
+
+
+def _way_to(leaf: str, parents: Mapping[str, str | None]) -> Iterator[str]:
+    """The ids of a leg and of those before it."""
+    stage: str | None = leaf
+    while stage is not None:
+        yield stage
+        stage = parents.get(stage)
+
+
+def _draw_curves(table: pd.DataFrame, shades: Shades) -> Figure:
+    figure, axes = panels(2, 2)
+    styles = series_styles(list(table["path"].unique()))
+    handles = {}
+    for ax, (name, label, scale, kind) in zip(axes, _QUANTITIES, strict=True):
+        ax.set(ylabel=label, yscale=kind)
+        frame(ax)
+        for path, line in by(table[table["quantity"] == name], "path"):
+            colour, mark, dashes = styles[path]
+            line = line[line["mean"] > 0] if kind == "log" else line
+            every = max(1, len(line) // 8)
+            style = {"color": colour, "ls": dashes, "lw": 1.2, "marker": mark, "ms": 3.5}
+            (drawn,) = ax.plot(line["epoch"], scale * line["mean"], markevery=every, **style)
+            drawn.set_label(path_name(str(path)))
+            handles[path] = drawn
+    for ax in axes[2:]:
+        ax.set_xlabel("epoch, all legs together")
+    legend_below(figure, list(handles.values()), columns=3)
+    return figure
+
+
+def _ends(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds by last rate and by what came before it: before, last, epoch, mean, ..."""
+    legs = _legs(grid)
+    legs = legs[~legs["stage"].isin(legs["parent"])]
+    # A root that was trained for several lengths stands here with its longest.
+    legs = legs[legs["epoch"] == legs.groupby(["path", "seed"])["epoch"].transform("max")]
+    split = legs["path"].str.rpartition(">")
+    rows = legs.assign(before=split[0].where(split[0] != "", "none"), last=split[2])
+    # Points stand beside one another for rates that more than one way ends at.
+    ways = rows.groupby("last")["before"].nunique()
+    rows = rows[rows["last"].isin(ways[ways > 1].index)]
+    if rows.empty:
+        raise Missing("No rate is the last of two paths: there is nothing to compare it after.")
+    means = over_seeds(rows, ["last", "before", "depth", "epoch"], ["test_accuracy"])
+    columns = ["last", "before", "depth", "epoch", "mean", "std", "n"]
+    means = means.assign(rate=means["last"].str.split().str[0].astype(float))
+    return means.sort_values(["rate", "depth", "before"], ignore_index=True)[columns]
+
+
+def _draw_ends(table: pd.DataFrame, shades: Shades) -> Figure:
+    figure, (ax,) = panels(1, 1)
+    frame(ax)
+    ax.grid(False, axis="x")
+    ways = list(table.sort_values(["depth", "before"])["before"].unique())
+    lasts = list(dict.fromkeys(table["last"]))
+    styles = series_styles(ways)
+    width = 0.8 / len(ways)
+    handles = []
+    for place, way in enumerate(ways):
+        bars = table[table["before"] == way].set_index("last").reindex(lasts)
+        x = np.arange(len(lasts)) + (place - (len(ways) - 1) / 2) * width
+        mean, std = 100 * bars["mean"].to_numpy(), 100 * bars["std"].to_numpy()
+        start = "no leg" if way == "none" else path_name(way)
+        epochs = bars["epoch"].dropna()
+        label = f"after {start}, {'–'.join(dict.fromkeys(map(number, sorted(epochs))))} epochs"
+        style = {"color": styles[way][0], "marker": styles[way][1], "ls": "none", "ms": 6}
+        bars = {"capsize": 3, "elinewidth": 1, "label": label}
+        handles.append(ax.errorbar(x, mean, yerr=np.nan_to_num(std), **style, **bars))
+        for at, value in zip(x, mean, strict=True):
+            if not np.isnan(value):
+                beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+                ax.annotate(f"{value:.1f}", (at, value), fontsize=7, **beside)
+    ax.set_xticks(np.arange(len(lasts)), [f"last rate {last}" for last in lasts], fontsize=8)
+    ax.set(ylabel="test accuracy (%)", xlim=(-0.5, len(lasts) - 0.5))
+    legend_below(figure, handles, columns=2)
+    return figure
+
+
+CHAIN_CURVES = Drawing(
+    name="chains",
+    title="Along the chains",
+    caption=(
+        "Training loss, training and test accuracy and effective gradient norm by epoch, along "
+        "every path from the first leg to its last one. Means over seeds."
+    ),
+    published="LWM and YLD, a large rate that is decayed against a small one",
+    table=_curves,
+    draw=_draw_curves,
+    note=note_of_count,
+)
+CHAIN_ENDS = Drawing(
+    name="chain-ends",
+    title="What comes before the last rate",
+    caption=(
+        "Test accuracy at the end of training at the last rate, by the rates before it; the key "
+        "has the epochs of all legs together."
+    ),
+    published="WDL, two-stage test",
+    table=_ends,
+    draw=_draw_ends,
+    note=note_of_seeds,
+)
