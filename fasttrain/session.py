@@ -12,6 +12,7 @@ from .config import Config, RunOptions
 from .console import Console
 from .errors import raise_failures
 from .estimate import estimate
+from .execution import outdated_line, reopen_outdated, run_sweep
 from .files import is_empty
 from .inputs import one_line_errors
 from .journal import Journal
@@ -25,7 +26,6 @@ from .report import rich_table, summary
 from .results import load
 from .status import duration
 from .store import Store
-from .sweep import outdated_line, reopen_outdated, run_sweep
 
 
 def sweep(

@@ -17,6 +17,7 @@ from fasttrain.config import Config, RunOptions
 from fasttrain.console import Console
 from fasttrain.engines import Engine
 from fasttrain.errors import raise_failures
+from fasttrain.execution import outdated_line, reopen_outdated, run_sweep
 from fasttrain.files import is_empty, make_folder, write_atomically
 from fasttrain.journal import Journal
 from fasttrain.lab import Lab, open_lab
@@ -28,7 +29,6 @@ from fasttrain.schedule import form_packs
 from fasttrain.stages import METRICS, is_lost
 from fasttrain.status import duration
 from fasttrain.store import Store
-from fasttrain.sweep import outdated_line, reopen_outdated, run_sweep
 from fasttrain.tuning import models_in_memory
 
 from .findings import Findings, notes_on_boundaries, table_of_boundaries

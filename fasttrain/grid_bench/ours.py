@@ -12,12 +12,12 @@ from ..choice import choose
 from ..config import Config, RunOptions
 from ..engines import Engine
 from ..errors import EnvironmentProblem
+from ..execution import run_sweep
 from ..lab import open_lab
 from ..plan import Stage, build, epochs_left, setup_sections
 from ..precision import resolve_precision
 from ..progress import ProgressView
 from ..store import Store
-from ..sweep import run_sweep
 from .cases import Cell
 
 CPU = torch.device("cpu")
