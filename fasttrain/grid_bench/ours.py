@@ -71,7 +71,7 @@ def run_packs(packs: Sequence[Sequence[Stage]], store: Store, engine: Engine) ->
     """
     stages = [stage for pack in packs for stage in pack]
     left = epochs_left(stages, store)
-    view = ProgressView([(stage, "todo") for stage in stages], left, Console(), quiet=True)
+    view = ProgressView([(stage, "todo") for stage in stages], left, Console(quiet=True))
     failures = run_sweep(stages, packs, store, engine, view)
     if failures:
         raise EnvironmentProblem("; ".join(f"{label}: {e}" for label, e in failures.items()))

@@ -1,6 +1,6 @@
 """All figures in the order of the report, and what a grid has of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
@@ -40,14 +40,16 @@ DRAWINGS: tuple[Drawing, ...] = (
 )
 
 
-def drawn(grid: Grid, regimes: pd.DataFrame) -> Iterator[Drawn]:
-    """Every drawing of the grid: its table and figure, or the sentence that says what is missing.
+def drawn(
+    grid: Grid, regimes: pd.DataFrame, drawings: Iterable[Drawing] = DRAWINGS
+) -> Iterator[Drawn]:
+    """Drawings of the grid: table and figure of each, or the sentence that says what is missing.
 
     `regimes` is `classify`'s table of the grid. Figures are drawn when they are asked for.
     """
     bands = shades(regimes)
     rate = KINDS[grid.configuration.get("optimizer", {}).get("kind", "sphere")].rate
-    for drawing in DRAWINGS:
+    for drawing in drawings:
         try:
             yield Drawn(drawing, drawing.table(grid, regimes), bands, rate)
         except Missing as missing:
