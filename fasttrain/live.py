@@ -77,7 +77,10 @@ class NotebookView:
         self.handle.update(self._picture(), raw=True)
 
     def _picture(self) -> dict[str, str]:
-        lines = Console(file=io.StringIO(), width=NOTEBOOK_WIDTH, force_jupyter=False)
+        # Signs alone, whatever the kernel says of its colours.
+        lines = Console(
+            file=io.StringIO(), width=NOTEBOOK_WIDTH, force_jupyter=False, force_terminal=False
+        )
         lines.print(self.shown)
         text = lines.file.getvalue()  # type: ignore[attr-defined]
         return {"text/plain": text, "text/html": f"<pre>{html.escape(text)}</pre>"}
