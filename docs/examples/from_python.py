@@ -13,7 +13,7 @@ from collections import Counter
 import fasttrain as ft
 from fasttrain_data import load
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser = argparse.ArgumentParser(description="a grid from Python")
 parser.add_argument("--plr", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2, 3e-2, 1e-1])
 parser.add_argument("--epochs", type=int, default=20)
 parser.add_argument("--store", default="runs/from-python")
