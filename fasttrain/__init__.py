@@ -1,24 +1,63 @@
-"""What does the learning rate do? Dense grids of pre-training and fine-tuning learning rates."""
+"""What does the learning rate do? Dense grids of pre-training and fine-tuning learning rates.
 
+import fasttrain as ft
+
+study = ft.study("digits", plr=[1e-3, 1e-2], epochs=3)
+results = ft.sweep(study, store="runs/digits")
+results.stages, results.epochs, results.figure("accuracy")
+ft.load_model(results.store, results.stages["stage"][0])
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .analysis.records import load_analyses
+    from .api.models import Classifier, load_model
+    from .api.results import Results
+    from .api.running import Located, analyse, locate, sweep
+    from .api.studies import Study, study
+    from .errors import EnvironmentProblem, UsageError
     from .results import load, load_epochs
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "load", "load_analyses", "load_epochs"]
+_PLACES = {
+    "api.studies": ("Study", "study"),
+    "api.running": ("Located", "analyse", "locate", "sweep"),
+    "api.results": ("Results",),
+    "api.models": ("Classifier", "load_model"),
+    "analysis.records": ("load_analyses",),
+    "results": ("load", "load_epochs"),
+    "errors": ("EnvironmentProblem", "UsageError"),
+}
+_PLACE = {name: module for module, names in _PLACES.items() for name in names}
+
+__all__ = [
+    "Classifier",
+    "EnvironmentProblem",
+    "Located",
+    "Results",
+    "Study",
+    "UsageError",
+    "__version__",
+    "analyse",
+    "load",
+    "load_analyses",
+    "load_epochs",
+    "load_model",
+    "locate",
+    "study",
+    "sweep",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Import tables when they are first asked for: torch takes seconds, help should not."""
-    if name in ("load", "load_epochs"):
-        from . import results
+    """Import what is offered when it is first asked for: torch takes seconds, help should not."""
+    if name not in _PLACE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACE[name]}"), name)
 
-        return getattr(results, name)
-    if name == "load_analyses":
-        from .analysis import records
 
-        return records.load_analyses
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

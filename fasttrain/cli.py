@@ -26,7 +26,7 @@ from .limits import in_one_line
 from .marker import check_store
 from .parsing import parse, preset_config
 from .text import ESCAPED
-from .values import known_device, learning_rates
+from .values import learning_rates
 
 OVERVIEW = """\
 usage: fasttrain COMMAND ...
@@ -144,7 +144,7 @@ def _run(command: Cell, config: Config, verb: str, arguments: list[str], **how: 
     name = Path(command.preset).stem
     options = check_options(command.options, config)
     check_training(config, options, name)
-    from .session import sweep
+    from .commands import sweep
 
     words = shlex.join(["fasttrain", verb, *arguments])
     return sweep(config, options, name=name, command=words, **how)
@@ -201,7 +201,7 @@ def _locate(arguments: list[str]) -> int:
     task = Task(command.plr, command.ratio, command.boundaries, command.share)
     # Raises for a task that is not possible.
     plan_search(config, task)
-    from .analysis.locate import locate
+    from .commands import locate
 
     return locate(
         config,
@@ -219,7 +219,7 @@ def _report(arguments: list[str]) -> int:
     if not 0.1 <= command.interval <= 86400:
         raise UsageError(f"--interval {command.interval:g}: must be 0.1 to 86400 seconds")
     check_store(command.store, create=False)
-    from .session import report
+    from .commands import report
 
     return report(command.store, command.interval if command.watch else None)
 
@@ -239,20 +239,14 @@ def _doctor(arguments: list[str]) -> int:
 
 def _analyse(arguments: list[str]) -> int:
     command = parse(Analyse, "analyse", arguments)
-    if command.k < 1:
-        raise UsageError(f"--k {command.k}: must be at least 1")
-    low, high = _rates("--low", command.low), _rates("--high", command.high)
-    if low and high and low >= high:
-        raise UsageError(f"--low {low[0]:g} is not below --high {high[0]:g}")
-    try:
-        known_device(command.device)
-    except ValueError as error:
-        raise UsageError(f"--device {command.device!r}: {error}") from None
+    values = {name: getattr(command, name) for name in ("only", "low", "high", "k", "device")}
+    from .analysis.request import check_request
+
+    request = check_request(values, "command line")
     check_dataset(command.dataset, command.data_root)
     check_store(command.store, create=False)
     from .analysis.images import Place
-    from .analysis.selection import Request
-    from .session import analyse
+    from .commands import analyse
 
     place = Place(
         device=command.device,
@@ -260,5 +254,4 @@ def _analyse(arguments: list[str]) -> int:
         dataset=command.dataset,
         command=shlex.join(["fasttrain", "analyse", *arguments]),
     )
-    request = Request(only=command.only, low=command.low, high=command.high, k=command.k)
     return analyse(command.store, request, place)

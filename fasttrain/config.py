@@ -173,6 +173,23 @@ def load_config(source: str) -> Config:
     Raises:
         UsageError: no such preset or file, or a key or value in it that is not allowed.
     """
+    return checked_table(load_table(source), source)
+
+
+def checked_table(table: dict[str, Any], origin: str) -> Config:
+    """The configuration of a table as a user gives it, without what its experiment has no use for.
+
+    Raises:
+        UsageError: as `check`.
+    """
+    config = check(table, origin)
+    if config.experiment.kind == "chain":
+        refuse_beside_chain(table, origin)
+    return config
+
+
+def load_table(source: str) -> dict[str, Any]:
+    """What a preset or a TOML file holds, unchecked."""
     if source in presets():
         text = (resources.files("fasttrain") / "presets" / f"{source}.toml").read_text("utf-8")
     elif source.endswith(".toml"):
@@ -184,16 +201,12 @@ def load_config(source: str) -> Config:
             f"presets are {', '.join(names)}"
         )
     try:
-        table = tomllib.loads(text)
+        return tomllib.loads(text)
     except RecursionError:
         raise UsageError(f"{source}: not valid TOML: tables or arrays nested too deep") from None
     except ValueError as error:
         # Also of integers of more digits than Python reads.
         raise UsageError(f"{source}: not valid TOML: {in_one_line(str(error))}") from None
-    config = check(table, source)
-    if config.experiment.kind == "chain":
-        refuse_beside_chain(table, source)
-    return config
 
 
 def _read(path: Path) -> str:
@@ -218,10 +231,10 @@ def check(config: Config | dict[str, Any], origin: str) -> Config:
     Raises:
         UsageError: in one line, where (`origin`), which key, the value, what is allowed.
     """
-    checked = _checked(Config(), config, origin)
-    _check_together(checked, origin)
-    check_experiment(checked, origin)
-    return checked
+    whole = checked(Config(), config, origin)
+    _check_together(whole, origin)
+    check_experiment(whole, origin)
+    return whole
 
 
 def _check_together(config: Config, origin: str) -> None:
@@ -243,17 +256,21 @@ def _check_together(config: Config, origin: str) -> None:
         )
 
 
-def check_options(options: RunOptions, config: Config) -> RunOptions:
+def check_options(
+    options: RunOptions | dict[str, Any], config: Config, origin: str = "command line"
+) -> RunOptions:
     """The options with every value checked, as `check` does, for runs of a configuration."""
-    if options.stop_at_chance and not isinstance(config.optimizer, Sphere):
+    whole = checked(RunOptions(), options, origin)
+    if whole.stop_at_chance and not isinstance(config.optimizer, Sphere):
         raise UsageError(
             "--stop-at-chance: random walks are told by the angles of steps on the sphere, and the"
             f" optimizer is {config.optimizer.kind}"
         )
-    return _checked(options, options, "command line")
+    return whole
 
 
-def _checked(kind: T, value: T | dict[str, Any], origin: str) -> T:
+def checked(kind: T, value: T | dict[str, Any], origin: str) -> T:
+    """A value of the type of `kind` with every key checked; raises as `check` does."""
     table = value if isinstance(value, dict) else dataclasses.asdict(cast(Any, value))
     if isinstance(kind, Config):
         table = _with_kind(table, origin)

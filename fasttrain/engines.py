@@ -15,7 +15,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -126,8 +127,10 @@ class Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # A second signal must not cut off what the workers write at the first.
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in interrupts.STOPS}
+        # A second signal must not cut off what the workers write at the first. None reaches another
+        # thread than the main one.
+        stops = interrupts.STOPS if threading.current_thread() is threading.main_thread() else ()
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in stops}
         self._stop()
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -163,7 +166,8 @@ class Workers:
             args=(theirs, self.make_labs[index], self.num_threads, interrupts.heeded(), lock),
             daemon=True,
         )
-        process.start()
+        with _hidden_program():
+            process.start()
         theirs.close()
         return _Worker(process, ours)
 
@@ -200,6 +204,20 @@ class Workers:
         index = self.workers.index(worker)
         self.workers[index] = self._new_worker(index)
         return Outcome(pack, f"RuntimeError: the worker process was ended {how}")
+
+
+@contextlib.contextmanager
+def _hidden_program() -> Iterator[None]:
+    """Keep multiprocessing from running the program's own file again in the processes it starts.
+
+    Workers need nothing of it, and a script that sweeps at its top level would sweep in each.
+    """
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program
 
 
 def _work(

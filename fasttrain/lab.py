@@ -69,16 +69,8 @@ class Lab:
 
     def _network(self, seed: int, num_models: int = 1) -> ImageClassifier:
         """The network as initialised from the seed, so many times, on the host."""
-        network = self.config.network
-        height, width, channels = self.data.train_images.shape[1:]
-        make = functools.partial(
-            MODELS[network.model],
-            self.loss.outputs(self.data.num_classes),
-            in_channels=channels,
-            width=network.width,
-            scale_invariant=network.form == "scale-invariant",
-            **({"image_size": (height, width)} if network.model == "mlp" else {}),
-        )
+        shape = self.data.train_images.shape[1:]
+        make = functools.partial(new_network, self.config, shape, self.data.num_classes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = make()
@@ -154,6 +146,9 @@ class Lab:
             "num_classes": self.data.num_classes,
             "num_train": len(self.data.train_labels),
             "num_test": num_test,
+            "image_shape": [int(size) for size in self.data.train_images.shape[1:]],
+            "mean": list(self.data.mean),
+            "std": list(self.data.std),
             "guess_loss": self.chance.loss,
             "test_majority": float(np.bincount(self.data.test_labels).max() / num_test),
             "evaluate_every": self.config.training.evaluate_every,
@@ -177,6 +172,24 @@ class Lab:
             loader=data.loader,
             device=self.device,
         )
+
+
+def new_network(
+    config: Config,
+    shape: Sequence[int],  # of an image: H, W, C
+    num_classes: int,
+    num_models: int = 1,
+) -> ImageClassifier:
+    """The network of a configuration, or a pack of it, initialised from torch's generator."""
+    network, (height, width, channels) = config.network, shape
+    return MODELS[network.model](
+        LOSSES[config.training.loss].outputs(num_classes),
+        in_channels=channels,
+        width=network.width,
+        scale_invariant=network.form == "scale-invariant",
+        num_models=num_models,
+        **({"image_size": (height, width)} if network.model == "mlp" else {}),
+    )
 
 
 def trained(model: ImageClassifier) -> Trained:

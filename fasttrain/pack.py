@@ -116,6 +116,10 @@ class Pack:
         """The models as they are now, on the host."""
         return self._on_host(self.model.state_dict())
 
+    def statistics(self) -> list[State]:
+        """What the models are evaluated with and do not train: batch-normalisation statistics."""
+        return self._on_host(dict(self.model.named_buffers()))
+
     def test(self) -> Score:
         """Scores on the test set."""
         lab = self.lab

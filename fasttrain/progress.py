@@ -1,16 +1,15 @@
 """What a sweep shows while it runs: one live table on a terminal, plain lines elsewhere."""
 
-import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable
 
 from rich.console import Console, Group
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from .chance import ENDS
+from .live import live_view
 from .plan import KINDS, Stage
 from .status import duration
 
@@ -23,7 +22,7 @@ class ProgressView:
     Args:
         states: state of every stage of the grid at the start: of `STATES`, or todo.
         epochs_left: what each of them still takes, by id.
-        quiet: show nothing.
+        console: where; a quiet one shows nothing.
         every_epoch: without a terminal, a line per epoch instead of one per stage.
         on_change: called with this view at every change, and whether a pack has just started.
     """
@@ -34,12 +33,10 @@ class ProgressView:
         epochs_left: dict[str, int],
         console: Console,
         *,
-        quiet: bool = False,
         every_epoch: bool = False,
         on_change: Callable[["ProgressView", bool], None] = lambda view, started: None,
     ) -> None:
         self.console = console
-        self.quiet = quiet
         self.every_epoch = every_epoch
         self.on_change = on_change
         self.counts = Counter((stage.kind, state) for stage, state in states if state in ENDS)
@@ -51,8 +48,7 @@ class ProgressView:
         self.epochs_left = dict(epochs_left)
         self.epochs_run = 0
         self.started = time.monotonic()
-        live = console.is_terminal and not quiet
-        self.live = Live(self, console=console, refresh_per_second=4) if live else None
+        self.live = live_view(self, console)
 
     def __enter__(self) -> "ProgressView":
         if self.live:
@@ -61,20 +57,22 @@ class ProgressView:
 
     def __exit__(self, *_: object) -> None:
         if self.live:
-            # After SIGHUP there may be no terminal any more.
-            with contextlib.suppress(OSError):
-                self.live.stop()
+            self.live.stop()
 
     def begin(self, pack: list[Stage]) -> None:
         """Stages start that train in step."""
         self.running.append(list(pack))
         self.line = _label(pack)
-        self.on_change(self, True)
+        self._changed(started=True)
+
+    def _changed(self, *, started: bool = False) -> None:
+        self.on_change(self, started)
+        if self.live:
+            self.live.changed()
 
     def note(self, text: str) -> None:
         """Something that the user should know."""
-        if not self.quiet:
-            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def epoch(self, stage: Stage, epoch: int, scores: dict[str, float]) -> None:
         """An epoch has ended; `epoch` counts from the start of pre-training."""
@@ -84,8 +82,8 @@ class ProgressView:
         self.line = f"{stage.label()}  epoch {epoch}/{stage.end_epoch}  {_scores(scores)}"
         self.lines[stage.id] = self.line
         self.epochs[stage.id] = epoch
-        self.on_change(self, False)
-        if self.every_epoch and not self.live and not self.quiet:
+        self._changed()
+        if self.every_epoch and not self.live:
             self.console.print(self.line, highlight=False, soft_wrap=True)
 
     def end(self, stage: Stage, state: str) -> None:
@@ -96,8 +94,8 @@ class ProgressView:
         # A loss that became non-finite ends a stage early.
         self.epochs_left[stage.id] = 0
         line = self.lines.pop(stage.id, stage.label())
-        self.on_change(self, False)
-        if not self.live and not self.quiet:
+        self._changed()
+        if not self.live:
             finished = sum(self.counts.values())
             self.console.print(
                 f"[{finished}/{self.totals.total()}] {line}  {state}  ETA {self.eta()}",

@@ -207,10 +207,11 @@ def load_epochs(store: str | Path) -> pd.DataFrame:
 
     For swa these are the epochs of the continuing run, not of its average.
     """
-    return _epoch_table(store, finished(store))
+    return epoch_table(store, finished(store))
 
 
-def _epoch_table(store: str | Path, found: Sequence[Finished]) -> pd.DataFrame:
+def epoch_table(store: str | Path, found: Sequence[Finished]) -> pd.DataFrame:
+    """The table of `load_epochs` of these stages."""
     opened = Store.open(Path(store), create=False)
     columns = [*IDENTITY, "epoch", *COLUMNS]
     tables = [pd.DataFrame(columns=columns)]
@@ -267,7 +268,7 @@ def load_grids(store: str | Path, found: Sequence[Finished] | None = None) -> Gr
             training = {**configuration["training"], **tuning}
             named[name] = {**configuration, "training": training}
     stages = pd.concat(parts, ignore_index=True)
-    epochs = _epoch_table(store, found).drop(columns="setup")
+    epochs = epoch_table(store, found).drop(columns="setup")
     return Grids(stages, epochs.merge(stages[["setup", "stage"]], on="stage"), named)
 
 

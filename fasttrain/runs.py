@@ -41,11 +41,14 @@ class Progress:
     """of every epoch the norm of every conv filter, (filters,) fp32"""
     time_s: float = 0.0
     """its share of the time spent on the epochs and their tests, by all processes"""
+    statistics: State = field(default_factory=dict)
+    """of a finished average what it is evaluated with besides: batch-normalisation statistics"""
 
     def tensors(self) -> dict[str, Tensor]:
         """One flat dictionary for a file."""
         named = {f"model.{name}": value for name, value in self.model.items()}
         named |= {f"average.{name}": value for name, value in self.average.items()}
+        named |= {f"statistics.{name}": value for name, value in self.statistics.items()}
         named |= {f"optimizer.{name}": value for name, value in self.optimizer.items()}
         none = torch.empty(0, len(COLUMNS), dtype=torch.float64)
         series = torch.stack(self.series) if self.series else none
@@ -66,7 +69,7 @@ class Progress:
         time_s = float(tensors.get("time_s", 0))
         series, norms = list(tensors["series"]), list(tensors["norms"])
         model, average, optimizer = map(part, ("model.", "average.", "optimizer."))
-        return cls(model, average, optimizer, series, norms, time_s)
+        return cls(model, average, optimizer, series, norms, time_s, part("statistics."))
 
 
 @dataclass

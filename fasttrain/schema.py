@@ -112,6 +112,11 @@ class StageDescription(_Shape):
     """least loss on the training set of a prediction that does not look at the image"""
     test_majority: Annotated[float, Field(gt=0, le=1)]
     """share of the commonest class in the test set"""
+    image_shape: list[Count] | None = None
+    """height, width, channels; as the next two not in stores of before"""
+    mean: list[float] | None = None
+    """of every channel, of pixels in [0, 1]: what images are normalised by"""
+    std: list[float] | None = None
     evaluate_every: Count
     """epochs between test passes"""
     source: _Source

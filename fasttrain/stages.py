@@ -213,7 +213,11 @@ def _finish_pack(runs: Sequence[Run], lab: Lab) -> None:
     """Finish runs that have come to their end."""
     stage = runs[0].stage
     if stage.kind == "swa":
-        _finish_all(runs, _pack(runs, lab).score_average(stage.end_epoch), lab)
+        pack = _pack(runs, lab)
+        scores = pack.score_average(stage.end_epoch)
+        for run, statistics in zip(runs, pack.statistics(), strict=True):
+            run.progress.statistics = statistics
+        _finish_all(runs, scores, lab)
     else:
         _finish_all(runs, [run.progress.series[-1] for run in runs], lab)
 

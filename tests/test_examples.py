@@ -65,6 +65,18 @@ def test_two_processes_shard_a_network(tmp_path):
     assert (tmp_path / "saved" / ".metadata").is_file()
 
 
+def test_a_grid_from_python_and_again(tmp_path):
+    options = ("--plr", "1e-2", "3e-2", "--epochs", "2", "--quiet", "--store", "store")
+    text = run("from_python.py", *options, folder=tmp_path)
+    accuracy = re.search(r"best: .* (\d+\.\d)%", text)
+    assert accuracy is not None and float(accuracy[1]) > 20
+    assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("*/done.json")}
+    assert len(before) == 6
+    assert run("from_python.py", *options, folder=tmp_path) == text
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
 @pytest.mark.skipif(importlib.util.find_spec("lightning") is None, reason="needs lightning")
 def test_lightning(tmp_path):
     text = run("with_lightning.py", "--epochs", "1", "--images", "256", folder=tmp_path)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import RunOptions, check
+from ..config import Config, RunOptions, check
 from ..errors import EnvironmentProblem, UsageError
 from ..lab import Lab, open_lab
 from ..precision import resolve_device
@@ -33,24 +33,11 @@ def reopen(stage: Finished, store: Path, place: Place) -> Lab:
         UsageError, EnvironmentProblem: the images are not there, or are others.
     """
     device = resolve_device(place.device)
-    sections = stage.about["setup"]
-    data, training = sections["data"], sections["training"]
+    data = stage.about["setup"]["data"]
     source = _source(stage.about)
     if place.dataset is not None:
         source["dataset"] = place.dataset
-    config = check(
-        {
-            "data": {**source, **given(data)},
-            "network": given(sections["network"]),
-            "optimizer": given(sections["optimizer"]),
-            "training": {
-                **given(training),
-                "loss": sections["loss"]["kind"],
-                **stage.root_length(),
-            },
-        },
-        f"{store / stage.stage / 'stage.json'}",
-    )
+    config = configuration(stage, store, {**source, **given(data)})
     precision = config.training.precision
     record = provenance(device, precision, place.command)
     options = RunOptions(data_root=place.data_root)
@@ -66,6 +53,19 @@ def reopen(stage: Finished, store: Path, place: Place) -> Lab:
             " --dataset"
         )
     return lab
+
+
+def configuration(stage: Finished, store: Path, data: Mapping[str, Any]) -> Config:
+    """The configuration that a finished stage was made with, on data that are given."""
+    sections = stage.about["setup"]
+    training = {
+        **given(sections["training"]),
+        "loss": sections["loss"]["kind"],
+        **stage.root_length(),
+    }
+    table = {name: given(sections[name]) for name in ("network", "optimizer")}
+    origin = f"{store / stage.stage / 'stage.json'}"
+    return check({"data": dict(data), **table, "training": training}, origin)
 
 
 def _source(about: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import dataclasses
 import io
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -18,6 +19,7 @@ from fasttrain.console import Console
 from fasttrain.engines import Engine
 from fasttrain.errors import raise_failures
 from fasttrain.estimate import epochs_left
+from fasttrain.execution import outdated_line, reopen_outdated, run_sweep
 from fasttrain.files import is_empty, make_folder, write_atomically
 from fasttrain.journal import Journal
 from fasttrain.lab import Lab, open_lab
@@ -30,10 +32,9 @@ from fasttrain.settings.knobs import Knobs
 from fasttrain.stages import METRICS, is_lost
 from fasttrain.status import duration
 from fasttrain.store import Store
-from fasttrain.sweep import outdated_line, reopen_outdated, run_sweep
 from fasttrain.tuning import models_in_memory
 
-from .findings import Findings, notes_on_boundaries, table_of_boundaries
+from .findings import Findings
 from .geometry import NUM_POINTS
 from .records import is_done, load, save
 from .regimes import curves_of
@@ -44,24 +45,59 @@ from .task import Task, length_lines, plan_search
 from .works import WORKS
 
 
+class Located(NamedTuple):
+    """What a search found."""
+
+    findings: Findings
+    probes: pd.DataFrame
+    """one row per probe, in their order"""
+
+
 def locate(
-    config: Config,
-    options: RunOptions,
-    task: Task,
-    *,
-    name: str,
-    arguments: list[str],
-    command: str,
-    dry_run: bool = False,
-) -> int:
-    """Find the boundaries, or say what that may cost; returns the exit code.
+    config: Config, options: RunOptions, task: Task, *, name: str, command: str, console: Console
+) -> Located:
+    """Find the boundaries, and put the tables of them and of the probes into the store's report.
 
     Args:
         name: names the default store, runs/<name>-locate.
-        arguments: of the command line, for the proposed sweep.
-        command: the command line, for the record.
+        command: what repeats this, for the record.
+        console: for what is to be known meanwhile.
     """
-    console = Console(quiet=options.quiet, highlight=False, soft_wrap=True, markup=False)
+    run, choice = _open(config, options, task, name, command, console, create=True)
+    search, lab = run.search, run.lab
+    with lab.store.lock():
+        lab.store.clean()
+        console.print("\n".join([*length_lines(search, config), choice.explain()]))
+        path = lab.store.path
+        with Journal(path, command, "locating") as journal, choice.engine(lab, options) as engine:
+            journal.processes = choice.processes
+            run.to_the_end(choice, engine, options, journal)
+        located = Located(Findings(search, run.outcomes, run.purposes), run.table())
+        folder = make_folder(path / "report")
+        tables = {"boundaries": located.findings.boundaries(), "probes": located.probes}
+        for stem, table in tables.items():
+            write_atomically(folder / f"{stem}.csv", table.to_csv(index=False).encode())
+    return located
+
+
+def cost_lines(
+    config: Config, options: RunOptions, task: Task, *, name: str, command: str
+) -> list[str]:
+    """What the search may take at most."""
+    run, choice = _open(config, options, task, name, command, Console(quiet=True), create=False)
+    return _cost_lines(run.search, run.lab, choice)
+
+
+def _open(
+    config: Config,
+    options: RunOptions,
+    task: Task,
+    name: str,
+    command: str,
+    console: Console,
+    create: bool,
+) -> tuple["_Run", Choice]:
+    """The search, and how its first round would be carried out."""
     search = plan_search(config, task)
     device = resolve_device(options.device)
     precision = resolve_precision(config.training.precision, device)
@@ -71,28 +107,10 @@ def locate(
     # Measurements of packs take the first PLR of a configuration.
     grid = dataclasses.replace(config.grid, plr=(search.first, search.last))
     lab = open_lab(dataclasses.replace(config, grid=grid), options, path, device, precision, record)
-    if not (dry_run and fresh):
-        Store.open(path, create=not dry_run)
+    if create or not fresh:
+        Store.open(path, create=create)
     run = _Run(search, lab, setup_sections(config, lab.data, precision), console)
-    choice = choose(run.stages(search.next_round({})), lab, options)
-    if dry_run:
-        console.print("\n".join(_cost_lines(search, lab, choice)))
-        return 0
-    with lab.store.lock():
-        lab.store.clean()
-        console.print("\n".join([*length_lines(search, config), choice.explain()]))
-        with Journal(path, command, "locating") as journal, choice.engine(lab, options) as engine:
-            journal.processes = choice.processes
-            run.to_the_end(choice, engine, options, journal)
-        findings = Findings(search, run.outcomes, run.purposes)
-        folder = make_folder(lab.store.path / "report")
-        for stem, table in (("boundaries", findings.boundaries()), ("probes", run.table())):
-            write_atomically(folder / f"{stem}.csv", table.to_csv(index=False).encode())
-    console.print(table_of_boundaries(findings))
-    for line in notes_on_boundaries(findings):
-        console.print(line)
-    console.print("\n".join(findings.sentences(arguments, config.grid.flr)))
-    return 0
+    return run, choose(run.stages(search.next_round({})), lab, options)
 
 
 def end_points(low: Stage, high: Stage, lab: Lab) -> tuple[float, float]:
@@ -187,10 +205,7 @@ class _Run:
         if all(state in ENDS for _, state in states):
             return
         left = epochs_left(stages, store)
-        view = ProgressView(
-            states, left, self.console, quiet=options.quiet, on_change=journal.report
-        )
-        with view:
+        with ProgressView(states, left, self.console, on_change=journal.report) as view:
             failures = run_sweep(stages, packs, store, engine, view)
         raise_failures(failures)
 

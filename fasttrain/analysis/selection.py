@@ -9,6 +9,7 @@ import pandas as pd
 from ..values import canonical
 from .geometry import NUM_POINTS
 from .records import Analysis
+from .request import Request
 from .sharpness import HessianSettings
 
 KINDS = {
@@ -18,24 +19,6 @@ KINDS = {
     "features": ("features",),
 }
 """Analyses by the names that the command line knows, in the order in which they are made."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for."""
-
-    only: tuple[str, ...] = ()
-    """names of `KINDS`; all of them if empty"""
-    low: float | None = None
-    """fine-tuning rates of the two ends; the smallest and the largest of a set-up if not given"""
-    high: float | None = None
-    k: int = 5
-    """checkpoints of the average that is analysed; the next smaller number that there is"""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names to make, in the order of `KINDS`."""
-        return tuple(name for name in KINDS if not self.only or name in self.only)
 
 
 @dataclass
@@ -70,7 +53,7 @@ def select(
 ) -> Selection:
     """Everything that is asked for of one set-up, whether or not the store holds it."""
     chosen = Selection()
-    for name in request.names:
+    for name in (name for name in KINDS if not request.only or name in request.only):
         chosen.analyses |= {kind: [] for kind in KINDS[name]}
     usable = stages[stages["stage"].isin(with_state)]
     _note_lost(stages, usable, chosen)

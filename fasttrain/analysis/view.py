@@ -28,7 +28,7 @@ class AnalysisView:
             TimeRemainingColumn(),
             TextColumn("{task.fields[label]}"),
             console=console,
-            disable=not console.is_terminal,
+            disable=console.quiet or not console.is_terminal,
         )
         self.tasks: dict[str, TaskID] = {}
         self.finished = self.total = 0

@@ -13,13 +13,13 @@ from ..config import Config, RunOptions
 from ..engines import Engine
 from ..errors import EnvironmentProblem
 from ..estimate import epochs_left
+from ..execution import run_sweep
 from ..experiments.build import build
 from ..lab import open_lab
 from ..plan import Stage, setup_sections
 from ..precision import resolve_precision
 from ..progress import ProgressView
 from ..store import Store
-from ..sweep import run_sweep
 from .cases import Cell
 
 CPU = torch.device("cpu")
@@ -73,7 +73,7 @@ def run_packs(packs: Sequence[Sequence[Stage]], store: Store, engine: Engine) ->
     """
     stages = [stage for pack in packs for stage in pack]
     left = epochs_left(stages, store)
-    view = ProgressView([(stage, "todo") for stage in stages], left, Console(), quiet=True)
+    view = ProgressView([(stage, "todo") for stage in stages], left, Console(quiet=True))
     failures = run_sweep(stages, packs, store, engine, view)
     if failures:
         raise EnvironmentProblem("; ".join(f"{label}: {e}" for label, e in failures.items()))

@@ -1,7 +1,7 @@
 """What a grid found, for people: figures, a summary table, sentences, and one offline page."""
 
 from fasttrain.report.chains import chain_table
-from fasttrain.report.figures import DRAWINGS, drawn, save
+from fasttrain.report.figures import DRAWINGS, drawings_of, drawn, save
 from fasttrain.report.html import with_status, write_report
 from fasttrain.report.pictures import Pictures
 from fasttrain.report.table import rich_table, seed_means, summary
@@ -10,6 +10,7 @@ __all__ = [
     "DRAWINGS",
     "Pictures",
     "chain_table",
+    "drawings_of",
     "drawn",
     "rich_table",
     "save",

@@ -32,8 +32,9 @@ AT_ONCE = [
     (["report", "full"], 1, "full: exists and is not a fasttrain store"),
     (["report", "x", "--interval", "0"], 2, "--interval 0"),
     (["analyse", "/nonexistent"], 1, "/nonexistent: no such store"),
-    (["analyse", "x", "--low", "0"], 2, "--low: 0"),
-    (["analyse", "x", "--device", "tpu"], 2, "--device 'tpu'"),
+    (["analyse", "x", "--low", "0"], 2, "low = 0.0: 0: a learning rate"),
+    (["analyse", "x", "--k", "0"], 2, "k = 0: must be greater than 0"),
+    (["analyse", "x", "--device", "tpu"], 2, "device = 'tpu'"),
     (["analyse", "x", "--dataset", "none.npz"], 2, "none.npz cannot be read"),
     (["data", "inspect", "dgits"], 2, "did you mean 'digits'"),
     (["data", "inspect", "none.beton"], 2, "none.beton cannot be read"),
@@ -98,11 +99,9 @@ names = {module.name for module in pkgutil.walk_packages(fasttrain.__path__, "fa
 assert COMMAND_LINE < names
 for name in sorted(names - COMMAND_LINE):
     importlib.import_module(name)
-from fasttrain.config import RunOptions, load_config
-from fasttrain.session import sweep
 
-options = RunOptions(store=Path("store"), processes=1, pack=4, compile="off", quiet=True)
-assert sweep(load_config("tiny.toml"), options, name="tiny", command="a test") == 0
+results = fasttrain.sweep("tiny.toml", store="store", processes=1, pack=4, compile="off")
+assert len(results.stages) == 8
 assert len(fasttrain.load("store")) == 8
 assert not any(name.partition(".")[0] == "tyro" for name in sys.modules)
 """

@@ -1,6 +1,6 @@
 """All figures in the order of the report, and what a grid has of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
@@ -46,14 +46,24 @@ CHAIN_DRAWINGS: tuple[Drawing, ...] = (CHAIN_CURVES, CHAIN_ENDS)
 """those of chains of legs"""
 
 
-def drawn(grid: Grid, regimes: pd.DataFrame) -> Iterator[Drawn]:
-    """Every drawing of the grid: its table and figure, or the sentence that says what is missing.
+def drawings_of(grid: Grid) -> tuple[Drawing, ...]:
+    """The figures that fit what a set-up was trained for."""
+    return CHAIN_DRAWINGS if is_chain(grid) else DRAWINGS
+
+
+def drawn(
+    grid: Grid, regimes: pd.DataFrame, drawings: Iterable[Drawing] | None = None
+) -> Iterator[Drawn]:
+    """Drawings of the grid: table and figure of each, or the sentence that says what is missing.
 
     `regimes` is `classify`'s table of the grid. Figures are drawn when they are asked for.
+
+    Args:
+        drawings: those of the grid's experiment if not given.
     """
     bands = shades(regimes)
     rate = KINDS[grid.configuration.get("optimizer", {}).get("kind", "sphere")].rate
-    for drawing in CHAIN_DRAWINGS if is_chain(grid) else DRAWINGS:
+    for drawing in drawings_of(grid) if drawings is None else drawings:
         try:
             yield Drawn(drawing, drawing.table(grid, regimes), bands, rate)
         except Missing as missing:

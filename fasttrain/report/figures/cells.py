@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from fasttrain.analysis.tables import Grid
-from fasttrain.report.figures.drawing import Drawing, Missing, Shades
+from fasttrain.report.figures.drawing import Drawing, Missing, Picture, Shades
 from fasttrain.report.figures.rows import seeds_in_words, with_regime
 from fasttrain.report.figures.style import REGIMES
 from fasttrain.report.table import best, number, seed_means
@@ -43,7 +43,7 @@ def _draw(means: pd.DataFrame, shades: Shades) -> Figure:
     annotated = len(plrs) <= MAX_ANNOTATED_COLUMNS
     width = max(5.0, (0.68 if annotated else 0.3) * len(plrs))
     height = max(1.5, (0.5 if annotated else 0.3) * len(flrs))
-    figure = Figure(figsize=(width + 2.0, height + 1.7), layout="constrained")
+    figure = Picture(figsize=(width + 2.0, height + 1.7), layout="constrained")
     ax = figure.subplots()
     lowest = _lowest_colour(accuracy, grid)
     mesh = ax.pcolormesh(accuracy, cmap="viridis", edgecolors="white", linewidth=1.0, vmin=lowest)

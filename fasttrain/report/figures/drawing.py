@@ -24,7 +24,15 @@ from fasttrain.report.figures.svg import compact
 Shades = list[tuple[str, float, float]]
 """(regime, from PLR, to PLR), as `fasttrain.analysis.regimes.shades` gives them"""
 _DPI = 150
+_SCREEN_DPI = 100
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+class Picture(Figure):
+    """A figure that a notebook shows, whether or not pyplot has been imported there."""
+
+    def _repr_png_(self) -> bytes:
+        return _rendered(self, "png", {"Software": None}, _SCREEN_DPI)
 
 
 class Missing(Exception):
@@ -134,7 +142,7 @@ def _decade(value: float, _: int | None = None) -> str:
     return "10" + f"{math.log10(value):.0f}".translate(_SUPERSCRIPTS) if value > 0 else ""
 
 
-def _rendered(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
+def _rendered(figure: Figure, kind: str, metadata: dict[str, None], dpi: int = _DPI) -> bytes:
     content = io.BytesIO()
-    figure.savefig(content, format=kind, dpi=_DPI, metadata=metadata)
+    figure.savefig(content, format=kind, dpi=dpi, metadata=metadata)
     return content.getvalue()

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fasttrain.analysis.tables import Grid
-from fasttrain.report.figures.drawing import Drawing, Shades
+from fasttrain.report.figures.drawing import Drawing, Picture, Shades
 from fasttrain.report.figures.rows import analysed, described, ends_and_averages
 from fasttrain.report.table import number
 
@@ -45,7 +45,7 @@ def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
     a, b = table["place_a"].to_numpy(), table["place_b"].to_numpy()
     matrix[a, b] = matrix[b, a] = table["angle"]
     np.fill_diagonal(matrix, 0.0)
-    figure = Figure(figsize=(6.6, 5.4), layout="constrained")
+    figure = Picture(figsize=(6.6, 5.4), layout="constrained")
     ax = figure.subplots()
     image = ax.imshow(matrix, cmap="viridis", vmin=0, vmax=np.pi / 2, interpolation="nearest")
     figure.colorbar(image, ax=ax, label="angle (rad)", pad=0.02)

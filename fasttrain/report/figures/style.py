@@ -16,7 +16,7 @@ from matplotlib.colors import Colormap, ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fasttrain.report.figures.drawing import Shades
+from fasttrain.report.figures.drawing import Picture, Shades
 
 PLR_LABEL = "pre-training learning rate (PLR)"
 BLACK, BLUE, GREEN, ORANGE = "#000000", "#0072B2", "#009E73", "#E69F00"
@@ -59,7 +59,7 @@ def plr_bar(figure: Figure, axes: Sequence[Axes], colours: ScalarMappable) -> No
 def panels(rows: int, columns: int, **options: Any) -> tuple[Figure, list[Axes]]:
     """A figure of rows x columns panels, 3.7 x 2.9 inches each (one alone is larger), in order."""
     width, height = (3.7 * columns, 2.9 * rows) if rows * columns > 1 else (6.2, 4.0)
-    figure = Figure(figsize=(width, height + 0.4), layout="constrained")
+    figure = Picture(figsize=(width, height + 0.4), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, [ax for row in axes for ax in row]
 

@@ -1,0 +1,48 @@
+"""What to measure of a store's stages, checked before anything heavy is imported."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+
+from ..config import checked
+from ..errors import UsageError
+from ..limits import MOST
+from ..values import known_device, learning_rates
+
+Name = Literal["geometry", "norms", "sharpness", "features"]
+
+
+def _rate(value: Any) -> float | None:
+    return None if value is None else learning_rates(value)[0]
+
+
+Rate = Annotated[float | None, BeforeValidator(_rate)]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    only: tuple[Name, ...] = ()
+    """what to make; everything if empty"""
+    low: Rate = None
+    """fine-tuning rates of the two ends; the smallest and the largest of a set-up if not given"""
+    high: Rate = None
+    k: Annotated[int, Field(gt=0, le=MOST)] = 5
+    """checkpoints of the average that is analysed; the next smaller number that there is"""
+    device: Annotated[str, AfterValidator(known_device)] = "auto"
+    """where"""
+
+
+def check_request(values: dict[str, Any], origin: str) -> Request:
+    """The request with every value checked.
+
+    Raises:
+        UsageError: in one line, where (`origin`), which value, what is allowed.
+    """
+    request = checked(Request(), values, origin)
+    if request.low and request.high and request.low >= request.high:
+        raise UsageError(f"{origin}: low = {request.low:g}: is not below high = {request.high:g}")
+    return request

@@ -1,0 +1,103 @@
+"""The results of a store, or of what of it belongs to one study: tables and figures."""
+
+import functools
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ..analysis.grids import IDS, all_grids
+from ..analysis.records import load_analyses
+from ..analysis.regimes import classify
+from ..analysis.tables import Grid
+from ..errors import UsageError, nearest
+from ..rebuild import rebuild
+from ..report import drawn
+from ..results import epoch_table, finished, stage_table
+from ..store import Store
+
+
+class Results:
+    """What a store holds at this moment; a later look is another one.
+
+    Args:
+        store: its directory.
+        only: ids of the stages to look at; all if not given.
+
+    Raises:
+        EnvironmentProblem: not a store, or a damaged file in it.
+    """
+
+    def __init__(
+        self, store: str | os.PathLike[str], *, only: Collection[str] | None = None
+    ) -> None:
+        self.store = Path(store).expanduser()
+        """directory of the store"""
+        found = finished(self.store)
+        self._found = [f for f in found if only is None or f.stage in only]
+
+    def __repr__(self) -> str:
+        return f"<{len(self._found)} finished stages in {self.store}>"
+
+    @functools.cached_property
+    def stages(self) -> pd.DataFrame:
+        """One row per finished stage; the columns are those of `fasttrain.load`."""
+        return stage_table(self._found)
+
+    @functools.cached_property
+    def epochs(self) -> pd.DataFrame:
+        """One row per epoch of every finished stage, as `fasttrain.load_epochs`."""
+        return epoch_table(self.store, self._found)
+
+    @functools.cached_property
+    def measurements(self) -> dict[str, pd.DataFrame]:
+        """What `fasttrain.analyse` found of these stages, by name: `fasttrain.load_analyses`."""
+        stages = {f.stage for f in self._found}
+        tables = load_analyses(self.store)
+        return {
+            name: table[table[[c for c in IDS if c in table]].isin(stages).all(axis=1)]
+            for name, table in tables.items()
+        }
+
+    @functools.cached_property
+    def _grids(self) -> dict[str, Grid]:
+        return {grid.setup: grid for grid in all_grids(self.store, self._found)}
+
+    def figure(self, name: str, setup: str | None = None) -> Figure:
+        """A figure of docs/figures.md.
+
+        Args:
+            setup: of which set-up; needed if there are several.
+
+        Raises:
+            UsageError: no such figure or set-up, or the results lack what it shows.
+        """
+        grid = self._grid(setup)
+        drawings = {drawing.name: drawing for drawing in drawings_of(grid)}
+        if name not in drawings:
+            raise UsageError(
+                f"no figure {name!r}{nearest(name, drawings)}; allowed are {', '.join(drawings)}"
+            )
+        [found] = drawn(grid, classify(grid), [drawings[name]])
+        if found.table is None:
+            raise UsageError(f"figure {name}: {found.missing}")
+        return found.figure
+
+    def _grid(self, setup: str | None) -> Grid:
+        if not self._grids:
+            raise UsageError(f"{self.store}: no stage is finished: there is nothing to draw")
+        names = ", ".join(self._grids)
+        if setup is None and len(self._grids) > 1:
+            raise UsageError(f"{self.store} has several set-ups: give setup=..., one of {names}")
+        chosen = next(iter(self._grids)) if setup is None else setup
+        if chosen not in self._grids:
+            raise UsageError(
+                f"no set-up {chosen!r}{nearest(chosen, self._grids)}; allowed are {names}"
+            )
+        return self._grids[chosen]
+
+    def report(self) -> Path:
+        """Rebuild tables, figures and page of the whole store; returns the path of report.html."""
+        return rebuild(Store.open(self.store, create=False))

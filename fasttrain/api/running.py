@@ -1,0 +1,194 @@
+"""What is carried out from Python: sweeps, analyses, searches for boundaries.
+
+Each does what its command does, quietly unless told otherwise, and returns tables. They leave the
+threads and the arithmetic of the calling process as they were, set no signal's handler, and end at
+a KeyboardInterrupt with what is under way kept: the same call goes on there.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+
+import pandas as pd
+import torch
+
+from .. import session
+from ..analysis.images import Place
+from ..analysis.locate import locate as find_boundaries
+from ..analysis.request import Name, check_request
+from ..analysis.task import Task, plan_search
+from ..config import RunOptions, check_options
+from ..console import Console
+from ..errors import UsageError, nearest, raise_failures
+from ..inputs import check_dataset, check_training
+from ..marker import check_store
+from .results import Results
+from .studies import Study, as_study, command, plain, written
+
+if TYPE_CHECKING:
+    AnyPath = str | os.PathLike[str]
+
+
+class Options(TypedDict, total=False):
+    """The options of a run, as of the commands; what each is says `fasttrain.config.RunOptions`."""
+
+    store: "AnyPath | None"
+    data_root: "AnyPath | None"
+    device: str
+    engine: Literal["local"]
+    processes: int | None
+    pack: int | None
+    compile: Literal["auto", "on", "off"]
+    checkpoint_s: float
+    stop_at_chance: bool
+    quiet: bool
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where the regimes of a study meet."""
+
+    boundaries: pd.DataFrame
+    """boundary, plr, low, high, ratio, confidence, epochs, note: one row each"""
+    probes: pd.DataFrame
+    """one row per probe, in their order: what was trained and what it showed"""
+    plr: str | None
+    """FIRST:LAST:COUNT of the grid around the optimum, for `study`; None if 1|2 is not known"""
+
+
+def sweep(study: "Study | AnyPath", **options: Unpack[Options]) -> Results:
+    """Train what the store has not finished of a study, and return the study's results.
+
+    Args:
+        study: from `study`, or what that takes.
+        **options: where and how (`Options`); quiet unless `quiet=False`, which shows a live table.
+
+    Raises:
+        UsageError: something given is wrong.
+        EnvironmentProblem: something around the program is, or stages failed; the others are done.
+        KeyboardInterrupt: as raised; the same call goes on from the last finished epoch.
+    """
+    study = as_study(study)
+    chosen = _options("sweep", options, study)
+    check_training(study.config, chosen, study.name)
+    call = command(written("sweep", study.call, **options))
+    with _as_before():
+        opened = session.open_session(study.config, chosen, name=study.name, command=call)
+        failures = session.sweep(opened, Console(quiet=chosen.quiet))
+    raise_failures(failures)
+    return Results(opened.lab.store.path, only={stage.id for stage in opened.stages})
+
+
+def analyse(
+    store: "AnyPath",
+    *,
+    only: Sequence[Name] = (),
+    low: float | None = None,
+    high: float | None = None,
+    k: int = 5,
+    device: str = "auto",
+    data_root: "AnyPath | None" = None,
+    dataset: str | None = None,
+    quiet: bool = True,
+) -> Results:
+    """Measure the finished stages of a store: geometry, norms, sharpness, features.
+
+    Args:
+        only: what to measure; everything if not given.
+        low: FLR of the low end of pairs; a set-up's smallest if not given.
+        high: FLR of the high end; a set-up's largest if not given.
+        k: checkpoints of the averages to measure; the largest number up to it that there is.
+        dataset: name or path of the images, if they are no longer where they were.
+
+    Raises:
+        UsageError, EnvironmentProblem: as `sweep`.
+    """
+    asked = {"only": only, "low": low, "high": high, "k": k, "device": device}
+    request = check_request(plain(asked), "analyse")
+    path, root = _path(store), None if data_root is None else _path(data_root)
+    check_dataset(dataset, root)
+    check_store(path, create=False)
+    call = command(written("analyse", repr(os.fspath(store)), **asked))
+    place = Place(device=device, data_root=root, dataset=dataset, command=call)
+    with _as_before():
+        failures = session.analyse(path, request, place, Console(quiet=quiet))
+    raise_failures(failures, "analyses", f" below {path / 'analyses'}")
+    return Results(path)
+
+
+def locate(
+    study: "Study | AnyPath",
+    *,
+    plr: str | Sequence[float] | None = None,
+    ratio: float = 1.15,
+    boundaries: str | Sequence[str] = ("1|2", "2A|2B", "2|3"),
+    share: float = 0.25,
+    **options: Unpack[Options],
+) -> Located:
+    """Find the boundaries of the regimes by few probes, and the grid around the optimum.
+
+    Args:
+        study: from `study`, or what that takes.
+        plr: FIRST:LAST, or both as numbers; the ends of the study's grid if not given.
+        ratio: high end of a bracket over its low end that is narrow enough.
+        boundaries: which.
+        share: of the epochs of the uniform grid of this ratio, the most to spend.
+        **options: as of `sweep`; the store is runs/NAME-locate if not given.
+
+    Raises:
+        UsageError, EnvironmentProblem, KeyboardInterrupt: as `sweep`.
+    """
+    study = as_study(study)
+    chosen = _options("locate", options, study)
+    asked = {"plr": plr, "ratio": ratio, "boundaries": boundaries, "share": share}
+    ends = ":".join(map(str, plain(plr))) if plr is not None and not isinstance(plr, str) else plr
+    names = boundaries if isinstance(boundaries, str) else ",".join(boundaries)
+    task = Task(ends, ratio, names, share)
+    check_training(study.config, chosen, f"{study.name}-locate")
+    # Raises for a task that is not possible.
+    plan_search(study.config, task)
+    call = command(written("locate", study.call, **asked, **options))
+    console = Console(quiet=chosen.quiet, highlight=False, soft_wrap=True, markup=False)
+    with _as_before():
+        found = find_boundaries(
+            study.config, chosen, task, name=study.name, command=call, console=console
+        )
+    grid = found.findings.proposal()
+    proposed = None if grid is None else f"{grid[0]:.3g}:{grid[1]:.3g}:{grid[2]}"
+    return Located(found.findings.boundaries(), found.probes, proposed)
+
+
+def _options(function: str, given: Options, study: Study) -> RunOptions:
+    """The options with every value checked, quiet by default."""
+    allowed = list(Options.__annotations__)
+    for name in given:
+        if name not in allowed:
+            raise UsageError(
+                f"{function}: no option {name!r}{nearest(name, allowed)}; allowed are"
+                f" {', '.join(allowed)}; keys of the study go to ft.study"
+            )
+    values: dict[str, Any] = {"quiet": True, **given}
+    for name in ("store", "data_root"):
+        if values.get(name) is not None:
+            values[name] = _path(values[name])
+    return check_options(values, study.config, function)
+
+
+def _path(given: "AnyPath") -> Path:
+    return Path(given).expanduser()
+
+
+@contextlib.contextmanager
+def _as_before() -> Iterator[None]:
+    """Leave what a run sets for the whole process as it was."""
+    threads = torch.get_num_threads()
+    deterministic, tf32 = torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = deterministic
+        torch.backends.cudnn.allow_tf32 = tf32
+        torch.set_num_threads(threads)

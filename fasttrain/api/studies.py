@@ -1,0 +1,143 @@
+"""A study: a preset or a TOML file, changed by keywords. Imports nothing heavy."""
+
+import dataclasses
+import os
+import shlex
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from ..config import Config, check, load_table
+from ..errors import UsageError, nearest
+
+Table = dict[str, Any]
+
+
+@dataclass(frozen=True, repr=False)
+class Study:
+    """What is to be trained: a setting, an experiment, seeds. Made by `study`."""
+
+    name: str
+    """names the default store, runs/<name>"""
+    config: Config
+    call: str
+    """what makes it again"""
+
+    def __repr__(self) -> str:
+        return self.call
+
+
+def study(source: str | os.PathLike[str], **keys: Any) -> Study:
+    """A study from a preset or a TOML file.
+
+    Args:
+        source: a preset's name, or the path of a .toml file.
+        **keys: what to change of it, as it would stand in the file: a key of any table by its name,
+            or a table as a dict. A table that names another `kind` begins at the defaults of that.
+
+    Raises:
+        UsageError: no such preset or file; a key or value that is not allowed.
+    """
+    name = os.fspath(source)
+    before = load_table(name)
+    changed = dict(before)
+    origin = f"study {name}"
+    tables = {key: plain(value) for key, value in keys.items() if key in _tables()}
+    for key, value in tables.items():
+        changed[key] = _merged(before.get(key, {}), value, getattr(Config(), key))
+    for key, value in keys.items():
+        if key not in tables:
+            table = _table_of(key, changed, origin)
+            changed[table] = {**changed.get(table, {}), key: plain(value)}
+    return Study(Path(name).stem, check(changed, origin), written("study", repr(name), **keys))
+
+
+def as_study(given: Study | str | os.PathLike[str]) -> Study:
+    """A study as it is, or that of a preset or file."""
+    return given if isinstance(given, Study) else study(given)
+
+
+def written(function: str, given: str, **options: Any) -> str:
+    """A call of the interface, as it is written; functions stand by their names."""
+
+    def named(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: named(item) for key, item in value.items()}
+        return f"{value.__module__}:{value.__qualname__}" if callable(value) else value
+
+    words = (f"{key}={named(plain(value))!r}" for key, value in options.items())
+    return f"ft.{function}({', '.join([given, *words])})"
+
+
+def command(call: str) -> str:
+    """The command that repeats a call of the interface, for the record."""
+    return shlex.join(["python", "-c", f"import fasttrain as ft; {call}"])
+
+
+def plain(value: Any) -> Any:
+    """Arrays, ranges and paths as TOML has them: lists, numbers and text."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain(dataclasses.asdict(value))
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, range | list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    # Of numpy, pandas and torch.
+    as_list = getattr(value, "tolist", None)
+    return value if as_list is None or isinstance(value, type) else as_list()
+
+
+def _merged(before: Any, value: Any, default: Any) -> Any:
+    """A table of a file with another one's keys, or that alone if it is of another kind."""
+    if not isinstance(value, dict) or not isinstance(before, dict):
+        return value
+    kind = before.get("kind", getattr(default, "kind", None))
+    return {**before, **value} if value.get("kind", kind) == kind else value
+
+
+def _table_of(key: str, tables: Table, origin: str) -> str:
+    """The name of the table that has a key.
+
+    Raises:
+        UsageError: none has, or several.
+    """
+    allowed = _tables()
+    holders = [name for name, keys in allowed.items() if key in keys]
+    if len(holders) > 1 and key != "kind":
+        # The one that the file has it in.
+        holders = [name for name in holders if key in tables.get(name, {})] or holders
+    if len(holders) == 1:
+        return holders[0]
+    if holders:
+        ways = " or ".join(f"{name}={{{key!r}: ...}}" for name in holders)
+        raise UsageError(f"{origin}: {key} is a key of several tables: give {ways}")
+    names = sorted({*allowed, *(name for keys in allowed.values() for name in keys)})
+    raise UsageError(
+        f"{origin}: {key}: no such key{nearest(key, names)}; allowed here: {', '.join(names)}"
+    )
+
+
+def _tables() -> dict[str, set[str]]:
+    """The tables of a file, with all keys that they may have, of whatever kind they are."""
+    hints = get_type_hints(Config, include_extras=True)
+    return {
+        field.name: {
+            own.name for part in _parts(hints[field.name]) for own in dataclasses.fields(part)
+        }
+        for field in dataclasses.fields(Config)
+    }
+
+
+def _parts(hint: Any) -> Iterator[type[Any]]:
+    """The dataclasses that a hint allows."""
+    if get_origin(hint) is Annotated:
+        yield from _parts(get_args(hint)[0])
+    elif get_origin(hint) in (Union, types.UnionType):
+        for part in get_args(hint):
+            yield from _parts(part)
+    elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        yield hint
