@@ -36,7 +36,9 @@ def check_training(config: Config, options: RunOptions, name: str) -> None:
         UsageError: no such data set.
         EnvironmentProblem: a directory that cannot be used.
     """
-    check_dataset(config.data.dataset, options.data_root)
+    with one_line_errors():
+        config.data.check(options.data_root)
+    check_dataset(None, options.data_root)
     check_store(options.store or Path("runs") / name, create=True)
 
 

@@ -23,7 +23,8 @@ from .chance import Chance, chance_of
 from .config import Config, RunOptions
 from .errors import UsageError
 from .inputs import one_line_errors
-from .models import MODELS, ImageClassifier, fold
+from .models import ImageClassifier, fold
+from .parts import check_parts
 from .precision import set_exact_arithmetic
 from .settings.fused import start_norms
 from .settings.groups import Built, Trained, trained_parameters
@@ -66,17 +67,23 @@ class Lab:
             self.data, "test", batch_size=self.config.training.batch_size * 4, device=self.device
         )
 
-    def _network(self, seed: int, num_models: int = 1) -> ImageClassifier:
+    def at_most(self, num_models: int) -> int:
+        """So many models of a pack, or as many as the network can be folded to."""
+        return min(num_models, self.config.network.max_pack or num_models)
+
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image: C, H, W."""
+        height, width, channels = map(int, self.data.train_images.shape[1:])
+        return channels, height, width
+
+    def network(self, seed: int, num_models: int = 1) -> ImageClassifier:
         """The network as initialised from the seed, so many times, on the host."""
-        network = self.config.network
-        height, width, channels = self.data.train_images.shape[1:]
+        assert num_models == self.at_most(num_models), "a pack of a network that cannot fold"
         make = functools.partial(
-            MODELS[network.model],
+            self.config.network.build,
+            self.shape(),
             self.loss.outputs(self.data.num_classes),
-            in_channels=channels,
-            width=network.width,
-            scale_invariant=network.form == "scale-invariant",
-            **({"image_size": (height, width)} if network.model == "mlp" else {}),
+            on_sphere=isinstance(self.config.optimizer, Sphere),
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -89,7 +96,7 @@ class Lab:
 
     def new_model(self, seed: int, num_models: int = 1) -> ImageClassifier:
         """The network of a seed, so many times, the same on every device."""
-        model = self._network(seed, num_models)
+        model = self.network(seed, num_models)
         model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.compiled:
             # On CUDA with graphs: forward and backward pass are one launch each.
@@ -112,7 +119,7 @@ class Lab:
     def _start_norms(self, seed: int) -> list[Tensor]:
         """Radii of the spheres of a seed's network, by tensor: stages keep them to their end."""
         if seed not in self.radii:
-            weights = list(self._network(seed).sphere_parameters())
+            weights = list(self.network(seed).sphere_parameters())
             scope = self.config.optimizer.scope  # type: ignore[union-attr]
             self.radii[seed] = start_norms(scope, weights, self.config.network.radius)
         return self.radii[seed]
@@ -137,17 +144,16 @@ class Lab:
     @functools.cached_property
     def sphere_names(self) -> list[str]:
         """Names of the weights that lie on the sphere, where there is one."""
-        return [name for name, _ in trained(self._network(0)).sphere]
+        return [name for name, _ in trained(self.network(0)).sphere]
 
     @functools.cached_property
     def free_names(self) -> list[str]:
         """Names of what trains beside them."""
-        return [name for name, _ in trained(self._network(0)).free]
+        return [name for name, _ in trained(self.network(0)).free]
 
     def about(self) -> dict[str, object]:
         """What stage.json says besides what a stage's identity rests on."""
-        config = self.config.data
-        path, num_test = Path(config.dataset), len(self.data.test_labels)
+        num_test = len(self.data.test_labels)
         return {
             "dataset": self.data.name,
             "num_classes": self.data.num_classes,
@@ -156,11 +162,7 @@ class Lab:
             "guess_loss": self.chance.loss,
             "test_majority": float(np.bincount(self.data.test_labels).max() / num_test),
             "evaluate_every": self.config.training.evaluate_every,
-            "source": {
-                "dataset": str(path.absolute()) if path.suffix == ".npz" else config.dataset,
-                "n_train": config.n_train,
-                "n_test": config.n_test,
-            },
+            "source": self.config.data.origin(),
         }
 
     def train_loader(self, seed: int) -> Loader:
@@ -205,7 +207,8 @@ def configured_images(config: Config, root: Path | None) -> ImageData:
     Raises:
         UsageError, EnvironmentProblem: as `load_images`; too small for what is asked of it.
     """
-    data = load_images(config.data.dataset, root)
+    with one_line_errors():
+        data = config.data.load(root)
     try:
         data = data.subset(config.data.n_train, config.data.n_test)
     except DataError as error:
@@ -251,6 +254,5 @@ def open_lab(
         compiled,
         options.stop_at_chance,
     )
-    # Raises for parameters that no optimiser takes.
-    _ = lab.sphere_names
+    check_parts(lab)
     return lab

@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from .config import DataConfig, NetworkConfig, TrainingConfig
+from .config import TrainingConfig
 from .plan import KINDS as STAGE_KINDS
 from .plan import NO_IDENTITY
 from .runs import COLUMNS
 from .schema import digest
+from .settings.data import Data
+from .settings.networks import network_options
 from .settings.optimizers import KINDS, options
 from .settings.part import given
 from .stages import METRICS
@@ -55,8 +57,8 @@ class Finished(NamedTuple):
             "setup": self.setup,
             "stage": self.stage,
             "dataset": readable(self.about["dataset"]),
-            "model": network["model"],
-            "width": network["width"],
+            "model": network.get("factory", network["model"]),
+            "width": network.get("width"),
             "optimizer": optimizer["kind"],
             "rate": KINDS[optimizer["kind"]].rate,
             **{name: self.about[name] for name in ("seed", "kind", "plr", "flr", "k")},
@@ -66,14 +68,10 @@ class Finished(NamedTuple):
         """Every part of the setting with all its values, in the configuration's words."""
         sections = self.about["setup"]
         optimizer = given(sections["optimizer"])
-        data, network, training = (
-            asdict(part) | given(sections[name])
-            for name, part in (
-                ("data", DataConfig()),
-                ("network", NetworkConfig()),
-                ("training", TrainingConfig()),
-            )
-        )
+        data = asdict(Data()) | given(sections["data"])
+        network = given(sections["network"])
+        network = network_options(network["model"]) | network
+        training = asdict(TrainingConfig()) | given(sections["training"])
         if optimizer["kind"] != "sphere":
             del network["radius"]
         return {
@@ -120,8 +118,9 @@ def finished(store: str | Path) -> list[Finished]:
 def load(store: str | Path) -> pd.DataFrame:
     """One row per finished stage, sorted by set-up, kind, PLR, FLR, k and seed.
 
-    Columns: setup (an id), stage (id), dataset, model, width, optimizer (sphere, sgd, adam), rate
-    (what plr and flr are: effective on the sphere, raw otherwise), seed, kind (pretrain, finetune,
+    Columns: setup (an id), stage (id), dataset, model (of a custom network its factory), width
+    (missing of a custom network), optimizer (sphere, sgd, adam, custom), rate (what plr and flr
+    are: effective on the sphere, raw otherwise), seed, kind (pretrain, finetune,
     swa), plr, flr (NaN unless finetune), k (missing unless swa), epoch (the last one, counted from
     the start of pre-training), epochs (the stage's own), inherit (weights, or
     optimizer: what it started with of its parent's end), train_loss, train_accuracy,
@@ -151,8 +150,9 @@ def stage_table(found: Sequence[Finished]) -> pd.DataFrame:
     columns = [*IDENTITY, "epoch", "epochs", "inherit", *COLUMNS, "state", "stopped", "time_s"]
     table = pd.DataFrame(rows, columns=columns)
     numbers = dict.fromkeys(("plr", "flr", *COLUMNS, "time_s"), "float64")
-    whole = dict.fromkeys(("epoch", "epochs", "seed", "width"), "int64")
-    return _sorted(table.astype(numbers | whole | {"k": "Int64", "stopped": "bool"}))
+    whole = dict.fromkeys(("epoch", "epochs", "seed"), "int64")
+    missing = dict.fromkeys(("k", "width"), "Int64")
+    return _sorted(table.astype(numbers | whole | missing | {"stopped": "bool"}))
 
 
 def load_epochs(store: str | Path) -> pd.DataFrame:
@@ -172,7 +172,7 @@ def _epoch_table(store: str | Path, found: Sequence[Finished]) -> pd.DataFrame:
         if len(table):
             tables.append(table.assign(**f.identity())[columns])
     whole = pd.concat(tables[1:]) if len(tables) > 1 else tables[0]
-    return _sorted(whole.astype({"flr": "float64", "k": "Int64"}))
+    return _sorted(whole.astype({"flr": "float64", "k": "Int64", "width": "Int64"}))
 
 
 class Grids(NamedTuple):

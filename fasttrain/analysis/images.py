@@ -35,12 +35,10 @@ def reopen(stage: Finished, store: Path, place: Place) -> Lab:
     device = resolve_device(place.device)
     sections = stage.about["setup"]
     data, training = sections["data"], sections["training"]
-    source = _source(stage.about)
-    if place.dataset is not None:
-        source["dataset"] = place.dataset
+    source = _source(stage.about, place.dataset)
     config = check(
         {
-            "data": {**source, **given(data)},
+            "data": {**source, **_kept(given(data), place.dataset)},
             "network": given(sections["network"]),
             "optimizer": given(sections["optimizer"]),
             "training": {
@@ -61,13 +59,27 @@ def reopen(stage: Finished, store: Path, place: Place) -> Lab:
         raise type(error)(f"images of {stage.about['dataset']}: {error}{remedy}") from None
     if lab.data.digest != data["digest"]:
         raise UsageError(
-            f"{source['dataset']!r} holds other images than those of {stage.about['dataset']!r} in"
-            f" {store} (digest {lab.data.digest[:12]}, not {data['digest'][:12]}): give theirs with"
-            " --dataset"
+            f"{config.data.dataset!r} holds other images than those of {stage.about['dataset']!r}"
+            f" in {store} (digest {lab.data.digest[:12]}, not {data['digest'][:12]}): give theirs"
+            " with --dataset"
         )
     return lab
 
 
-def _source(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What names the images: dataset, n_train, n_test."""
-    return dict(about["source"])
+def _kept(data: dict[str, Any], dataset: str | None) -> dict[str, Any]:
+    """What a section of data says of their use; of a factory only if it is to make them."""
+    if dataset is None:
+        return data
+    return {name: value for name, value in data.items() if name not in ("factory", "options")}
+
+
+def _source(about: Mapping[str, Any], dataset: str | None) -> dict[str, Any]:
+    """What finds the images: a kind and what belongs to it, or a data set in their place."""
+    source = dict(about["source"])
+    if dataset is not None:
+        subset = {name: source[name] for name in ("n_train", "n_test")}
+        size = {"image_size": source["image_size"]} if source.get("image_size") else {}
+        return {"dataset": dataset, **subset, **size}
+    if "kind" in source:
+        del source["dataset"]
+    return source
