@@ -41,7 +41,7 @@ def data(arguments: list[str]) -> int:
     if isinstance(command, DataVerify):
         check_beton(command.file)
     elif isinstance(command, DataWrite):
-        check_output(command.out)
+        check_output(command.out, command.split, command.mode)
         check_dataset(command.dataset, command.data_root)
     elif command.source.endswith(".beton"):
         check_beton(command.source)

@@ -171,17 +171,17 @@ class Analyse:
 
 @dataclass(frozen=True, kw_only=True)
 class DataWrite:
-    """Write one split of a data set as an FFCV file, with a manifest beside it."""
+    """Write one split of a data set as an FFCV file with a manifest, or all of it as one .npz."""
 
     dataset: Annotated[Positional[str], arg(metavar="DATASET")]
     """digits, cifar10, cifar100, fashion-mnist, or the path of an .npz file, or of a folder of
     images"""
-    out: Annotated[Positional[Path], arg(metavar="FILE.beton")]
-    """the file to write, *.beton"""
-    split: Literal["train", "test"] = "train"
-    """which images"""
-    mode: Literal["raw", "jpg"] = "raw"
-    """raw is exact, jpg smaller"""
+    out: Annotated[Positional[Path], arg(metavar="FILE.beton|FILE.npz")]
+    """the file to write, *.beton or *.npz"""
+    split: str | None = None
+    """.beton: train (if not given), test, or the name of a probe set"""
+    mode: Literal["raw", "jpg"] | None = None
+    """.beton: raw (if not given) is exact, jpg smaller"""
     data_root: Path | None = None
     """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
 

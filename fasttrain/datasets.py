@@ -6,17 +6,26 @@ from pathlib import Path
 from typing import Literal
 
 from fasttrain_data import Beton, ImageData, Manifest, load, write_beton
+from fasttrain_data.npz import save_npz
 
 from .inputs import one_line_errors
 from .lab import load_images
 
 
 def write(
-    dataset: str, out: Path, split: str, mode: Literal["raw", "jpg"], root: Path | None
+    dataset: str,
+    out: Path,
+    split: str | None,
+    mode: Literal["raw", "jpg"] | None,
+    root: Path | None,
 ) -> int:
-    """Write a split of a data set as an FFCV file; returns the exit code."""
+    """Write a split of a data set as an FFCV file, or all of it as .npz; returns the exit code."""
+    if out.suffix == ".npz":
+        with one_line_errors():
+            save_npz(load(dataset, root), out)
+        return inspect(str(out), root)
     with one_line_errors():
-        manifest = write_beton(load(dataset, root), out, split=split, mode=mode)
+        manifest = write_beton(load(dataset, root), out, split=split or "train", mode=mode or "raw")
     _print_manifest(out, manifest)
     return 0
 
@@ -48,11 +57,14 @@ def _print_images(data: ImageData) -> None:
             "name": data.name,
             "training images": len(data.train_images),
             "test images": len(data.test_images),
+            **{f"probe set {name}": f"{len(p[1])} images" for name, p in data.probes.items()},
             **_about(data.train_images.shape[1:], data.class_names, data.mean, data.std),
             "training images per class": " to ".join(str(c) for c in (per_class[0], per_class[-1])),
             "digest": data.digest,
         }
     )
+    for note in data.notes:
+        print(f"{'converted':26}{note}")
 
 
 def _print_manifest(path: Path, manifest: Manifest) -> None:

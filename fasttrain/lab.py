@@ -30,6 +30,7 @@ from .settings.fused import start_norms
 from .settings.groups import Built, Trained, trained_parameters
 from .settings.losses import LOSSES, Loss
 from .settings.optimizers import Sphere
+from .sources import check_unchanged, sources
 from .store import Store
 
 
@@ -239,6 +240,7 @@ def open_lab(
 ) -> Lab:
     """The lab of a sweep on one device, in whatever process."""
     set_exact_arithmetic()
+    check_unchanged(config, provenance)
     if device.type == "cuda":
         # Kernels are launched on the current device, whatever device their tensors are on.
         torch.cuda.set_device(device)
@@ -249,7 +251,7 @@ def open_lab(
         device,
         precision,
         # Here, since a worker has fewer threads than the process that started it.
-        provenance | {"threads": str(torch.get_num_threads())},
+        provenance | sources(config) | {"threads": str(torch.get_num_threads())},
         options.checkpoint_s,
         compiled,
         options.stop_at_chance,

@@ -50,11 +50,25 @@ def _check_free(optimizer: Sphere, names: list[str], free: list[str]) -> None:
     if free and optimizer.free_lr is None:
         raise UsageError(
             f"network.factory: parameters that train, and no optimiser takes them: {listed}; give"
-            f" optimizer.free_lr, the rate of plain SGD beside the sphere ({len(names)} on it), name"
-            " them in on_sphere(), or take optimizer.kind sgd, adam or custom"
+            f" optimizer.free_lr, the rate of plain SGD beside the sphere ({len(names)} on it),"
+            " name them in on_sphere(), or take optimizer.kind sgd, adam or custom"
         )
     if not free and optimizer.free_lr is not None:
         raise UsageError(
             f"optimizer.free_lr = {optimizer.free_lr:g}: the network trains nothing beside the"
             " sphere"
         )
+
+
+def notes(lab: "Lab") -> list[str]:
+    """What a user should know of the data as they were read and the network as it was divided."""
+    lines = [f"data: {note}" for note in lab.data.notes]
+    if isinstance(lab.config.network, CustomNetwork):
+        names = lab.sphere_names
+        listed = ", ".join(names[:5]) + (", ..." if names[5:] else "")
+        where = "on the sphere" if isinstance(lab.config.optimizer, Sphere) else "norms are told of"
+        lines.append(
+            f"network: {len(names)} of {len(names) + len(lab.free_names)} tensors that train"
+            f" {where}: {listed}"
+        )
+    return lines

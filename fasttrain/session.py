@@ -16,6 +16,7 @@ from .files import is_empty
 from .inputs import one_line_errors
 from .journal import Journal
 from .lab import Lab, open_lab
+from .parts import notes
 from .plan import KINDS, Stage, build, epochs_left, setup_sections, unshared_epochs
 from .precision import resolve_device, resolve_precision
 from .progress import STATES, ProgressView
@@ -23,6 +24,7 @@ from .provenance import provenance
 from .rebuild import rebuild, watch
 from .report import rich_table, summary
 from .results import load
+from .sources import change_lines
 from .status import duration
 from .store import Store
 from .sweep import outdated_line, reopen_outdated, run_sweep
@@ -59,7 +61,8 @@ def sweep(
     with one_line_errors():
         batches = f"batches: {lab.train_loader(0).explain()}"
     if not options.quiet:
-        console.print(batches, highlight=False, soft_wrap=True)
+        said = [*notes(lab), *(change_lines(config, lab.store) if not fresh else []), batches]
+        console.print("\n".join(said), highlight=False, soft_wrap=True, markup=False)
     if dry_run:
         _print_plan(stages, lab, options, console)
         return 0

@@ -58,7 +58,7 @@ def known(name: str | os.PathLike[str]) -> str | Path:
     if text and (os.sep in text or _is_directory(expanded(text))):
         return image_folder(text)
     raise DataError(
-        f"unknown data set {text[:200]!r}: use one of {', '.join(DATASETS)}, or the path of an"
+        f"unknown data set {text[:200]!r}: use one of {', '.join(DATASETS)} or the path of an"
         f" .npz file or of a folder of images{nearest(text[:200], DATASETS)}"
     )
 

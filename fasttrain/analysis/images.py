@@ -12,6 +12,7 @@ from ..precision import resolve_device
 from ..provenance import provenance
 from ..results import Finished
 from ..settings.part import given
+from ..settings.tables import PARTS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,13 @@ def reopen(stage: Finished, store: Path, place: Place) -> Lab:
         },
         f"{store / stage.stage / 'stage.json'}",
     )
+    for name in PARTS:
+        part, then = getattr(config, name), sections[name].get("source")
+        if then is not None and getattr(part, "source", then) != then:
+            raise UsageError(
+                f"{name}.factory = {part.factory!r}: its source has changed since {stage.stage} in"
+                f" {store} was made ({part.source}, not {then}): give back the one that made it"
+            )
     precision = config.training.precision
     record = provenance(device, precision, place.command)
     options = RunOptions(data_root=place.data_root)

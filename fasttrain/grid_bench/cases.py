@@ -30,6 +30,13 @@ class Case:
     name: str
     config: Config
 
+    @property
+    def network(self) -> ConvNet | ResNet18:
+        """A network that both sides have."""
+        network = self.config.network
+        assert isinstance(network, ConvNet | ResNet18)
+        return network
+
     def epochs(self) -> int:
         """Training epochs of the whole grid."""
         training, grid = self.config.training, self.config.grid

@@ -127,7 +127,7 @@ def costs(
     case: Case, ours: Rounds, theirs: Rounds, num_images: int, side: int, channels: int
 ) -> str:
     """Rates, memory and files of both sides, and what of the machine's peak they use."""
-    flops = work(case.config.network, side, channels).flops
+    flops = work(case.network, side, channels).flops
     images = case.epochs() * num_images
     quantities = [
         _Quantity("seconds for the grid", lambda m: m.seconds, 1),

@@ -61,7 +61,8 @@ class NetworkFlags:
     @classmethod
     def of(cls, network: Any) -> "NetworkFlags":
         """The flags' defaults, from a configured network."""
-        return cls(**{field.name: getattr(network, field.name, None) for field in fields(cls)})
+        own: dict[str, Any] = {f.name: getattr(network, f.name, None) for f in fields(cls)}
+        return cls(**own)
 
     def applied(self, network: Any, *, sphere: bool) -> dict[str, Any]:
         """The table of a configured network with these flags.

@@ -35,7 +35,7 @@ MISTAKES = [
     (["sweep", "digits", "--seeds", "0"], "grid.seeds = 0"),
     (
         ["sweep", "digits", "--model", "resnet19"],
-        "Expected one of ('convnet', 'resnet18', 'mlp', 'custom')",
+        "Expected one of ('convnet', 'resnet18',",
     ),
     (["sweep", "digits", "--precision", "fp16"], "fp16"),
     (["sweep", "digits", "--dataset", "cifar11"], "did you mean 'cifar10'"),
