@@ -201,13 +201,13 @@ def shares(case: Case, profile: Profile, side: int, channels: int) -> str:
     ]
     config = case.config
     precision = resolve_precision(config.training.precision, torch.device("cpu"))
-    found = work(config.network, side, channels)
+    found = work(case.network, side, channels)
     moved = traffic_bytes(found, precision)
     batch = config.training.batch_size
     flops_ms = batch * found.flops / matrix_flops_per_s(DTYPES[precision]) * 1e3
     bytes_ms = batch * moved / copied_bytes_per_s() * 1e3
     operations = [
-        dispatched_operations(config.network, side, channels, size, precision)
+        dispatched_operations(case.network, side, channels, size, precision)
         for size in (1, profile.size)
     ]
     text = (

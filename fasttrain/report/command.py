@@ -54,11 +54,12 @@ def train_command(configuration: Mapping[str, Any], recorded: Iterable[str]) -> 
 def _train_words(configuration: Mapping[str, Any], words: list[str]) -> list[str]:
     preset, *arguments = words[2:]
     config = load_config(preset)
+    for name in ("network", "optimizer"):
+        made = configuration.get(name, {})
+        if "factory" in made and not _is_own(made, getattr(config, name)):
+            raise UsageError(f"{preset}: has another {name} now than {shown(made['factory'])}")
     flags = _carried(arguments)
     flags += _optimizer_flags(configuration.get("optimizer", {}), config.optimizer)
-    made = configuration.get("network", {})
-    if made.get("model") == "custom" and not _is_own(made, config.network):
-        raise UsageError(f"{preset}: has another network now than {shown(made['factory'])}")
     for name, section in asdict(config).items():
         there = configuration.get(name, {})
         for key in {**section, **(there if name == "network" else {})}:
@@ -72,7 +73,7 @@ def _train_words(configuration: Mapping[str, Any], words: list[str]) -> list[str
 
 
 def _is_own(made: Mapping[str, Any], network: Any) -> bool:
-    """Whether a custom network is the one of a file, which no flag names."""
+    """Whether a custom part is the one of a file, which no flag names."""
     return all(made.get(key) == getattr(network, key, None) for key in ("factory", "options"))
 
 

@@ -69,6 +69,18 @@ def _options(value: Any) -> Any:
     return _plain(value)
 
 
+class FromFactory:
+    """A part whose `factory` may be given as the function itself: it is kept by its name."""
+
+    factory: Any
+
+    def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "factory", factory_name(self.factory))
+        except ValueError as error:
+            raise UsageError(f"factory = {shown(self.factory)}: {error}") from None
+
+
 Factory = Annotated[str, BeforeValidator(factory_name)]
 Options = Annotated[dict[str, Any], BeforeValidator(_options)]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from .custom import Factory, Options, call, not_one, source_digest
+from .custom import Factory, FromFactory, Options, call, not_one, source_digest
 from .fields import CLOSED, Count, Flag, Pixels
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class HuggingFace(_AtPath):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CustomData(Data):
+class CustomData(FromFactory, Data):
     """`factory(**options)`: an `ImageData`, or a mapping of the arrays that an .npz may hold."""
 
     kind: Literal["custom"] = "custom"
@@ -179,9 +179,8 @@ class CustomData(Data):
         """Nothing: a factory may need torch, and is called when images are."""
 
     def load(self, root: Path | None) -> "ImageData":
-        from fasttrain_data.arrays import images_of
-
         from fasttrain_data import ImageData
+        from fasttrain_data.arrays import images_of
 
         made = call(self.factory, "data.factory", options=self.options)
         if isinstance(made, ImageData):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from .custom import Factory, Options, source_digest
+from .custom import Factory, FromFactory, Options, source_digest
 from .fields import CLOSED, Count, Radius, Width
 from .part import defaults
 
@@ -109,7 +109,7 @@ class MLP(_Conv):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CustomNetwork(Network):
+class CustomNetwork(FromFactory, Network):
     """`factory(shape, outputs, **options)`: a module from images (N, C, H, W) to (N, outputs)."""
 
     max_pack: ClassVar[int | None] = 1

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, Strict
 
 from ..values import check_rate
-from .custom import Factory, Options, source_digest
+from .custom import Factory, FromFactory, Options, source_digest
 from .fields import CLOSED, Flag
 from .part import defaults
 
@@ -117,7 +117,7 @@ class Adam:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CustomOptimizer:
+class CustomOptimizer(FromFactory):
     """`factory(parameters, lr, **options)`: a torch.optim.Optimizer of one model's parameters."""
 
     __pydantic_config__ = CLOSED

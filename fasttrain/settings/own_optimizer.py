@@ -152,7 +152,10 @@ def _steps(pack: OwnPack, first: int, count: int) -> None:
         for _, parameter in pack.trained.all:
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.grad = laid_out_like(noise, parameter)
-        pack.step()
+        with torch.random.fork_rng():
+            # What the optimiser itself draws.
+            torch.manual_seed(number)
+            pack.step()
 
 
 def _same(a: Tensor, b: Tensor | None) -> bool:

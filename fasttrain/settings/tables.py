@@ -113,7 +113,7 @@ def _of_dataset(dataset: Any, where: str) -> Table:
     try:
         if dataset and is_saved_dataset(dataset):
             return {"kind": "hugging-face", "path": dataset}
-        if os.sep not in dataset:
+        if os.sep not in dataset and not (dataset and os.path.isdir(dataset)):
             known(dataset)
     except DataError as error:
         raise UsageError(f"{where}: {error}") from None
