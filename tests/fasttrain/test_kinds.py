@@ -212,10 +212,10 @@ def test_a_folder_of_images_trains_and_is_found_again(fasttrain, tiny, tmp_path,
     assert outcome.code == 0, outcome.err
     assert "data: 108 images of other sizes resized to 8x8" in outcome.out
     store = tmp_path / "store"
+    Store.open(store, create=True)
     config = load_config(str(tiny))
     lab = open_lab(config, RunOptions(), store, torch.device("cpu"), "fp32", {})
     run_pack(build(config, setup_sections(config, lab.data, "fp32"))[:1], lab, lambda *_: None)
-    Store.open(store, create=True)
     [stage] = finished(store)
     assert stage.identity()["dataset"] == "pets"
     again = reopen(stage, store, Place())
