@@ -174,8 +174,8 @@ class DataWrite:
     """Write one split of a data set as an FFCV file with a manifest, or all of it as one .npz."""
 
     dataset: Annotated[Positional[str], arg(metavar="DATASET")]
-    """digits, cifar10, cifar100, fashion-mnist, or the path of an .npz file, or of a folder of
-    images"""
+    """digits, cifar10, cifar100, fashion-mnist, the path of an .npz file or of a folder of images,
+    or package.module:function"""
     out: Annotated[Positional[Path], arg(metavar="FILE.beton|FILE.npz")]
     """the file to write, *.beton or *.npz"""
     split: str | None = None
@@ -191,8 +191,8 @@ class DataInspect:
     """Fetch a data set if it is not there yet, and say what it, or an FFCV file, holds."""
 
     source: Annotated[Positional[str], arg(metavar="DATASET|FILE.beton")]
-    """digits, cifar10, cifar100, fashion-mnist, or the path of an .npz or .beton file, or of a
-    folder of images"""
+    """digits, cifar10, cifar100, fashion-mnist, the path of an .npz or .beton file or of a folder
+    of images, or package.module:function"""
     data_root: Path | None = None
     """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
 

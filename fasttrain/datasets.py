@@ -9,7 +9,8 @@ from fasttrain_data import Beton, ImageData, Manifest, load, write_beton
 from fasttrain_data.npz import save_npz
 
 from .inputs import one_line_errors
-from .lab import load_images
+from .settings.custom import is_factory
+from .settings.data import CustomData
 
 
 def write(
@@ -22,12 +23,18 @@ def write(
     """Write a split of a data set as an FFCV file, or all of it as .npz; returns the exit code."""
     if out.suffix == ".npz":
         with one_line_errors():
-            save_npz(load(dataset, root), out)
+            save_npz(images(dataset, root), out)
         return inspect(str(out), root)
     with one_line_errors():
-        manifest = write_beton(load(dataset, root), out, split=split or "train", mode=mode or "raw")
+        data = images(dataset, root)
+        manifest = write_beton(data, out, split=split or "train", mode=mode or "raw")
     _print_manifest(out, manifest)
     return 0
+
+
+def images(source: str, root: Path | None) -> ImageData:
+    """A data set by its name or path, or by the name of the function that makes it."""
+    return CustomData(factory=source).load(root) if is_factory(source) else load(source, root)
 
 
 def inspect(source: str, root: Path | None) -> int:
@@ -37,7 +44,9 @@ def inspect(source: str, root: Path | None) -> int:
             beton = Beton(source, "fast")
         _print_manifest(beton.path, beton.manifest)
     else:
-        _print_images(load_images(source, root))
+        with one_line_errors():
+            data = images(source, root)
+        _print_images(data)
     return 0
 
 

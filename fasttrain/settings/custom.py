@@ -48,6 +48,14 @@ def factory_name(value: Any) -> str:
     return value
 
 
+def is_factory(text: str) -> bool:
+    """Whether a text has the form of a factory's name."""
+    try:
+        return bool(factory_name(text))
+    except ValueError:
+        return False
+
+
 def _plain(value: Any) -> Any:
     """A table of options as it is, if an identity can hold it."""
     if isinstance(value, Mapping):

@@ -211,6 +211,16 @@ def test_probe_sets_of_a_factory(own):
     assert list(data.probes) == ["turned"]
 
 
+def test_data_of_a_function_are_inspected_and_written(fasttrain, own):
+    outcome = fasttrain("data", "inspect", "own:stripes")
+    assert outcome.code == 0 and "train_images: (N, H, W) as gray" in outcome.out
+    assert fasttrain("data", "write", "own:stripes", "all.npz").code == 0
+    [digest] = [line for line in outcome.out.splitlines() if line.startswith("digest")]
+    assert digest in fasttrain("data", "inspect", "all.npz").out
+    wrong = fasttrain("data", "inspect", "own:stirpes")
+    assert wrong.code == 2 and "did you mean 'stripes'?" in wrong.err
+
+
 BAD = {
     "network raises": (
         "Net",

@@ -1,6 +1,6 @@
 """Data of one's own: digits with a patch that gives the class away, and the two probe sets of that.
 
-    fasttrain data inspect digits        # what it is made of
+    fasttrain data inspect patched:patched
     fasttrain sweep patched.toml
 
 A factory returns the arrays that an .npz file may hold. Of the training images a share has a bright
