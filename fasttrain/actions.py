@@ -1,5 +1,6 @@
 """The commands that have several actions: `fasttrain data` and `fasttrain bench`."""
 
+from pathlib import Path
 from typing import Any
 
 from .arguments import (
@@ -14,6 +15,7 @@ from .arguments import (
 from .errors import UsageError, nearest
 from .inputs import check_beton, check_dataset, check_output
 from .parsing import parse
+from .settings.custom import is_factory
 
 
 def _one_of(name: str, commands: dict[str, type], arguments: list[str]) -> Any:
@@ -41,12 +43,12 @@ def data(arguments: list[str]) -> int:
     if isinstance(command, DataVerify):
         check_beton(command.file)
     elif isinstance(command, DataWrite):
-        check_output(command.out)
-        check_dataset(command.dataset, command.data_root)
+        check_output(command.out, command.split, command.mode)
+        _check_source(command.dataset, command.data_root)
     elif command.source.endswith(".beton"):
         check_beton(command.source)
     else:
-        check_dataset(command.source, command.data_root)
+        _check_source(command.source, command.data_root)
     from . import datasets
 
     if isinstance(command, DataWrite):
@@ -55,6 +57,11 @@ def data(arguments: list[str]) -> int:
     if isinstance(command, DataVerify):
         return datasets.verify(command.file)
     return datasets.inspect(command.source, command.data_root)
+
+
+def _check_source(source: str, root: Path | None) -> None:
+    """Check a data set's name or path; a function is looked for when it is called."""
+    check_dataset(None if is_factory(source) else source, root)
 
 
 def bench(arguments: list[str]) -> int:

@@ -5,7 +5,7 @@ here, by its type.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -13,8 +13,8 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from .config import Config, DataConfig, GridConfig, NetworkConfig, RunOptions, TrainingConfig
-from .settings.optimizers import changed
+from .config import Config, GridConfig, RunOptions, TrainingConfig
+from .settings.flags import DataFlags, NetworkFlags, OptimizerFlags
 from .values import EpochCounts, LearningRates, epoch_counts, optional_rates
 
 LISTS: dict[Any, tuple[Callable[[Any], tuple[Any, ...]], str]] = {
@@ -48,42 +48,13 @@ Options = Annotated[FlagCreatePairsOff[RunOptions], arg(name="run")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerFlags:
-    """What to change of the configured optimiser; another kind begins at its own defaults."""
-
-    optimizer: Literal["sphere", "sgd", "adam"] | None = None
-    """sphere: at effective rates; sgd, adam: all parameters at raw rates"""
-    scope: Literal["joint", "filter", "tensor", "equal-norms"] | None = None
-    """sphere: what has a sphere of its own"""
-    free_lr: float | None = None
-    """sphere: raw rate of plain SGD for the parameters that are not on it"""
-    momentum: float | None = None
-    """sgd: momentum"""
-    nesterov: bool | None = None
-    """sgd: Nesterov's momentum"""
-    betas: tuple[float, float] | None = None
-    """adam: decay of both moments"""
-    eps: float | None = None
-    """adam: what is added to the denominator"""
-    weight_decay: float | None = None
-    """sgd, adam: weight decay of all parameters"""
-    decoupled: bool | None = None
-    """adam: weight decay beside the moments instead of in the gradient"""
-
-    def applied(self, config: Config) -> dict[str, Any]:
-        """The table of the configured optimiser with these changes."""
-        flags = asdict(self)
-        return changed(config.optimizer, {"kind": flags.pop("optimizer"), **flags})
-
-
-@dataclass(frozen=True, kw_only=True)
 class Cell:
     """What all commands that train have in common."""
 
     preset: Preset
     """a preset's name or the path of a .toml file"""
-    data: DataConfig
-    network: NetworkConfig
+    data: DataFlags
+    network: NetworkFlags
     optimizer: OptimizerFlags
     training: TrainingConfig
     options: Options
@@ -93,8 +64,8 @@ class Cell:
         """The defaults of the flags, from a configuration; the preset itself has to be given."""
         return cls(
             preset=tyro.MISSING,
-            data=config.data,
-            network=config.network,
+            data=DataFlags.of(config.data),
+            network=NetworkFlags.of(config.network),
             optimizer=OptimizerFlags(),
             training=config.training,
             options=RunOptions(),
@@ -200,16 +171,17 @@ class Analyse:
 
 @dataclass(frozen=True, kw_only=True)
 class DataWrite:
-    """Write one split of a data set as an FFCV file, with a manifest beside it."""
+    """Write one split of a data set as an FFCV file with a manifest, or all of it as one .npz."""
 
     dataset: Annotated[Positional[str], arg(metavar="DATASET")]
-    """digits, cifar10, cifar100, fashion-mnist, or the path of an .npz file"""
-    out: Annotated[Positional[Path], arg(metavar="FILE.beton")]
-    """the file to write, *.beton"""
-    split: Literal["train", "test"] = "train"
-    """which images"""
-    mode: Literal["raw", "jpg"] = "raw"
-    """raw is exact, jpg smaller"""
+    """digits, cifar10, cifar100, fashion-mnist, the path of an .npz file or of a folder of images,
+    or package.module:function"""
+    out: Annotated[Positional[Path], arg(metavar="FILE.beton|FILE.npz")]
+    """the file to write, *.beton or *.npz"""
+    split: str | None = None
+    """.beton: train (if not given), test, or the name of a probe set"""
+    mode: Literal["raw", "jpg"] | None = None
+    """.beton: raw (if not given) is exact, jpg smaller"""
     data_root: Path | None = None
     """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
 
@@ -219,7 +191,8 @@ class DataInspect:
     """Fetch a data set if it is not there yet, and say what it, or an FFCV file, holds."""
 
     source: Annotated[Positional[str], arg(metavar="DATASET|FILE.beton")]
-    """digits, cifar10, cifar100, fashion-mnist, or the path of an .npz or .beton file"""
+    """digits, cifar10, cifar100, fashion-mnist, the path of an .npz or .beton file or of a folder
+    of images, or package.module:function"""
     data_root: Path | None = None
     """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
 

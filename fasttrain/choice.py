@@ -96,7 +96,7 @@ def choose(stages: Sequence[Stage], lab: Lab, options: RunOptions) -> Choice:
     num_threads = max(1, available // processes)
     timings: list[Timing] = []
     note = ""
-    size, compiled = options.pack, options.compile == "on"
+    size, compiled = options.pack and lab.at_most(options.pack), options.compile == "on"
     # Measured as the workers will run.
     torch.set_num_threads(num_threads)
     if size is None:

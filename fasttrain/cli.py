@@ -25,6 +25,7 @@ from .inputs import check_dataset, check_training
 from .limits import in_one_line
 from .marker import check_store
 from .parsing import parse, preset_config
+from .settings.flags import changed_parts
 from .text import ESCAPED
 from .values import learning_rates
 
@@ -152,9 +153,8 @@ def _run(command: Cell, config: Config, verb: str, arguments: list[str], **how: 
 
 def _checked(command: Cell, config: Config, grid: GridConfig | None = None) -> Config:
     """The configuration of a preset or file with the command's flags."""
-    parts = {"data": command.data, "network": command.network, "training": command.training}
-    table = {name: dataclasses.asdict(part) for name, part in parts.items()}
-    table["optimizer"] = command.optimizer.applied(config)
+    table = changed_parts(vars(config), command.data, command.network, command.optimizer)
+    table["training"] = dataclasses.asdict(command.training)
     table["grid"] = dataclasses.asdict(grid or GridConfig())
     table["experiment"] = dataclasses.asdict(config.experiment)
     return check(table, "command line")

@@ -109,7 +109,7 @@ def report(path: Path, watch_s: float | None = None) -> int:
 
 def _print_plan(opened: Session, console: Console) -> None:
     stages, lab, states = opened.stages, opened.lab, opened.states()
-    say(console, opened.batches)
+    say(console, "\n".join(opened.notes))
     left = [stage for stage, state in states if state in ("todo", "failed")]
     for kind in KINDS:
         counts = Counter(state for stage, state in states if stage.kind == kind)

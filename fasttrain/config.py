@@ -6,7 +6,6 @@ wherever a value came from.
 """
 
 import dataclasses
-import functools
 import re
 import stat
 import tomllib
@@ -15,78 +14,33 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
-from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from .errors import UsageError, nearest
-from .experiments.kinds import KINDS as EXPERIMENTS
 from .experiments.kinds import (
     Experiment,
-    Leg,
     LossBound,
     PlrFlr,
     check_experiment,
     refuse_beside_chain,
 )
-from .limits import LARGEST_RADIUS, MAX_TOML_BYTES, MOST, in_one_line, shown, within
-from .settings.optimizers import KINDS, SGD, Optimizer, Sphere, options
+from .limits import MAX_TOML_BYTES, MOST, in_one_line, shown
+from .settings.data import AnyData, Named
+from .settings.fields import CLOSED, Count, limited
+from .settings.networks import AnyNetwork, ConvNet
+from .settings.optimizers import SGD, Optimizer, Sphere
+from .settings.tables import PARTS, part_keys, with_kinds
 from .values import EpochCounts, LearningRates, OptionalRates, known_device
 
-_CLOSED = ConfigDict(extra="forbid")
 T = TypeVar("T")
 
 
-def _limited(name: str) -> AfterValidator:
-    return AfterValidator(functools.partial(within, name))
-
-
-Count = Annotated[int, Strict(), Field(gt=0, le=MOST)]
-Epochs = Annotated[Count, _limited("EPOCHS")]
-Radius = Annotated[float, Strict(), Field(ge=1 / LARGEST_RADIUS, le=LARGEST_RADIUS)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    __pydantic_config__ = _CLOSED
-    numerics: ClassVar[int] = 1
-    dataset: str = "digits"
-    """digits, cifar10, cifar100, fashion-mnist, or the path of an .npz file"""
-    n_train: Count | None = None
-    """class-balanced subset of the training set; all images if not given"""
-    n_test: Count | None = None
-    """class-balanced subset of the test set; all images if not given"""
-    flip: Annotated[bool, Strict()] = False
-    """augment by random horizontal flips"""
-    crop_padding: Annotated[int, Strict(), Field(ge=0, le=MOST)] = 0
-    """augment by random crops after padding by this many pixels"""
-    loader: Literal["auto", "resident", "ffcv"] = "auto"
-    """where batches come from: the device's memory, an FFCV file, or what fits; the same batches"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkConfig:
-    __pydantic_config__ = _CLOSED
-    model: Literal["convnet", "resnet18", "mlp"] = "convnet"
-    """network"""
-    width: Annotated[Count, _limited("WIDTH")] = 8
-    """channels of the first convolution, or of each hidden layer of the mlp"""
-    form: Literal["scale-invariant", "practical"] = "scale-invariant"
-    """practical: affine normalisation, and a head that trains"""
-    radius: Radius = 12.0
-    """radius of the sphere that all convolution weights lie on together (sphere alone)"""
-
-    @property
-    def numerics(self) -> int:
-        """The number of this network; of the others their own."""
-        return NETWORK_NUMERICS[self.model]
-
-
-NETWORK_NUMERICS = {"convnet": 1, "resnet18": 1, "mlp": 1}
-"""Raised by a change of a network that changes the numbers of a stage."""
+Epochs = Annotated[Count, limited("EPOCHS")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    __pydantic_config__ = _CLOSED
+    __pydantic_config__ = CLOSED
     numerics: ClassVar[int] = 1
     epochs: Epochs = 60
     """pre-training epochs"""
@@ -108,22 +62,22 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GridConfig:
-    __pydantic_config__ = _CLOSED
+    __pydantic_config__ = CLOSED
     plr: LearningRates = (0.001, 0.01, 0.1)
     """pre-training learning rates: effective on the sphere, raw with sgd and adam"""
     flr: OptionalRates = (0.001, 0.01)
     """fine-tuning learning rates, likewise; none for pre-training alone"""
     k: EpochCounts = (2, 5)
     """checkpoints averaged (SWA): the end of pre-training, then one per epoch at the same rate"""
-    seeds: Annotated[Count, _limited("SEEDS")] = 1
+    seeds: Annotated[Count, limited("SEEDS")] = 1
     """repetitions, with seeds 0, 1, ..."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    __pydantic_config__ = _CLOSED
-    data: DataConfig = field(default_factory=DataConfig)
-    network: NetworkConfig = field(default_factory=NetworkConfig)
+    __pydantic_config__ = CLOSED
+    data: AnyData = field(default_factory=Named)
+    network: AnyNetwork = field(default_factory=ConvNet)
     optimizer: Optimizer = field(default_factory=Sphere)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     grid: GridConfig = field(default_factory=GridConfig)
@@ -134,7 +88,7 @@ class Config:
 class RunOptions:
     """Where and how to run: nothing that a stage's identity depends on."""
 
-    __pydantic_config__ = _CLOSED
+    __pydantic_config__ = CLOSED
     store: Path | None = None
     """directory of the results; runs/PRESET if not given"""
     data_root: Path | None = None
@@ -143,7 +97,7 @@ class RunOptions:
     """auto, cpu, cuda, cuda:0, ..."""
     engine: Literal["local"] = "local"
     """local: processes of this machine, as many as it has GPUs or, without one, cores"""
-    processes: Annotated[Count, _limited("PROCESSES")] | None = None
+    processes: Annotated[Count, limited("PROCESSES")] | None = None
     """how many processes train at once; 1 trains in this one; by the machine if not given"""
     pack: Count | None = None
     """most models trained as one; by measurement if not given"""
@@ -242,14 +196,16 @@ def _check_together(config: Config, origin: str) -> None:
     optimizer = config.optimizer
     if isinstance(optimizer, SGD) and optimizer.nesterov and not optimizer.momentum:
         raise UsageError(f"{origin}: optimizer.nesterov = true: needs a momentum above 0")
-    if isinstance(optimizer, Sphere) and config.network.form == "practical":
+    # What lies on the sphere of a custom network is known when it is built.
+    form = getattr(config.network, "form", None)
+    if isinstance(optimizer, Sphere) and form == "practical":
         if optimizer.free_lr is None:
             raise UsageError(
                 f"{origin}: network.form = 'practical': affine normalisation and head are not on"
                 " the sphere; give optimizer.free_lr, the rate of plain SGD for them, or take"
                 " optimizer.kind sgd or adam"
             )
-    elif isinstance(optimizer, Sphere) and optimizer.free_lr is not None:
+    elif isinstance(optimizer, Sphere) and form and optimizer.free_lr is not None:
         raise UsageError(
             f"{origin}: optimizer.free_lr = {optimizer.free_lr:g}: a scale-invariant network trains"
             " nothing beside the sphere"
@@ -272,49 +228,31 @@ def check_options(
 def checked(kind: T, value: T | dict[str, Any], origin: str) -> T:
     """A value of the type of `kind` with every key checked; raises as `check` does."""
     table = value if isinstance(value, dict) else dataclasses.asdict(cast(Any, value))
+    if isinstance(value, Config):
+        table |= {name: getattr(value, name) for name in PARTS}
     if isinstance(kind, Config):
-        table = _with_kind(table, origin)
+        table = with_kinds(table, origin)
     try:
         return TypeAdapter(type(kind)).validate_python(table)
     except ValidationError as error:
         # A misspelt key is named before the one that is missing for it.
         first = min(error.errors(), key=lambda found: found["type"] == "missing")
-    tag = ""
     keys = [str(part) for part in first["loc"] if isinstance(part, str)]
-    if keys[:1] in (["optimizer"], ["experiment"]) and keys[1:]:
-        # Below it pydantic names the kind, too.
-        tag = keys.pop(1)
+    # Below a part pydantic names its kind, too.
+    tag = keys.pop(1) if keys[0] in (*PARTS, "experiment") and keys[1:] else ""
     where = f"{origin}: {'.'.join(_key(key) for key in keys)}"
-    if first["type"] in ("unexpected_keyword_argument", "missing"):
-        allowed = _allowed(kind, keys[:-1], tag)
-        what = "is missing"
-        if first["type"] != "missing":
-            what = f"no such key{nearest(keys[-1], allowed)}"
-        raise UsageError(f"{where}: {what}; allowed here: {', '.join(allowed)}")
+    if first["type"] == "unexpected_keyword_argument":
+        allowed = part_keys(keys[0], tag, keys[1:-1]) if tag else _keys_at(kind, keys[:-1])
+        raise UsageError(
+            f"{where}: no such key{nearest(keys[-1], allowed)}; allowed here: {', '.join(allowed)}"
+        )
+    if first["type"] == "missing":
+        what = "every leg" if keys[1:-1] else f"{keys[0]}.kind = {tag!r}"
+        raise UsageError(f"{where}: is missing; {what} needs it")
     reason = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
     if first["type"] == "literal_error":
         reason += nearest(str(first["input"]), re.findall(r"'([^']+)'", reason))
     raise UsageError(f"{where} = {shown(first['input'])}: {reason}")
-
-
-def _with_kind(table: dict[str, Any], origin: str) -> dict[str, Any]:
-    """The table of a configuration whose optimiser and experiment name their kinds."""
-    named = dict(table)
-    for name, kinds, default in (
-        ("optimizer", KINDS, "sphere"),
-        ("experiment", EXPERIMENTS, "plr-flr"),
-    ):
-        part = table.get(name, {})
-        if not isinstance(part, dict):
-            continue
-        kind = part.get("kind", default)
-        if kind not in kinds:
-            raise UsageError(
-                f"{origin}: {name}.kind = {shown(kind)}: must be {', '.join(kinds)}"
-                f"{nearest(str(kind), kinds)}"
-            )
-        named[name] = {"kind": kind, **part}
-    return named
 
 
 def _key(key: str) -> str:
@@ -322,13 +260,7 @@ def _key(key: str) -> str:
     return key if key.isidentifier() and len(key) < 80 else shown(key)
 
 
-def _allowed(at: Any, path: list[str], tag: str) -> list[str]:
-    """The keys of what stands there, of the kind `tag` where there are kinds."""
-    if path == ["optimizer"]:
-        return list(options(tag))
-    if path[:1] == ["experiment"]:
-        at = Leg if path[1:] else EXPERIMENTS[tag]
-    else:
-        for key in path:
-            at = getattr(at, key)
+def _keys_at(at: Any, path: list[str]) -> list[str]:
+    for key in path:
+        at = getattr(at, key)
     return [f.name for f in dataclasses.fields(at)]

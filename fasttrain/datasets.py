@@ -6,19 +6,35 @@ from pathlib import Path
 from typing import Literal
 
 from fasttrain_data import Beton, ImageData, Manifest, load, write_beton
+from fasttrain_data.npz import save_npz
 
 from .inputs import one_line_errors
-from .lab import load_images
+from .settings.custom import is_factory
+from .settings.data import CustomData
 
 
 def write(
-    dataset: str, out: Path, split: str, mode: Literal["raw", "jpg"], root: Path | None
+    dataset: str,
+    out: Path,
+    split: str | None,
+    mode: Literal["raw", "jpg"] | None,
+    root: Path | None,
 ) -> int:
-    """Write a split of a data set as an FFCV file; returns the exit code."""
+    """Write a split of a data set as an FFCV file, or all of it as .npz; returns the exit code."""
+    if out.suffix == ".npz":
+        with one_line_errors():
+            save_npz(images(dataset, root), out)
+        return inspect(str(out), root)
     with one_line_errors():
-        manifest = write_beton(load(dataset, root), out, split=split, mode=mode)
+        data = images(dataset, root)
+        manifest = write_beton(data, out, split=split or "train", mode=mode or "raw")
     _print_manifest(out, manifest)
     return 0
+
+
+def images(source: str, root: Path | None) -> ImageData:
+    """A data set by its name or path, or by the name of the function that makes it."""
+    return CustomData(factory=source).load(root) if is_factory(source) else load(source, root)
 
 
 def inspect(source: str, root: Path | None) -> int:
@@ -28,7 +44,9 @@ def inspect(source: str, root: Path | None) -> int:
             beton = Beton(source, "fast")
         _print_manifest(beton.path, beton.manifest)
     else:
-        _print_images(load_images(source, root))
+        with one_line_errors():
+            data = images(source, root)
+        _print_images(data)
     return 0
 
 
@@ -48,11 +66,14 @@ def _print_images(data: ImageData) -> None:
             "name": data.name,
             "training images": len(data.train_images),
             "test images": len(data.test_images),
+            **{f"probe set {name}": f"{len(p[1])} images" for name, p in data.probes.items()},
             **_about(data.train_images.shape[1:], data.class_names, data.mean, data.std),
             "training images per class": " to ".join(str(c) for c in (per_class[0], per_class[-1])),
             "digest": data.digest,
         }
     )
+    for note in data.notes:
+        print(f"{'converted':26}{note}")
 
 
 def _print_manifest(path: Path, manifest: Manifest) -> None:

@@ -68,7 +68,7 @@ def estimate(
     size = len(tensors_to_bytes(model.state_dict()))
     # Two moments, or a buffer, of every parameter: about as many again each.
     if lab.config.optimizer.keeps_state:
-        size *= 3 if lab.config.optimizer.kind == "adam" else 2
+        size *= 3 if lab.config.optimizer.kind in ("adam", "custom") else 2
     num_filters = sum(weight.shape[0] for weight in model.sphere_parameters())
     return Estimate(
         sum(left.values()),

@@ -76,7 +76,8 @@ def reestimate_batch_norm_(
     Reset, cumulative mean over the training set, in train mode (arXiv 2410.22113). Returns the
     score of that same pass, in train mode: what the published barriers are measured in.
     """
-    norms = [m for m in model.modules() if isinstance(m, (nn.BatchNorm2d, NormReLUPool))]
+    kinds = (nn.modules.batchnorm._BatchNorm, NormReLUPool)
+    norms = [m for m in model.modules() if isinstance(m, kinds)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

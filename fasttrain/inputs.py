@@ -36,7 +36,9 @@ def check_training(config: Config, options: RunOptions, name: str) -> None:
         UsageError: no such data set.
         EnvironmentProblem: a directory that cannot be used.
     """
-    check_dataset(config.data.dataset, options.data_root)
+    with one_line_errors():
+        config.data.check(options.data_root)
+    check_dataset(None, options.data_root)
     check_store(options.store or Path("runs") / name, create=True)
 
 
@@ -65,15 +67,18 @@ def check_beton(path: str | Path) -> None:
         existing(path)
 
 
-def check_output(path: Path) -> None:
-    """Check that an FFCV file can be written.
+def check_output(path: Path, split: str | None, mode: str | None) -> None:
+    """Check that a data file can be written.
 
     Raises:
-        UsageError: another ending.
+        UsageError: another ending; a split or mode of a file that holds all.
         EnvironmentProblem: there is no directory for it.
     """
-    if path.suffix != ".beton":
-        raise UsageError(f"{path}: the name of an FFCV file ends in .beton")
+    if path.suffix not in (".beton", ".npz"):
+        raise UsageError(f"{path}: the name of an FFCV file ends in .beton, of arrays in .npz")
+    for flag, value in (("--split", split), ("--mode", mode)):
+        if path.suffix == ".npz" and value is not None:
+            raise UsageError(f"{flag} {value}: is of .beton files; an .npz holds all, exactly")
     with one_line_errors():
         folder = expanded(path).absolute().parent
     if not folder.is_dir():

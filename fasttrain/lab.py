@@ -23,13 +23,15 @@ from .chance import Chance, chance_of
 from .config import Config, RunOptions
 from .errors import UsageError
 from .inputs import one_line_errors
-from .models import MODELS, ImageClassifier, fold
+from .models import ImageClassifier, fold
+from .parts import check_parts
 from .precision import set_exact_arithmetic
 from .settings.fused import start_norms
 from .settings.groups import Built, Trained, trained_parameters
 from .settings.knobs import Knobs
 from .settings.losses import LOSSES, Loss
 from .settings.optimizers import Sphere
+from .sources import check_unchanged, sources
 from .store import Store
 
 
@@ -67,8 +69,18 @@ class Lab:
             self.data, "test", batch_size=self.config.training.batch_size * 4, device=self.device
         )
 
-    def _network(self, seed: int, num_models: int = 1) -> ImageClassifier:
+    def at_most(self, num_models: int) -> int:
+        """So many models of a pack, or as many as the network can be folded to."""
+        return min(num_models, self.config.network.max_pack or num_models)
+
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image: C, H, W."""
+        height, width, channels = map(int, self.data.train_images.shape[1:])
+        return channels, height, width
+
+    def network(self, seed: int, num_models: int = 1) -> ImageClassifier:
         """The network as initialised from the seed, so many times, on the host."""
+        assert num_models == self.at_most(num_models), "a pack of a network that cannot fold"
         shape = self.data.train_images.shape[1:]
         make = functools.partial(new_network, self.config, shape, self.data.num_classes)
         with torch.random.fork_rng(devices=[]):
@@ -82,7 +94,7 @@ class Lab:
 
     def new_model(self, seed: int, num_models: int = 1) -> ImageClassifier:
         """The network of a seed, so many times, the same on every device."""
-        model = self._network(seed, num_models)
+        model = self.network(seed, num_models)
         model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.compiled:
             # On CUDA with graphs: forward and backward pass are one launch each.
@@ -105,7 +117,7 @@ class Lab:
     def _start_norms(self, seed: int) -> list[Tensor]:
         """Radii of the spheres of a seed's network, by tensor: stages keep them to their end."""
         if seed not in self.radii:
-            weights = list(self._network(seed).sphere_parameters())
+            weights = list(self.network(seed).sphere_parameters())
             scope = self.config.optimizer.scope  # type: ignore[union-attr]
             self.radii[seed] = start_norms(scope, weights, self.config.network.radius)
         return self.radii[seed]
@@ -130,17 +142,16 @@ class Lab:
     @functools.cached_property
     def sphere_names(self) -> list[str]:
         """Names of the weights that lie on the sphere, where there is one."""
-        return [name for name, _ in trained(self._network(0)).sphere]
+        return [name for name, _ in trained(self.network(0)).sphere]
 
     @functools.cached_property
     def free_names(self) -> list[str]:
         """Names of what trains beside them."""
-        return [name for name, _ in trained(self._network(0)).free]
+        return [name for name, _ in trained(self.network(0)).free]
 
     def about(self) -> dict[str, object]:
         """What stage.json says besides what a stage's identity rests on."""
-        config = self.config.data
-        path, num_test = Path(config.dataset), len(self.data.test_labels)
+        num_test = len(self.data.test_labels)
         return {
             "dataset": self.data.name,
             "num_classes": self.data.num_classes,
@@ -152,11 +163,7 @@ class Lab:
             "guess_loss": self.chance.loss,
             "test_majority": float(np.bincount(self.data.test_labels).max() / num_test),
             "evaluate_every": self.config.training.evaluate_every,
-            "source": {
-                "dataset": str(path.absolute()) if path.suffix == ".npz" else config.dataset,
-                "n_train": config.n_train,
-                "n_test": config.n_test,
-            },
+            "source": self.config.data.origin(),
         }
 
     def train_loader(self, seed: int) -> Loader:
@@ -181,14 +188,12 @@ def new_network(
     num_models: int = 1,
 ) -> ImageClassifier:
     """The network of a configuration, or a pack of it, initialised from torch's generator."""
-    network, (height, width, channels) = config.network, shape
-    return MODELS[network.model](
+    height, width, channels = map(int, shape)
+    return config.network.build(
+        (channels, height, width),
         LOSSES[config.training.loss].outputs(num_classes),
-        in_channels=channels,
-        width=network.width,
-        scale_invariant=network.form == "scale-invariant",
-        num_models=num_models,
-        **({"image_size": (height, width)} if network.model == "mlp" else {}),
+        num_models,
+        on_sphere=isinstance(config.optimizer, Sphere),
     )
 
 
@@ -219,7 +224,8 @@ def configured_images(config: Config, root: Path | None) -> ImageData:
     Raises:
         UsageError, EnvironmentProblem: as `load_images`; too small for what is asked of it.
     """
-    data = load_images(config.data.dataset, root)
+    with one_line_errors():
+        data = config.data.load(root)
     try:
         data = data.subset(config.data.n_train, config.data.n_test)
     except DataError as error:
@@ -250,6 +256,7 @@ def open_lab(
 ) -> Lab:
     """The lab of a sweep on one device, in whatever process."""
     set_exact_arithmetic()
+    check_unchanged(config, provenance)
     if device.type == "cuda":
         # Kernels are launched on the current device, whatever device their tensors are on.
         torch.cuda.set_device(device)
@@ -260,11 +267,10 @@ def open_lab(
         device,
         precision,
         # Here, since a worker has fewer threads than the process that started it.
-        provenance | {"threads": str(torch.get_num_threads())},
+        provenance | sources(config) | {"threads": str(torch.get_num_threads())},
         options.checkpoint_s,
         compiled,
         options.stop_at_chance,
     )
-    # Raises for parameters that no optimiser takes.
-    _ = lab.sphere_names
+    check_parts(lab)
     return lab

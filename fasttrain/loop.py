@@ -37,7 +37,7 @@ def train_epoch(
     model.train()
     size = model.num_models
     loss_sum = torch.zeros(size, dtype=torch.float64, device=device)
-    num_classes = loss.num_classes(model.head.out_features // size)
+    num_classes = loss.num_classes(model.num_outputs)
     hits_by_class = torch.zeros(size, num_classes, dtype=torch.int64, device=device)
     images_by_class = torch.zeros(num_classes, dtype=torch.int64, device=device)
     grad_norm_sum = torch.zeros(size, dtype=torch.float64, device=device)
@@ -65,12 +65,14 @@ def train_epoch(
 
 
 def filter_norms(model: ImageClassifier) -> Tensor:
-    """||theta_i|| of every conv filter in the order of the parameters: (num_models, F) fp32."""
+    """||theta_i|| of every filter on the sphere, in the order of the parameters: (num_models, F).
+
+    fp32; a filter is a row of whatever dimensions.
+    """
     with torch.no_grad():
-        return torch.cat(
-            [
-                torch.linalg.vector_norm(weight, dim=(1, 2, 3)).view(model.num_models, -1)
-                for weight in model.sphere_parameters()
-            ],
-            dim=1,
-        )
+        norms = []
+        for weight in model.sphere_parameters():
+            rows = weight if weight.ndim == 4 else weight.reshape(len(weight), -1)
+            rest = tuple(range(1, rows.ndim))
+            norms.append(torch.linalg.vector_norm(rows, dim=rest).view(model.num_models, -1))
+        return torch.cat(norms, dim=1)

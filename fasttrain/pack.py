@@ -1,7 +1,9 @@
 """K models trained as one on the device: a pack, from state_dicts and back to them."""
 
+import contextlib
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -62,6 +64,7 @@ class Pack:
         optimizers: Sequence[State] = (),
     ) -> None:
         self.lab = lab
+        self.seed = seed
         self.size = len(knobs)
         self.model = lab.new_model(seed, self.size)
         self.optimizer = lab.new_optimizer(self.model, seed, knobs)
@@ -87,14 +90,15 @@ class Pack:
     def train(self, epoch: int, *, tested: bool) -> Epoch:
         """Train one epoch, with a test pass at its end or NaN in its place."""
         lab = self.lab
-        totals = train_epoch(
-            self.model,
-            lab.loss,
-            self.optimizer,
-            self.loader.epoch(epoch),
-            lab.precision,
-            lab.device,
-        )
+        with drawing(self.seed, epoch, lab.device):
+            totals = train_epoch(
+                self.model,
+                lab.loss,
+                self.optimizer,
+                self.loader.epoch(epoch),
+                lab.precision,
+                lab.device,
+            )
         scores = self.test() if tested else (totals.train_loss * math.nan,) * 2
         if self.average:
             self.num_averaged += 1
@@ -136,7 +140,17 @@ class Pack:
             for name, weight in trained(self.model).all:
                 weight.copy_(self.average[name])
         arithmetic = self.lab.precision, self.lab.device
-        reestimate_batch_norm_(self.model, self.lab.loss, self.loader.epoch(epoch), *arithmetic)
+        with drawing(self.seed, epoch, self.lab.device):
+            reestimate_batch_norm_(self.model, self.lab.loss, self.loader.epoch(epoch), *arithmetic)
         train = score_in_eval_mode(self.model, self.lab.loss, self.loader.epoch(epoch), *arithmetic)
         unknown = torch.full_like(train.loss, math.nan)
         return torch.stack([*train, unknown, unknown, *self.test()], dim=1).cpu()
+
+
+@contextlib.contextmanager
+def drawing(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
+    """What a user's network or optimiser draws from torch is a function of seed and epoch."""
+    key = hashlib.sha256(f"{seed} {epoch}".encode()).digest()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int.from_bytes(key[:8]) >> 1)
+        yield

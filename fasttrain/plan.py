@@ -25,12 +25,13 @@ from fasttrain_data import ImageData
 
 from .config import Config, TrainingConfig
 from .schema import stage_identity
+from .settings.data import NO_IDENTITY as DATA_BESIDE_IDENTITY
 from .settings.knobs import Knobs
 from .settings.losses import LOSSES
 from .settings.part import section
 
 NO_IDENTITY = {
-    "data": ("dataset", "n_train", "n_test", "loader"),
+    "data": DATA_BESIDE_IDENTITY,
     "training": ("epochs", "finetune_epochs", "evaluate_every", "precision", "loss", "inherit")
     + ("until_loss",),
 }

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from .config import DataConfig, NetworkConfig, TrainingConfig
+from .config import TrainingConfig
 from .plan import KINDS as STAGE_KINDS
 from .plan import NO_IDENTITY
 from .runs import COLUMNS
 from .schema import LENGTH, digest, path_of
+from .settings.data import Data
 from .settings.knobs import Knobs
+from .settings.networks import network_options
 from .settings.optimizers import KINDS, options
 from .settings.part import given
 from .stages import METRICS
@@ -69,8 +71,8 @@ class Finished(NamedTuple):
             "setup": self.setup,
             "stage": self.stage,
             "dataset": readable(self.about["dataset"]),
-            "model": network["model"],
-            "width": network["width"],
+            "model": network.get("factory", network["model"]),
+            "width": network.get("width"),
             "optimizer": optimizer["kind"],
             "rate": KINDS[optimizer["kind"]].rate,
             **{name: self.about[name] for name in ("seed", "plr", "flr", "k")},
@@ -94,14 +96,10 @@ class Finished(NamedTuple):
         """Every part of the setting with all its values, in the configuration's words."""
         sections = self.about["setup"]
         optimizer = given(sections["optimizer"])
-        data, network, training = (
-            asdict(part) | given(sections[name])
-            for name, part in (
-                ("data", DataConfig()),
-                ("network", NetworkConfig()),
-                ("training", TrainingConfig()),
-            )
-        )
+        data = asdict(Data()) | given(sections["data"])
+        network = given(sections["network"])
+        network = network_options(network["model"]) | network
+        training = asdict(TrainingConfig()) | given(sections["training"])
         if optimizer["kind"] != "sphere":
             del network["radius"]
         return {
@@ -159,8 +157,9 @@ def finished(store: str | Path) -> list[Finished]:
 def load(store: str | Path) -> pd.DataFrame:
     """One row per finished stage, sorted by set-up, kind, PLR, FLR, k, path and seed.
 
-    Columns: setup (an id), stage (id), dataset, model, width, optimizer (sphere, sgd, adam), rate
-    (what plr and flr are: effective on the sphere, raw otherwise), seed, kind (pretrain, finetune,
+    Columns: setup (an id), stage (id), dataset, model (of a custom network its factory), width
+    (missing of a custom network), optimizer (sphere, sgd, adam, custom), rate (what plr and flr
+    are: effective on the sphere, raw otherwise), seed, kind (pretrain, finetune,
     swa, and the deeper leg and average), plr (of the first leg), flr (of a later leg its own; else
     NaN), k (missing unless an average), depth (legs from a new network to the stage), path (their
     knobs, "0.01>0.001"; of an average those to the leg that it reads), experiment (plr-flr, chain:
@@ -198,8 +197,9 @@ def stage_table(found: Sequence[Finished]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=columns)
     numbers = ("plr", "flr", "weight_decay", "noise", *COLUMNS, "time_s")
     numbers = dict.fromkeys(numbers, "float64")
-    whole = dict.fromkeys(("epoch", "epochs", "seed", "width", "depth"), "int64")
-    return _sorted(table.astype(numbers | whole | {"k": "Int64", "stopped": "bool"}))
+    whole = dict.fromkeys(("epoch", "epochs", "seed", "depth"), "int64")
+    missing = dict.fromkeys(("k", "width"), "Int64")
+    return _sorted(table.astype(numbers | whole | missing | {"stopped": "bool"}))
 
 
 def load_epochs(store: str | Path) -> pd.DataFrame:
@@ -220,7 +220,7 @@ def epoch_table(store: str | Path, found: Sequence[Finished]) -> pd.DataFrame:
         if len(table):
             tables.append(table.assign(**f.identity())[columns])
     whole = pd.concat(tables[1:]) if len(tables) > 1 else tables[0]
-    return _sorted(whole.astype({"flr": "float64", "k": "Int64"}))
+    return _sorted(whole.astype({"flr": "float64", "k": "Int64", "width": "Int64"}))
 
 
 class Grids(NamedTuple):

@@ -20,10 +20,12 @@ from .files import is_empty
 from .inputs import one_line_errors
 from .journal import Journal
 from .lab import Lab, open_lab
+from .parts import notes
 from .plan import Stage, setup_sections
 from .precision import resolve_device, resolve_precision
 from .progress import ProgressView
 from .provenance import provenance
+from .sources import change_lines
 from .store import Store
 
 
@@ -36,8 +38,8 @@ class Session:
     options: RunOptions
     command: str
     """for the record"""
-    batches: str
-    """where batches come from, in a line"""
+    notes: list[str]
+    """what is to be said before it runs: of data and parts, and where batches come from"""
 
     def states(self) -> list[tuple[Stage, str]]:
         """Every stage, and how it stands."""
@@ -75,7 +77,8 @@ def open_session(
     stages = build(config, setup_sections(config, lab.data, precision), seeds)
     with one_line_errors():
         batches = f"batches: {lab.train_loader(0).explain()}"
-    return Session(stages, lab, options, command, batches)
+    changed = [] if fresh else change_lines(config, lab.store)
+    return Session(stages, lab, options, command, [*notes(lab), *changed, batches])
 
 
 def sweep(session: Session, console: Console, *, every_epoch: bool = False) -> dict[str, str]:
@@ -85,7 +88,7 @@ def sweep(session: Session, console: Console, *, every_epoch: bool = False) -> d
         every_epoch: without a live table, a line per epoch instead of one per stage.
     """
     stages, lab, options = session.stages, session.lab, session.options
-    say(console, session.batches)
+    say(console, "\n".join(session.notes))
     with lab.store.lock():
         lab.store.clean()
         if outdated := reopen_outdated(stages, lab.store):

@@ -70,6 +70,7 @@ def measure_packs(lab: Lab, largest: int, sharing: int) -> list[Timing]:
     Raises:
         EnvironmentProblem: not even one model can be run on this device.
     """
+    largest = lab.at_most(largest)
     key = _key(lab, largest, sharing)
     timings = _kept(key)
     if timings:
@@ -152,6 +153,7 @@ def models_in_memory(lab: Lab, most: int) -> int:
     Raises:
         EnvironmentProblem: not even one model can be run on this device.
     """
+    most = lab.at_most(most)
     [one] = measure_packs(lab, 1, 1)
     free = MEMORY_SHARE * free_bytes(lab.device)
     return max(1, min(most, int(free / max(1, one.memory_bytes))))

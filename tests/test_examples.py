@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "docs" / "examples"
+QUICK = ("--epochs", "2", "--finetune-epochs", "1", "--plr", "3e-3", "--k", "2")
+QUICK += ("--processes", "1", "--pack", "2", "--compile", "off")
 
 
 def run(name: str, *options: str, folder: Path) -> str:
@@ -81,3 +85,28 @@ def test_a_grid_from_python_and_again(tmp_path):
 def test_lightning(tmp_path):
     text = run("with_lightning.py", "--epochs", "1", "--images", "256", folder=tmp_path)
     assert "accuracy" in text
+
+
+def sweep(path: str, folder: Path) -> str:
+    """What a user runs in the folder of the file."""
+    command = [sys.executable, "-m", "fasttrain", "sweep", path, *QUICK, "--store", "store"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", ["patched.toml", "lion.toml"])
+def test_own_parts_of_the_examples(tmp_path, name):
+    shutil.copytree(EXAMPLES / "own", tmp_path / "own", ignore=shutil.ignore_patterns("__py*"))
+    said = sweep(name, tmp_path / "own")
+    assert "report: store/report/report.html" in said
+    if name == "patched.toml":
+        assert "2 of 8 tensors that train on the sphere: first.weight, second.weight" in said
+
+
+def test_own_parts_of_the_readme(tmp_path):
+    text = (ROOT / "README.md").read_text()
+    for kind, name in (("python", "mine.py"), ("toml", "mine.toml")):
+        [block] = re.findall(f"```{kind}\n# {re.escape(name)}\n(.*?)```", text, re.DOTALL)
+        (tmp_path / name).write_text(block)
+    assert "train_images: (N, H, W) as gray" in sweep("mine.toml", tmp_path)

@@ -44,7 +44,7 @@ DATASETS: tuple[str, ...] = ("digits", *PUBLISHED)
 
 
 def known(name: str | os.PathLike[str]) -> str | Path:
-    """Return the name if it is in `DATASETS`, or the path of an npz file that is there.
+    """Return the name if it is in `DATASETS`, or the path of a file or folder of images.
 
     Raises `DataError` for anything else.
     """
@@ -53,10 +53,64 @@ def known(name: str | os.PathLike[str]) -> str | Path:
         return existing(text)
     if text in DATASETS:
         return text
+    if text and is_saved_dataset(text):
+        return saved_dataset(text)
+    if text and (os.sep in text or _is_directory(expanded(text))):
+        return image_folder(text)
     raise DataError(
-        f"unknown data set {text[:200]!r}: use one of {', '.join(DATASETS)}"
-        f" or the path of an .npz file{nearest(text[:200], DATASETS)}"
+        f"unknown data set {text[:200]!r}: use one of {', '.join(DATASETS)} or the path of an"
+        f" .npz file or of a folder of images{nearest(text[:200], DATASETS)}"
     )
+
+
+def image_folder(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a folder that holds `train` and `test`; a `DataError` says what lacks."""
+    folder = expanded(path)
+    if not _is_directory(folder):
+        raise DataError(f"{folder} is no folder: train/CLASS/* and test/CLASS/* are needed in it")
+    for split in ("train", "test"):
+        if not _is_directory(folder / split):
+            there = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+            found = f", it has {', '.join(there[:5])}" if there else ""
+            raise DataError(
+                f"{folder} has no folder {split}{found}: train/CLASS/* and test/CLASS/* are needed"
+                f"{nearest(split, there)}"
+            )
+    return folder
+
+
+SAVED_MARKS = ("dataset_dict.json", "state.json")
+"""what lies in a directory of Hugging Face's `save_to_disk`: of several splits, or of one"""
+
+
+def is_saved_dataset(path: str | os.PathLike[str]) -> bool:
+    """Whether Hugging Face's `save_to_disk` wrote the directory."""
+    return any(_is_there(expanded(path) / mark) for mark in SAVED_MARKS)
+
+
+def saved_dataset(path: str | os.PathLike[str]) -> Path:
+    """Return the directory that `save_to_disk` wrote; a `DataError` says what lacks."""
+    folder = expanded(path)
+    if not is_saved_dataset(folder):
+        raise DataError(
+            f"{folder} is no directory that save_to_disk of Hugging Face's datasets wrote:"
+            f" {SAVED_MARKS[0]} is not in it"
+        )
+    return folder
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def existing(path: str | os.PathLike[str]) -> Path:

@@ -6,8 +6,9 @@ Everything downstream (loaders, plans, stores) sees this one form, whatever the 
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,6 +17,8 @@ import numpy.typing as npt
 from fasttrain_data.errors import DataError
 
 CHANNELS = (1, 3)
+PROBE_NAME = re.compile("[a-z0-9][a-z0-9_-]{0,63}")
+"""of a probe set: it becomes part of columns and file names"""
 
 
 def channel_statistics(images: npt.NDArray[np.uint8]) -> tuple[list[float], list[float]]:
@@ -62,25 +65,42 @@ class ImageData:
     class_names: tuple[str, ...]
     mean: tuple[float, ...]  # (C,), of pixels in [0, 1]
     std: tuple[float, ...]  # (C,), of pixels in [0, 1]
+    probes: Mapping[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]] = field(
+        default_factory=dict
+    )
+    """further evaluation sets by name: images and labels, as of the test set"""
+    notes: tuple[str, ...] = ()
+    """what was converted when the images were read, and how; no part of the digest"""
 
     def __post_init__(self) -> None:
         if not self.class_names:
             raise DataError(f"{self.name}: class_names is empty, at least one class is needed")
         for split in ("train", "test"):
             self._check_split(split, *self.split(split))
-        train, test = self.train_images.shape[1:], self.test_images.shape[1:]
-        if train != test:
-            raise DataError(
-                f"{self.name}: train_images are {train} (H, W, C) but test_images are {test}"
-            )
+        for name, probe in self.probes.items():
+            if not PROBE_NAME.fullmatch(name) or name in ("train", "test"):
+                raise DataError(
+                    f"{self.name}: probe set {name!r}: a name has small letters, digits, _ and -,"
+                    " and is not train or test"
+                )
+            self._check_split(f"probe_{name}", *probe)
+        train = self.train_images.shape[1:]
+        others = {"test": self.test_images}
+        others |= {f"probe_{name}": images for name, (images, _) in self.probes.items()}
+        for split, images in others.items():
+            if images.shape[1:] != train:
+                raise DataError(
+                    f"{self.name}: train_images are {train} (H, W, C) but {split}_images are"
+                    f" {images.shape[1:]}"
+                )
         self._check_statistics()
 
     def _check_split(self, split: str, images: np.ndarray, labels: np.ndarray) -> None:
-        for field, array, dtype, ndim in (
+        for key, array, dtype, ndim in (
             ("images", images, np.uint8, 4),
             ("labels", labels, np.int64, 1),
         ):
-            where = f"{self.name}: {split}_{field}"
+            where = f"{self.name}: {split}_{key}"
             if not isinstance(array, np.ndarray):
                 raise DataError(f"{where} is a {type(array).__name__}, a numpy array is needed")
             if array.dtype != dtype:
@@ -108,13 +128,13 @@ class ImageData:
 
     def _check_statistics(self) -> None:
         channels = self.train_images.shape[3]
-        for field, values in (("mean", self.mean), ("std", self.std)):
+        for key, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != channels:
                 raise DataError(
-                    f"{self.name}: {field} has {len(values)} values for {channels} channels"
+                    f"{self.name}: {key} has {len(values)} values for {channels} channels"
                 )
             if not all(math.isfinite(value) for value in values):
-                raise DataError(f"{self.name}: {field} is {values}, finite values are needed")
+                raise DataError(f"{self.name}: {key} is {values}, finite values are needed")
         if min(self.std) <= 0:
             raise DataError(
                 f"{self.name}: std is {self.std}, every channel needs a std above 0"
@@ -127,17 +147,21 @@ class ImageData:
         return len(self.class_names)
 
     def split(self, split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """Return (images, labels) of `"train"` or `"test"`; any other name is a `DataError`."""
+        """Return (images, labels) of `"train"`, `"test"` or a probe set; else a `DataError`."""
         if split == "train":
             return self.train_images, self.train_labels
         if split == "test":
             return self.test_images, self.test_labels
-        raise DataError(f"split {split!r} of {self.name} does not exist: use 'train' or 'test'")
+        if split in self.probes:
+            return self.probes[split]
+        names = " or ".join(map(repr, ("train", "test", *self.probes)))
+        raise DataError(f"split {split!r} of {self.name} does not exist: use {names}")
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of all arrays with shapes and dtypes, mean, std and the number of classes.
 
+        Of the arrays of probe sets too, where there are any.
         The name does not enter: the same content has one digest wherever it lies.
         """
         state = hashlib.sha256(f"num_classes={self.num_classes}\n".encode())
@@ -149,8 +173,11 @@ class ImageData:
             "mean": np.asarray(self.mean, np.float64),
             "std": np.asarray(self.std, np.float64),
         }
-        for field, array in arrays.items():
-            state.update(f"{field} {array.dtype.str} {array.shape}\n".encode())
+        for name in sorted(self.probes):
+            images, labels = self.probes[name]
+            arrays |= {f"probe_{name}_images": images, f"probe_{name}_labels": labels}
+        for key, array in arrays.items():
+            state.update(f"{key} {array.dtype.str} {array.shape}\n".encode())
             state.update(np.ascontiguousarray(array).data)
         return state.hexdigest()
 
@@ -177,10 +204,10 @@ class ImageData:
         _, labels = self.split(split)
         if num_samples is None or num_samples == len(labels):
             return slice(None)
-        field = f"n_{split}"
+        key = f"n_{split}"
         if not 0 < num_samples <= len(labels):
             raise DataError(
-                f"{field} is {num_samples}, {self.name} allows 1..{len(labels)} {split} samples"
+                f"{key} is {num_samples}, {self.name} allows 1..{len(labels)} {split} samples"
             )
         base, extra = divmod(num_samples, self.num_classes)
         chosen = []
@@ -189,7 +216,7 @@ class ImageData:
             found = np.flatnonzero(labels == label)[:wanted]
             if len(found) < wanted:
                 raise DataError(
-                    f"{field} is {num_samples}: that takes {wanted} {split} samples of class"
+                    f"{key} is {num_samples}: that takes {wanted} {split} samples of class"
                     f" {class_name!r}, but {self.name} has {len(found)}"
                 )
             chosen.append(found)

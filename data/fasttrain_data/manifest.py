@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from fasttrain_data.catalogue import existing
 from fasttrain_data.errors import DataError
-from fasttrain_data.images import CHANNELS
+from fasttrain_data.images import CHANNELS, PROBE_NAME
 
 FORMAT = 1
 MOST = 2**48
@@ -120,7 +120,7 @@ def _is_digest(value: Any) -> bool:
 
 SOUND: dict[str, Callable[[Any], bool]] = {
     "name": _is_text,
-    "split": lambda value: value in ("train", "test"),
+    "split": lambda value: isinstance(value, str) and PROBE_NAME.fullmatch(value) is not None,
     "mode": lambda value: value in MODES,
     "num_samples": _is_count,
     "shape": _is_shape,

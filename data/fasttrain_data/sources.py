@@ -18,7 +18,13 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from fasttrain_data.catalogue import CACHE_VARIABLE, PUBLISHED, cache_dir, known
+from fasttrain_data.catalogue import (
+    CACHE_VARIABLE,
+    PUBLISHED,
+    cache_dir,
+    is_saved_dataset,
+    known,
+)
 from fasttrain_data.errors import DataUnavailable
 from fasttrain_data.images import ImageData, as_floats, channel_statistics
 from fasttrain_data.npz import load_npz
@@ -29,10 +35,11 @@ DIGITS_TEST_PER_CLASS = 36
 
 
 def load(name: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> ImageData:
-    """Return a data set by its name in `DATASETS`, or from a path that ends in `.npz`.
+    """Return a data set by its name in `DATASETS`, or from a path.
 
-    `root` is the directory of downloads; see `cache_dir` for the default. The forms of an npz file
-    are in `fasttrain_data.npz`.
+    A path is that of an `.npz` file, of a folder of images, or of a directory that Hugging Face's
+    `save_to_disk` wrote; the forms of each are in `fasttrain_data.npz`, `folder` and
+    `hugging_face`. `root` is the directory of downloads; see `cache_dir` for the default.
 
     Raises `DataError` for an unknown name, no file, or a file that is not a data set, and
     `DataUnavailable` where a download is impossible or the directory cannot be used, naming the
@@ -40,8 +47,20 @@ def load(name: str | os.PathLike[str], root: str | os.PathLike[str] | None = Non
     """
     text = known(name)
     if isinstance(text, Path):
-        return load_npz(text)
+        return _at(text)
     return _digits() if text == "digits" else _published(text, cache_dir(root))
+
+
+def _at(path: Path) -> ImageData:
+    if path.suffix == ".npz":
+        return load_npz(path)
+    if is_saved_dataset(path):
+        from fasttrain_data.hugging_face import load_hugging_face
+
+        return load_hugging_face(path)
+    from fasttrain_data.folder import load_folder
+
+    return load_folder(path)
 
 
 def _digits() -> ImageData:

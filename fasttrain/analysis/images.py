@@ -12,6 +12,7 @@ from ..precision import resolve_device
 from ..provenance import provenance
 from ..results import Finished
 from ..settings.part import given
+from ..settings.tables import PARTS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,11 +34,17 @@ def reopen(stage: Finished, store: Path, place: Place) -> Lab:
         UsageError, EnvironmentProblem: the images are not there, or are others.
     """
     device = resolve_device(place.device)
-    data = stage.about["setup"]["data"]
-    source = _source(stage.about)
-    if place.dataset is not None:
-        source["dataset"] = place.dataset
-    config = configuration(stage, store, {**source, **given(data)})
+    sections = stage.about["setup"]
+    data = sections["data"]
+    source = _source(stage.about, place.dataset)
+    config = configuration(stage, store, {**source, **_kept(given(data), place.dataset)})
+    for name in PARTS:
+        part, then = getattr(config, name), sections[name].get("source")
+        if then is not None and getattr(part, "source", then) != then:
+            raise UsageError(
+                f"{name}.factory = {part.factory!r}: its source has changed since {stage.stage} in"
+                f" {store} was made ({part.source}, not {then}): give back the one that made it"
+            )
     precision = config.training.precision
     record = provenance(device, precision, place.command)
     options = RunOptions(data_root=place.data_root)
@@ -48,9 +55,9 @@ def reopen(stage: Finished, store: Path, place: Place) -> Lab:
         raise type(error)(f"images of {stage.about['dataset']}: {error}{remedy}") from None
     if lab.data.digest != data["digest"]:
         raise UsageError(
-            f"{source['dataset']!r} holds other images than those of {stage.about['dataset']!r} in"
-            f" {store} (digest {lab.data.digest[:12]}, not {data['digest'][:12]}): give theirs with"
-            " --dataset"
+            f"{config.data.dataset!r} holds other images than those of {stage.about['dataset']!r}"
+            f" in {store} (digest {lab.data.digest[:12]}, not {data['digest'][:12]}): give theirs"
+            " with --dataset"
         )
     return lab
 
@@ -68,6 +75,20 @@ def configuration(stage: Finished, store: Path, data: Mapping[str, Any]) -> Conf
     return check({"data": dict(data), **table, "training": training}, origin)
 
 
-def _source(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What names the images: dataset, n_train, n_test."""
-    return dict(about["source"])
+def _kept(data: dict[str, Any], dataset: str | None) -> dict[str, Any]:
+    """What a section of data says of their use; of a factory only if it is to make them."""
+    if dataset is None:
+        return data
+    return {name: value for name, value in data.items() if name not in ("factory", "options")}
+
+
+def _source(about: Mapping[str, Any], dataset: str | None) -> dict[str, Any]:
+    """What finds the images: a kind and what belongs to it, or a data set in their place."""
+    source = dict(about["source"])
+    if dataset is not None:
+        subset = {name: source[name] for name in ("n_train", "n_test")}
+        size = {"image_size": source["image_size"]} if source.get("image_size") else {}
+        return {"dataset": dataset, **subset, **size}
+    if "kind" in source:
+        del source["dataset"]
+    return source

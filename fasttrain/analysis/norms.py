@@ -5,8 +5,8 @@ effective learning rate (arXiv 2410.22113):
 
     ELR_i = eta / n_i^2,    eta = ELR rho^2,        so that sum_i 1 / ELR_i = 1 / ELR.
 
-Of SGD at a raw rate eta the first holds too (momentum is not counted). Adam, and a sphere for each
-filter or tensor, have no such eta: there ELR_i is NaN.
+Of SGD at a raw rate eta the first holds too (momentum is not counted). Adam, others,
+and a sphere for each filter or tensor, have no such eta: there ELR_i is NaN.
 
 Groups are filters or tensors. How uneven they are is told by the standard deviation of log10 n_i,
 by the effective number of groups (sum n_i^2)^2 / sum n_i^4 (1 if one holds all the norm, their
@@ -15,13 +15,14 @@ the norm of all weights where there is no sphere.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from ..settings.optimizers import SGD, Adam, Sphere
+from ..settings.optimizers import SGD, Sphere
 
 FILTER, TENSOR = "filter", "tensor"
 RANGE = (-6.0, 0.0)
@@ -32,7 +33,7 @@ EPOCHS_PER_DECADE = 8
 
 def filter_norms(weights: Sequence[Tensor]) -> Tensor:
     """||theta_i|| of every filter of conv weights (filters, ...), in their order: fp64."""
-    return torch.cat([weight.double().flatten(1).norm(dim=1) for weight in weights])
+    return torch.cat([weight.double().reshape(len(weight), -1).norm(dim=1) for weight in weights])
 
 
 def tensor_norms(
@@ -108,7 +109,7 @@ def by_level(norms: np.ndarray, filters: Sequence[int]) -> dict[str, np.ndarray]
     return {FILTER: norms.astype(np.float64), TENSOR: tensor_norms(norms, filters)}
 
 
-def raw_rate(optimizer: Sphere | SGD | Adam, lr: float, radius: float) -> float:
+def raw_rate(optimizer: Any, lr: float, radius: float) -> float:
     """The raw rate eta that all weights share; NaN if there is none."""
     if isinstance(optimizer, Sphere):
         return lr * radius**2 if optimizer.scope in ("joint", "equal-norms") else np.nan

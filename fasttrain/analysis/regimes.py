@@ -74,7 +74,8 @@ def not_judged(configuration: Mapping[str, Any]) -> str:
         return f"not judged: the rules are in units of the sphere, and the optimiser is {kind}"
     if scope not in ("joint", "equal-norms"):
         return f"not judged: the rules are those of one rate, and every {scope} has a sphere"
-    if configuration.get("network", {}).get("form", "scale-invariant") != "scale-invariant":
+    practical = configuration.get("network", {}).get("form", "scale-invariant") == "practical"
+    if practical or optimizer.get("free_lr") is not None:
         return "not judged: the rules know the sphere alone, and other parameters train beside it"
     loss = configuration.get("training", {}).get("loss", "cross-entropy")
     if loss == "squared":

@@ -14,7 +14,7 @@ from ..analysis.regimes import classify
 from ..analysis.tables import Grid
 from ..errors import UsageError, nearest
 from ..rebuild import rebuild
-from ..report import drawn
+from ..report import drawings_of, drawn
 from ..results import epoch_table, finished, stage_table
 from ..store import Store
 

@@ -11,7 +11,9 @@ import numpy as np
 
 from fasttrain_data import cache_dir
 
-from ..config import Config, DataConfig, GridConfig, NetworkConfig, TrainingConfig
+from ..config import Config, GridConfig, TrainingConfig, check
+from ..settings.data import Named
+from ..settings.networks import ConvNet, ResNet18
 
 Cell = tuple[float, float, float]
 """PLR, FLR, final test accuracy"""
@@ -28,6 +30,13 @@ class Case:
     name: str
     config: Config
 
+    @property
+    def network(self) -> ConvNet | ResNet18:
+        """A network that both sides have."""
+        network = self.config.network
+        assert isinstance(network, ConvNet | ResNet18)
+        return network
+
     def epochs(self) -> int:
         """Training epochs of the whole grid."""
         training, grid = self.config.training, self.config.grid
@@ -38,9 +47,9 @@ class Case:
         return len(self.config.grid.plr) * len(self.config.grid.flr)
 
 
-def _cifar(network: NetworkConfig, n_train: int, epochs: int, finetune: int) -> Config:
+def _cifar(network: ConvNet | ResNet18, n_train: int, epochs: int, finetune: int) -> Config:
     return Config(
-        data=DataConfig(dataset="cifar10", n_train=n_train, n_test=500),
+        data=Named(kind="cifar10", n_train=n_train, n_test=500),
         network=network,
         training=TrainingConfig(
             epochs=epochs, finetune_epochs=finetune, batch_size=128, precision="auto"
@@ -51,7 +60,7 @@ def _cifar(network: NetworkConfig, n_train: int, epochs: int, finetune: int) -> 
 
 def _digits(plr: tuple[float, ...], flr: tuple[float, ...], epochs: int, finetune: int) -> Config:
     return Config(
-        network=NetworkConfig(model="convnet", width=8, radius=12.0),
+        network=ConvNet(width=8, radius=12.0),
         training=TrainingConfig(
             epochs=epochs, finetune_epochs=finetune, batch_size=64, precision="auto"
         ),
@@ -66,15 +75,15 @@ CASES = {
     ),
     "convnet-8": Case(
         "CIFAR-10, ConvNet of width 8",
-        _cifar(NetworkConfig(model="convnet", width=8, radius=12.0), 3000, 6, 3),
+        _cifar(ConvNet(width=8, radius=12.0), 3000, 6, 3),
     ),
     "convnet-32": Case(
         "CIFAR-10, ConvNet of width 32",
-        _cifar(NetworkConfig(model="convnet", width=32, radius=12.0), 1500, 4, 2),
+        _cifar(ConvNet(width=32, radius=12.0), 1500, 4, 2),
     ),
     "resnet18-16": Case(
         "CIFAR-10, ResNet-18 of width 16",
-        _cifar(NetworkConfig(model="resnet18", width=16, radius=20.0), 1500, 4, 2),
+        _cifar(ResNet18(width=16, radius=20.0), 1500, 4, 2),
     ),
 }
 
@@ -93,7 +102,9 @@ def on_disk(data_root: Path | None) -> bool:
 def with_dataset(case: Case, dataset: str) -> Case:
     """The case on other images, of which it takes as many."""
     config = case.config
-    return replace(case, config=replace(config, data=replace(config.data, dataset=dataset)))
+    data = {"dataset": dataset, "n_train": config.data.n_train, "n_test": config.data.n_test}
+    parts = {name: getattr(config, name) for name in ("network", "training", "grid")}
+    return replace(case, config=check({"data": data, **parts}, "bench grid"))
 
 
 def with_precision(case: Case, precision: str) -> Case:

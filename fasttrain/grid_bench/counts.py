@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fasttrain_kernels import SphereSGD
 
-from ..config import NetworkConfig
 from ..models import MODELS
 from ..precision import autocast
 from ..settings.losses import CrossEntropy
+from ..settings.networks import ConvNet, ResNet18
 from .networks import NETWORKS
 
 ACCESSES_OF_OUTPUTS = {"fused": 8, "eager": 16}
@@ -47,7 +47,7 @@ class Work:
     """on the sphere"""
 
 
-def work(network: NetworkConfig, side: int, channels: int, num_classes: int = 10) -> Work:
+def work(network: ConvNet | ResNet18, side: int, channels: int, num_classes: int = 10) -> Work:
     """Count by the shapes of every layer, without computing anything."""
     forward = outputs = inputs = parameters = 0
 
@@ -93,7 +93,7 @@ class _Operations(TorchDispatchMode):
 
 
 def dispatched_operations(
-    network: NetworkConfig, side: int, channels: int, num_models: int, precision: str
+    network: ConvNet | ResNet18, side: int, channels: int, num_models: int, precision: str
 ) -> int:
     """Operations of one training step of a pack: forward, loss, backward, step, statistics.
 
@@ -105,7 +105,7 @@ def dispatched_operations(
     return _operations(model, side, channels, num_models, precision)
 
 
-def plain_operations(network: NetworkConfig, side: int, channels: int, precision: str) -> int:
+def plain_operations(network: ConvNet | ResNet18, side: int, channels: int, precision: str) -> int:
     """Of one model in plain torch modules: as `dispatched_operations`."""
     with torch.no_grad():
         make = NETWORKS[network.model]

@@ -30,6 +30,7 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 from fasttrain_data import ImageData
 
 from ..config import Config
+from ..settings.networks import ConvNet, ResNet18
 from .cases import Cell
 from .networks import NETWORKS
 
@@ -113,6 +114,7 @@ class PublishedLoop:
         network = self.config.network
         channels, side = self.data.train_images.shape[-1], self.data.train_images.shape[1]
         torch.manual_seed(self.seed)
+        assert isinstance(network, ConvNet | ResNet18)
         make = NETWORKS[network.model]
         with torch.no_grad():
             model = make(

@@ -9,7 +9,7 @@ torch modules.
 import math
 from dataclasses import dataclass
 
-from ..config import NetworkConfig
+from ..settings.networks import ConvNet, ResNet18
 from .counts import Work, plain_operations, traffic_bytes, work
 
 FLOPS_PER_S = 989e12
@@ -20,10 +20,10 @@ STEP_BYTES = 20 + 10
 """per parameter: the exact step, a bf16 copy of the weight, and its gradient"""
 STEP_LAUNCHES = 2
 NETWORKS = {
-    "ResNet-18 c=32, 32x32, batch 128": (NetworkConfig(model="resnet18", width=32), 32, 3, 128),
-    "ConvNet c=32, 32x32, batch 128": (NetworkConfig(model="convnet", width=32), 32, 3, 128),
-    "ConvNet c=8, 32x32, batch 128": (NetworkConfig(model="convnet", width=8), 32, 3, 128),
-    "ConvNet c=8, 8x8, batch 64": (NetworkConfig(model="convnet", width=8), 8, 1, 64),
+    "ResNet-18 c=32, 32x32, batch 128": (ResNet18(width=32), 32, 3, 128),
+    "ConvNet c=32, 32x32, batch 128": (ConvNet(width=32), 32, 3, 128),
+    "ConvNet c=8, 32x32, batch 128": (ConvNet(width=8), 32, 3, 128),
+    "ConvNet c=8, 8x8, batch 64": (ConvNet(width=8), 8, 1, 64),
 }
 
 

@@ -127,7 +127,7 @@ def costs(
     case: Case, ours: Rounds, theirs: Rounds, num_images: int, side: int, channels: int
 ) -> str:
     """Rates, memory and files of both sides, and what of the machine's peak they use."""
-    flops = work(case.config.network, side, channels).flops
+    flops = work(case.network, side, channels).flops
     images = case.epochs() * num_images
     quantities = [
         _Quantity("seconds for the grid", lambda m: m.seconds, 1),
@@ -201,13 +201,13 @@ def shares(case: Case, profile: Profile, side: int, channels: int) -> str:
     ]
     config = case.config
     precision = resolve_precision(config.training.precision, torch.device("cpu"))
-    found = work(config.network, side, channels)
+    found = work(case.network, side, channels)
     moved = traffic_bytes(found, precision)
     batch = config.training.batch_size
     flops_ms = batch * found.flops / matrix_flops_per_s(DTYPES[precision]) * 1e3
     bytes_ms = batch * moved / copied_bytes_per_s() * 1e3
     operations = [
-        dispatched_operations(config.network, side, channels, size, precision)
+        dispatched_operations(case.network, side, channels, size, precision)
         for size in (1, profile.size)
     ]
     text = (

@@ -120,6 +120,11 @@ class ImageClassifier(nn.Module):
         """Models of the pack; 1 if it is none."""
         return self.head.num_models
 
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of each model."""
+        return self.head.out_features // self.num_models
+
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
 

@@ -1,4 +1,4 @@
-"""MLP: two hidden layers of one width, each linear, batch norm, ReLU, and a linear head.
+"""MLP: hidden layers of one width, each linear, batch norm, ReLU, and a linear head.
 
 Linear layers are convolutions of maps of one pixel, the first one as large as the image, so that
 packs, groups and the sphere are those of the other networks: a group is a neuron's inputs.
@@ -22,6 +22,7 @@ class MLP(ImageClassifier):
         in_channels: int = 3,
         image_size: tuple[int, int] = (32, 32),
         width: int = 32,
+        num_layers: int = 2,
         scale_invariant: bool = True,
         eps: float = 1e-5,
         num_models: int = 1,
@@ -30,7 +31,7 @@ class MLP(ImageClassifier):
         self.layers = nn.ModuleList(
             [
                 nn.Conv2d(in_channels, num_models * width, image_size, bias=False),
-                conv(width, width, 1, num_models=num_models),
+                *(conv(width, width, 1, num_models=num_models) for _ in range(num_layers - 1)),
             ]
         )
         self.norms = nn.ModuleList(

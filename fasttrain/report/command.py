@@ -12,10 +12,13 @@ from typing import Any
 
 from fasttrain.config import load_config
 from fasttrain.errors import UsageError
-from fasttrain.settings.optimizers import SGD, Adam, Sphere, options
+from fasttrain.limits import shown
+from fasttrain.settings.optimizers import options
 
+# What no flag names.
+_BY_FILE = ("kind", "path", "factory", "options", "image", "label")
 # What the configuration of a set-up does not hold, or holds under another name.
-_CARRIED = ("dataset", "n-train", "n-test", "store", "data-root")
+_CARRIED = ("dataset", "image-size", "n-train", "n-test", "store", "data-root")
 
 
 class NoCommand(Exception):
@@ -51,20 +54,30 @@ def train_command(configuration: Mapping[str, Any], recorded: Iterable[str]) -> 
 def _train_words(configuration: Mapping[str, Any], words: list[str]) -> list[str]:
     preset, *arguments = words[2:]
     config = load_config(preset)
+    for name in ("network", "optimizer"):
+        made = configuration.get(name, {})
+        if "factory" in made and not _is_own(made, getattr(config, name)):
+            raise UsageError(f"{preset}: has another {name} now than {shown(made['factory'])}")
     flags = _carried(arguments)
     flags += _optimizer_flags(configuration.get("optimizer", {}), config.optimizer)
     for name, section in asdict(config).items():
-        for key, default in section.items():
-            value = configuration.get(name, {}).get(key, default)
+        there = configuration.get(name, {})
+        for key in {**section, **(there if name == "network" else {})}:
+            value = there.get(key, section.get(key))
             # A set-up without fine-tuning has no length of it.
-            told = name in ("grid", "optimizer") or key == "dataset" or value is None
-            if told or value == default:
+            told = name in ("grid", "optimizer") or key in _BY_FILE or value is None
+            if told or value == section.get(key):
                 continue
             flags += _flag(key, value)
     return ["fasttrain", "train", preset, *flags]
 
 
-def _optimizer_flags(made: Mapping[str, Any], preset: Sphere | SGD | Adam) -> list[str]:
+def _is_own(made: Mapping[str, Any], network: Any) -> bool:
+    """Whether a custom part is the one of a file, which no flag names."""
+    return all(made.get(key) == getattr(network, key, None) for key in ("factory", "options"))
+
+
+def _optimizer_flags(made: Mapping[str, Any], preset: Any) -> list[str]:
     """Flags that turn a preset's optimiser into the one that a set-up was made with."""
     kind = made.get("kind", preset.kind)
     before = asdict(preset) if kind == preset.kind else options(kind) | {"kind": preset.kind}

@@ -225,7 +225,8 @@ def _title(setup: str, stages: pd.DataFrame) -> str:
     if stages.empty:
         return f"Set-up {setup}"
     first = stages.iloc[0]
-    return f"{first['model']} of width {first['width']} on {first['dataset']}"
+    width = "" if pd.isna(first["width"]) else f" of width {first['width']}"
+    return f"{first['model']}{width} on {first['dataset']}"
 
 
 def _safe(setup: str) -> str:

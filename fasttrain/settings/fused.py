@@ -112,7 +112,7 @@ def start_norms(scope: str, weights: Sequence[Tensor], radius: float) -> list[Te
 
     All weights together have norm `radius`, as on the joint sphere.
     """
-    rows = [w.double().flatten(1) if scope != "tensor" else w.double().view(1, -1) for w in weights]
+    rows = [w.double().reshape(1 if scope == "tensor" else len(w), -1) for w in weights]
     norms = [torch.linalg.vector_norm(row, dim=1) for row in rows]
     every = torch.cat(norms)
     if scope == "equal-norms":

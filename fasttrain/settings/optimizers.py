@@ -3,25 +3,27 @@
     sphere   SGD on the sphere at an effective rate; what is not scale-invariant takes plain SGD
     sgd      SGD of all parameters at a raw rate
     adam     Adam of all parameters at a raw rate
+    custom   any torch.optim.Optimizer, from a function of the user's (`custom`)
 
 Only building one imports torch: options are checked before.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, Strict
+from pydantic import AfterValidator, Field, Strict
 
 from ..values import check_rate
+from .custom import Factory, FromFactory, Options, source_digest
+from .fields import CLOSED, Flag
 from .knobs import Knobs
+from .part import defaults
 
 if TYPE_CHECKING:
     from .groups import Built, Trained
 
-_CLOSED = ConfigDict(extra="forbid")
-Flag = Annotated[bool, Strict()]
 Share = Annotated[float, Strict(), Field(ge=0, lt=1)]
 Decay = Annotated[float, Strict(), Field(ge=0, le=1e6)]
 
@@ -44,7 +46,7 @@ class Sphere:
                   radius rho / sqrt(n) (2209.03695)   sum 1/ELR_i = 1/ELR as on a joint sphere
     """
 
-    __pydantic_config__ = _CLOSED
+    __pydantic_config__ = CLOSED
     numerics: ClassVar[int] = 1
     rate: ClassVar[str] = "effective"
     kind: Literal["sphere"] = "sphere"
@@ -69,7 +71,7 @@ class Sphere:
 class SGD:
     """SGD as torch.optim.SGD, in one pass over memory."""
 
-    __pydantic_config__ = _CLOSED
+    __pydantic_config__ = CLOSED
     numerics: ClassVar[int] = 1
     rate: ClassVar[str] = "raw"
     kind: Literal["sgd"] = "sgd"
@@ -93,7 +95,7 @@ class SGD:
 class Adam:
     """Adam as torch.optim.Adam (decoupled: AdamW)."""
 
-    __pydantic_config__ = _CLOSED
+    __pydantic_config__ = CLOSED
     numerics: ClassVar[int] = 1
     rate: ClassVar[str] = "raw"
     kind: Literal["adam"] = "adam"
@@ -115,20 +117,51 @@ class Adam:
         return AdamPack(self, trained, knobs)
 
 
-Optimizer = Annotated[Sphere | SGD | Adam, Field(discriminator="kind")]
-KINDS: dict[str, type[Sphere] | type[SGD] | type[Adam]] = {
+@dataclass(frozen=True, kw_only=True)
+class CustomOptimizer(FromFactory):
+    """`factory(parameters, lr, **options)`: a torch.optim.Optimizer of one model's parameters."""
+
+    __pydantic_config__ = CLOSED
+    numerics: ClassVar[int] = 1
+    rate: ClassVar[str] = "raw"
+    kind: Literal["custom"] = "custom"
+    factory: Factory
+    """package.module:function"""
+    options: Options = field(default_factory=dict)
+    """what the function is told besides"""
+
+    @property
+    def source(self) -> str:
+        """Digest of the factory's source."""
+        return source_digest(self.factory, "optimizer.factory")
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether a step depends on earlier ones besides the weights."""
+        return True
+
+    def build(self, trained: "Trained", knobs: Sequence[Knobs], **_: Any) -> "Built":
+        """The optimiser of a pack: one of the user's for each model, on its rows."""
+        from .own_optimizer import OwnPack
+
+        return OwnPack(self, trained, [model.lr for model in knobs])
+
+
+Optimizer = Annotated[Sphere | SGD | Adam | CustomOptimizer, Field(discriminator="kind")]
+KINDS: dict[str, type[Any]] = {
     "sphere": Sphere,
     "sgd": SGD,
     "adam": Adam,
+    "custom": CustomOptimizer,
 }
 
 
 def options(kind: str) -> dict[str, Any]:
     """The options of a kind, with their defaults."""
-    return {field.name: field.default for field in dataclasses.fields(KINDS[kind])}
+    return defaults(KINDS[kind])
 
 
-def changed(optimizer: Sphere | SGD | Adam, flags: Mapping[str, Any]) -> dict[str, Any]:
+def changed(optimizer: Any, flags: Mapping[str, Any]) -> dict[str, Any]:
     """The table of an optimiser after flags: those of another kind begin at its defaults."""
     kind = flags.get("kind") or optimizer.kind
     before = dataclasses.asdict(optimizer) if kind == optimizer.kind else {"kind": kind}

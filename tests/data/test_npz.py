@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from fasttrain_data import DataError, load
+from fasttrain_data import DataError, load, open_loader
+from fasttrain_data.npz import save_npz
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (12, 5, 4, 3), dtype=np.uint8)
@@ -117,20 +119,51 @@ def test_the_digest_does_not_depend_on_form_or_place(tmp_path):
 
 
 REFUSED = {
-    "float images": (
-        {"train_images": IMAGES / 255},
-        "train_images is float64, uint8 is needed",
+    "normalised images": (
+        {"train_images": IMAGES / 255 - 0.5},
+        "train_images is float64 in -0.5..0.5: floats in [0, 1] or 0..255 are needed",
     ),
-    "float test images": ({"test_images": IMAGES[:6] / 255}, "test_images is float64"),
-    "channels first": (
-        {"train_images": IMAGES.transpose(0, 3, 1, 2)},
-        "train_images has shape (12, 3, 5, 4), (N, H, W, C) is needed",
+    "NaN": ({"train_images": np.full(IMAGES.shape, np.nan)}, "train_images is float64 in nan"),
+    "fractions": ({"test_images": IMAGES[:6] * 0.5}, "whole numbers, or floats in [0, 1]"),
+    "two scales": (
+        {"train_images": IMAGES / 255, "test_images": IMAGES[:6] / 1},
+        "train_images is float64 in 0..255 and holds 0.",
+    ),
+    "16 bits": (
+        {"train_images": IMAGES.astype(np.int32) * 257},
+        "train_images is int32 in 0..65535: 0..255 is needed",
+    ),
+    "complex": ({"train_images": IMAGES.astype(complex)}, "is complex128, uint8 is needed"),
+    "transparency": (
+        {"train_images": np.zeros((12, 5, 4, 4), np.uint8)},
+        "leave transparency out: images[..., :3]",
+    ),
+    "text labels": (
+        {"train_labels": np.array(["cat"] * 12)},
+        "train_labels is text ('cat'): numbers 0..K-1 are needed; class_names, labels = np.unique",
+    ),
+    "one column a class": (
+        {"train_labels": np.eye(3, dtype=int)[LABELS]},
+        "train_labels has shape (12, 3), (N,) is needed; labels.argmax(axis=1)",
+    ),
+    "two names": ({"x_train": IMAGES}, "train_images and x_train say the same"),
+    "half a probe set": ({"probe_a_images": IMAGES}, "there is no probe_a_labels"),
+    "probe set of another shape": (
+        {"probe_a_images": IMAGES[:, :4], "probe_a_labels": LABELS},
+        "but probe_a_images are (4, 4, 3)",
+    ),
+    "probe set of other classes": (
+        {"probe_a_images": IMAGES, "probe_a_labels": LABELS + 1},
+        "probe_a_labels holds 3",
+    ),
+    "name of a probe set": (
+        {"probe_a b_images": IMAGES, "probe_a b_labels": LABELS},
+        "probe set 'a b': a name has small letters",
     ),
     "flat images": ({"train_images": IMAGES.reshape(12, -1)}, "train_images has shape (12, 60)"),
     "no images": ({"train_images": IMAGES[:0]}, "train_images has shape (0, 5, 4, 3)"),
     "float labels": ({"train_labels": LABELS / 1}, "train_labels is float64, an integer type"),
     "bool labels": ({"test_labels": LABELS[:6] > 0}, "test_labels is bool, an integer type"),
-    "column labels": ({"train_labels": LABELS[:, None]}, "train_labels has shape (12, 1)"),
     "no labels": ({"train_labels": LABELS[:0]}, "class_names is empty"),
     "few labels": ({"test_labels": LABELS[:5]}, "test has 6 images but 5 labels"),
     "labels from 1": ({"train_labels": LABELS + 1}, "the train labels have 1 but not 0"),
@@ -157,6 +190,81 @@ REFUSED = {
 def test_bad_arrays_are_refused(tmp_path, case):
     changes, message = REFUSED[case]
     refused(save(tmp_path / "mine.npz", **(ONE_FILE | changes)), message)
+
+
+CONVERTED = {
+    "gray": ({k: v[..., 0] if "images" in k else v for k, v in ONE_FILE.items()}, "gray"),
+    "channels first": (
+        {"train_images": IMAGES.transpose(0, 3, 1, 2)},
+        "train_images: (N, C, H, W) as (N, H, W, C)",
+    ),
+    "float32": ({"train_images": (IMAGES / 255).astype(np.float32)}, "float32 times 255, rounded"),
+    "float16": ({"test_images": (IMAGES[:6] / 255).astype(np.float16)}, "float16 times 255"),
+    "whole floats": ({"train_images": IMAGES.astype(np.float64)}, "float64 cast to uint8"),
+    "int64": ({"train_images": IMAGES.astype(np.int64)}, "int64 cast to uint8"),
+    "column labels": ({"train_labels": LABELS[:, None]}, "train_labels: (N, 1) as (N,)"),
+    "beside": ({"indices": np.arange(12)}, "indices is not used"),
+}
+
+
+@pytest.mark.parametrize("case", CONVERTED)
+def test_other_forms_are_converted_to_the_same_images_and_said(tmp_path, case):
+    changes, note = CONVERTED[case]
+    data = load(save(tmp_path / "mine.npz", **(ONE_FILE | changes)))
+    expected = load(save(tmp_path / "usual.npz", **ONE_FILE))
+    assert expected.notes == ()
+    assert note in "; ".join(data.notes)
+    if case == "gray":
+        np.testing.assert_array_equal(data.train_images, IMAGES[..., :1])
+        np.testing.assert_array_equal(data.test_images, IMAGES[:6, ..., :1])
+    else:
+        assert data.digest == expected.digest
+
+
+def test_black_and_white_becomes_0_and_255(tmp_path):
+    data = load(save(tmp_path / "mine.npz", **(ONE_FILE | {"train_images": IMAGES > 127})))
+    np.testing.assert_array_equal(data.train_images, (IMAGES > 127) * np.uint8(255))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("x_train", "y_train", "x_test", "y_test"),
+        ("X_train", "y_train", "X_test", "y_test"),
+        ("train_x", "train_y", "test_x", "test_y"),
+        ("train_data", "train_targets", "test_data", "test_targets"),
+    ],
+)
+def test_other_names_are_known(tmp_path, names):
+    data = load(save(tmp_path / "mine.npz", **dict(zip(names, ONE_FILE.values(), strict=True))))
+    assert data.digest == load(save(tmp_path / "usual.npz", **ONE_FILE)).digest
+
+
+def test_probe_sets_are_evaluation_sets_and_part_of_the_digest(tmp_path):
+    probe = {"probe_upside-down_images": IMAGES[:5, ::-1], "probe_upside-down_labels": LABELS[:5]}
+    data = load(save(tmp_path / "mine.npz", **ONE_FILE, **probe))
+    plain = load(save(tmp_path / "usual.npz", **ONE_FILE))
+    assert list(data.probes) == ["upside-down"] and not plain.probes
+    images, labels = data.split("upside-down")
+    np.testing.assert_array_equal(images, IMAGES[:5, ::-1])
+    loader = open_loader(data, "upside-down", batch_size=3)
+    batches = list(loader.epoch(0))
+    assert torch.cat([labels for _, labels in batches]).tolist() == labels.tolist()
+    assert data.digest != plain.digest
+    others = {"probe_upside-down_images": IMAGES[:5], "probe_upside-down_labels": LABELS[:5]}
+    assert load(save(tmp_path / "other.npz", **ONE_FILE, **others)).digest != data.digest
+    assert data.subset(6, 3).probes.keys() == data.probes.keys()
+    with pytest.raises(DataError, match="use 'train' or 'test' or 'upside-down'"):
+        data.split("upside")
+
+
+def test_what_is_saved_is_read_again(tmp_path):
+    probe = {"probe_a_images": IMAGES[:5], "probe_a_labels": LABELS[:5]}
+    data = load(save(tmp_path / "mine.npz", **ONE_FILE, **probe, mean=np.full(3, 0.25)))
+    save_npz(data, tmp_path / "saved.npz")
+    again = load(tmp_path / "saved.npz")
+    assert (again.digest, again.class_names) == (data.digest, data.class_names)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.npz", "saved.npz"]
 
 
 def test_missing_arrays_are_refused(tmp_path):

@@ -315,7 +315,10 @@ def test_the_default_cache(monkeypatch, tmp_path):
 )
 def test_unknown_names_are_refused_with_the_list_and_the_nearest(name, hint):
     allowed = ", ".join(DATASETS)
-    expected = f"unknown data set {name!r}: use one of {allowed} or the path of an .npz file{hint}"
+    expected = (
+        f"unknown data set {name!r}: use one of {allowed} or the path of an .npz file or of a"
+        f" folder of images{hint}"
+    )
     with pytest.raises(DataError, match=f"^{re.escape(expected)}$"):
         load(name)
 

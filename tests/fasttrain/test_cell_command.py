@@ -4,8 +4,7 @@ import shlex
 
 import pytest
 
-from fasttrain.arguments import OptimizerFlags, Train
-from fasttrain.config import RunOptions
+from fasttrain.arguments import Train
 from fasttrain.parsing import parse, preset_config
 from fasttrain.report.command import NoCommand, train_command
 
@@ -16,9 +15,7 @@ def _parsed(command: str) -> Train:
     program, name, *arguments = shlex.split(command)
     assert (program, name) == ("fasttrain", "train")
     config = preset_config("train", arguments)
-    parts = {"data": config.data, "network": config.network, "training": config.training}
-    default = Train(preset="", **parts, optimizer=OptimizerFlags(), options=RunOptions(), plr=1.0)
-    return parse(Train, "train", arguments, default)
+    return parse(Train, "train", arguments, Train.of(config, plr=1.0))
 
 
 def test_flags_of_the_set_up_are_kept_and_those_of_the_grid_dropped():

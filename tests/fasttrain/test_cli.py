@@ -33,7 +33,10 @@ MISTAKES = [
     (["sweep", "digits", "--flr", "0"], "--flr: 0: a learning rate is a finite number above 0"),
     (["sweep", "digits", "--k", "0"], "--k: 0: a number of checkpoints"),
     (["sweep", "digits", "--seeds", "0"], "grid.seeds = 0"),
-    (["sweep", "digits", "--model", "resnet19"], "Expected one of ('convnet', 'resnet18', 'mlp')"),
+    (
+        ["sweep", "digits", "--model", "resnet19"],
+        "Expected one of ('convnet', 'resnet18',",
+    ),
     (["sweep", "digits", "--precision", "fp16"], "fp16"),
     (["sweep", "digits", "--dataset", "cifar11"], "did you mean 'cifar10'"),
     (["sweep", "digits", "--dataset", "none.npz"], "none.npz"),

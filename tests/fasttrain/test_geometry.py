@@ -21,16 +21,18 @@ from fasttrain.analysis.geometry import (
     score_pack,
 )
 from fasttrain.angles import angle
-from fasttrain.config import Config, DataConfig, NetworkConfig, RunOptions, TrainingConfig
+from fasttrain.config import Config, RunOptions, TrainingConfig
 from fasttrain.lab import Lab, open_lab
+from fasttrain.settings.data import Named
+from fasttrain.settings.networks import NETWORKS
 
 SHAPES = {"first.weight": (5, 3, 3, 3), "second.weight": (7, 5, 1, 1)}
 
 
 def make_lab(model: str, path: Path) -> Lab:
     config = Config(
-        data=DataConfig(n_train=90, n_test=40),
-        network=NetworkConfig(model=model, width=2, radius=3.0),  # type: ignore[arg-type]
+        data=Named(n_train=90, n_test=40),
+        network=NETWORKS[model](width=2, radius=3.0),
         training=TrainingConfig(batch_size=32),
     )
     return open_lab(config, RunOptions(), path, torch.device("cpu"), "fp32", {})

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from fasttrain.config import GridConfig, NetworkConfig, RunOptions, load_config
+from fasttrain.config import GridConfig, RunOptions, load_config
 from fasttrain.errors import EnvironmentProblem
 from fasttrain.grid_bench.cases import CASES, SIZES, Case, generate, grid_of, with_dataset
 from fasttrain.grid_bench.counts import dispatched_operations, traffic_bytes, work
@@ -17,6 +17,7 @@ from fasttrain.grid_bench.ours import OurSweep
 from fasttrain.grid_bench.profiling import PARTS, REST, profile
 from fasttrain.grid_bench.roofs import Roofs
 from fasttrain.grid_bench.tables import compare, differences
+from fasttrain.settings.networks import ConvNet, ResNet18
 from fasttrain_data import load
 
 
@@ -31,7 +32,7 @@ def case(tiny, tmp_path, monkeypatch) -> Case:
 
 
 def test_work_is_counted_by_the_shapes():
-    found = work(NetworkConfig(model="convnet", width=32), side=32, channels=3)
+    found = work(ConvNet(width=32), side=32, channels=3)
     assert found.parameters == 387_936
     # Multiply-adds of the convs at 32, 32, 16 and 8 pixels a side, and of the head.
     convs = 9 * (3 * 32 * 32**2 + 32 * 64 * 32**2 + 64 * 128 * 16**2 + 128 * 256 * 8**2)
@@ -39,17 +40,17 @@ def test_work_is_counted_by_the_shapes():
     assert found.outputs == 32 * 32**2 + 64 * 32**2 + 128 * 16**2 + 256 * 8**2
     assert found.inputs == 3 * 32**2 + 32 * 32**2 + 64 * 16**2 + 128 * 8**2
     assert traffic_bytes(found, "fp32") == 2 * traffic_bytes(found, "bf16")
-    assert work(NetworkConfig(model="resnet18", width=32), 32, 3).parameters == 2_790_240
+    assert work(ResNet18(width=32), 32, 3).parameters == 2_790_240
 
 
 def test_a_pack_dispatches_as_many_operations_whatever_its_size():
-    network = NetworkConfig(model="convnet", width=2)
+    network = ConvNet(width=2)
     one, two, five = (dispatched_operations(network, 8, 1, size, "fp32") for size in (1, 2, 5))
     assert two == five < 2 * one
 
 
 def test_small_networks_are_bound_by_launches_and_packs_end_that():
-    small = work(NetworkConfig(model="convnet", width=8), 8, 1)
+    small = work(ConvNet(width=8), 8, 1)
     roofs = Roofs.of(small, 64, 100)
     assert roofs.graph_launches > max(roofs.flops, roofs.eager_bytes)
     size = roofs.models_to_fill(roofs.graph_launches)

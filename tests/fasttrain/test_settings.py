@@ -15,14 +15,16 @@ from fasttrain.analysis.geometry import Line, follow
 from fasttrain.analysis.grids import all_grids
 from fasttrain.analysis.regimes import classify, not_judged
 from fasttrain.chance import chance_of
-from fasttrain.config import Config, DataConfig, NetworkConfig, TrainingConfig, load_config
+from fasttrain.config import Config, TrainingConfig, load_config
 from fasttrain.experiments.build import build
 from fasttrain.lab import Lab
 from fasttrain.plan import setup_sections
 from fasttrain.report.headline import headline
 from fasttrain.runs import Progress
 from fasttrain.schema import stage_identity
+from fasttrain.settings.data import Data, Named
 from fasttrain.settings.losses import LOSSES
+from fasttrain.settings.networks import ConvNet, ResNet18
 from fasttrain.settings.optimizers import SGD, Adam, Sphere
 from fasttrain.store import Store
 from fasttrain_data import load
@@ -60,10 +62,10 @@ def test_a_new_field_keeps_every_id(optimizer):
 def test_a_fix_in_one_part_keeps_the_ids_of_others(monkeypatch):
     configs = {
         "convnet": Config(),
-        "resnet": Config(network=NetworkConfig(model="resnet18")),
+        "resnet": Config(network=ResNet18()),
         "sgd": Config(optimizer=SGD()),
         "squared": Config(training=TrainingConfig(loss="squared")),
-        "flip": Config(data=DataConfig(flip=True)),
+        "flip": Config(data=Named(flip=True)),
     }
     before = {name: ids(config) for name, config in configs.items()}
 
@@ -71,7 +73,7 @@ def test_a_fix_in_one_part_keeps_the_ids_of_others(monkeypatch):
         return {name for name, config in configs.items() if ids(config) != before[name]}
 
     with monkeypatch.context() as patch:
-        patch.setitem(configuration.NETWORK_NUMERICS, "resnet18", 9)
+        patch.setattr(ResNet18, "numerics", 9)
         assert changed() == {"resnet"}
     with monkeypatch.context() as patch:
         patch.setattr(SGD, "numerics", 9)
@@ -79,14 +81,14 @@ def test_a_fix_in_one_part_keeps_the_ids_of_others(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(LOSSES["squared"], "numerics", 9, raising=False)
         assert changed() == {"squared"}
-    for part in (DataConfig, TrainingConfig):
+    for part in (Data, TrainingConfig):
         with monkeypatch.context() as patch:
             patch.setattr(part, "numerics", 9)
             assert changed() == set(configs)
 
 
 def test_the_radius_is_part_of_identity_on_the_sphere_alone():
-    wide = NetworkConfig(radius=13.0)
+    wide = ConvNet(radius=13.0)
     assert ids(Config(network=wide)) != ids(Config())
     assert ids(Config(network=wide, optimizer=SGD())) == ids(Config(optimizer=SGD()))
 

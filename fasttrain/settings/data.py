@@ -1,0 +1,210 @@
+"""The data of a setting, by kind: where images come from, and how they are augmented.
+
+    digits, cifar10, cifar100, fashion-mnist   by name
+    npz, folder, hugging-face                  from a path
+    custom                                     from a function of the user's (`custom`)
+
+`dataset = NAME or PATH` is short for all but the last. Where images lie is no part of identity:
+their digest is.
+"""
+
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from .custom import Factory, FromFactory, Options, call, not_one, source_digest
+from .fields import CLOSED, Count, Flag, Pixels
+
+if TYPE_CHECKING:
+    from fasttrain_data import ImageData
+
+NO_IDENTITY = ("kind", "path", "image_size", "image", "label", "n_train", "n_test", "loader")
+"""keys that change no number, or whose effect the digest of the images holds"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What all data have."""
+
+    __pydantic_config__ = CLOSED
+    numerics: ClassVar[int] = 1
+    n_train: Count | None = None
+    """class-balanced subset of the training set; all images if not given"""
+    n_test: Count | None = None
+    """class-balanced subset of the test set; all images if not given"""
+    flip: Flag = False
+    """augment by random horizontal flips"""
+    crop_padding: Pixels = 0
+    """augment by random crops after padding by this many pixels"""
+    loader: Literal["auto", "resident", "ffcv"] = "auto"
+    """where batches come from: the device's memory, an FFCV file, or what fits; the same batches"""
+
+    @property
+    def dataset(self) -> str:
+        """The name or path of the images, or the name of the function that makes them."""
+        raise NotImplementedError
+
+    def check(self, root: Path | None) -> None:
+        """Check what can be without loading anything; `root` is the directory of downloads.
+
+        Raises:
+            DataError: there is no such data set.
+        """
+        from fasttrain_data.catalogue import known
+
+        known(self.dataset)
+
+    def load(self, root: Path | None) -> "ImageData":
+        """All images.
+
+        Raises:
+            DataError, DataUnavailable, UsageError: there are none, or others than are needed.
+        """
+        from fasttrain_data import load
+
+        return load(self.dataset, root)
+
+    def origin(self) -> dict[str, Any]:
+        """What finds the images again, besides what is part of identity."""
+        where = {name: value for name, value in asdict(self).items() if name in NO_IDENTITY}
+        del where["loader"]
+        if "path" in where:
+            where["path"] = os.path.abspath(where["path"])
+        return {"dataset": where.get("path", self.dataset), **where}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named(Data):
+    """A data set that fasttrain knows by name."""
+
+    kind: Literal["digits", "cifar10", "cifar100", "fashion-mnist"] = "digits"
+
+    @property
+    def dataset(self) -> str:
+        return self.kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class _AtPath(Data):
+    path: str
+
+    @property
+    def dataset(self) -> str:
+        return self.path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Npz(_AtPath):
+    """An .npz file of arrays."""
+
+    kind: Literal["npz"] = "npz"
+
+    def check(self, root: Path | None) -> None:
+        from fasttrain_data.catalogue import existing
+
+        existing(self.path)
+
+    def load(self, root: Path | None) -> "ImageData":
+        from fasttrain_data.npz import load_npz
+
+        self.check(root)
+        return load_npz(Path(self.path).expanduser())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder(_AtPath):
+    """A folder of images: PATH/train/CLASS/*, PATH/test/CLASS/*."""
+
+    kind: Literal["folder"] = "folder"
+    image_size: Count | None = None
+    """side that all images are brought to: their largest centred square, resized"""
+
+    def check(self, root: Path | None) -> None:
+        from fasttrain_data.catalogue import image_folder
+
+        image_folder(self.path)
+
+    def load(self, root: Path | None) -> "ImageData":
+        from fasttrain_data.folder import load_folder
+
+        return load_folder(self.path, self.image_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFace(_AtPath):
+    """A directory that `datasets.Dataset.save_to_disk` wrote."""
+
+    kind: Literal["hugging-face"] = "hugging-face"
+    image: str | None = None
+    """column of the images; the only one of images if not given"""
+    label: str | None = None
+    """column of the labels; `label`, or the only one of class labels if not given"""
+    image_size: Count | None = None
+    """side that all images are brought to: their largest centred square, resized"""
+
+    def check(self, root: Path | None) -> None:
+        from fasttrain_data.catalogue import saved_dataset
+
+        saved_dataset(self.path)
+
+    def load(self, root: Path | None) -> "ImageData":
+        from fasttrain_data.hugging_face import load_hugging_face
+
+        return load_hugging_face(self.path, self.image, self.label, self.image_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CustomData(FromFactory, Data):
+    """`factory(**options)`: an `ImageData`, or a mapping of the arrays that an .npz may hold."""
+
+    kind: Literal["custom"] = "custom"
+    factory: Factory
+    """package.module:function"""
+    options: Options = field(default_factory=dict)
+    """what the function is told"""
+
+    @property
+    def dataset(self) -> str:
+        return self.factory
+
+    @property
+    def source(self) -> str:
+        """Digest of the factory's source."""
+        return source_digest(self.factory, "data.factory")
+
+    def check(self, root: Path | None) -> None:
+        """Nothing: a factory may need torch, and is called when images are."""
+
+    def load(self, root: Path | None) -> "ImageData":
+        from fasttrain_data import ImageData
+        from fasttrain_data.arrays import images_of
+
+        made = call(self.factory, "data.factory", options=self.options)
+        if isinstance(made, ImageData):
+            return made
+        if not isinstance(made, dict):
+            needed = (
+                "an ImageData, or a dict of train_images, train_labels, test_images, test_labels"
+            )
+            raise not_one(made, self.factory, "data.factory", needed)
+        name = self.factory.partition(":")[2]
+        return images_of(made, name, f"data.factory = {self.factory!r}")
+
+
+AnyData = Annotated[
+    Named | Npz | Folder | HuggingFace | CustomData,
+    Field(discriminator="kind"),
+]
+DATA: dict[str, type[Any]] = {
+    "digits": Named,
+    "cifar10": Named,
+    "cifar100": Named,
+    "fashion-mnist": Named,
+    "npz": Npz,
+    "folder": Folder,
+    "hugging-face": HuggingFace,
+    "custom": CustomData,
+}

@@ -1,0 +1,370 @@
+"""A user's data, network and optimiser, through the whole program; everything wrong with them."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import fasttrain as package
+from fasttrain import pack
+from fasttrain.config import Config, RunOptions, check, load_config
+from fasttrain.errors import UsageError
+from fasttrain.lab import open_lab, trained
+from fasttrain.plan import build, setup_sections
+from fasttrain.settings.networks import ConvNet, CustomNetwork
+from fasttrain.settings.optimizers import CustomOptimizer, Sphere
+from fasttrain.stages import run_pack
+from fasttrain.store import Store
+
+from .conftest import contents
+from .own_parts import SMALL, TOML, PlainNet
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A folder with a user's module and a grid of its parts; the program runs there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "own.py").write_text(SMALL)
+    (tmp_path / "own.toml").write_text(TOML)
+    yield tmp_path
+    forget()
+
+
+def forget() -> None:
+    """The next import reads the user's module again, as in a new process."""
+    for name in ("own", "own_too"):
+        sys.modules.pop(name, None)
+
+
+def lab_of(config: Config, folder: Path, store: str = "store"):
+    return open_lab(config, RunOptions(), folder / store, CPU, "fp32", {})
+
+
+def ids(lab) -> list[str]:
+    return [s.id for s in build(lab.config, setup_sections(lab.config, lab.data, "fp32"))]
+
+
+def run(lab) -> None:
+    """Every stage of the grid, one after the other, in this process."""
+    for stage in build(lab.config, setup_sections(lab.config, lab.data, "fp32")):
+        run_pack([stage], lab, lambda *_: None)
+
+
+def test_own_parts_train_by_the_whole_program(fasttrain, own):
+    outcome = fasttrain("sweep", "own.toml", "--processes", "2", "--store", "store")
+    assert outcome.code == 0, outcome.err
+    assert "train_images: (N, H, W) as gray" in outcome.out
+    assert "network: 1 of 5 tensors that train norms are told of: conv.weight" in outcome.out
+    table = package.load("store")
+    assert len(table) == 6 and set(table["state"]) <= {"done", "at-chance"}
+    assert set(table["model"]) == {"own:Net"} and table["width"].isna().all()
+    assert set(table["dataset"]) == {"stripes"} and set(table["rate"]) == {"raw"}
+    assert table["distance"].notna().any() and table["grad_norm"].dropna().gt(0).all()
+    store = Store.open(Path("store"), create=False)
+    about = store.description(store.stages()[0])
+    assert about["setup"]["network"]["options"] == {"width": 6}
+    tensors = store.read_tensors(table["stage"][0], "state.safetensors")
+    assert {"model.conv.weight", "model.head.bias"} <= set(tensors)
+    # Workers find the parts as this process does.
+    here = lab_of(load_config("own.toml"), own, "here")
+    run(here)
+    assert contents(own / "here") == contents(own / "store")
+    assert fasttrain("analyse", "store", "--only", "norms", "sharpness", "features").code == 0
+    analyses = package.load_analyses("store")
+    assert len(analyses["sharpness"]) and len(analyses["norms"]) and len(analyses["bands"])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_stopped_anywhere_it_ends_in_the_same_bits(own, monkeypatch, dropout):
+    """Momentum, counters and what is drawn: all of it goes on."""
+    text = TOML.replace("width = 6", f"width = 6\ndropout = {dropout}")
+    (own / "own.toml").write_text(text)
+    config = load_config("own.toml")
+    run(lab_of(config, own, "whole"))
+    real, calls = pack.Pack.train, []
+
+    def stopping(self, epoch, **how):
+        calls.append(epoch)
+        if len(calls) % 2 == 0:
+            raise KeyboardInterrupt
+        return real(self, epoch, **how)
+
+    monkeypatch.setattr(pack.Pack, "train", stopping)
+    num_stops = 0
+    while True:
+        try:
+            # As a new process: nothing is remembered.
+            run(lab_of(config, own, "parts"))
+            break
+        except KeyboardInterrupt:
+            num_stops += 1
+    assert num_stops > 5
+    assert contents(own / "whole") == contents(own / "parts")
+
+
+def test_a_network_that_cannot_fold_trains_one_by_one(own):
+    lab = lab_of(load_config("own.toml"), own)
+    assert lab.at_most(8) == 1
+    with pytest.raises(AssertionError, match="cannot fold"):
+        lab.new_model(0, 2)
+    folded = lab_of(Config(optimizer=CustomOptimizer(factory="own:Lion")), own)
+    assert folded.at_most(8) == 8
+
+
+def test_models_of_a_pack_take_the_steps_that_they_take_alone(own):
+    config = dataclasses.replace(
+        Config(network=ConvNet(width=2, form="practical")),
+        optimizer=CustomOptimizer(factory="torch.optim:RMSprop", options={"momentum": 0.9}),
+    )
+    lab = lab_of(config, own)
+    together = pack.Pack(lab, 0, [1e-3, 1e-2], None)
+    found = together.train(0, tested=False)
+    for model, lr in enumerate((1e-3, 1e-2)):
+        alone = pack.Pack(lab, 0, [lr], None).train(0, tested=False)
+        for mine, other in (
+            (found.states[model], alone.states[0]),
+            (found.optimizers[model], alone.optimizers[0]),
+        ):
+            assert mine.keys() == other.keys()
+            for name, value in mine.items():
+                torch.testing.assert_close(value, other[name], rtol=2e-3, atol=2e-4)
+
+
+def test_functions_stand_for_their_names():
+    from .own_parts import PlainNet as same
+
+    name = f"{PlainNet.__module__}:PlainNet"
+    assert CustomNetwork(factory=same).factory == name
+    config = check({"network": PlainNet, "optimizer": {"kind": "adam"}}, "here")
+    assert config.network == CustomNetwork(factory=name)
+    assert check(config, "here") == config
+    with pytest.raises(UsageError, match="at the top of a module"):
+        check({"network": lambda shape, outputs: None}, "here")
+
+
+def test_what_lies_on_the_sphere_is_named_or_found(own):
+    for factory in ("own:Net", "own:Unnamed"):
+        network = CustomNetwork(factory=factory)
+        lab = lab_of(Config(network=network, optimizer=Sphere(free_lr=0.1)), own)
+        assert lab.sphere_names == ["conv.weight"]
+        assert lab.free_names == ["norm.weight", "norm.bias", "head.weight", "head.bias"]
+        parts = trained(lab.network(0))
+        every = {n for n, p in lab.network(0).net.named_parameters() if p.requires_grad}
+        assert {name for name, _ in parts.all} == every
+
+
+def test_a_change_of_the_source_is_another_identity_and_said(fasttrain, own):
+    lab = lab_of(load_config("own.toml"), own)
+    before = ids(lab)
+    Store.open(own / "store", create=True)
+    run(lab)
+    (own / "own.py").write_text(SMALL + "\n# A remark.\n")
+    forget()
+    assert not set(ids(lab_of(load_config("own.toml"), own))) & set(before)
+    outcome = fasttrain("sweep", "own.toml", "--store", "store", "--dry-run", "--pack", "1")
+    assert outcome.code == 0
+    for part, name in (("network", "Net"), ("data", "stripes"), ("optimizer", "Lion")):
+        assert f"{part}: the source of own:{name} has changed: 6 stages in store" in outcome.out
+    refused = fasttrain("analyse", "store")
+    assert refused.code == 2 and "its source has changed since" in refused.err
+    (own / "own.py").write_text(SMALL)
+    forget()
+    assert ids(lab_of(load_config("own.toml"), own)) == before
+    again = fasttrain("sweep", "own.toml", "--store", "store", "--dry-run", "--pack", "1")
+    assert "has changed" not in again.out and "nothing left to run" in again.out
+
+
+def test_a_source_that_changes_while_a_sweep_runs_stops_its_workers(own):
+    config = load_config("own.toml")
+    record = lab_of(config, own).provenance
+    (own / "own.py").write_text(SMALL + "\n")
+    with pytest.raises(UsageError, match="source was changed while the sweep ran"):
+        open_lab(config, RunOptions(), own / "store", CPU, "fp32", record)
+
+
+def test_options_are_part_of_identity_and_the_radius_of_the_sphere(own):
+    def of(**keys):
+        return ids(
+            lab_of(
+                Config(
+                    network=CustomNetwork(factory="own:Net", **keys), optimizer=Sphere(free_lr=0.1)
+                ),
+                own,
+            )
+        )
+
+    assert of() == of(options={}) != of(options={"width": 5})
+    assert of() != of(radius=3.0)
+
+
+def test_probe_sets_of_a_factory(own):
+    text = TOML.replace('"own:stripes"', '"own:stripes"\noptions = { probe = true }')
+    (own / "own.toml").write_text(text)
+    data = lab_of(load_config("own.toml"), own).data
+    assert list(data.probes) == ["turned"]
+
+
+def test_data_of_a_function_are_inspected_and_written(fasttrain, own):
+    outcome = fasttrain("data", "inspect", "own:stripes")
+    assert outcome.code == 0 and "train_images: (N, H, W) as gray" in outcome.out
+    assert fasttrain("data", "write", "own:stripes", "all.npz").code == 0
+    [digest] = [line for line in outcome.out.splitlines() if line.startswith("digest")]
+    assert digest in fasttrain("data", "inspect", "all.npz").out
+    wrong = fasttrain("data", "inspect", "own:stirpes")
+    assert wrong.code == 2 and "did you mean 'stripes'?" in wrong.err
+
+
+BAD = {
+    "network raises": (
+        "Net",
+        "raise RuntimeError('no\\nluck')",
+        "raised RuntimeError: no luck",
+    ),
+    "network, none": ("Net", "return None", "gave None; a torch.nn.Module is needed"),
+    "network, text": ("Net", "return 'x'", "gave a str; a torch.nn.Module is needed"),
+    "network trains nothing": (
+        "Net",
+        "return Net(shape, outputs).requires_grad_(False)",
+        "trains nothing: no parameter has requires_grad",
+    ),
+    "network, shape": (
+        "Net",
+        "return Net(shape, outputs + 1)",
+        "of shape (8, 3) for 8 images",
+    ),
+    "network, channels": (
+        "Net",
+        "return Net((3, 8, 8), outputs)",
+        "in training mode it raised",
+    ),
+    "network, name": (
+        "Net",
+        "return Net(shape, outputs, names=['conv.wieght'])",
+        "'conv.wieght', which is no parameter that trains (did you mean 'conv.weight'?)",
+    ),
+    "network, unseeded": (
+        "Net",
+        "net = Net(shape, outputs); net.head.bias.data.fill_(np.random.rand()); return net",
+        "it has another 'head.bias' each time",
+    ),
+    "network, unused": (
+        "Net",
+        "net = Net(shape, outputs); net.more = nn.Linear(2, 2); return net",
+        "parameters without a gradient, which nothing trains: more.weight, more.bias",
+    ),
+    "network, options": ("Net", None, "raised TypeError"),
+    "optimizer raises": ("Lion", "raise ValueError('bad lr')", "raised ValueError: bad lr"),
+    "optimizer, none": ("Lion", "return None", "gave None; a torch.optim.Optimizer is needed"),
+    "optimizer takes some": (
+        "Lion",
+        "return Lion(parameters[1:], lr)",
+        "parameters that train, and no optimiser takes them: conv.weight",
+    ),
+    "optimizer trains nothing": (
+        "Lion",
+        "return Lion(parameters, 0.0)",
+        "trains nothing: steps",
+    ),
+    "optimizer forgets": (
+        "Lion",
+        "made = Lion(parameters, lr); made.load_state_dict = lambda state: None; return made",
+        "does not bring back what state_dict gave, bit for bit",
+    ),
+    "optimizer needs more": (
+        "Lion",
+        "return torch.optim.LBFGS(parameters, lr)",
+        "a step raised",
+    ),
+    "data raises": ("stripes", "raise OSError('no disk')", "raised OSError: no disk"),
+    "data, none": ("stripes", "return None", "gave None; an ImageData, or a dict of train_images"),
+    "data, keys": ("stripes", "return {'train_images': 3}", "there is no train_labels among"),
+    "data, shape": (
+        "stripes",
+        "return stripes() | {'test_images': np.zeros((32, 4, 4), np.uint8)}",
+        "test_images are (4, 4, 1)",
+    ),
+    "data, text labels": (
+        "stripes",
+        "return stripes() | {'train_labels': np.array(['a'] * 64)}",
+        "train_labels is text ('a')",
+    ),
+}
+SIGNATURES = {"Net": "shape, outputs, width=6", "Lion": "parameters, lr, beta=0.8", "stripes": ""}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_factory_that_does_not_do_is_one_line_before_anything_trains(fasttrain, own, case):
+    name, body, message = BAD[case]
+    signature = SIGNATURES[name] if body is not None else "shape"
+    (own / "own_too.py").write_text(
+        f"from own import *\nfrom own import np, torch, nn\n"
+        f"def made({signature}):\n    {body or 'return None'}\n"
+    )
+    (own / "own.toml").write_text(TOML.replace(f"own:{name}", "own_too:made"))
+    outcome = fasttrain("sweep", "own.toml")
+    assert outcome.code == 2 and outcome.err.count("\n") == 1, outcome.err
+    part = {"Net": "network", "Lion": "optimizer", "stripes": "data"}[name]
+    assert f"{part}.factory = 'own_too:made'" in outcome.err and message in outcome.err
+    assert not (own / "runs").exists()
+
+
+NAMES = {
+    "own:Nte": "own has no 'Nte' (did you mean 'Net'?)",
+    "onw:Net": "there is no module 'onw' here",
+    "torch.optmi:SGD": "there is no module 'torch.optmi' in torch (did you mean 'optim'?)",
+    "own": "must be package.module:function",
+    "own:SMALL": "own has no 'SMALL'",
+    "own:Net.forwrad": "has no 'forwrad' (did you mean 'forward'?)",
+    "broken:Net": "importing broken raised SyntaxError",
+    "lacking:Net": "importing lacking raised ModuleNotFoundError: No module named 'nothing_such'",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_is_none_has_the_nearest(fasttrain, own, name):
+    (own / "broken.py").write_text("def Net(:\n")
+    (own / "lacking.py").write_text("import nothing_such\n")
+    (own / "own.toml").write_text(TOML.replace("own:Net", name))
+    outcome = fasttrain("sweep", "own.toml")
+    assert outcome.code == 2 and outcome.err.count("\n") == 1
+    assert NAMES[name] in outcome.err and "network.factory" in outcome.err
+    assert not (own / "runs").exists()
+
+
+def test_parameters_beside_the_sphere_need_a_rate(fasttrain, own):
+    text = TOML.replace(
+        'kind = "custom"\nfactory = "own:Lion"\n[optimizer.options]\nbeta = 0.8', ""
+    )
+    (own / "own.toml").write_text(text)
+    outcome = fasttrain("sweep", "own.toml")
+    assert outcome.code == 2 and outcome.err.count("\n") == 1
+    assert "no optimiser takes them: norm.weight, norm.bias, head.weight, head.bias" in outcome.err
+    assert "give optimizer.free_lr" in outcome.err
+
+
+def test_a_network_without_anything_scale_invariant_has_no_sphere(own):
+    network = CustomNetwork(factory=PlainNet)
+    with pytest.raises(UsageError, match="no parameter is scale-invariant"):
+        lab_of(Config(network=network), own)
+    plain = lab_of(Config(network=network, optimizer=CustomOptimizer(factory="own:Lion")), own)
+    assert plain.sphere_names == ["linear.weight"] and plain.free_names == ["linear.bias"]
+
+
+def test_a_report_gives_the_command_of_a_cell_of_its_file(own):
+    from fasttrain.report.command import NoCommand, train_command
+    from fasttrain.results import finished
+
+    Store.open(own / "store", create=True)
+    run(lab_of(load_config("own.toml"), own))
+    configuration = json.loads(json.dumps(finished("store")[0].configuration()))
+    command = train_command(configuration, ["fasttrain sweep own.toml --store store"])
+    assert command.split()[:4] == ["fasttrain", "train", "own.toml", "--store"]
+    with pytest.raises(NoCommand, match="another network now than 'own:Net'"):
+        train_command(configuration, ["fasttrain sweep digits"])
