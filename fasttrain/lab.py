@@ -24,6 +24,7 @@ from .config import Config, RunOptions
 from .errors import UsageError
 from .inputs import one_line_errors
 from .models import ImageClassifier, fold
+from .models.noise import add_noise_
 from .parts import check_parts
 from .precision import set_exact_arithmetic
 from .settings.fused import start_norms
@@ -92,11 +93,20 @@ class Lab:
                 model.load_state_dict(state)
         return model
 
-    def new_model(self, seed: int, num_models: int = 1) -> ImageClassifier:
-        """The network of a seed, so many times, the same on every device."""
+    def new_model(
+        self, seed: int, num_models: int = 1, noises: Sequence[float] = ()
+    ) -> ImageClassifier:
+        """The network of a seed, so many times, the same on every device.
+
+        Args:
+            noises: standard deviations of the noise on the activations of each; none if not given.
+        """
         model = self.network(seed, num_models)
+        if any(noises):
+            add_noise_(model, noises)
         model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.compiled:
+        # What draws numbers is not compiled: they would be others.
+        if self.compiled and not any(noises):
             # On CUDA with graphs: forward and backward pass are one launch each.
             graphs = self.device.type == "cuda"
             # One per size of a pack, of a batch, and mode; without room for all it would run eager.

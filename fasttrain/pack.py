@@ -66,7 +66,7 @@ class Pack:
         self.lab = lab
         self.seed = seed
         self.size = len(knobs)
-        self.model = lab.new_model(seed, self.size)
+        self.model = lab.new_model(seed, self.size, [model.noise for model in knobs])
         self.optimizer = lab.new_optimizer(self.model, seed, knobs)
         self.loader = lab.train_loader(seed)
         self.num_averaged = num_averaged

@@ -21,9 +21,10 @@ EVERY_EPOCH = ("--checkpoint-s", "0")
 
 
 def sweep_command(folder: Path, store: str, *options: str) -> list[str]:
-    (folder / "grid.toml").write_text(TINY.replace("epochs = 3", "epochs = 12"))
+    if not (folder / "grid.toml").exists():
+        (folder / "grid.toml").write_text(TINY.replace("epochs = 3", "epochs = 12"))
     program = [sys.executable, "-m", "fasttrain", "sweep", "grid.toml", "--store", store]
-    return [*program, *GRID, *(options or EVERY_EPOCH)]
+    return [*program, *(options or (*GRID, *EVERY_EPOCH))]
 
 
 def start(folder: Path, store: str, *options: str) -> subprocess.Popen:
@@ -74,7 +75,7 @@ def whole(tmp_path_factory) -> dict[str, bytes]:
 @pytest.mark.parametrize("interval", [(), EVERY_EPOCH], ids=["as users have it", "every epoch"])
 def test_killed_at_random_moments_it_ends_in_the_same_bits(whole, tmp_path, processes, interval):
     """By default most packs end before their first checkpoint is due."""
-    kill_and_resume(whole, tmp_path, "--processes", processes, *interval)
+    kill_and_resume(whole, tmp_path, *GRID, "--processes", processes, *interval)
 
 
 NESTEROV = ("--optimizer", "sgd", "--momentum", "0.9", "--nesterov", "True", "--form", "practical")
@@ -83,7 +84,37 @@ ADAM = ("--optimizer", "adam", "--weight-decay", "1e-4", "--inherit", "optimizer
 
 @pytest.mark.parametrize("optimizer", [NESTEROV, ADAM], ids=["nesterov", "adam"])
 def test_the_optimisers_state_survives_kills(tmp_path, optimizer):
-    options = ("--processes", "1", *EVERY_EPOCH, *optimizer)
+    options = (*GRID, "--processes", "1", *EVERY_EPOCH, *optimizer)
+    finish(tmp_path, "whole", *options)
+    kill_and_resume(contents(tmp_path / "whole"), tmp_path, *options)
+
+
+CHAIN = """
+[data]
+dataset = "digits"
+n_train = 150
+n_test = 50
+[network]
+width = 2
+[training]
+batch_size = 50
+[optimizer]
+kind = "sgd"
+momentum = 0.9
+nesterov = true
+[experiment]
+kind = "chain"
+legs = [
+    { lr = [1e-2, 2e-2], epochs = 8 },
+    { lr = [1e-3, 3e-3], epochs = 8, inherit = "optimizer", noise = [0, 0.1] },
+    { lr = 1e-3, epochs = 8, k = 2, inherit = "optimizer" },
+]
+"""
+
+
+def test_a_chain_of_three_legs_survives_kills(tmp_path):
+    (tmp_path / "grid.toml").write_text(CHAIN)
+    options = ("--pack", "3", "--processes", "1", *EVERY_EPOCH)
     finish(tmp_path, "whole", *options)
     kill_and_resume(contents(tmp_path / "whole"), tmp_path, *options)
 

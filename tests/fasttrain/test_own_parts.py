@@ -12,8 +12,9 @@ import fasttrain as package
 from fasttrain import pack
 from fasttrain.config import Config, RunOptions, check, load_config
 from fasttrain.errors import UsageError
+from fasttrain.experiments.build import build
 from fasttrain.lab import open_lab, trained
-from fasttrain.plan import build, setup_sections
+from fasttrain.plan import setup_sections
 from fasttrain.settings.networks import ConvNet, CustomNetwork
 from fasttrain.settings.optimizers import CustomOptimizer, Sphere
 from fasttrain.stages import run_pack

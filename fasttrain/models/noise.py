@@ -1,0 +1,64 @@
+"""Noise on activations (arXiv 1907.04595): before the ReLU, as another large learning rate has it.
+
+    out = maxpool(relu(normalised + std z)),   z ~ N(0, 1) of shape (H, W)
+
+z is one draw a step and layer, shared by images and channels, and by the models of a pack, each
+with a standard deviation of its own. It comes from torch's generator, which training seeds by seed
+and epoch. In eval mode there is none.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fasttrain_kernels import NormReLUPool
+
+
+class NoisyNorm(NormReLUPool):
+    """A `NormReLUPool` with noise before its ReLU; states go both ways.
+
+    Args:
+        num_features: channels of all models.
+        stds: standard deviation of the noise of each model.
+        arguments: of `NormReLUPool`.
+    """
+
+    std: Tensor
+
+    def __init__(self, num_features: int, stds: Sequence[float], **arguments: Any) -> None:
+        super().__init__(num_features, relu=False, **arguments)
+        each = torch.tensor(stds).repeat_interleave(num_features // len(stds))
+        self.register_buffer("std", each.view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, input: Tensor, pool: int | tuple[int, int] = 1) -> Tensor:
+        """As `NormReLUPool.forward`."""
+        out = super().forward(input)
+        if self.training:
+            noise = torch.randn(out.shape[2:], dtype=out.dtype, device=out.device)
+            out = out + self.std.to(out.dtype) * noise
+        out = F.relu(out)
+        return out if pool in (1, (1, 1)) else F.max_pool2d(out, pool)
+
+
+def add_noise_(model: nn.Module, stds: Sequence[float]) -> None:
+    """Let a network have noise before the ReLU of every normalisation.
+
+    Args:
+        model: of as many models as there are standard deviations.
+    """
+    for name, module in list(model.named_modules()):
+        if type(module) is NormReLUPool and module.relu:
+            noisy = NoisyNorm(
+                module.num_features,
+                stds,
+                eps=module.epsilon,
+                momentum=module.momentum,
+                affine=module.affine,
+            )
+            noisy.load_state_dict(module.state_dict())
+            place, _, own = name.rpartition(".")
+            # Under the same name, so that the order of modules stays.
+            setattr(model.get_submodule(place), own, noisy)
