@@ -76,8 +76,8 @@ def test_transparency_is_dropped_and_said(tmp_path):
 
 def test_palettes_and_16_bits(tmp_path):
     folder(tmp_path, GRAY)
-    wide = GRAY.astype(np.uint16) * 257 + 3
-    put(tmp_path / "train" / "cat" / "00.png", wide)
+    wide = (GRAY.astype(np.int64) * 257 - 100).clip(0)
+    put(tmp_path / "train" / "cat" / "00.png", wide.astype(np.uint16))
     data = load(tmp_path)
     np.testing.assert_array_equal(data.train_images[0, ..., 0], GRAY)
     assert any("mode I;16" in note and "divided by 257" in note for note in data.notes)

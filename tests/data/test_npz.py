@@ -199,6 +199,10 @@ CONVERTED = {
         "train_images: (N, C, H, W) as (N, H, W, C)",
     ),
     "float32": ({"train_images": (IMAGES / 255).astype(np.float32)}, "float32 times 255, rounded"),
+    "rounded floats": (
+        {"train_images": (IMAGES - 0.25).clip(0) / 255},
+        "float64 times 255, rounded",
+    ),
     "float16": ({"test_images": (IMAGES[:6] / 255).astype(np.float16)}, "float16 times 255"),
     "whole floats": ({"train_images": IMAGES.astype(np.float64)}, "float64 cast to uint8"),
     "int64": ({"train_images": IMAGES.astype(np.int64)}, "int64 cast to uint8"),

@@ -12,12 +12,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fasttrain import lab, session
+from fasttrain import session
 from fasttrain.analysis.records import Analysis, choose, save
 from fasttrain.analysis.tables import TABLES
 from fasttrain.journal import Journal
 from fasttrain.rebuild import rebuild
 from fasttrain.report import html
+from fasttrain.settings.data import Named
 from fasttrain.status import PROGRESS
 from fasttrain.store import Store
 
@@ -120,7 +121,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(html, "_section", section)
     monkeypatch.setattr(html, "_render", lambda **content: repr(content))
     monkeypatch.setattr(session, "rebuild", lambda store: store.path)
-    monkeypatch.setattr(lab, "load_images", functools.cache(lab.load_images))
+    monkeypatch.setattr(Named, "load", functools.cache(Named.load))
     monkeypatch.setattr(session, "report", report)
 
 

@@ -160,6 +160,9 @@ def test_another_network_by_flag_keeps_what_both_have():
     flags = dataclasses.replace(NetworkFlags.of(before), model="mlp", layers=3)
     table = flags.applied(before, sphere=False)
     assert table == {"model": "mlp", "width": 16, "form": "practical", "layers": 3}
+    given = dataclasses.replace(NetworkFlags.of(MLP()), model="convnet", layers=4)
+    with pytest.raises(UsageError, match="network.layers: no such key"):
+        check({"network": given.applied(MLP(), sphere=True)}, "here")
     odd = dataclasses.replace(NetworkFlags.of(before), layers=3).applied(before, sphere=True)
     with pytest.raises(UsageError, match="network.layers: no such key"):
         check({"network": odd}, "here")

@@ -101,7 +101,8 @@ def test_stopped_anywhere_it_ends_in_the_same_bits(own, monkeypatch, dropout):
     num_stops = 0
     while True:
         try:
-            # As a new process: nothing is remembered.
+            # As a new process: nothing is remembered, and torch's generator is where it is.
+            torch.manual_seed(1 + num_stops)
             run(lab_of(config, own, "parts"))
             break
         except KeyboardInterrupt:
