@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .api.studies import Study, study
     from .errors import EnvironmentProblem, UsageError
     from .results import load, load_epochs
+    from .sets import load_sets
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ _PLACES = {
     "api.models": ("Classifier", "load_model"),
     "analysis.records": ("load_analyses",),
     "results": ("load", "load_epochs"),
+    "sets": ("load_sets",),
     "errors": ("EnvironmentProblem", "UsageError"),
 }
 _PLACE = {name: module for module, names in _PLACES.items() for name in names}
@@ -46,6 +48,7 @@ __all__ = [
     "load_analyses",
     "load_epochs",
     "load_model",
+    "load_sets",
     "locate",
     "study",
     "sweep",

@@ -20,6 +20,7 @@ from fasttrain_data import (
 )
 
 from .chance import Chance, chance_of
+from .columns import COLUMNS, probe_columns
 from .config import Config, RunOptions
 from .errors import UsageError
 from .inputs import one_line_errors
@@ -69,6 +70,20 @@ class Lab:
         self.test_loader = open_loader(
             self.data, "test", batch_size=self.config.training.batch_size * 4, device=self.device
         )
+
+    @functools.cached_property
+    def probe_loaders(self) -> list[Loader]:
+        """Those of the probe sets, in the order of their names."""
+        size = self.config.training.batch_size * 4
+        return [
+            open_loader(self.data, name, batch_size=size, device=self.device)
+            for name in sorted(self.data.probes)
+        ]
+
+    @functools.cached_property
+    def columns(self) -> tuple[str, ...]:
+        """What is known of every epoch: `COLUMNS`, then loss and accuracy on every probe set."""
+        return (*COLUMNS, *probe_columns(sorted(self.data.probes)))
 
     def at_most(self, num_models: int) -> int:
         """So many models of a pack, or as many as the network can be folded to."""
@@ -173,6 +188,7 @@ class Lab:
             "guess_loss": self.chance.loss,
             "test_majority": float(np.bincount(self.data.test_labels).max() / num_test),
             "evaluate_every": self.config.training.evaluate_every,
+            "probes": sorted(self.data.probes),
             "source": self.config.data.origin(),
         }
 

@@ -15,16 +15,6 @@ from .loop import filter_norms, train_epoch
 from .models import fold, unfold
 from .settings.knobs import Knobs
 
-SCORES = (
-    "train_loss",
-    "train_accuracy",
-    "train_balanced_accuracy",
-    "grad_norm",
-    "test_loss",
-    "test_accuracy",
-)
-"""One value each per epoch; test scores are NaN in epochs without a test pass."""
-
 State = dict[str, Tensor]
 """What one model's state_dict holds."""
 
@@ -34,6 +24,8 @@ class Epoch(NamedTuple):
 
     scores: Tensor
     """(num_models, len(SCORES)) fp64, in the order of `SCORES`"""
+    probes: Tensor
+    """(num_models, 2 * probe sets) fp64: loss and accuracy on each; NaN without a test pass"""
     norms: Tensor
     """||theta_i|| of every filter, (num_models, filters) fp32"""
     states: list[State]
@@ -99,13 +91,16 @@ class Pack:
                 lab.precision,
                 lab.device,
             )
-        scores = self.test() if tested else (totals.train_loss * math.nan,) * 2
+        nothing = torch.full_like(totals.train_loss, math.nan)
+        scores = self.test() if tested else (nothing, nothing)
+        probes = self.probe() if tested else nothing[:, None].expand(-1, 2 * len(lab.probe_loaders))
         if self.average:
             self.num_averaged += 1
             for name, weight in trained(self.model).all:
                 self.average[name].lerp_(weight.detach(), 1 / self.num_averaged)
         return Epoch(
             torch.stack([*totals, *scores], dim=1).cpu(),
+            probes.cpu(),
             filter_norms(self.model).cpu(),
             self._on_host(self.model.state_dict()),
             self._on_host(self.average),
@@ -129,8 +124,20 @@ class Pack:
         lab = self.lab
         return score_test_set(self.model, lab.loss, lab.test_loader, lab.precision, lab.device)
 
-    def score_average(self, epoch: int) -> Tensor:
-        """Scores of the averages, (num_models, len(SCORES)) on the host; NaN is not measured.
+    def probe(self) -> Tensor:
+        """Loss and accuracy on every probe set, in turn: (num_models, 2 * probe sets) fp64."""
+        lab = self.lab
+        scores = [
+            score_test_set(self.model, lab.loss, loader, lab.precision, lab.device)
+            for loader in lab.probe_loaders
+        ]
+        none = torch.empty(self.size, 0, dtype=torch.float64, device=lab.device)
+        return torch.cat([none, *(torch.stack([*score], dim=1) for score in scores)], dim=1)
+
+    def score_average(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Scores of the averages, (num_models, len(SCORES)), and on the probe sets; on the host.
+
+        NaN is not measured.
 
         The average is scored as it is, not rescaled to the sphere, with batch-norm statistics
         re-estimated over the training batches of `epoch`; then those batches and the test set are
@@ -144,7 +151,8 @@ class Pack:
             reestimate_batch_norm_(self.model, self.lab.loss, self.loader.epoch(epoch), *arithmetic)
         train = score_in_eval_mode(self.model, self.lab.loss, self.loader.epoch(epoch), *arithmetic)
         unknown = torch.full_like(train.loss, math.nan)
-        return torch.stack([*train, unknown, unknown, *self.test()], dim=1).cpu()
+        scores = torch.stack([*train, unknown, unknown, *self.test()], dim=1)
+        return scores.cpu(), self.probe().cpu()
 
 
 @contextlib.contextmanager

@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 
 from .chance import Chance
-from .pack import SCORES, State
+from .columns import COLUMNS, TESTED
+from .pack import State
 from .plan import Stage
 
-COLUMNS = (*SCORES, "distance")
-"""Of every epoch: the scores, and how far it ended from the start of the stage.
-
-The distance is the angle between the sphere weights then and now, in rad (of an average: NaN).
-"""
-TESTED = slice(SCORES.index("test_loss"), SCORES.index("test_accuracy") + 1)
-"""where a row of scores has those of the test set"""
 HOPELESS = 10
 """epochs at chance after which a run may be given up"""
 WALKED = 50.0
 """sum of the squares of their steps' angles (rad) above which they were a random walk: as the
 threshold of that name among the rules of the regimes"""
+
+
+def set_tested(row: Tensor, values: Tensor) -> None:
+    """Put scores of the test set, then those of the probe sets, into a row of an epoch."""
+    row[TESTED] = values[:2] if values.ndim else values
+    row[len(COLUMNS) :] = values[2:] if values.ndim else values
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Progress:
     optimizer: State = field(default_factory=dict)
     """what the next step depends on besides the weights; empty before the first, or if nothing"""
     series: list[Tensor] = field(default_factory=list)
-    """of every epoch its scores, (len(COLUMNS),) fp64"""
+    """of every epoch its scores, fp64: those of `COLUMNS`, then on every probe set"""
     norms: list[Tensor] = field(default_factory=list)
     """of every epoch the norm of every conv filter, (filters,) fp32"""
     time_s: float = 0.0

@@ -119,6 +119,8 @@ class StageDescription(_Shape):
     std: list[float] | None = None
     evaluate_every: Count
     """epochs between test passes"""
+    probes: list[str] = []
+    """names of further evaluation sets"""
     source: _Source
 
 

@@ -24,7 +24,7 @@ from .lab import End, Lab
 from .pack import Epoch, Pack
 from .pack_records import PackRecords, foundations
 from .plan import Stage, predecessors
-from .runs import COLUMNS, TESTED, Progress, Run, is_at_chance, is_hopeless
+from .runs import Progress, Run, is_at_chance, is_hopeless, set_tested
 from .schema import digest
 from .store import Store
 
@@ -91,7 +91,8 @@ def _ended_with(stage: Stage, lost: Stage, store: Store) -> Run:
     if lost is not stage.parent and stage.k is None:
         # The beginning of the same leg: what is known of that is known of this.
         table = pd.read_parquet(io.BytesIO(store.read(lost.id, METRICS)))
-        progress.series = list(torch.tensor(table[list(COLUMNS)].to_numpy(), dtype=torch.float64))
+        rows = table.drop(columns="epoch").to_numpy()
+        progress.series = list(torch.tensor(rows, dtype=torch.float64))
     stopped = store.is_stopped(lost.id)
     return Run(stage, progress, stopped=stopped, built_on={lost.id: None})
 
@@ -136,7 +137,7 @@ def _start(
         reached = Run(stage, progress).reached
         if stage.k is None and not reached and not _is_due(stage, shorter.end_epoch, lab):
             # Its last epoch was tested because it was the last.
-            progress.series[-1][TESTED] = math.nan
+            set_tested(progress.series[-1], torch.tensor(math.nan))
         return progress, start
     if stage.parent is None:
         return Progress({}), start
@@ -214,10 +215,12 @@ def _finish_pack(runs: Sequence[Run], lab: Lab) -> None:
     stage = runs[0].stage
     if stage.kind == "swa":
         pack = _pack(runs, lab)
-        scores = pack.score_average(stage.end_epoch)
+        scores, probes = pack.score_average(stage.end_epoch)
+        # An average has no distance.
+        rows = torch.cat([scores, torch.full_like(scores[:, :1], math.nan), probes], dim=1)
         for run, statistics in zip(runs, pack.statistics(), strict=True):
             run.progress.statistics = statistics
-        _finish_all(runs, scores, lab)
+        _finish_all(runs, rows, lab)
     else:
         _finish_all(runs, [run.progress.series[-1] for run in runs], lab)
 
@@ -239,16 +242,16 @@ def _run_epoch(
     for run in runs:
         if run.wanted:
             row = run.progress.series[-1].tolist()
-            on_epoch(run.stage, epoch + 1, dict[str, float](zip(COLUMNS, row, strict=True)))
+            on_epoch(run.stage, epoch + 1, dict[str, float](zip(lab.columns, row, strict=True)))
 
 
 def _test_reached(pack: Pack, runs: Sequence[Run]) -> None:
     """Test runs that have reached their training loss, if their last epoch was not tested."""
     waiting = [(i, run) for i, run in enumerate(runs) if run.reached and not run.is_tested]
     if waiting:
-        scores = torch.stack([*pack.test()], dim=1).cpu()
+        scores = torch.cat([torch.stack([*pack.test()], dim=1), pack.probe()], dim=1).cpu()
         for index, run in waiting:
-            run.progress.series[-1][TESTED] = scores[index]
+            set_tested(run.progress.series[-1], scores[index])
 
 
 def _is_due(stage: Stage, epoch: int, lab: Lab) -> bool:
@@ -272,7 +275,8 @@ def _appended(
     """The run's progress after one more epoch; whole or not at all, should it be interrupted."""
     progress, state = run.progress, result.states[index]
     distance = angle(run.start, [state[name] for name in sphere_names])
-    row = torch.cat([result.scores[index], torch.tensor([distance], dtype=torch.float64)])
+    moved = torch.tensor([distance], dtype=torch.float64)
+    row = torch.cat([result.scores[index], moved, result.probes[index]])
     return Progress(
         state,
         result.averages[index],
@@ -301,9 +305,8 @@ def _finish_all(runs: Sequence[Run], results: Sequence[Tensor] | Tensor, lab: La
 def _finish(run: Run, scores: Tensor | None, lab: Lab) -> None:
     """Put a run's results into the store, with its final scores if any."""
     progress = run.progress
-    # An average has no distance.
-    values = {} if scores is None else dict(zip(COLUMNS, scores.tolist(), strict=False))
-    result = {name: _json_number(values.get(name)) for name in COLUMNS}
+    values = {} if scores is None else dict(zip(lab.columns, scores.tolist(), strict=True))
+    result = {name: _json_number(values.get(name)) for name in lab.columns}
     summary = {
         "state": _state(run, scores, lab),
         "stopped": run.stopped,
@@ -313,7 +316,7 @@ def _finish(run: Run, scores: Tensor | None, lab: Lab) -> None:
         "time_s": round(progress.time_s, 3),
         "provenance": lab.provenance,
     }
-    files = {METRICS: _metrics(run)}
+    files = {METRICS: _metrics(run, lab.columns)}
     if scores is not None:
         files[STATE] = tensors_to_bytes(progress.tensors())
         if run.stage.parent is None:
@@ -330,10 +333,11 @@ def _state(run: Run, scores: Tensor | None, lab: Lab) -> str:
     return AT_CHANCE if is_at_chance(scores, lab.chance) else DONE
 
 
-def _metrics(run: Run) -> bytes:
+def _metrics(run: Run, columns: Sequence[str]) -> bytes:
     """The epochs of the stage as a Parquet table."""
-    series = run.progress.tensors()["series"]
-    table = pd.DataFrame(series.numpy(), columns=list(COLUMNS))
+    series = run.progress.series
+    values = torch.stack(series).numpy() if series else None
+    table = pd.DataFrame(values, columns=list(columns), dtype="float64")
     first = run.stage.start_epoch + 1
     table.insert(0, "epoch", range(first, first + len(table)))
     return parquet(table)

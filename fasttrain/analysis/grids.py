@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..results import Finished, load_grids
+from ..results import Finished, finished, load_grids
+from ..sets import load_sets
 from ..status import Planned, read_plan
 from .records import load_analyses
 from .tables import Grid
@@ -28,8 +29,11 @@ def all_grids(store: str | Path, found: Sequence[Finished] | None = None) -> lis
         EnvironmentProblem: not a store, or a damaged file in it.
     """
     plan = planned_stages(read_plan(Path(store)))
+    found = finished(store) if found is None else found
     stages, epochs, configurations = load_grids(store, found)
     tables = load_analyses(store)
+    if any(f.about.get("probes") for f in found):
+        tables["sets"] = load_sets(store, found)
     return [
         Grid(
             setup=setup,

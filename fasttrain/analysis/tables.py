@@ -54,6 +54,9 @@ def empty(name: str) -> pd.DataFrame:
     return pd.DataFrame({column: pd.Series(dtype=t) for column, t in TABLES[name].items()})
 
 
+SET_COLUMNS = ("stage", "epoch", "set", "loss", "accuracy")
+
+
 def _table(name: str) -> Any:
     return field(default_factory=partial(empty, name))
 
@@ -73,6 +76,8 @@ class Grid:
     """rows of `results.load_epochs`"""
     planned: pd.DataFrame | None = None
     """stage, kind, plr, flr, k and seed of all that the store was asked for; None if not known"""
+    sets: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=SET_COLUMNS))
+    """rows of `sets.load_sets`"""
     pairs: pd.DataFrame = _table("pairs")
     paths: pd.DataFrame = _table("paths")
     angles: pd.DataFrame = _table("angles")

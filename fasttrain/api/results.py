@@ -52,6 +52,11 @@ class Results:
         return epoch_table(self.store, self._found)
 
     @functools.cached_property
+    def sets(self) -> pd.DataFrame:
+        """One row per stage, tested epoch and evaluation set, as `fasttrain.load_sets`."""
+        return load_sets(self.store, self._found)
+
+    @functools.cached_property
     def measurements(self) -> dict[str, pd.DataFrame]:
         """What `fasttrain.analyse` found of these stages, by name: `fasttrain.load_analyses`."""
         stages = {f.stage for f in self._found}

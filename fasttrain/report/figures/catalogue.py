@@ -19,6 +19,7 @@ from fasttrain.report.figures.matrix import MATRIX
 from fasttrain.report.figures.norms import HETEROGENEITY, HISTOGRAMS
 from fasttrain.report.figures.overview import CURVES, OVERVIEW
 from fasttrain.report.figures.phase import PHASE
+from fasttrain.report.figures.sets import SETS
 from fasttrain.report.figures.sharpness import SHARPNESS
 from fasttrain.report.figures.starts import STARTS
 from fasttrain.settings.optimizers import KINDS
@@ -39,10 +40,11 @@ DRAWINGS: tuple[Drawing, ...] = (
     SHARPNESS,
     EIGENVALUES,
     BANDS,
+    SETS,
 )
 
 
-CHAIN_DRAWINGS: tuple[Drawing, ...] = (CHAIN_CURVES, CHAIN_ENDS)
+CHAIN_DRAWINGS: tuple[Drawing, ...] = (CHAIN_CURVES, CHAIN_ENDS, SETS)
 """those of chains of legs"""
 
 

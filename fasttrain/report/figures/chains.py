@@ -28,28 +28,35 @@ _QUANTITIES = (
 )
 
 
-def _legs(grid: Grid) -> pd.DataFrame:
+def leaves_of(grid: Grid) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The finished legs, and those of them from which nothing starts.
+
+    Of a leaf that was trained for several lengths the longest.
+
+    Raises:
+        Missing: there is none.
+    """
     stages = needed(grid.stages, "No stage has finished yet", "run fasttrain sweep")
-    return stages[stages["k"].isna()]
+    legs = stages[stages["k"].isna()]
+    leaves = legs[~legs["stage"].isin(legs["parent"])]
+    longest = leaves.groupby(["path", "seed"])["epochs"].transform("max")
+    return legs, leaves[leaves["epochs"] == longest]
 
 
 def _curves(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds: quantity, path, epoch, mean, std, n; of whole paths, root to leaf."""
-    legs = _legs(grid)
+    legs, leaves = leaves_of(grid)
     parents = dict(zip(legs["stage"], legs["parent"], strict=True))
-    leaves = legs[~legs["stage"].isin(set(parents.values()))]
     if leaves["path"].nunique() > MOST_LINES:
         raise Missing(
             f"{leaves['path'].nunique()} paths are more than a figure can tell apart"
             f" ({MOST_LINES}): load_epochs has their curves, by path."
         )
     names = [name for name, *_ in _QUANTITIES]
-    # Of a leaf that was trained for several lengths, the longest.
-    leaves = leaves[leaves["epochs"] == leaves.groupby(["path", "seed"])["epochs"].transform("max")]
     ways = [
         {"stage": stage, "leaf": path}
         for leaf, path in zip(leaves["stage"], leaves["path"], strict=True)
-        for stage in _way_to(leaf, parents)
+        for stage in way_to(leaf, parents)
     ]
     rows = grid.epochs.merge(pd.DataFrame(ways), on="stage").reindex(
         columns=["leaf", "epoch", *names]
@@ -60,7 +67,7 @@ def _curves(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
     return with_fewer_points(means, ["path", "quantity"])[columns]
 
 
-def _way_to(leaf: str, parents: Mapping[str, str | None]) -> Iterator[str]:
+def way_to(leaf: str, parents: Mapping[str, str | None]) -> Iterator[str]:
     """The ids of a leg and of those before it."""
     stage: str | None = leaf
     while stage is not None:
@@ -91,10 +98,7 @@ def _draw_curves(table: pd.DataFrame, shades: Shades) -> Figure:
 
 def _ends(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds by last rate and by what came before it: before, last, epoch, mean, ..."""
-    legs = _legs(grid)
-    legs = legs[~legs["stage"].isin(legs["parent"])]
-    # A root that was trained for several lengths stands here with its longest.
-    legs = legs[legs["epoch"] == legs.groupby(["path", "seed"])["epoch"].transform("max")]
+    _, legs = leaves_of(grid)
     split = legs["path"].str.rpartition(">")
     rows = legs.assign(before=split[0].where(split[0] != "", "none"), last=split[2])
     # Points stand beside one another for rates that more than one way ends at.

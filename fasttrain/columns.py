@@ -1,0 +1,27 @@
+"""The columns of a stage's table of epochs. Imports nothing heavy."""
+
+from collections.abc import Sequence
+
+SCORES = (
+    "train_loss",
+    "train_accuracy",
+    "train_balanced_accuracy",
+    "grad_norm",
+    "test_loss",
+    "test_accuracy",
+)
+"""One value each per epoch; test scores are NaN in epochs without a test pass."""
+COLUMNS = (*SCORES, "distance")
+"""Of every epoch: the scores, and how far it ended from the start of the stage.
+
+The distance is the angle between the sphere weights then and now, in rad (of an average: NaN).
+"""
+TESTED = slice(SCORES.index("test_loss"), SCORES.index("test_accuracy") + 1)
+"""where a row of scores has those of the test set"""
+PROBE_COLUMNS = ("probe_{}_loss", "probe_{}_accuracy")
+"""of every probe set, behind `COLUMNS`, by its name"""
+
+
+def probe_columns(names: Sequence[str]) -> list[str]:
+    """The columns of probe sets."""
+    return [column.format(name) for name in names for column in PROBE_COLUMNS]
