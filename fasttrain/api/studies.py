@@ -3,14 +3,14 @@
 import dataclasses
 import os
 import shlex
-import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
-from ..config import Config, check, load_table
+from ..config import Config, checked_table, load_table
 from ..errors import UsageError, nearest
+from ..settings.tables import section_keys
 
 Table = dict[str, Any]
 
@@ -51,7 +51,9 @@ def study(source: str | os.PathLike[str], **keys: Any) -> Study:
         if key not in tables:
             table = _table_of(key, changed, origin)
             changed[table] = {**changed.get(table, {}), key: plain(value)}
-    return Study(Path(name).stem, check(changed, origin), written("study", repr(name), **keys))
+    return Study(
+        Path(name).stem, checked_table(changed, origin), written("study", repr(name), **keys)
+    )
 
 
 def as_study(given: Study | str | os.PathLike[str]) -> Study:
@@ -123,21 +125,4 @@ def _table_of(key: str, tables: Table, origin: str) -> str:
 
 def _tables() -> dict[str, set[str]]:
     """The tables of a file, with all keys that they may have, of whatever kind they are."""
-    hints = get_type_hints(Config, include_extras=True)
-    return {
-        field.name: {
-            own.name for part in _parts(hints[field.name]) for own in dataclasses.fields(part)
-        }
-        for field in dataclasses.fields(Config)
-    }
-
-
-def _parts(hint: Any) -> Iterator[type[Any]]:
-    """The dataclasses that a hint allows."""
-    if get_origin(hint) is Annotated:
-        yield from _parts(get_args(hint)[0])
-    elif get_origin(hint) in (Union, types.UnionType):
-        for part in get_args(hint):
-            yield from _parts(part)
-    elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        yield hint
+    return {field.name: section_keys(field.name, Config()) for field in dataclasses.fields(Config)}

@@ -151,7 +151,7 @@ def _inline(*parts: str) -> dict[str, Markup | str]:
 
 def _section(grid: Grid, commands: Mapping[str, str], pictures: Pictures) -> dict[str, Any]:
     """What the template shows of one set-up; writes its figures on the way."""
-    stages = _ordered(grid.stages)
+    stages = _ordered(grid.stages, of_chain=is_chain(grid))
     safe = _safe(grid.setup)
     empty = {"figures": [], "missing": [], "summary": [], "stages": [], "regimes": []}
     empty |= {"headings": SUMMARY_HEADINGS}
@@ -212,13 +212,14 @@ def _of_chain(
     }
 
 
-def _ordered(stages: pd.DataFrame) -> pd.DataFrame:
+def _ordered(stages: pd.DataFrame, *, of_chain: bool) -> pd.DataFrame:
     """The stages in the order of the page's table, which the script counts on."""
     if stages.empty:
         return stages
     kinds = {kind: place for place, kind in enumerate(TABLE_KINDS)}
     ordered = stages.assign(order=stages["kind"].map(kinds))
-    return ordered.sort_values(["order", "plr", "flr", "k", "path", "seed"]).reset_index(drop=True)
+    keys = ["path", "k"] if of_chain else ["plr", "flr", "k"]
+    return ordered.sort_values(["order", *keys, "seed"]).reset_index(drop=True)
 
 
 def _title(setup: str, stages: pd.DataFrame) -> str:

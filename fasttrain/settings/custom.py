@@ -39,6 +39,11 @@ def factory_name(value: Any) -> str:
             raise ValueError(
                 "must be a function or class at the top of a module, by which workers find it again"
             )
+        if module == "__main__":
+            raise ValueError(
+                f"{name} is of the program itself, which workers do not run: put it into a module"
+                " beside it and import it from there"
+            )
         return f"{module}:{name}"
     if not isinstance(value, str):
         raise ValueError(FORM)

@@ -28,6 +28,18 @@ from .part import keys
 Table = dict[str, Any]
 PARTS = ("data", "network", "optimizer")
 """sections of which there are several kinds"""
+_KINDS: dict[str, Mapping[str, Any]] = {
+    "data": DATA,
+    "network": NETWORKS,
+    "optimizer": KINDS,
+    "experiment": EXPERIMENTS,
+}
+_TAGS = {
+    "data": ["kind", "dataset"],
+    "network": ["kind", "model"],
+    "optimizer": ["kind"],
+    "experiment": ["kind"],
+}
 DEFAULT_RADIUS = ConvNet().radius
 
 
@@ -49,11 +61,17 @@ def with_kinds(table: Mapping[str, Any], origin: str) -> Table:
 
 def part_keys(name: str, tag: str, below: Sequence[str] = ()) -> list[str]:
     """The keys that a part of a kind has in TOML, or a leg of a chain."""
-    if name == "experiment":
-        return keys(Leg if below else EXPERIMENTS[tag])
-    kinds = {"data": DATA, "network": NETWORKS, "optimizer": KINDS}[name]
-    tags = {"data": ["kind", "dataset"], "network": ["kind", "model"], "optimizer": ["kind"]}[name]
-    return [*tags, *(key for key in keys(kinds[tag]) if key not in tags)]
+    if name == "experiment" and below:
+        return keys(Leg)
+    tags = _TAGS[name]
+    return [*tags, *(key for key in keys(_KINDS[name][tag]) if key not in tags)]
+
+
+def section_keys(name: str, config: Any) -> set[str]:
+    """The keys that a section of a configuration may have, of whatever kind it is."""
+    if name in _KINDS:
+        return {key for tag in _KINDS[name] for key in part_keys(name, tag)}
+    return {field.name for field in dataclasses.fields(getattr(config, name))}
 
 
 def _plain(part: Any) -> Any:

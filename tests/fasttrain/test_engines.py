@@ -130,22 +130,26 @@ def test_stopped_or_killed_and_short_of_a_worker_it_ends_in_the_same_bits(whole,
     assert contents(tmp_path / "parts") == whole
 
 
-DRIVER = """
-import ctypes, os, signal
-from fasttrain.engines import Workers
+HELD = """
+import ctypes, os
 
 def hold():
     # As a compiler does: no thread of Python runs in this process meanwhile.
     print(os.getpid(), flush=True)
     ctypes.PyDLL(None).sleep(1000)
+"""
+DRIVER = """
+import signal
+from fasttrain.engines import Workers
+from held import hold
 
-if __name__ == "__main__":
-    with Workers([hold, hold], 1):
-        signal.pause()
+with Workers([hold, hold], 1):
+    signal.pause()
 """
 
 
 def test_workers_end_with_their_driver_whatever_they_compute(tmp_path):
+    (tmp_path / "held.py").write_text(HELD)
     (tmp_path / "driver.py").write_text(DRIVER)
     driver = subprocess.Popen(
         [sys.executable, "driver.py"],
