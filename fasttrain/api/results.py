@@ -16,6 +16,7 @@ from ..errors import UsageError, nearest
 from ..rebuild import rebuild
 from ..report import drawings_of, drawn
 from ..results import epoch_table, finished, stage_table
+from ..sets import load_sets
 from ..store import Store
 
 

@@ -1,4 +1,4 @@
-"""Probe sets: every test pass scores them; the long table, averages, and what a longer leg keeps."""
+"""Probe sets: every test pass scores them; the long table; averages; longer legs."""
 
 import numpy as np
 import pandas as pd
