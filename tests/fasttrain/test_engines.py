@@ -1,12 +1,9 @@
 """Worker processes: the same results as in one process, and deaths that stay in their pack."""
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,9 +12,9 @@ from fasttrain.engines import Workers
 from fasttrain.errors import EnvironmentProblem
 from fasttrain.store import Store
 
-from .conftest import TINY, contents, ended, moment
+from .conftest import TINY, contents, ended
+from .programs import ENVIRONMENT, all_end, checkpoints, children, is_alive, workers
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 OPTIONS = ("--pack", "1", "--checkpoint-s", "0")
 
 
@@ -47,35 +44,10 @@ def start(folder: Path) -> subprocess.Popen:
         text=True,
         start_new_session=True,
     )
-    before = checkpoints(folder)
-    while len(checkpoints(folder) - before) < 2 and not ended(process):
+    before = checkpoints(folder / "parts")
+    while len(checkpoints(folder / "parts") - before) < 2 and not ended(process):
         pass
     return process
-
-
-def checkpoints(folder: Path) -> set[tuple[str, int]]:
-    """Names and ages of the checkpoints of the store."""
-    found = set()
-    for path in (folder / "parts" / "checkpoints").glob("*.safetensors"):
-        with contextlib.suppress(FileNotFoundError):
-            found.add((path.name, path.stat().st_mtime_ns))
-    return found
-
-
-def parents() -> dict[int, int]:
-    """The parent of every process."""
-    found = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            # pid (name) state ppid ...
-            found[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
-    return found
-
-
-def workers(process: subprocess.Popen) -> list[int]:
-    """The processes that the sweep's fork server has started."""
-    found = parents()
-    return [pid for pid, parent in found.items() if found.get(parent) == process.pid]
 
 
 def test_two_processes_give_the_bits_of_one(whole, tmp_path):
@@ -86,21 +58,6 @@ def test_two_processes_give_the_bits_of_one(whole, tmp_path):
     assert contents(tmp_path / "parts") == whole
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and waits to be reaped does not."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
-def all_end(pids: Sequence[int]) -> bool:
-    """Whether processes end, before long even on a machine that is at something else."""
-    until = time.monotonic() + 60
-    while any(map(is_alive, pids)) and time.monotonic() < until:
-        moment()
-    return not any(map(is_alive, pids))
-
-
 STOPS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGKILL: -9}
 
 
@@ -109,7 +66,7 @@ def test_stopped_or_killed_and_short_of_a_worker_it_ends_in_the_same_bits(whole,
     stages = {name.split("/")[0] for name in whole}
     for stop, code in list(STOPS.items())[group : 4 - group]:
         sweep = start(tmp_path)
-        left = workers(sweep)
+        left = workers(sweep.pid)
         assert len(left) == 2
         os.killpg(sweep.pid, stop) if group else sweep.send_signal(stop)
         _, errors = sweep.communicate()
@@ -123,7 +80,7 @@ def test_stopped_or_killed_and_short_of_a_worker_it_ends_in_the_same_bits(whole,
             assert sum(store.checkpoints.epochs(stage) for stage in stages) > 0
     # Of two workers one dies: another takes up its pack where it stood.
     sweep = start(tmp_path)
-    os.kill(workers(sweep)[0], signal.SIGKILL)
+    os.kill(workers(sweep.pid)[0], signal.SIGKILL)
     out, errors = sweep.communicate()
     assert sweep.returncode == 0, errors
     assert "ended by signal SIGKILL" in out
@@ -155,7 +112,7 @@ def test_workers_end_with_their_driver_whatever_they_compute(tmp_path):
         text=True,
     )
     left = [int(driver.stdout.readline()) for _ in range(2)]
-    left += [pid for pid, parent in parents().items() if parent == driver.pid]
+    left += children(driver.pid)
     assert len(left) >= 4 and all(map(is_alive, left))
     driver.kill()
     driver.communicate()
