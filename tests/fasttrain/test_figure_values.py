@@ -126,6 +126,29 @@ def test_heatmap_holds_the_means_and_outlines_the_best(grid):
     assert f"{expected.iloc[0, 0]:.1f}\n± {100 * first.std(ddof=1):.1f}" in texts
 
 
+def test_heatmap_outlines_all_that_are_equally_good(grid):
+    ties = [(1e-3, 1e-5), (1e-2, 3e-4)]
+    for plr, flr in ties:
+        grid = _mark(grid, 0.999, kind="finetune", plr=plr, flr=flr)
+    grid.stages.loc[grid.stages["test_accuracy"] == 0.999, "state"] = "done"
+    figure = _of(grid, "heatmap").figure
+    outlined = [patch.get_xy() for patch in figure.axes[0].patches if patch.get_linewidth() == 2.5]
+    assert outlined == [(PLRS.index(plr), FLRS.index(flr)) for plr, flr in ties]
+    label, *_ = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert label == "best cells (on the test set)"
+
+
+def test_heatmap_of_few_rates_has_room_for_its_labels():
+    few = published_grid((1e-3, 1e-2), (1e-4, 1e-3), (), (0,), num_epochs=12, analysed=False)
+    figure = _of(few, "heatmap").figure
+    figure.draw_without_rendering()
+    ax = figure.axes[0]
+    for label in (ax.xaxis.label, ax.yaxis.label):
+        box = label.get_window_extent()
+        assert figure.bbox.containsx(box.x0) and figure.bbox.containsx(box.x1)
+        assert figure.bbox.containsy(box.y0) and figure.bbox.containsy(box.y1)
+
+
 def test_wide_heatmap_has_no_numbers():
     wide = published_grid(tuple(np.geomspace(1e-5, 0.1, 20)), ks=(), seeds=(0,), analysed=False)
     ax = _of(wide, "heatmap").figure.axes[0]
