@@ -1,5 +1,6 @@
 """Worker processes: the same results as in one process, and deaths that stay in their pack."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fasttrain.cli import run
 from fasttrain.engines import Workers
 from fasttrain.errors import EnvironmentProblem
 from fasttrain.store import Store
@@ -18,25 +20,24 @@ from .programs import ENVIRONMENT, all_end, checkpoints, children, is_alive, wor
 OPTIONS = ("--pack", "1", "--checkpoint-s", "0")
 
 
-def command(folder: Path, store: str, *options: str) -> list[str]:
-    (folder / "grid.toml").write_text(TINY.replace("epochs = 3", "epochs = 200"))
-    grid = ("sweep", "grid.toml", "--store", store, "--k", "2")
-    return [sys.executable, "-m", "fasttrain", *grid, *OPTIONS, *options]
+def arguments(folder: Path, store: str, *options: str) -> list[str]:
+    (folder / "grid.toml").write_text(TINY.replace("epochs = 3", "epochs = 120"))
+    return ["sweep", "grid.toml", "--store", store, "--k", "2", *OPTIONS, *options]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> dict[str, bytes]:
     """The results of the grid, from one process."""
     folder = tmp_path_factory.mktemp("one_process")
-    arguments = command(folder, "whole", "--processes", "1")
-    subprocess.run(arguments, cwd=folder, env=ENVIRONMENT, check=True, capture_output=True)
+    with contextlib.chdir(folder):
+        assert run(arguments(folder, "whole", "--processes", "1")) == 0
     return contents(folder / "whole")
 
 
 def start(folder: Path) -> subprocess.Popen:
     """The same grid under way in two worker processes, each having written a checkpoint."""
     process = subprocess.Popen(
-        command(folder, "parts", "--processes", "2"),
+        [sys.executable, "-m", "fasttrain", *arguments(folder, "parts", "--processes", "2")],
         cwd=folder,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
@@ -50,25 +51,27 @@ def start(folder: Path) -> subprocess.Popen:
     return process
 
 
-def test_two_processes_give_the_bits_of_one(whole, tmp_path):
-    sweep = start(tmp_path)
-    out, errors = sweep.communicate()
-    assert sweep.returncode == 0, errors
-    assert "in 2 processes, 1 threads each" in out
+def test_two_processes_give_the_bits_of_one(fasttrain, whole, tmp_path):
+    outcome = fasttrain(*arguments(tmp_path, "parts", "--processes", "2"))
+    assert outcome.code == 0, outcome.err
+    assert "in 2 processes, 1 threads each" in outcome.out
     assert contents(tmp_path / "parts") == whole
 
 
-STOPS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGKILL: -9}
+STOPS = {
+    "driver": {signal.SIGTERM: 143, signal.SIGKILL: -9},
+    "group": {signal.SIGINT: 130, signal.SIGHUP: 129},
+}
 
 
-@pytest.mark.parametrize("group", [False, True], ids=["driver", "group"])
-def test_stopped_or_killed_and_short_of_a_worker_it_ends_in_the_same_bits(whole, tmp_path, group):
+@pytest.mark.parametrize("to", STOPS)
+def test_stopped_or_killed_and_short_of_a_worker_it_ends_in_the_same_bits(whole, tmp_path, to):
     stages = {name.split("/")[0] for name in whole}
-    for stop, code in list(STOPS.items())[group : 4 - group]:
+    for stop, code in STOPS[to].items():
         sweep = start(tmp_path)
         left = workers(sweep.pid)
         assert len(left) == 2
-        os.killpg(sweep.pid, stop) if group else sweep.send_signal(stop)
+        os.killpg(sweep.pid, stop) if to == "group" else sweep.send_signal(stop)
         _, errors = sweep.communicate()
         assert sweep.returncode == code
         assert "Traceback" not in errors
@@ -111,13 +114,20 @@ def test_workers_end_with_their_driver_whatever_they_compute(tmp_path):
         stdout=subprocess.PIPE,
         text=True,
     )
-    left = [int(driver.stdout.readline()) for _ in range(2)]
-    left += children(driver.pid)
-    assert len(left) >= 4 and all(map(is_alive, left))
-    driver.kill()
-    driver.communicate()
-    # With the fork server and what keeps track of its resources.
-    assert all_end(left)
+    left: list[int] = []
+    try:
+        left += [int(driver.stdout.readline()) for _ in range(2)]
+        # With the fork server and what keeps track of its resources.
+        left += children(driver.pid)
+        assert len(left) >= 4 and all(map(is_alive, left))
+        driver.kill()
+        driver.wait()
+        assert all_end(left)
+    finally:
+        driver.kill()
+        for pid in filter(is_alive, left):
+            os.kill(pid, signal.SIGKILL)
+        driver.communicate()
 
 
 def test_the_store_stays_locked_until_the_last_worker_is_gone(tmp_path):
