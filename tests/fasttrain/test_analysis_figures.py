@@ -70,8 +70,9 @@ def test_angles_are_ordered_by_plr(grid):
     assert (table["plr_a"] <= table["plr_b"]).all() and set(table["seed"]) == {0}
     matrix = of(grid, "angles").figure.axes[0].images[0].get_array()
     np.testing.assert_array_equal(matrix, matrix.T)
-    stages = grid.stages[(grid.stages["seed"] == 0)].set_index(["plr", "kind"])["stage"]
-    pair = {stages[(1e-5, "pretrain")], stages[(1e-1, "pretrain")]}
+    roots = grid.stages[(grid.stages["seed"] == 0) & (grid.stages["kind"] == "pretrain")]
+    stages = roots.set_index("plr")["stage"]
+    pair = {stages[1e-5], stages[1e-1]}
     row = grid.angles[grid.angles["stage_a"].isin(pair) & grid.angles["stage_b"].isin(pair)]
     np.testing.assert_allclose(matrix[0, size - 4], row["angle"])
 
