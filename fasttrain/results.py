@@ -213,13 +213,15 @@ def load_epochs(store: str | Path) -> pd.DataFrame:
 def epoch_table(store: str | Path, found: Sequence[Finished]) -> pd.DataFrame:
     """The table of `load_epochs` of these stages."""
     opened = Store.open(Path(store), create=False)
-    columns = [*IDENTITY, "epoch", *COLUMNS]
-    tables = [pd.DataFrame(columns=columns)]
-    for f in found:
-        table = pd.read_parquet(io.BytesIO(opened.read(f.stage, METRICS)))
-        if len(table):
-            tables.append(table.assign(**f.identity())[columns])
-    whole = pd.concat(tables[1:]) if len(tables) > 1 else tables[0]
+    stages = pd.DataFrame([f.identity() for f in found], columns=list(IDENTITY))
+    tables = [
+        pd.read_parquet(io.BytesIO(opened.read(f.stage, METRICS))).assign(stage=f.stage)
+        for f in found
+    ]
+    columns = ["epoch", *COLUMNS]
+    # Numbers alone: what is missing of a stage would take the type of a column with it.
+    epochs = pd.concat([t for t in tables if len(t)] or [pd.DataFrame(columns=["stage", *columns])])
+    whole = stages.merge(epochs, on="stage")[[*IDENTITY, *columns]]
     return _sorted(whole.astype({"flr": "float64", "k": "Int64", "width": "Int64"}))
 
 

@@ -104,7 +104,14 @@ def _regime_sentences(
             f"{start}, so no boundary lies among them; other regimes need "
             f"{'larger' if decided[0] == '1' else 'other'} learning rates."
         ]
-    return [_boundary_sentence(row, waiting) for row in bounds.to_dict("records")]
+    rows = bounds.to_dict("records")
+    if decided == ["1", "3"]:
+        # Both boundaries of what was not seen are where these two meet.
+        first = next(row for row in rows if row["boundary"] == "1|2")
+        unseen = f"no run is in {REGIME_NAMES['2']}, which can only lie between"
+        note = "; ".join(filter(None, [first["note"], unseen]))
+        rows = [{**first, "boundary": "1|3", "note": note}]
+    return [_boundary_sentence(row, waiting) for row in rows]
 
 
 def _boundary_sentence(row: Mapping[Any, Any], waiting: pd.DataFrame) -> str:

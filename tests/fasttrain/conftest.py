@@ -15,6 +15,8 @@ import torch
 from fasttrain import tuning
 from fasttrain.cli import run
 
+from .pages import use_few_pictures
+
 TINY = """
 [data]
 dataset = "digits"
@@ -67,6 +69,14 @@ def hasty_measurements():
     before, tuning.WINDOW_S = tuning.WINDOW_S, 0.0
     yield
     tuning.WINDOW_S = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_pictures():
+    """Most pages are made by the way here: without their figures in a tenth of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_few_pictures(patch)
+        yield
 
 
 @pytest.fixture

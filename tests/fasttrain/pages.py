@@ -12,7 +12,7 @@ import pytest
 
 from fasttrain.analysis.tables import Grid
 from fasttrain.files import write_atomically
-from fasttrain.report import html, pictures
+from fasttrain.report import figures, html, pictures
 
 NAN = float("nan")
 PLRS = (1e-3, 1e-2, 5e-2, 0.5)
@@ -146,5 +146,16 @@ def use_decreed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the fixture `decreed`, for those of another scope."""
     monkeypatch.setattr(html, "classify", decreed_regimes)
     monkeypatch.setattr(html, "boundaries", decreed_boundaries)
+    use_few_pictures(monkeypatch)
+
+
+def use_few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures that take no time."""
     monkeypatch.setattr(pictures, "drawn", few_figures)
     monkeypatch.setattr(pictures, "save", save_figure)
+
+
+def use_all_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures as users have them."""
+    monkeypatch.setattr(pictures, "drawn", figures.drawn)
+    monkeypatch.setattr(pictures, "save", figures.save)

@@ -87,7 +87,9 @@ def test_everything_is_made_and_has_the_columns_that_are_promised(analysed):
     assert list(tables) == list(TABLES)
     for name, table in tables.items():
         assert len(table), name
-        assert {c: str(t) for c, t in table.dtypes.items()} == TABLES[name]
+        # What pandas 3 calls str is an object to pandas 2.
+        types = {c: str(t).replace("object", "str") for c, t in table.dtypes.items()}
+        assert types == TABLES[name]
     stages = fasttrain.load(analysed).set_index("stage")
     pairs = tables["pairs"]
     assert len(pairs) == 2 * 3

@@ -121,7 +121,6 @@ def test_the_library_imports_and_trains_without_tyro(tmp_path, tiny):
     [
         ["sweep", "tiny.toml", "--dry-run", "--pack", "1"],
         ["sweep", "tiny.toml", "--pack", "2"],
-        ["data", "inspect", "digits"],
         ["--help"],
         ["sweep", "--help"],
     ],

@@ -5,41 +5,39 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from fasttrain.cli import run
 from fasttrain.engines import Workers
 from fasttrain.errors import EnvironmentProblem
 from fasttrain.store import Store
 
-from .conftest import TINY, contents, ended, moment
+from .conftest import TINY, contents, ended
+from .programs import ENVIRONMENT, all_end, checkpoints, children, is_alive, workers
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 OPTIONS = ("--pack", "1", "--checkpoint-s", "0")
 
 
-def command(folder: Path, store: str, *options: str) -> list[str]:
-    (folder / "grid.toml").write_text(TINY.replace("epochs = 3", "epochs = 200"))
-    grid = ("sweep", "grid.toml", "--store", store, "--k", "2")
-    return [sys.executable, "-m", "fasttrain", *grid, *OPTIONS, *options]
+def arguments(folder: Path, store: str, *options: str) -> list[str]:
+    (folder / "grid.toml").write_text(TINY.replace("epochs = 3", "epochs = 120"))
+    return ["sweep", "grid.toml", "--store", store, "--k", "2", *OPTIONS, *options]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> dict[str, bytes]:
     """The results of the grid, from one process."""
     folder = tmp_path_factory.mktemp("one_process")
-    arguments = command(folder, "whole", "--processes", "1")
-    subprocess.run(arguments, cwd=folder, env=ENVIRONMENT, check=True, capture_output=True)
+    with contextlib.chdir(folder):
+        assert run(arguments(folder, "whole", "--processes", "1")) == 0
     return contents(folder / "whole")
 
 
 def start(folder: Path) -> subprocess.Popen:
     """The same grid under way in two worker processes, each having written a checkpoint."""
     process = subprocess.Popen(
-        command(folder, "parts", "--processes", "2"),
+        [sys.executable, "-m", "fasttrain", *arguments(folder, "parts", "--processes", "2")],
         cwd=folder,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
@@ -47,71 +45,33 @@ def start(folder: Path) -> subprocess.Popen:
         text=True,
         start_new_session=True,
     )
-    before = checkpoints(folder)
-    while len(checkpoints(folder) - before) < 2 and not ended(process):
+    before = checkpoints(folder / "parts")
+    while len(checkpoints(folder / "parts") - before) < 2 and not ended(process):
         pass
     return process
 
 
-def checkpoints(folder: Path) -> set[tuple[str, int]]:
-    """Names and ages of the checkpoints of the store."""
-    found = set()
-    for path in (folder / "parts" / "checkpoints").glob("*.safetensors"):
-        with contextlib.suppress(FileNotFoundError):
-            found.add((path.name, path.stat().st_mtime_ns))
-    return found
-
-
-def parents() -> dict[int, int]:
-    """The parent of every process."""
-    found = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            # pid (name) state ppid ...
-            found[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
-    return found
-
-
-def workers(process: subprocess.Popen) -> list[int]:
-    """The processes that the sweep's fork server has started."""
-    found = parents()
-    return [pid for pid, parent in found.items() if found.get(parent) == process.pid]
-
-
-def test_two_processes_give_the_bits_of_one(whole, tmp_path):
-    sweep = start(tmp_path)
-    out, errors = sweep.communicate()
-    assert sweep.returncode == 0, errors
-    assert "in 2 processes, 1 threads each" in out
+def test_two_processes_give_the_bits_of_one(fasttrain, whole, tmp_path):
+    outcome = fasttrain(*arguments(tmp_path, "parts", "--processes", "2"))
+    assert outcome.code == 0, outcome.err
+    assert "in 2 processes, 1 threads each" in outcome.out
     assert contents(tmp_path / "parts") == whole
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and waits to be reaped does not."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
+STOPS = {
+    "driver": {signal.SIGTERM: 143, signal.SIGKILL: -9},
+    "group": {signal.SIGINT: 130, signal.SIGHUP: 129},
+}
 
 
-def all_end(pids: Sequence[int]) -> bool:
-    """Whether processes end, before long even on a machine that is at something else."""
-    until = time.monotonic() + 60
-    while any(map(is_alive, pids)) and time.monotonic() < until:
-        moment()
-    return not any(map(is_alive, pids))
-
-
-STOPS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGKILL: -9}
-
-
-@pytest.mark.parametrize("group", [False, True], ids=["driver", "group"])
-def test_stopped_or_killed_and_short_of_a_worker_it_ends_in_the_same_bits(whole, tmp_path, group):
+@pytest.mark.parametrize("to", STOPS)
+def test_stopped_or_killed_and_short_of_a_worker_it_ends_in_the_same_bits(whole, tmp_path, to):
     stages = {name.split("/")[0] for name in whole}
-    for stop, code in list(STOPS.items())[group : 4 - group]:
+    for stop, code in STOPS[to].items():
         sweep = start(tmp_path)
-        left = workers(sweep)
+        left = workers(sweep.pid)
         assert len(left) == 2
-        os.killpg(sweep.pid, stop) if group else sweep.send_signal(stop)
+        os.killpg(sweep.pid, stop) if to == "group" else sweep.send_signal(stop)
         _, errors = sweep.communicate()
         assert sweep.returncode == code
         assert "Traceback" not in errors
@@ -123,7 +83,7 @@ def test_stopped_or_killed_and_short_of_a_worker_it_ends_in_the_same_bits(whole,
             assert sum(store.checkpoints.epochs(stage) for stage in stages) > 0
     # Of two workers one dies: another takes up its pack where it stood.
     sweep = start(tmp_path)
-    os.kill(workers(sweep)[0], signal.SIGKILL)
+    os.kill(workers(sweep.pid)[0], signal.SIGKILL)
     out, errors = sweep.communicate()
     assert sweep.returncode == 0, errors
     assert "ended by signal SIGKILL" in out
@@ -135,7 +95,7 @@ import ctypes, os
 
 def hold():
     # As a compiler does: no thread of Python runs in this process meanwhile.
-    print(os.getpid(), flush=True)
+    os.write(1, b"%d\\n" % os.getpid())
     ctypes.PyDLL(None).sleep(1000)
 """
 DRIVER = """
@@ -158,13 +118,20 @@ def test_workers_end_with_their_driver_whatever_they_compute(tmp_path):
         stdout=subprocess.PIPE,
         text=True,
     )
-    left = [int(driver.stdout.readline()) for _ in range(2)]
-    left += [pid for pid, parent in parents().items() if parent == driver.pid]
-    assert len(left) >= 4 and all(map(is_alive, left))
-    driver.kill()
-    driver.communicate()
-    # With the fork server and what keeps track of its resources.
-    assert all_end(left)
+    left: list[int] = []
+    try:
+        left += [int(driver.stdout.readline()) for _ in range(2)]
+        # With the fork server and what keeps track of its resources.
+        left += children(driver.pid)
+        assert len(left) >= 4 and all(map(is_alive, left))
+        driver.kill()
+        driver.wait()
+        assert all_end(left)
+    finally:
+        driver.kill()
+        for pid in filter(is_alive, left):
+            os.kill(pid, signal.SIGKILL)
+        driver.communicate()
 
 
 def test_the_store_stays_locked_until_the_last_worker_is_gone(tmp_path):

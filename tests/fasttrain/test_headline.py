@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from fasttrain.analysis.regimes import boundaries
 from fasttrain.report.headline import headline
 
 from .pages import NAN, REGIMES, decreed_boundaries, decreed_regimes, make_grid
@@ -217,6 +218,17 @@ def test_what_no_seed_contradicts_is_said_of_decided_runs():
     regimes.loc[(regimes["plr"] == 1e-2) & (regimes["seed"] == 1), "regime"] = "undecided"
     (sentence,) = [text for text in _sentences(grid, regimes) if text.startswith("Regimes")]
     assert sentence.startswith("Regimes: every decided run, between PLR 0.001 and 0.01, is in")
+
+
+def test_an_equilibrium_that_no_run_shows_is_not_told_of_as_if_it_were_seen():
+    grid = make_grid(plrs=(1e-3, 0.5))
+    regimes = decreed_regimes(grid)
+    told = [text for text in headline(grid, regimes, boundaries(regimes)) if "Boundary" in text]
+    assert told == [
+        "Boundary 1|3: regime 1 (convergence) gives way to regime 3 (divergence) at a PLR of about"
+        " 0.0224, between 0.001 and 0.5 (2 seeds); no run is in regime 2 (chaotic equilibrium),"
+        " which can only lie between."
+    ]
 
 
 def test_the_only_plr_may_be_of_several_regimes_or_of_none():

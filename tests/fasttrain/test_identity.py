@@ -77,6 +77,15 @@ def test_a_description_of_another_stage_is_found_though_every_digest_is_right(st
         store.read(one.id, "state.safetensors")
 
 
+def test_a_done_json_of_another_stage_is_told_from_damage(store):
+    one, two = pretraining(0), pretraining(1)
+    finish(store, one)
+    finish(store, two)
+    shutil.copy(store.path / one.id / "done.json", store.path / two.id)
+    with pytest.raises(EnvironmentProblem, match=f"{two.id}: holds what belongs into .*{one.id}"):
+        store.summary(two.id)
+
+
 def test_what_is_under_way_is_checked_too(store):
     stage = pretraining()
     store.begin(stage.id, {**finetuning(stage).description(), **ABOUT})

@@ -1,5 +1,6 @@
 """SIGKILL and Ctrl-C on the real program: nothing lost, nothing repeated, the same bits."""
 
+import contextlib
 import os
 import random
 import signal
@@ -9,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from fasttrain.cli import run
 
 from .conftest import TINY, contents, ended
 
@@ -58,9 +61,10 @@ def wait_for_change(process: subprocess.Popen, store: Path, changes: int) -> Non
 
 
 def finish(folder: Path, store: str, *options: str) -> None:
-    command = sweep_command(folder, store, *options)
-    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    """Run the sweep to its end, in this process: that starts more quickly."""
+    _, _, _, *arguments = sweep_command(folder, store, *options)
+    with contextlib.chdir(folder):
+        assert run(arguments) == 0
 
 
 @pytest.fixture(scope="module")

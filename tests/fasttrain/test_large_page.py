@@ -8,7 +8,7 @@ import pytest
 from fasttrain.report import write_report
 from fasttrain.report.figures import DRAWINGS
 
-from .pages import PROVENANCE, decreed, make_grid  # noqa: F401
+from .pages import PROVENANCE, decreed, make_grid, use_all_pictures  # noqa: F401
 from .synthetic_grids import published_grid
 
 MAX_BYTES = 2_000_000
@@ -21,7 +21,9 @@ def page(tmp_path_factory):
     grid = published_grid(tuple(PLRS), tuple(FLRS), (2, 5, 10), range(3), num_epochs=200)
     commands = dict.fromkeys(grid.stages["stage"], "fasttrain sweep digits --store runs/x")
     folder = tmp_path_factory.mktemp("large")
-    return write_report(folder, [grid], PROVENANCE, commands=commands)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use_all_pictures(monkeypatch)
+        return write_report(folder, [grid], PROVENANCE, commands=commands)
 
 
 def test_it_is_small_and_whole(page):

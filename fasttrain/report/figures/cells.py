@@ -15,7 +15,7 @@ from fasttrain.analysis.tables import Grid
 from fasttrain.report.figures.drawing import Drawing, Missing, Picture, Shades
 from fasttrain.report.figures.rows import seeds_in_words, with_regime
 from fasttrain.report.figures.style import REGIMES
-from fasttrain.report.table import best, number, seed_means
+from fasttrain.report.table import at_least, candidates, number, seed_means
 
 # More columns than this and the numbers in the cells no longer fit.
 MAX_ANNOTATED_COLUMNS = 14
@@ -58,13 +58,13 @@ def _draw(means: pd.DataFrame, shades: Shades) -> Figure:
     _mark_cells(ax, grid)
     if annotated:
         _annotate_cells(ax, mesh, accuracy, 100 * grid["std"])
-    winner = best(means)
-    if winner is not None:
+    winners = at_least(means, float(candidates(means)["mean"].max()))
+    for _, winner in winners.iterrows():
         corner = (plrs.index(winner["plr"]), flrs.index(winner["flr"]))
         ax.add_patch(
             Rectangle(corner, 1, 1, fill=False, ec="tab:red", lw=2.5, zorder=4, clip_on=False)
         )
-    _cell_legend(figure, grid, winner is not None)
+    _cell_legend(figure, grid, len(winners))
     return figure
 
 
@@ -84,7 +84,7 @@ def _categories(ax: Axes, plrs: list, flrs: list, vertical_labels: bool) -> None
     ax.set_yticks(np.arange(len(flrs)) + 0.5, [number(flr) for flr in flrs], fontsize=9)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set(xlabel="pre-training learning rate (PLR)", ylabel="fine-tuning learning rate (FLR)")
+    ax.set(xlabel="pre-training learning rate (PLR)", ylabel="fine-tuning\nlearning rate (FLR)")
 
 
 def _name_regimes(ax: Axes, regimes: pd.Series) -> None:
@@ -124,11 +124,12 @@ def _annotate_cells(ax: Axes, mesh: QuadMesh, accuracy: np.ma.MaskedArray, std: 
         label.set(ha="center", va="center", bbox={"fc": face, "ec": "none", "pad": 1.0})
 
 
-def _cell_legend(figure: Figure, grid: dict[str, np.ndarray], outlined: bool) -> None:
+def _cell_legend(figure: Figure, grid: dict[str, np.ndarray], num_best: int) -> None:
     marked, lost = _marked(grid), grid["n"] == 0
     handles = []
-    if outlined:
-        handles.append(Patch(fc="none", ec="tab:red", lw=2, label="best cell (on the test set)"))
+    if num_best:
+        label = f"best cell{'s' if num_best > 1 else ''} (on the test set)"
+        handles.append(Patch(fc="none", ec="tab:red", lw=2, label=label))
     if (marked & ~lost).any():
         label = "a seed at chance or without a finite loss"
         handles.append(Patch(fc="none", label=label, **_HATCH))
@@ -156,7 +157,7 @@ CELLS = Drawing(
     title="Every pair of learning rates",
     caption=(
         "Mean test accuracy after fine-tuning, PLR across and FLR upwards, one step per value. The "
-        "best cell (highest mean, no hatching) is outlined. Hatched: a seed is at chance or has no "
+        "best (highest mean, no hatching) are outlined. Hatched: a seed is at chance or has no "
         "finite loss; grey: no finite accuracy; blank: not finished. Colours begin above cells "
         "that are at chance for every seed. The strip names the regime of each PLR."
     ),
