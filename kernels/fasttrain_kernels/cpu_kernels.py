@@ -14,16 +14,8 @@ import numba
 import numpy as np
 
 from .cpu_elements import FP64, INLINE, INT32, INT64, OPTIONS, array, fits, load
-from .cpu_places import (
-    accelerate,
-    combine,
-    row_of,
-    scale,
-    sum_and_accelerate,
-    sum_and_combine,
-    sum_row,
-    write,
-)
+from .cpu_moves import sum_and_accelerate, sum_and_combine
+from .cpu_places import accelerate, combine, row_of, scale, sum_row, write
 from .cpu_team import fields, member, wait
 
 EXACT, DEFERRED, PER_GROUP, PLAIN, UNTRACKED, SUMS, SCALE = range(7)
@@ -111,15 +103,13 @@ def _move_stripe(job, like, like_grad, a_theta, a_grad, tensor, model, group, pl
 def _sum_stripe(job, like, like_grad, s, a_theta, a_grad):
     """Sums of every chunk of a stripe: three where the gradient was taken, and of the step.
 
-    A single row is moved block by block meanwhile, rows of one rate are together afterwards.
+    What need not wait for all sums is moved meanwhile.
     """
     tensor, model, chunk, group, long, place = _stripe(job, s)
     a_buffer = array(job.buffers, (job.num_tensors,), INT64)[tensor] if job.buffers != 0 else 0
     parts = array(job.parts, (4, job.num_chunks), FP64)
     sums = array(job.sums, (3, job.num_groups), FP64)
-    moves = job.mode == PLAIN or job.mode == DEFERRED or job.buffers != 0
-    moves = moves and a_grad != 0
-    single = place[1] == 1 or job.mode == PER_GROUP
+    moves = job.mode == PLAIN or job.mode == DEFERRED
     again = job.buffers != 0 and job.mode < PLAIN
     scale, keep, eta = _rates(job, like, group, model)
     for i in range(place[1]):
@@ -129,14 +119,12 @@ def _sum_stripe(job, like, like_grad, s, a_theta, a_grad):
         moved = 0.0
         if a_grad == 0:
             theta_theta = theta_grad = grad_grad = 0.0
-        elif moves and single and a_buffer != 0:
+        elif a_buffer != 0:
             factors = _acceleration(job, scale, eta)
-            theta_theta, theta_grad, grad_grad = sum_and_accelerate(
-                a_theta, a_grad, a_buffer, like, like_grad, row, factors
+            theta_theta, theta_grad, grad_grad, moved = sum_and_accelerate(
+                a_theta, a_grad, a_buffer, like, like_grad, row, factors, again
             )
-            if again:
-                moved = sum_row(a_theta, a_theta, like, like, row)[0]
-        elif moves and single:
+        elif moves:
             theta_theta, theta_grad, grad_grad = sum_and_combine(
                 a_theta, a_grad, like, like_grad, row, keep, eta
             )
@@ -154,11 +142,6 @@ def _sum_stripe(job, like, like_grad, s, a_theta, a_grad):
             sums[0, group + i], sums[1, group + i], sums[2, group + i] = (
                 theta_theta, theta_grad, grad_grad,
             )  # fmt: skip
-    if moves and not single:
-        _move_stripe(job, like, like_grad, a_theta, a_grad, tensor, model, group, place)
-        for i in range(place[1] if again else 0):
-            row = row_of(place, i)
-            parts[3, chunk + i] = sum_row(a_theta, a_theta, like, like, row)[0]
 
 
 @numba.njit(**OPTIONS)
@@ -273,5 +256,6 @@ def work(address, like, like_other):
     if thread == 0:
         _finish(job, totals)
     if job.mode == EXACT or job.mode == PER_GROUP:
-        for s in range(begin, end):
+        # Backwards: what was read last is still in the caches.
+        for s in range(end - 1, begin - 1, -1):
             _project_stripe(job, like, like_other, s, totals, True)

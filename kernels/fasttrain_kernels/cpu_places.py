@@ -19,8 +19,10 @@ from .cpu_elements import (
     load,
     narrow,
     piece,
+    span,
     widen,
 )
+from .cpu_vectors import prefetch
 
 BLOCK = 1024
 """Elements whose sums may be fp32: a vector's lanes share them, some dozen terms each."""
@@ -61,7 +63,13 @@ def sum_row(a_theta, a_grad, like, like_grad, place):
     while element < end:
         theta = piece(a_theta, like, place, element)
         grad = piece(a_grad, like_grad, place, element)
+        offset, _ = span(place, element)
         for first in range(0, len(theta), BLOCK):
+            # The caches stop to look ahead while a block is added up.
+            ahead = offset + first + BLOCK
+            for line in range(0, min(BLOCK, len(theta) - first), 64 // like.itemsize):
+                prefetch(a_theta + (ahead + line) * like.itemsize)
+                prefetch(a_grad + (ahead + line) * like_grad.itemsize)
             part = _sum_block(theta[first : first + BLOCK], grad[first : first + BLOCK], like)
             theta_theta += part[0]
             theta_grad += part[1]
@@ -91,25 +99,6 @@ def combine(a_theta, a_grad, like, like_grad, place, keep, eta):
         grad = piece(a_grad, like_grad, place, element)
         _combine_block(theta, grad, like, keep, eta)
         element += len(theta)
-
-
-@numba.njit(**OPTIONS)
-def sum_and_combine(a_theta, a_grad, like, like_grad, row, keep, eta):
-    """`sum_row`, and `combine` of every block while it is in the first-level cache."""
-    theta_theta = theta_grad = grad_grad = 0.0
-    element, end = row[2], row[3]
-    while element < end:
-        theta = piece(a_theta, like, row, element)
-        grad = piece(a_grad, like_grad, row, element)
-        for first in range(0, len(theta), BLOCK):
-            t, g = theta[first : first + BLOCK], grad[first : first + BLOCK]
-            part = _sum_block(t, g, like)
-            _combine_block(t, g, like, keep, eta)
-            theta_theta += part[0]
-            theta_grad += part[1]
-            grad_grad += part[2]
-        element += len(theta)
-    return theta_theta, theta_grad, grad_grad
 
 
 @numba.njit(**INLINE)
@@ -147,26 +136,6 @@ def accelerate(a_theta, a_grad, a_buffer, like, like_grad, place, factors):
         buffer = piece(a_buffer, like, place, element)
         _accelerate_block(theta, grad, buffer, like, factors)
         element += len(theta)
-
-
-@numba.njit(**OPTIONS)
-def sum_and_accelerate(a_theta, a_grad, a_buffer, like, like_grad, row, factors):
-    """`sum_row`, and `accelerate` of every block while it is in the first-level cache."""
-    theta_theta = theta_grad = grad_grad = 0.0
-    element, end = row[2], row[3]
-    while element < end:
-        theta = piece(a_theta, like, row, element)
-        grad = piece(a_grad, like_grad, row, element)
-        buffer = piece(a_buffer, like, row, element)
-        for first in range(0, len(theta), BLOCK):
-            t, g = theta[first : first + BLOCK], grad[first : first + BLOCK]
-            part = _sum_block(t, g, like)
-            _accelerate_block(t, g, buffer[first : first + BLOCK], like, factors)
-            theta_theta += part[0]
-            theta_grad += part[1]
-            grad_grad += part[2]
-        element += len(theta)
-    return theta_theta, theta_grad, grad_grad
 
 
 @numba.njit(**OPTIONS)
