@@ -30,8 +30,8 @@ class Binding:
     Attributes:
         layout: groups of the parameters, whole ones where `shards` says what is here of them.
         copied: whether projected copies have been written since the last step.
-        complete: whether every parameter had a gradient when last fitted.
-        kind: dtypes of what was last fitted.
+        complete: whether every parameter had a gradient at last.
+        kind: dtypes of the gradients that were last fitted.
         rates: learning rates, after the numbers and before the radius that they were made from.
     """
 
@@ -49,12 +49,13 @@ class Binding:
         self.copied, self.complete = False, True
         self.kind: object = None
         self.rates: tuple[tuple[Any, ...], Tensor, Tensor | None] | None = None
+        # Of all tensors of a step in which every parameter had a gradient; of the parameters; of
+        # each parameter with its gradient, and with its buffer if there are any.
         self._guard: Guard | None = None
         self._guard_of_thetas: Guard | None = None
-        self._present_last: list[bool] | None = None
-        # Stand for gradients and buffers that are not there; a guard wants all of its tensors
-        # different.
-        self._absent = [torch.empty(0, device="cpu") for _ in range(2 * len(thetas))]
+        self._guards: list[Guard | None] = [None] * len(thetas)
+        self._buffered = False
+        self._complete_before = False
         self._written: list[tuple[Tensor, int]] | None = None
         self._zeros: dict[int, Tensor] = {}
         self._scratch: list[Tensor] = []
@@ -84,13 +85,38 @@ class Binding:
     def holds(
         self, group: Mapping[str, Any], thetas: Sequence[Tensor], grads: Some, buffers: Some | None
     ) -> bool:
-        """Whether all of it is like what was fitted last, and needed no copy."""
-        return (
-            self._guard is not None
-            and self.layout.groups == group["groups"]
-            and self.layout.num_models == group["num_models"]
-            and self._guard.holds(*thetas, *self._present(grads, buffers))
-        )
+        """Whether all of it is like what was fitted before, and needed no copy.
+
+        Parameters without a gradient may be others than before.
+        """
+        if (
+            self.layout.groups != group["groups"]
+            or self.layout.num_models != group["num_models"]
+            or self._buffered != (buffers is not None)
+        ):
+            return False
+        if self._guard is not None and self._guard.holds(*grads, *thetas, *(buffers or ())):
+            self.complete = True
+            return True
+        return self._holds_each(thetas, grads, buffers)
+
+    def _holds_each(self, thetas: Sequence[Tensor], grads: Some, buffers: Some | None) -> bool:
+        missing = 0
+        for index, grad in enumerate(grads):
+            if grad is None:
+                missing += 1
+                continue
+            guard = self._guards[index]
+            if guard is None:
+                return False
+            if buffers is None:
+                holds = guard.holds(grad, thetas[index])
+            else:
+                holds = guard.holds(grad, thetas[index], buffers[index])
+            if not holds:
+                return False
+        self.complete = not missing
+        return missing < len(grads)
 
     def fit(self, thetas: Sequence[Tensor], grads: Some, buffers: Some | None) -> Fitted:
         """Gradients and buffers laid out like their parameters; new buffers where there is none.
@@ -112,17 +138,39 @@ class Binding:
                 given[index] = fitting
                 if fitting is not buffer:
                     fresh[index] = fitting
-        self.complete = all(grad is not None for grad in grads)
-        self.kind = tuple([None if grad is None else grad.dtype for grad in aligned])
-        in_place = not fresh and all(map(operator.is_, aligned, grads))
-        same = [*thetas, *self._present(grads, buffers)] if in_place else []
-        # A tensor may be the gradient of two parameters: no guard holds for it.
-        distinct = len({id(tensor) for tensor in same}) == len(same)
-        # A guard costs more than a step: it is for what comes twice in a row.
-        present = [grad is not None for grad in grads]
-        again, self._present_last = present == self._present_last, present
-        self._guard = Guard(same) if same and distinct and again else None
+        self._guard_again(thetas, grads, buffers, aligned, not fresh)
         return Fitted(aligned, given, fresh)
+
+    def _guard_again(
+        self,
+        thetas: Sequence[Tensor],
+        grads: Some,
+        buffers: Some | None,
+        aligned: Some,
+        old_buffers: bool,
+    ) -> None:
+        """Make guards of what was fitted, if kernels take it as it is."""
+        kind = frozenset(grad.dtype for grad in aligned if grad is not None)
+        if kind != self.kind or self._buffered != (buffers is not None):
+            self._guard, self._guards = None, [None] * len(thetas)
+        self.kind, self._buffered = kind, buffers is not None
+        self.complete = all(grad is not None for grad in grads)
+        # A guard costs more than a step: that of all is for what comes twice in a row.
+        again, self._complete_before = self.complete and self._complete_before, self.complete
+        # Buffers are like their parameters, if they are not copies.
+        if not old_buffers or not all(map(operator.is_, aligned, grads)):
+            self._guard = None
+            return
+        if self.complete:
+            same = [*grads, *thetas, *(buffers or ())]
+            # A tensor may be the gradient of two parameters: no guard holds for it.
+            distinct = len({id(tensor) for tensor in same}) == len(same)
+            self._guard = Guard(same) if distinct and again else None
+            return
+        for index, grad in enumerate(grads):
+            if grad is not None:
+                same = [grad, thetas[index], *([] if buffers is None else [buffers[index]])]
+                self._guards[index] = Guard(same)
 
     def filled(self, thetas: Sequence[Tensor], fitted: Fitted) -> Fitted:
         """With zeros where there is no gradient: such a parameter is only projected."""
@@ -158,14 +206,6 @@ class Binding:
             theta is known and theta._version == version
             for theta, (known, version) in zip(thetas, self._written, strict=True)
         )
-
-    def _present(self, grads: Some, buffers: Some | None) -> list[Tensor]:
-        given = grads if buffers is None else [*grads, *buffers]
-        # The shorter of the two ends it.
-        return [
-            absent if tensor is None else tensor
-            for tensor, absent in zip(given, self._absent, strict=False)
-        ]
 
     def _zero(self, thetas: Sequence[Tensor], index: int) -> Tensor:
         """Zeros like one of the tensors, for its gradient or buffer; nothing changes them."""

@@ -81,10 +81,23 @@ def _step_stripe(job, like, like_grad, s):
     tensor, model, _, group, _, place = _stripe(job, s)
     a_theta = array(job.thetas, (job.num_tensors,), INT64)[tensor]
     a_grad = array(job.grads, (job.num_tensors,), INT64)[tensor]
-    if job.mode != UNTRACKED:
+    if a_grad == 0:
+        if job.mode != UNTRACKED:
+            _clear_sums(job, s)
+    elif job.mode != UNTRACKED:
         _sum_stripe(job, like, like_grad, s, a_theta, a_grad)
-    elif a_grad != 0:
+    else:
         _move_stripe(job, like, like_grad, a_theta, a_grad, tensor, model, group, place)
+
+
+@numba.njit(**OPTIONS)
+def _clear_sums(job, s):
+    """Sums of a stripe that is passed over."""
+    _, _, chunk, group, long, place = _stripe(job, s)
+    for k in range(4):
+        array(job.parts, (4, job.num_chunks), FP64)[k, chunk : chunk + place[1]] = 0.0
+    for k in range(0 if long >= 0 else 3):
+        array(job.sums, (3, job.num_groups), FP64)[k, group : group + place[1]] = 0.0
 
 
 @numba.njit(**OPTIONS)
@@ -117,9 +130,7 @@ def _sum_stripe(job, like, like_grad, s, a_theta, a_grad):
             scale, keep, eta = _rates(job, like, group + i, model)
         row = row_of(place, i)
         moved = 0.0
-        if a_grad == 0:
-            theta_theta = theta_grad = grad_grad = 0.0
-        elif a_buffer != 0:
+        if a_buffer != 0:
             factors = _acceleration(job, scale, eta)
             theta_theta, theta_grad, grad_grad, moved = sum_and_accelerate(
                 a_theta, a_grad, a_buffer, like, like_grad, row, factors, again
@@ -256,6 +267,5 @@ def work(address, like, like_other):
     if thread == 0:
         _finish(job, totals)
     if job.mode == EXACT or job.mode == PER_GROUP:
-        # Backwards: what was read last is still in the caches.
-        for s in range(end - 1, begin - 1, -1):
+        for s in range(begin, end):
             _project_stripe(job, like, like_other, s, totals, True)

@@ -27,6 +27,9 @@ from .cpu_vectors import prefetch
 BLOCK = 1024
 """Elements whose sums may be fp32: a vector's lanes share them, some dozen terms each."""
 
+AHEAD = 128
+"""Elements before which a block is asked for: while one is added up, caches do not look ahead."""
+
 # Sums may be reordered, and so vectorised; NaN and infinity keep their meaning. Elsewhere the
 # compiler would choose another order whenever it is run.
 SUMS: dict[str, Any] = {**INLINE, "fastmath": {"reassoc", "contract", "nsz"}}
@@ -65,8 +68,7 @@ def sum_row(a_theta, a_grad, like, like_grad, place):
         grad = piece(a_grad, like_grad, place, element)
         offset, _ = span(place, element)
         for first in range(0, len(theta), BLOCK):
-            # The caches stop to look ahead while a block is added up.
-            ahead = offset + first + BLOCK
+            ahead = offset + first + AHEAD
             for line in range(0, min(BLOCK, len(theta) - first), 64 // like.itemsize):
                 prefetch(a_theta + (ahead + line) * like.itemsize)
                 prefetch(a_grad + (ahead + line) * like_grad.itemsize)

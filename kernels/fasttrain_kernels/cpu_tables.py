@@ -32,6 +32,7 @@ class Tables:
         self._pack = {
             n * num_tensors: struct.Struct(f"{n * num_tensors}q").pack_into for n in (2, 3)
         }
+        self._placed: list[int] | None = None
         # A rate of every model where nothing moves.
         self._still = np.zeros(layout.num_models)
         # Four sums of every chunk, and for each thread one of every model.
@@ -59,7 +60,9 @@ class Tables:
 
     def place(self, job: Job, addresses: list[int]) -> None:
         """Tell a job where its tensors lie: two lists of addresses, or three with buffers."""
-        self._pack[len(addresses)](self._addresses, 0, *addresses)
+        if addresses is not self._placed:
+            self._pack[len(addresses)](self._addresses, 0, *addresses)
+            self._placed = addresses
         job.thetas, job.grads, buffers = self._lists
         job.buffers = buffers if len(addresses) > 2 * job.num_tensors else 0
         job.parts, job.totals = self._sums
