@@ -1,6 +1,5 @@
 """What the optimisers share: a step of every param group, momentum, plain SGD, statistics."""
 
-import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,30 +14,17 @@ from .binding import Binding, Fitted, Ready, Taken, check_buffer
 from .groups import group_names, make_layout
 from .memory import Some
 from .param_groups import ParamGroup
-from .plain import refuse_tracing
+from .plain import refuse_tracing, uncompiled
 from .sharded import (
     aligned_parts,
     is_sharded,
     like_whole,
     make_shards,
     parts_of,
-    sharded_backend,
 )
+from .sharded_step import Reductions, sharded_backend
 from .statistics import Statistics, Totals, check_rate, joined_statistics, joined_totals
 from .wrappers import refuse_flattened
-
-
-def uncompiled(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method that `torch.compile` leaves as it is: it breaks the graph, and runs."""
-    apart = torch._disable_dynamo(method)  # type: ignore[attr-defined]
-
-    @functools.wraps(method)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return apart(*args, **kwargs)
-        return method(*args, **kwargs)
-
-    return wrapper
 
 
 class GroupwiseSGD(Optimizer):
@@ -58,6 +44,7 @@ class GroupwiseSGD(Optimizer):
 
     def _forget(self) -> None:
         self._bindings: dict[int, Binding] = {}
+        self._reductions = Reductions()
         self._last: list[Taken] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -152,8 +139,12 @@ class GroupwiseSGD(Optimizer):
                 if found is not None:
                     ready.append(found)
             self._last = [self._step_group(item) for item in ready]
+            if self._reductions.waiting:
+                self._reductions.settle()
         finally:
             torch._C._set_grad_enabled(graded)
+            # Of a step that has failed.
+            self._reductions.waiting.clear()
             for item in ready:
                 item.binding.memory.revoke()
         return loss
@@ -262,7 +253,7 @@ class GroupwiseSGD(Optimizer):
             shards = make_shards(group) if is_sharded(thetas) else None
             binding = self._bindings[number] = Binding(
                 thetas,
-                backend if shards is None else sharded_backend(backend, shards),
+                backend if shards is None else sharded_backend(backend, shards, self._reductions),
                 make_layout(thetas, groups, num_models) if shards is None else shards.whole,
                 [
                     part
