@@ -16,12 +16,15 @@ from .statistics import aligned_gradients, like
 
 
 class Fitted(NamedTuple):
-    """Gradients and momentum buffers as a step takes them, one per parameter or None."""
+    """Gradients and buffers as a step takes them, one per parameter or None.
+
+    Where there are buffers of two kinds, all of one come before all of the other.
+    """
 
     grads: Some
     buffers: Some | None
     fresh: dict[int, Tensor]
-    """buffers that the optimiser does not have yet, by parameter"""
+    """buffers that the optimiser does not have yet, by their place among all buffers"""
 
 
 class Binding:
@@ -112,7 +115,8 @@ class Binding:
             if buffers is None:
                 holds = guard.holds(grad, thetas[index])
             else:
-                holds = guard.holds(grad, thetas[index], buffers[index])
+                own = buffers[index :: len(thetas)]
+                holds = guard.holds(grad, thetas[index], *own)
             if not holds:
                 return False
         self.complete = not missing
@@ -127,9 +131,9 @@ class Binding:
         aligned = aligned_gradients(thetas, grads)
         fresh: dict[int, Tensor] = {}
         given = None if buffers is None else list(buffers)
-        for index, theta in enumerate(thetas if given is not None else ()):
-            if given is not None and grads[index] is not None:
-                buffer = given[index]
+        for index, buffer in enumerate(buffers or ()):
+            theta = thetas[index % len(thetas)]
+            if given is not None and grads[index % len(thetas)] is not None:
                 if buffer is None:
                     fitting = torch.zeros_like(theta).detach()
                 else:
@@ -169,8 +173,8 @@ class Binding:
             return
         for index, grad in enumerate(grads):
             if grad is not None:
-                same = [grad, thetas[index], *([] if buffers is None else [buffers[index]])]
-                self._guards[index] = Guard(same)
+                own = [] if buffers is None else buffers[index :: len(thetas)]
+                self._guards[index] = Guard([grad, thetas[index], *own])
 
     def filled(self, thetas: Sequence[Tensor], fitted: Fitted) -> Fitted:
         """With zeros where there is no gradient: such a parameter is only projected."""
@@ -178,8 +182,8 @@ class Binding:
         for index, grad in enumerate(fitted.grads):
             if grad is None:
                 grads[index] = self._zero(thetas, index)
-                if buffers is not None:
-                    buffers[index] = self._zero(thetas, index + len(thetas))
+                for place in range(index, len(buffers or ()), len(thetas)):
+                    buffers[place] = self._zero(thetas, place + len(thetas))
         return Fitted(grads, buffers, fitted.fresh)
 
     def scaled(self, grads: Sequence[Any], factor: Tensor) -> list[Tensor]:
@@ -237,6 +241,8 @@ class Taken(NamedTuple):
     """what the sums' gradients have to be multiplied by, (num_models,)"""
     moved: list[bool] | None = None
     """which parameters the sums are of; None for all of them"""
+    way: Tensor | None = None
+    """<theta_i, d_i> and ||d_i||^2, (2, num_groups), where d is not the gradient"""
 
     def names(self) -> list[str]:
         if self.moved is None:
@@ -246,6 +252,10 @@ class Taken(NamedTuple):
     def describe(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         binding = self.binding
         found = binding.backend.describe(self.sums, self.eta, binding.layout, self.factor)
+        if self.way is not None:
+            sums = torch.cat((self.sums[:1], self.way))
+            angle = binding.backend.describe(sums, self.eta, binding.layout)[3]
+            found = *found[:3], angle, found[4]
         if self.moved is None:
             return found
         groups = torch.tensor(self._groups(), dtype=torch.int64, device=self.sums.device)

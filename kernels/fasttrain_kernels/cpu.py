@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from . import cpu_describe, cpu_kernels
+from .cpu_adam import adam_step_ as adam_step_
 from .cpu_kernels import (
     DEFERRED,
     EXACT,
-    NUM_SPANS,
     PER_GROUP,
     PLAIN,
     SCALE,
@@ -33,7 +33,7 @@ from .cpu_kernels import (
     Job,
 )
 from .cpu_tables import Tables, tables_of
-from .cpu_team import GRAIN, worker
+from .cpu_team import team_size, worker
 from .groups import Layout
 from .plain import Guard, is_readable, oddity, shown
 
@@ -175,10 +175,9 @@ def _run(
 ) -> None:
     """Carry out a job on what is at these addresses, in as many threads as torch would use."""
     tables.place(job, addresses)
-    threads = min(torch.get_num_threads(), NUM_SPANS, 1 + tables.size // GRAIN)
     theta = thetas[0].dtype
     other = next((tensor.dtype for tensor in others if tensor is not None), theta)
-    worker(_make_step, theta, other)(job, threads)
+    worker(_make_step, theta, other)(job, team_size(tables.size))
 
 
 def _make_step(source: str, like: np.ndarray, like_other: np.ndarray) -> Callable[[Any], None]:

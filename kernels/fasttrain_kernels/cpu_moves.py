@@ -33,7 +33,7 @@ def sum_and_combine(a_theta, a_grad, like, like_grad, row, keep, eta):
         combine(a_theta, a_grad, like, like_grad, row, keep, eta)
         return sums
     a, b, zero = splat(like, keep), splat(like, eta), splat(like, 0.0)
-    lanes = _lanes(like)
+    lanes = lanes_of(like)
     sums = widen(zero), widen(zero), widen(zero)
     element = row[2]
     while element < row[3]:
@@ -44,7 +44,7 @@ def sum_and_combine(a_theta, a_grad, like, like_grad, row, keep, eta):
             prefetch(p_grad + AHEAD)
             t, g = load(like, p_theta), load_as(like, like_grad, p_grad)
             store(like, p_theta, a * t - b * g)
-            sums = _with_products(sums, t, g)
+            sums = products(sums, t, g)
             p_theta += lanes * like.itemsize
             p_grad += lanes * like_grad.itemsize
         rest = count % lanes
@@ -52,7 +52,7 @@ def sum_and_combine(a_theta, a_grad, like, like_grad, row, keep, eta):
             t = load_part(like, p_theta, rest, zero)
             g = load_part_as(like, like_grad, p_grad, rest, zero)
             store_part(like, p_theta, rest, a * t - b * g)
-            sums = _with_products(sums, t, g)
+            sums = products(sums, t, g)
         element += count
     return total(sums[0]), total(sums[1]), total(sums[2])
 
@@ -80,7 +80,7 @@ def _accelerate_row(a_theta, a_grad, a_buffer, like, like_grad, row, factors, ag
         splat(like, factors[3]),
         splat(like, factors[4]),
     )
-    zero, lanes = splat(like, 0.0), _lanes(like)
+    zero, lanes = splat(like, 0.0), lanes_of(like)
     sums, moved = (widen(zero), widen(zero), widen(zero)), widen(zero)
     element = row[2]
     while element < row[3]:
@@ -95,7 +95,7 @@ def _accelerate_row(a_theta, a_grad, a_buffer, like, like_grad, row, factors, ag
             new, v = _accelerated(t, g, load(like, p_buffer), vectors)
             store(like, p_buffer, v)
             store(like, p_theta, new)
-            sums = _with_products(sums, t, g)
+            sums = products(sums, t, g)
             if again:
                 # As it is stored.
                 after = widen(load(like, p_theta))
@@ -110,7 +110,7 @@ def _accelerate_row(a_theta, a_grad, a_buffer, like, like_grad, row, factors, ag
             new, v = _accelerated(t, g, load_part(like, p_buffer, rest, zero), vectors)
             store_part(like, p_buffer, rest, v)
             store_part(like, p_theta, rest, new)
-            sums = _with_products(sums, t, g)
+            sums = products(sums, t, g)
             if again:
                 after = widen(load_part(like, p_theta, rest, zero))
                 moved = moved + after * after
@@ -128,13 +128,13 @@ def _accelerated(theta, grad, buffer, factors):
 
 
 @numba.njit(**INLINE)
-def _with_products(sums, theta, grad):
+def products(sums, theta, grad):
     """Sums of theta^2, theta * g and g^2 with those of these vectors."""
     t, g = widen(theta), widen(grad)
     return sums[0] + t * t, sums[1] + t * g, sums[2] + g * g
 
 
 @numba.njit(**INLINE)
-def _lanes(like):
+def lanes_of(like):
     """Numbers of a vector."""
     return 64 // max(like.itemsize, 4)

@@ -53,6 +53,11 @@ def _stored(like: types.Array, vector: Vector) -> ir.VectorType:
     return ir.VectorType(_INT16 if narrow else _NUMBERS[like.dtype], vector.lanes)
 
 
+def _size(stored: types.Array) -> int:
+    """Bytes of an element."""
+    return stored.dtype.bitwidth // 8  # type: ignore[attr-defined]
+
+
 def _splat(builder: ir.IRBuilder, value: Any, lanes: int) -> Any:
     kind = ir.VectorType(value.type, lanes)
     single = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_INT32, 0))
@@ -120,7 +125,7 @@ def _loading(like: types.Array, stored: types.Array, given: tuple[Any, ...]) -> 
 
     def codegen(context, builder, signature, arguments):
         where = builder.inttoptr(arguments[-1], kind.as_pointer())
-        value = builder.load(where, align=stored.dtype.bitwidth // 8)
+        value = builder.load(where, align=_size(stored))
         return _to_numbers(builder, value, vector)
 
     return vector(*given), codegen
@@ -146,7 +151,7 @@ def _loading_part(like: types.Array, stored: types.Array, given: tuple[Any, ...]
         *_, address, count, other = arguments
         mask = _first(builder, count, vector.lanes)
         where = builder.inttoptr(address, kind.as_pointer())
-        align = ir.Constant(_INT32, stored.dtype.bitwidth // 8)
+        align = ir.Constant(_INT32, _size(stored))
         zero = ir.Constant(kind, None)
         value = _masked(builder, "load", kind, kind, [where, align, mask, zero])
         return builder.select(mask, _to_numbers(builder, value, vector), other)
@@ -224,6 +229,20 @@ def widen(_, value):
 
 
 @intrinsic
+def root(_, value):
+    """Square roots."""
+
+    def codegen(context, builder, signature, arguments):
+        name = f"llvm.sqrt.v{value.lanes}{value.ir.element.intrinsic_name}"
+        function = ir.FunctionType(value.ir, [value.ir])
+        return builder.call(
+            cgutils.get_or_insert_function(builder.module, function, name), arguments
+        )
+
+    return value(value), codegen
+
+
+@intrinsic
 def total(_, value):
     """Sum of a vector's numbers, halves upon halves."""
 
@@ -280,7 +299,12 @@ def _arithmetic(operation: Any, name: str) -> None:
         return None
 
 
-for _operation, _name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul")):
+for _operation, _name in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
     _arithmetic(_operation, _name)
 
 

@@ -47,12 +47,17 @@ class Memory:
     def step(
         self, thetas: Sequence[Tensor], grads: Some, buffers: Some | None
     ) -> tuple[Some, list[int]]:
-        """The gradients, copied where a step would write to them, and all addresses."""
+        """The gradients, copied where a step would write to them, and all addresses.
+
+        There may be one buffer of every parameter, or two: first those of one kind.
+        """
         if self._granted is not None:
             lists, self._granted = self._granted, None
             if lists[0] is thetas and lists[1] is grads and lists[2] is buffers:
                 return grads, lists[3]
-        dtypes = self.check(thetas, grads, buffers)
+        count, others = len(thetas), buffers or ()
+        lists = [others[first : first + count] for first in range(0, len(others), count)]
+        dtypes = self.check(thetas, grads, *lists)
         return self._step(thetas, grads, buffers, frozenset(dtypes[1:2]))
 
     def grant(

@@ -17,6 +17,7 @@ from torch import Tensor
 from .groups import Layout, make_layout
 
 NO_DEFERRED = "projection='deferred' is not for parameters that are split over processes"
+NO_ADAM = "SphereAdam is not for parameters that are split over processes"
 
 
 @dataclass(frozen=True, eq=False)

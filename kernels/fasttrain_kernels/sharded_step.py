@@ -18,7 +18,7 @@ from torch import Tensor
 from . import reference
 from .backend import Backend
 from .groups import Layout
-from .sharded import NO_DEFERRED, Shards
+from .sharded import NO_ADAM, NO_DEFERRED, Shards
 
 
 class Reductions:
@@ -61,7 +61,12 @@ def sharded_backend(backend: Backend, shards: Shards, reductions: Reductions) ->
         partial(_scale_, backend, shards),
         reference.describe,
         reference.totals,
+        _no_adam,
     )
+
+
+def _no_adam(*_: Any, **__: Any) -> Tensor:
+    raise ValueError(NO_ADAM)
 
 
 def _sphere_step_(

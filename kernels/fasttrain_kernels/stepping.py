@@ -32,6 +32,8 @@ class GroupwiseSGD(Optimizer):
 
     _added_later: Mapping[str, Any] = {}
     """options that states of older versions lack"""
+    _buffer_names = ("momentum_buffer",)
+    """what the state of a parameter calls its buffers"""
     backend: str | None = None
     track = True
     """whether steps take the sums that `totals` and `statistics` are made of"""
@@ -61,9 +63,10 @@ class GroupwiseSGD(Optimizer):
         groups = [ParamGroup({**defaults, **group}) for group in state["param_groups"]]
         for group in groups:
             for theta in group["params"]:
-                buffer = state["state"].get(theta, {}).get("momentum_buffer")
-                if buffer is not None:
-                    check_buffer(theta, buffer)
+                for name in self._buffer_names:
+                    buffer = state["state"].get(theta, {}).get(name)
+                    if buffer is not None:
+                        check_buffer(theta, buffer)
             self._check_loaded(group)
         self._forget()
         super().__setstate__({**state, "defaults": defaults, "param_groups": groups})
@@ -233,11 +236,12 @@ class GroupwiseSGD(Optimizer):
         return Taken(binding, sums, eta, None, moved)
 
     def _keep(self, ready: Ready, buffers: dict[int, Tensor]) -> None:
-        """Enter momentum buffers into the state, by the parameters' numbers."""
+        """Enter buffers into the state, by their places among all buffers."""
+        thetas = ready.group["params"]
         for index, buffer in buffers.items():
-            theta = ready.group["params"][index]
+            theta, name = thetas[index % len(thetas)], self._buffer_names[index // len(thetas)]
             kept = buffer if ready.binding.shards is None else like_whole(buffer, theta)
-            self.state[theta]["momentum_buffer"] = kept
+            self.state[theta][name] = kept
 
     def _bind(self, number: int, group: dict[str, Any]) -> Binding:
         """The param group's tensors with backend and layout, made anew if they changed."""
@@ -265,12 +269,12 @@ class GroupwiseSGD(Optimizer):
         return binding
 
     def _buffers(self, group: dict[str, Any]) -> Some | None:
-        """Momentum buffers, where there are any yet."""
+        """Buffers of every parameter, where there are any yet."""
         if group["momentum"] == 0:
             return None
         # A plain dict's `get`: the defaultdict would fill up with parameters that never move.
-        get = self.state.get
-        return [get(theta, _NOTHING).get("momentum_buffer") for theta in group["params"]]
+        get, thetas = self.state.get, group["params"]
+        return [get(theta, _NOTHING).get(name) for name in self._buffer_names for theta in thetas]
 
     def _rates(self, group: dict[str, Any], binding: Binding) -> Tensor:
         """Raw learning rate of every model: (num_models,)."""
