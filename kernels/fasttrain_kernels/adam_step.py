@@ -212,7 +212,7 @@ def adam_step_(
             BETA1=betas[0],
             BETA2=betas[1],
             EPS=eps,
-            **options(blocks, thetas, grads),
+            **options(blocks, thetas, grads, moments=True),
         )
     _groups_kernel[(layout.num_groups,)](
         partials,

@@ -166,25 +166,25 @@ class Binding:
             self._guard = None
             return
         if self.complete:
-            same = [*grads, *thetas, *(buffers or ())]
+            same: list[Any] = [*grads, *thetas, *(buffers or ())]
             # A tensor may be the gradient of two parameters: no guard holds for it.
             distinct = len({id(tensor) for tensor in same}) == len(same)
             self._guard = Guard(same) if distinct and again else None
             return
         for index, grad in enumerate(grads):
             if grad is not None:
-                own = [] if buffers is None else buffers[index :: len(thetas)]
+                own: Any = () if buffers is None else buffers[index :: len(thetas)]
                 self._guards[index] = Guard([grad, thetas[index], *own])
 
     def filled(self, thetas: Sequence[Tensor], fitted: Fitted) -> Fitted:
         """With zeros where there is no gradient: such a parameter is only projected."""
-        grads, buffers = list(fitted.grads), None if fitted.buffers is None else [*fitted.buffers]
+        grads, buffers = list(fitted.grads), list(fitted.buffers or ())
         for index, grad in enumerate(fitted.grads):
             if grad is None:
                 grads[index] = self._zero(thetas, index)
-                for place in range(index, len(buffers or ()), len(thetas)):
+                for place in range(index, len(buffers), len(thetas)):
                     buffers[place] = self._zero(thetas, place + len(thetas))
-        return Fitted(grads, buffers, fitted.fresh)
+        return Fitted(grads, None if fitted.buffers is None else buffers, fitted.fresh)
 
     def scaled(self, grads: Sequence[Any], factor: Tensor) -> list[Tensor]:
         """The gradients times a factor per group, in memory that the next call takes again."""

@@ -42,6 +42,7 @@ class Memory:
         # The last gradients' addresses, and all of that step.
         self._read: list[int] | None = None
         self._addresses: list[int] = []
+        self._own: tuple[Sequence[Tensor], list[int]] | None = None
         self._granted: tuple[Sequence[Tensor], Some, Some | None, list[int]] | None = None
 
     def step(
@@ -71,11 +72,12 @@ class Memory:
             return grads
         grads, addresses = self._step(thetas, grads, buffers, kind)
         self._granted = thetas, grads, buffers, addresses
+        self._own = thetas, addresses[: len(thetas)]
         return grads
 
     def revoke(self) -> None:
         """Forget what was granted, and let go of its tensors."""
-        self._granted = None
+        self._granted = self._own = None
 
     def reading(self, thetas: Sequence[Tensor], grads: Sequence[Tensor] | None) -> list[int]:
         """Without gradients the parameters stand in for them."""
@@ -87,6 +89,9 @@ class Memory:
 
     def writing(self, thetas: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[int]:
         """Into outputs, or in place if they are the parameters themselves."""
+        if self._own is not None and self._own[0] is thetas is outputs:
+            # In a step of theirs.
+            return 2 * self._own[1]
         self.check(thetas, outputs)
         tensors = [*thetas, *outputs]
         addresses = _addresses(tensors)

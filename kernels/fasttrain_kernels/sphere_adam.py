@@ -119,18 +119,18 @@ class SphereAdam(SphereSGD):
 
     def _corrections(self, group: dict[str, Any]) -> Tensor:  # (num_tensors, 2)
         """1 / (1 - beta1^t), 1 / sqrt(1 - beta2^t) of every parameter, whose t counts on."""
-        beta1, beta2 = group["betas"]
-        known: dict[float, tuple[float, float]] = {}
-        found = []
+        steps = []
         for theta in group["params"]:
             if theta.grad is None:
-                found.append((1.0, 1.0))
+                steps.append(_ONE)
                 continue
             state = self.state[theta]
             # As torch.optim.Adam keeps it.
-            state["step"] = step = state.get("step", torch.tensor(0.0)) + 1
-            t = float(step)
-            if t not in known:
-                known[t] = 1 / (1 - beta1**t), (1 - beta2**t) ** -0.5
-            found.append(known[t])
-        return torch.tensor(found, dtype=torch.float64)
+            state["step"] = state.get("step", _ZERO) + 1
+            steps.append(state["step"])
+        beta1, beta2 = group["betas"]
+        t = torch.stack(steps).double()
+        return torch.stack((1 / (1 - beta1**t), (1 - beta2**t).rsqrt()), dim=1)
+
+
+_ZERO, _ONE = torch.tensor(0.0), torch.tensor(1.0)

@@ -153,7 +153,10 @@ def _row(case: Case, target: str) -> dict[str, Any]:
     held = CHUNK if case.hold else None
     chosen = dict(case.constants)
     if case.other is not None:
-        chosen |= block_options(torch.float32, case.other, held, nesterov=nesterov, hip=hip)
+        moments = "BETA1" in case.constants
+        chosen |= block_options(
+            torch.float32, case.other, held, nesterov=nesterov, hip=hip, moments=moments
+        )
     compiled = _compile(case.kernel, chosen, target)
     per_thread = chosen.get("BLOCK", 0) // chosen.get("NARROW", 1)
     code = amd_code(compiled) if hip else nvidia_code(compiled, target)
