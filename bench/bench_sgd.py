@@ -82,7 +82,8 @@ def rows(shapes: list[tuple[int, ...]]) -> Iterator[tuple[str, dict[str, Step], 
 def flat_step(params: list[nn.Parameter]) -> tuple[Callable, tuple[torch.Tensor, ...]]:
     """The exact step of one flat tensor by torch.compile, which knows no parameters."""
     theta, grad = (
-        torch.cat([t.detach().flatten() for t in ts]) for ts in (params, [p.grad for p in params])
+        torch.cat([t.detach().flatten() for t in ts])
+        for ts in (params, [p.grad for p in params if p.grad is not None])
     )
 
     @torch.compile(dynamic=False)
@@ -148,7 +149,7 @@ def limits(threads: int) -> None:
     """Print what memory can do: an update in place and sums of two lists, of 45 MB each."""
     torch.set_num_threads(threads)
     theta, grad = torch.randn(11_159_232), torch.randn(11_159_232)
-    steps = {
+    steps: dict[str, Step] = {
         "update": lambda: theta.add_(grad, alpha=LR),
         "sums": lambda: torch.dot(theta, grad),
     }
@@ -159,13 +160,14 @@ def limits(threads: int) -> None:
 
 
 def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else "unknown processor"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("cases", nargs="*", help=f"of {', '.join(SHAPES)}")
     parser.add_argument("--threads", type=int, action="append", help="both 1 and 2 if not given")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each row")

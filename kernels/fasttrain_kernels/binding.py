@@ -10,8 +10,9 @@ from torch import Tensor
 from .backend import Backend
 from .groups import Layout
 from .memory import Some, memory_of
-from .plain import Guard, is_readable, oddity, shown
-from .sharded import Shards, check_alike, is_sharded, parts_of, placing
+from .plain import Guard, oddity
+from .sharded import Shards, is_sharded, parts_of, placing
+from .states import check_buffer
 from .statistics import aligned_gradients, like
 
 
@@ -281,27 +282,3 @@ def form_of(thetas: Sequence[Tensor]) -> list[tuple[Any, ...]]:
         (theta.shape, theta.stride(), theta.dtype, theta.device, oddity(theta)) for theta in thetas
     ]
     return form + [placing(theta) for theta in thetas] if is_sharded(thetas) else form
-
-
-def check_buffer(theta: Tensor, buffer: Tensor) -> None:
-    """Refuse a momentum buffer that does not fit its parameter."""
-    check_device(theta, buffer)
-    if buffer.shape != theta.shape:
-        raise ValueError(
-            f"a momentum buffer of shape {tuple(buffer.shape)} for a parameter of shape "
-            f"{tuple(theta.shape)}: is it the state of another model?"
-        )
-    if is_sharded([theta, buffer]):
-        check_alike(theta, buffer, "momentum buffer")
-        return
-    if oddity(buffer) and not is_readable(buffer) or not buffer.is_floating_point():
-        raise ValueError(f"momentum buffers must be plain tensors; got {shown(buffer)}")
-
-
-def check_device(theta: Tensor, state: Tensor) -> None:
-    """Refuse a parameter that is on another device than the optimiser's state for it."""
-    if theta.device != state.device:
-        raise ValueError(
-            f"a parameter of shape {tuple(theta.shape)} is on {theta.device}, the optimiser's "
-            f"state for it on {state.device}: move the model before making its optimiser"
-        )

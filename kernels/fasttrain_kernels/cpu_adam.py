@@ -18,18 +18,15 @@ from .cpu_moves import AHEAD, lanes_of, products
 from .cpu_places import row_of
 from .cpu_tables import tables_of
 from .cpu_team import member, team_size, wait, worker
+from .cpu_vector_math import prefetch, root, total, widen
 from .cpu_vectors import (
     load,
     load_as,
     load_part,
     load_part_as,
-    prefetch,
-    root,
     splat,
     store,
     store_part,
-    total,
-    widen,
 )
 from .groups import Layout
 

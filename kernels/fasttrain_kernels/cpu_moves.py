@@ -8,17 +8,15 @@ import numba
 
 from .cpu_elements import INLINE, OPTIONS, fits, span
 from .cpu_places import accelerate, combine, sum_row
+from .cpu_vector_math import prefetch, total, widen
 from .cpu_vectors import (
     load,
     load_as,
     load_part,
     load_part_as,
-    prefetch,
     splat,
     store,
     store_part,
-    total,
-    widen,
 )
 
 AHEAD = 2048

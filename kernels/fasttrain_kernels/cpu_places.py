@@ -22,7 +22,7 @@ from .cpu_elements import (
     span,
     widen,
 )
-from .cpu_vectors import prefetch
+from .cpu_vector_math import prefetch
 
 BLOCK = 1024
 """Elements whose sums may be fp32: a vector's lanes share them, some dozen terms each."""

@@ -8,19 +8,18 @@ the type to compute in, and the stored type where no other is given; addresses a
 alignment.
 """
 
-import operator
 from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models
-from numba.extending import overload, register_model
+from numba.extending import register_model
 
 from .cpu_elements import intrinsic
 
 _NUMBERS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
-_INT16, _INT32 = ir.IntType(16), ir.IntType(32)
+_INT16, INT32 = ir.IntType(16), ir.IntType(32)
 
 
 class Vector(types.Type):
@@ -60,8 +59,8 @@ def _size(stored: types.Array) -> int:
 
 def _splat(builder: ir.IRBuilder, value: Any, lanes: int) -> Any:
     kind = ir.VectorType(value.type, lanes)
-    single = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_INT32, 0))
-    zeros = ir.Constant(ir.VectorType(_INT32, lanes), [0] * lanes)
+    single = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(INT32, 0))
+    zeros = ir.Constant(ir.VectorType(INT32, lanes), [0] * lanes)
     return builder.shuffle_vector(single, ir.Constant(kind, ir.Undefined), zeros)
 
 
@@ -80,9 +79,9 @@ def _masked(builder: ir.IRBuilder, name: str, kind: Any, result: Any, arguments:
     return builder.call(cgutils.get_or_insert_function(builder.module, function, full), arguments)
 
 
-def _to_numbers(builder: ir.IRBuilder, value: Any, vector: Vector) -> Any:
+def to_numbers(builder: ir.IRBuilder, value: Any, vector: Vector) -> Any:
     if value.type.element == _INT16:
-        bits = ir.VectorType(_INT32, vector.lanes)
+        bits = ir.VectorType(INT32, vector.lanes)
         wide = builder.shl(builder.zext(value, bits), ir.Constant(bits, [16] * vector.lanes))
         value = builder.bitcast(wide, ir.VectorType(ir.FloatType(), vector.lanes))
     if value.type == vector.ir:
@@ -95,7 +94,7 @@ def _to_stored(builder: ir.IRBuilder, value: Any, stored: ir.VectorType) -> Any:
     """Round to the nearest, ties to even; NaN stays NaN."""
     if stored.element != _INT16:
         return value
-    kind = ir.VectorType(_INT32, stored.count)
+    kind = ir.VectorType(INT32, stored.count)
 
     def constant(number: int) -> ir.Constant:
         return ir.Constant(kind, [number] * stored.count)
@@ -126,7 +125,7 @@ def _loading(like: types.Array, stored: types.Array, given: tuple[Any, ...]) -> 
     def codegen(context, builder, signature, arguments):
         where = builder.inttoptr(arguments[-1], kind.as_pointer())
         value = builder.load(where, align=_size(stored))
-        return _to_numbers(builder, value, vector)
+        return to_numbers(builder, value, vector)
 
     return vector(*given), codegen
 
@@ -151,10 +150,10 @@ def _loading_part(like: types.Array, stored: types.Array, given: tuple[Any, ...]
         *_, address, count, other = arguments
         mask = _first(builder, count, vector.lanes)
         where = builder.inttoptr(address, kind.as_pointer())
-        align = ir.Constant(_INT32, _size(stored))
+        align = ir.Constant(INT32, _size(stored))
         zero = ir.Constant(kind, None)
         value = _masked(builder, "load", kind, kind, [where, align, mask, zero])
-        return builder.select(mask, _to_numbers(builder, value, vector), other)
+        return builder.select(mask, to_numbers(builder, value, vector), other)
 
     return vector(*given, vector), codegen
 
@@ -181,7 +180,7 @@ def store_part(_, like, address, count, value):
     def codegen(context, builder, signature, arguments):
         mask = _first(builder, arguments[2], stored.count)
         where = builder.inttoptr(arguments[1], stored.as_pointer())
-        align = ir.Constant(_INT32, like.dtype.bitwidth // 8)
+        align = ir.Constant(INT32, like.dtype.bitwidth // 8)
         narrow = _to_stored(builder, arguments[3], stored)
         _masked(builder, "store", stored, ir.VoidType(), [narrow, where, align, mask])
         return context.get_dummy_value()
@@ -215,112 +214,3 @@ def splat(_, like, value):
         return _splat(builder, number, vector.lanes)
 
     return vector(like, types.float64), codegen
-
-
-@intrinsic
-def widen(_, value):
-    """The numbers of a vector as fp64."""
-    wide = Vector(types.float64, value.lanes)
-
-    def codegen(context, builder, signature, arguments):
-        return _to_numbers(builder, arguments[0], wide)
-
-    return wide(value), codegen
-
-
-@intrinsic
-def root(_, value):
-    """Square roots."""
-
-    def codegen(context, builder, signature, arguments):
-        name = f"llvm.sqrt.v{value.lanes}{value.ir.element.intrinsic_name}"
-        function = ir.FunctionType(value.ir, [value.ir])
-        return builder.call(
-            cgutils.get_or_insert_function(builder.module, function, name), arguments
-        )
-
-    return value(value), codegen
-
-
-@intrinsic
-def total(_, value):
-    """Sum of a vector's numbers, halves upon halves."""
-
-    def codegen(context, builder, signature, arguments):
-        (number,) = arguments
-        lanes = value.lanes
-        while lanes > 1:
-            lanes //= 2
-            halves = (
-                builder.shuffle_vector(
-                    number,
-                    ir.Constant(number.type, ir.Undefined),
-                    ir.Constant(ir.VectorType(_INT32, lanes), [*range(first, first + lanes)]),
-                )
-                for first in (0, lanes)
-            )
-            number = builder.fadd(*halves)
-        return builder.extract_element(number, ir.Constant(_INT32, 0))
-
-    return value.number(value), codegen
-
-
-@intrinsic
-def prefetch(_, address):
-    """Ask for the line of an address, which need not be anyone's, in the first-level cache."""
-    kind = ir.IntType(8).as_pointer()
-
-    def codegen(context, builder, signature, arguments):
-        function = ir.FunctionType(ir.VoidType(), [kind, _INT32, _INT32, _INT32])
-        # To read, to be kept, data.
-        hints = [ir.Constant(_INT32, hint) for hint in (0, 3, 1)]
-        where = builder.inttoptr(arguments[0], kind)
-        name = "llvm.prefetch.p0"
-        builder.call(
-            cgutils.get_or_insert_function(builder.module, function, name), [where, *hints]
-        )
-        return context.get_dummy_value()
-
-    return types.none(types.int64), codegen
-
-
-def _arithmetic(operation: Any, name: str) -> None:
-    @intrinsic
-    def compute(_, a, b):
-        def codegen(context, builder, signature, arguments):
-            return getattr(builder, name)(*arguments, flags=("contract",))
-
-        return a(a, b), codegen
-
-    @overload(operation)
-    def _overload(a, b):
-        if isinstance(a, Vector) and a == b:
-            return lambda a, b: compute(a, b)
-        return None
-
-
-for _operation, _name in (
-    (operator.add, "fadd"),
-    (operator.sub, "fsub"),
-    (operator.mul, "fmul"),
-    (operator.truediv, "fdiv"),
-):
-    _arithmetic(_operation, _name)
-
-
-def _choice(comparison: str) -> Any:
-    @intrinsic
-    def choose(_, a, b, yes, no):
-        def codegen(context, builder, signature, arguments):
-            a, b, yes, no = arguments
-            return builder.select(builder.fcmp_ordered(comparison, a, b), yes, no)
-
-        return yes(a, b, yes, no), codegen
-
-    return choose
-
-
-where_greater = _choice(">")
-"""`yes` where a > b, else `no`; NaN is not greater."""
-where_equal = _choice("==")
-"""`yes` where a == b, else `no`."""

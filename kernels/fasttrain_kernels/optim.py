@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from .backend import write_outputs
-from .binding import Binding, Ready, Taken, check_device
+from .binding import Binding, Ready, Taken
 from .groups import group_names
 from .param_groups import ParamGroup
+from .states import check_device
 from .statistics import check_rate
 from .stepping import GroupwiseSGD, uncompiled
 from .wrappers import refuse_partitions

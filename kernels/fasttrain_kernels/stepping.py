@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as hooks  # type: ignore[attr-defined]
 
 from .backend import check_backend, choose_backend, load_backend
-from .binding import Binding, Fitted, Ready, Taken, check_buffer
+from .binding import Binding, Fitted, Ready, Taken
 from .groups import group_names, make_layout
 from .memory import Some
 from .param_groups import ParamGroup
@@ -23,6 +23,7 @@ from .sharded import (
     parts_of,
 )
 from .sharded_step import Reductions, sharded_backend
+from .states import check_buffer
 from .statistics import Statistics, Totals, check_rate, joined_statistics, joined_totals
 from .wrappers import refuse_flattened
 
