@@ -81,10 +81,8 @@ def rows(shapes: list[tuple[int, ...]]) -> Iterator[tuple[str, dict[str, Step], 
 
 def flat_step(params: list[nn.Parameter]) -> tuple[Callable, tuple[torch.Tensor, ...]]:
     """The exact step of one flat tensor by torch.compile, which knows no parameters."""
-    theta, grad = (
-        torch.cat([t.detach().flatten() for t in ts])
-        for ts in (params, [p.grad for p in params if p.grad is not None])
-    )
+    grads = [p.grad for p in params if p.grad is not None]
+    theta, grad = (torch.cat([t.detach().flatten() for t in ts]) for ts in (params, grads))
 
     @torch.compile(dynamic=False)
     def step(theta: torch.Tensor, grad: torch.Tensor, radius: torch.Tensor) -> None:
