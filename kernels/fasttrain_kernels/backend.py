@@ -1,6 +1,6 @@
 """Which implementation steps a list of tensors: numba on the CPU, Triton on GPUs, plain PyTorch.
 
-All three give the five functions of `reference.py`. numba and Triton are imported when the first
+All three give the functions of `reference.py`. numba and Triton are imported when the first
 tensor needs them.
 """
 
@@ -21,7 +21,7 @@ DEVICES = {"numba": ("cpu",), "triton": ("cuda",), "reference": ()}
 
 
 class Backend(NamedTuple):
-    """The six functions of `reference.py`, as one backend has them."""
+    """The seven functions of `reference.py`, as one backend has them."""
 
     name: str
     sphere_step_: Callable[..., Tensor]
@@ -30,6 +30,7 @@ class Backend(NamedTuple):
     scale_: Callable[..., None]
     describe: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]
     totals: Callable[..., Tensor]
+    adam_step_: Callable[..., Tensor]
 
 
 def check_backend(name: str | None) -> None:
@@ -77,7 +78,7 @@ def choose_backend(tensors: Sequence[Tensor], name: str | None = None) -> str:
 def load_backend(name: str) -> Backend:
     """The backend of a name."""
     if name == "triton":
-        from . import group_sums, scale, sgd_step, sphere_step
+        from . import adam_step, group_sums, scale, sgd_step, sphere_step
 
         return Backend(
             name,
@@ -87,6 +88,7 @@ def load_backend(name: str) -> Backend:
             scale.scale_,
             reference.describe,
             reference.totals,
+            adam_step.adam_step_,
         )
     if name == "numba":
         from . import cpu as module
@@ -100,6 +102,7 @@ def load_backend(name: str) -> Backend:
         module.scale_,
         module.describe,
         module.totals,
+        module.adam_step_,
     )
 
 

@@ -10,18 +10,22 @@ from torch import Tensor
 from .backend import Backend
 from .groups import Layout
 from .memory import Some, memory_of
-from .plain import Guard, is_readable, oddity, shown
-from .sharded import Shards, check_alike, is_sharded, parts_of, placing
+from .plain import Guard, oddity
+from .sharded import Shards, is_sharded, parts_of, placing
+from .states import check_buffer
 from .statistics import aligned_gradients, like
 
 
 class Fitted(NamedTuple):
-    """Gradients and momentum buffers as a step takes them, one per parameter or None."""
+    """Gradients and buffers as a step takes them, one per parameter or None.
+
+    Where there are buffers of two kinds, all of one come before all of the other.
+    """
 
     grads: Some
     buffers: Some | None
     fresh: dict[int, Tensor]
-    """buffers that the optimiser does not have yet, by parameter"""
+    """buffers that the optimiser does not have yet, by their place among all buffers"""
 
 
 class Binding:
@@ -30,8 +34,8 @@ class Binding:
     Attributes:
         layout: groups of the parameters, whole ones where `shards` says what is here of them.
         copied: whether projected copies have been written since the last step.
-        complete: whether every parameter had a gradient when last fitted.
-        kind: dtypes of what was last fitted.
+        complete: whether every parameter had a gradient at last.
+        kind: dtypes of the gradients that were last fitted.
         rates: learning rates, after the numbers and before the radius that they were made from.
     """
 
@@ -49,12 +53,13 @@ class Binding:
         self.copied, self.complete = False, True
         self.kind: object = None
         self.rates: tuple[tuple[Any, ...], Tensor, Tensor | None] | None = None
+        # Of all tensors of a step in which every parameter had a gradient; of the parameters; of
+        # each parameter with its gradient, and with its buffer if there are any.
         self._guard: Guard | None = None
         self._guard_of_thetas: Guard | None = None
-        self._present_last: list[bool] | None = None
-        # Stand for gradients and buffers that are not there; a guard wants all of its tensors
-        # different.
-        self._absent = [torch.empty(0, device="cpu") for _ in range(2 * len(thetas))]
+        self._guards: list[Guard | None] = [None] * len(thetas)
+        self._buffered = False
+        self._complete_before = False
         self._written: list[tuple[Tensor, int]] | None = None
         self._zeros: dict[int, Tensor] = {}
         self._scratch: list[Tensor] = []
@@ -84,13 +89,39 @@ class Binding:
     def holds(
         self, group: Mapping[str, Any], thetas: Sequence[Tensor], grads: Some, buffers: Some | None
     ) -> bool:
-        """Whether all of it is like what was fitted last, and needed no copy."""
-        return (
-            self._guard is not None
-            and self.layout.groups == group["groups"]
-            and self.layout.num_models == group["num_models"]
-            and self._guard.holds(*thetas, *self._present(grads, buffers))
-        )
+        """Whether all of it is like what was fitted before, and needed no copy.
+
+        Parameters without a gradient may be others than before.
+        """
+        if (
+            self.layout.groups != group["groups"]
+            or self.layout.num_models != group["num_models"]
+            or self._buffered != (buffers is not None)
+        ):
+            return False
+        if self._guard is not None and self._guard.holds(*grads, *thetas, *(buffers or ())):
+            self.complete = True
+            return True
+        return self._holds_each(thetas, grads, buffers)
+
+    def _holds_each(self, thetas: Sequence[Tensor], grads: Some, buffers: Some | None) -> bool:
+        missing = 0
+        for index, grad in enumerate(grads):
+            if grad is None:
+                missing += 1
+                continue
+            guard = self._guards[index]
+            if guard is None:
+                return False
+            if buffers is None:
+                holds = guard.holds(grad, thetas[index])
+            else:
+                own = buffers[index :: len(thetas)]
+                holds = guard.holds(grad, thetas[index], *own)
+            if not holds:
+                return False
+        self.complete = not missing
+        return missing < len(grads)
 
     def fit(self, thetas: Sequence[Tensor], grads: Some, buffers: Some | None) -> Fitted:
         """Gradients and buffers laid out like their parameters; new buffers where there is none.
@@ -101,9 +132,9 @@ class Binding:
         aligned = aligned_gradients(thetas, grads)
         fresh: dict[int, Tensor] = {}
         given = None if buffers is None else list(buffers)
-        for index, theta in enumerate(thetas if given is not None else ()):
-            if given is not None and grads[index] is not None:
-                buffer = given[index]
+        for index, buffer in enumerate(buffers or ()):
+            theta = thetas[index % len(thetas)]
+            if given is not None and grads[index % len(thetas)] is not None:
                 if buffer is None:
                     fitting = torch.zeros_like(theta).detach()
                 else:
@@ -112,27 +143,49 @@ class Binding:
                 given[index] = fitting
                 if fitting is not buffer:
                     fresh[index] = fitting
-        self.complete = all(grad is not None for grad in grads)
-        self.kind = tuple([None if grad is None else grad.dtype for grad in aligned])
-        in_place = not fresh and all(map(operator.is_, aligned, grads))
-        same = [*thetas, *self._present(grads, buffers)] if in_place else []
-        # A tensor may be the gradient of two parameters: no guard holds for it.
-        distinct = len({id(tensor) for tensor in same}) == len(same)
-        # A guard costs more than a step: it is for what comes twice in a row.
-        present = [grad is not None for grad in grads]
-        again, self._present_last = present == self._present_last, present
-        self._guard = Guard(same) if same and distinct and again else None
+        self._guard_again(thetas, grads, buffers, aligned, not fresh)
         return Fitted(aligned, given, fresh)
+
+    def _guard_again(
+        self,
+        thetas: Sequence[Tensor],
+        grads: Some,
+        buffers: Some | None,
+        aligned: Some,
+        old_buffers: bool,
+    ) -> None:
+        """Make guards of what was fitted, if kernels take it as it is."""
+        kind = frozenset(grad.dtype for grad in aligned if grad is not None)
+        if kind != self.kind or self._buffered != (buffers is not None):
+            self._guard, self._guards = None, [None] * len(thetas)
+        self.kind, self._buffered = kind, buffers is not None
+        self.complete = all(grad is not None for grad in grads)
+        # A guard costs more than a step: that of all is for what comes twice in a row.
+        again, self._complete_before = self.complete and self._complete_before, self.complete
+        # Buffers are like their parameters, if they are not copies.
+        if not old_buffers or not all(map(operator.is_, aligned, grads)):
+            self._guard = None
+            return
+        if self.complete:
+            same: list[Any] = [*grads, *thetas, *(buffers or ())]
+            # A tensor may be the gradient of two parameters: no guard holds for it.
+            distinct = len({id(tensor) for tensor in same}) == len(same)
+            self._guard = Guard(same) if distinct and again else None
+            return
+        for index, grad in enumerate(grads):
+            if grad is not None:
+                own: Any = () if buffers is None else buffers[index :: len(thetas)]
+                self._guards[index] = Guard([grad, thetas[index], *own])
 
     def filled(self, thetas: Sequence[Tensor], fitted: Fitted) -> Fitted:
         """With zeros where there is no gradient: such a parameter is only projected."""
-        grads, buffers = list(fitted.grads), None if fitted.buffers is None else [*fitted.buffers]
+        grads, buffers = list(fitted.grads), list(fitted.buffers or ())
         for index, grad in enumerate(fitted.grads):
             if grad is None:
                 grads[index] = self._zero(thetas, index)
-                if buffers is not None:
-                    buffers[index] = self._zero(thetas, index + len(thetas))
-        return Fitted(grads, buffers, fitted.fresh)
+                for place in range(index, len(buffers), len(thetas)):
+                    buffers[place] = self._zero(thetas, place + len(thetas))
+        return Fitted(grads, None if fitted.buffers is None else buffers, fitted.fresh)
 
     def scaled(self, grads: Sequence[Any], factor: Tensor) -> list[Tensor]:
         """The gradients times a factor per group, in memory that the next call takes again."""
@@ -158,14 +211,6 @@ class Binding:
             theta is known and theta._version == version
             for theta, (known, version) in zip(thetas, self._written, strict=True)
         )
-
-    def _present(self, grads: Some, buffers: Some | None) -> list[Tensor]:
-        given = grads if buffers is None else [*grads, *buffers]
-        # The shorter of the two ends it.
-        return [
-            absent if tensor is None else tensor
-            for tensor, absent in zip(given, self._absent, strict=False)
-        ]
 
     def _zero(self, thetas: Sequence[Tensor], index: int) -> Tensor:
         """Zeros like one of the tensors, for its gradient or buffer; nothing changes them."""
@@ -197,6 +242,8 @@ class Taken(NamedTuple):
     """what the sums' gradients have to be multiplied by, (num_models,)"""
     moved: list[bool] | None = None
     """which parameters the sums are of; None for all of them"""
+    way: Tensor | None = None
+    """<theta_i, d_i> and ||d_i||^2, (2, num_groups), where d is not the gradient"""
 
     def names(self) -> list[str]:
         if self.moved is None:
@@ -206,6 +253,10 @@ class Taken(NamedTuple):
     def describe(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         binding = self.binding
         found = binding.backend.describe(self.sums, self.eta, binding.layout, self.factor)
+        if self.way is not None:
+            sums = torch.cat((self.sums[:1], self.way))
+            angle = binding.backend.describe(sums, self.eta, binding.layout)[3]
+            found = *found[:3], angle, found[4]
         if self.moved is None:
             return found
         groups = torch.tensor(self._groups(), dtype=torch.int64, device=self.sums.device)
@@ -231,27 +282,3 @@ def form_of(thetas: Sequence[Tensor]) -> list[tuple[Any, ...]]:
         (theta.shape, theta.stride(), theta.dtype, theta.device, oddity(theta)) for theta in thetas
     ]
     return form + [placing(theta) for theta in thetas] if is_sharded(thetas) else form
-
-
-def check_buffer(theta: Tensor, buffer: Tensor) -> None:
-    """Refuse a momentum buffer that does not fit its parameter."""
-    check_device(theta, buffer)
-    if buffer.shape != theta.shape:
-        raise ValueError(
-            f"a momentum buffer of shape {tuple(buffer.shape)} for a parameter of shape "
-            f"{tuple(theta.shape)}: is it the state of another model?"
-        )
-    if is_sharded([theta, buffer]):
-        check_alike(theta, buffer, "momentum buffer")
-        return
-    if oddity(buffer) and not is_readable(buffer) or not buffer.is_floating_point():
-        raise ValueError(f"momentum buffers must be plain tensors; got {shown(buffer)}")
-
-
-def check_device(theta: Tensor, state: Tensor) -> None:
-    """Refuse a parameter that is on another device than the optimiser's state for it."""
-    if theta.device != state.device:
-        raise ValueError(
-            f"a parameter of shape {tuple(theta.shape)} is on {theta.device}, the optimiser's "
-            f"state for it on {state.device}: move the model before making its optimiser"
-        )

@@ -127,12 +127,17 @@ def options(
     *,
     hold: bool = False,
     nesterov: bool = False,
+    moments: bool = False,
 ) -> dict[str, Any]:
-    """What a kernel over chunks is specialised on; with `hold` its block takes in any chunk."""
+    """What a kernel over chunks is specialised on; with `hold` its block takes in any chunk.
+
+    Two `moments` of every parameter take registers.
+    """
     held = max(triton.next_power_of_2(blocks.longest), MIN_HELD_BLOCK) if hold else None
     theta = thetas[0].dtype
     other = next(tensor.dtype for tensor in others or thetas if tensor is not None)
-    return block_options(theta, other, held, nesterov=nesterov, hip=torch.version.hip is not None)
+    hip = torch.version.hip is not None
+    return block_options(theta, other, held, nesterov=nesterov, hip=hip, moments=moments)
 
 
 def block_options(
@@ -142,9 +147,11 @@ def block_options(
     *,
     nesterov: bool,
     hip: bool,
+    moments: bool = False,
 ) -> dict[str, Any]:
     """The same for given dtypes: parameters, and gradients or outputs."""
-    num_threads = (held or BLOCK) // (16 if held and not nesterov and not hip else 8)
+    each = 16 if held and not nesterov and not hip else 4 if moments and hip else 8
+    num_threads = (held or BLOCK) // each
     limit: dict[str, int] = {"waves_per_eu": 8} if hip else {}
     if held and theta != torch.float64 and not hip:
         limit = {"maxnreg": 64}

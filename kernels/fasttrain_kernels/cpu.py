@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from . import cpu_describe, cpu_kernels
+from .cpu_adam import adam_step_ as adam_step_
 from .cpu_kernels import (
     DEFERRED,
     EXACT,
-    NUM_SPANS,
     PER_GROUP,
     PLAIN,
     SCALE,
@@ -33,9 +33,12 @@ from .cpu_kernels import (
     Job,
 )
 from .cpu_tables import Tables, tables_of
-from .cpu_team import GRAIN, worker
+from .cpu_team import team_size, worker
 from .groups import Layout
-from .plain import is_readable, oddity, shown
+from .plain import Guard, is_readable, oddity, shown
+
+MAX_GUARDS = 64
+"""Shapes of rates, radii and sums that are known at a glance."""
 
 
 def sphere_step_(
@@ -151,7 +154,8 @@ def _step(
     eta = _vector(eta, count)
     radius = eta if radius is None else _vector(radius, count)
     wide = None if scale is None else _vector(scale, count)
-    job, sums = tables.job(mode), _empty(3, 0 if mode == UNTRACKED else layout.num_groups)
+    job = tables.job(mode)
+    sums = eta.new_empty((3, 0 if mode == UNTRACKED else layout.num_groups))
     job.sums = _address(sums)
     job.eta, job.radius = eta.data_ptr(), radius.data_ptr()
     job.scale = 0 if wide is None else wide.data_ptr()
@@ -171,10 +175,9 @@ def _run(
 ) -> None:
     """Carry out a job on what is at these addresses, in as many threads as torch would use."""
     tables.place(job, addresses)
-    threads = min(torch.get_num_threads(), NUM_SPANS, 1 + tables.size // GRAIN)
     theta = thetas[0].dtype
     other = next((tensor.dtype for tensor in others if tensor is not None), theta)
-    worker(_make_step, theta, other)(job, threads)
+    worker(_make_step, theta, other)(job, team_size(tables.size))
 
 
 def _make_step(source: str, like: np.ndarray, like_other: np.ndarray) -> Callable[[Any], None]:
@@ -193,8 +196,22 @@ def _make_describe(source: str) -> Callable[[Any], None]:
     return describe
 
 
+_guards: dict[tuple[int, ...], Guard] = {}
+"""What workers may read, by shape"""
+
+
 def _vector(values: Tensor, *shape: int) -> Tensor:
     """Values as a worker reads them: fp64, plain, in order, as many as it will read."""
+    guard = _guards.get(shape)
+    if guard is None or not guard.holds(values):
+        values = _verified(values, shape)
+        if len(_guards) < MAX_GUARDS:
+            _guards[shape] = Guard([values])
+    _address(values)
+    return values
+
+
+def _verified(values: Tensor, shape: tuple[int, ...]) -> Tensor:
     plain = type(values) is Tensor and values.dtype == torch.float64 and values.is_contiguous()
     if not plain or oddity(values) or values.device.type != "cpu":
         if values.device.type != "cpu" or oddity(values) and not is_readable(values):
@@ -202,7 +219,6 @@ def _vector(values: Tensor, *shape: int) -> Tensor:
         values = torch.empty(values.shape, dtype=torch.float64, device="cpu").copy_(values)
     if values.shape != shape:
         raise ValueError(f"expected values of shape {shape}; got {tuple(values.shape)}")
-    _address(values)
     return values
 
 

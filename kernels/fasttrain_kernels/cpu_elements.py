@@ -118,13 +118,18 @@ def array(address, shape, like) -> Any:
 
 
 @numba.njit(**INLINE)
-def piece(address, like, place, element) -> Any:
-    """What of a place is consecutive in memory from one of its elements on."""
+def span(place, element):
+    """What of a place is consecutive in memory from one of its elements on: offset and length."""
     row, rows, begin, end, num_rows, run = place
     if end <= run:
-        count = (rows - 1) * run + end - element
-        return array(address + (row * run + element) * like.itemsize, (count,), like)
+        return row * run + element, (rows - 1) * run + end - element
     run_index = element // run
     inside = element - run_index * run
-    offset = run_index * run * num_rows + row * run + inside
-    return array(address + offset * like.itemsize, (min(run - inside, end - element),), like)
+    return run_index * run * num_rows + row * run + inside, min(run - inside, end - element)
+
+
+@numba.njit(**INLINE)
+def piece(address, like, place, element) -> Any:
+    """The same as an array."""
+    offset, count = span(place, element)
+    return array(address + offset * like.itemsize, (count,), like)

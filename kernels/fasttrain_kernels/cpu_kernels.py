@@ -14,22 +14,11 @@ import numba
 import numpy as np
 
 from .cpu_elements import FP64, INLINE, INT32, INT64, OPTIONS, array, fits, load
-from .cpu_places import (
-    accelerate,
-    combine,
-    row_of,
-    scale,
-    sum_and_accelerate,
-    sum_and_combine,
-    sum_row,
-    write,
-)
-from .cpu_team import fields, member, wait
+from .cpu_moves import sum_and_accelerate, sum_and_combine
+from .cpu_places import accelerate, combine, row_of, scale, sum_row, write
+from .cpu_team import NUM_SPANS, fields, member, wait
 
 EXACT, DEFERRED, PER_GROUP, PLAIN, UNTRACKED, SUMS, SCALE = range(7)
-
-NUM_SPANS = 64
-"""Shares of the stripes, of about equal work; every thread takes as many."""
 
 
 class Job(ctypes.Structure):
@@ -45,10 +34,12 @@ class Job(ctypes.Structure):
             *("thetas", "grads", "buffers"),
             # (num_models,) or (num_groups,) fp64; scale is 0 where it is 1.
             *("eta", "radius", "scale"),
-            # (3, num_groups), (4, num_chunks), (threads, num_models) fp64.
+            # (3, num_groups), (4, num_chunks), (threads, num_models) fp64; of Adam 6 sums each.
             *("sums", "parts", "totals"),
+            # (num_tensors, 2) fp64: see `cpu_adam.py`, as of beta1, beta2 and eps.
+            "corrections",
         ),
-        ("momentum", "nesterov", "weight_decay"),
+        ("momentum", "nesterov", "weight_decay", "beta1", "beta2", "eps"),
     )
 
 
@@ -56,7 +47,7 @@ JOB = np.empty(0, np.dtype(Job))
 
 
 @numba.njit(**OPTIONS)
-def _stripe(job, s):
+def place_of(job, s):
     """Tensor, model, first chunk, its group, and entry in `long_groups` or -1; place."""
     stripe = array(job.stripes, (job.num_stripes, 9), INT32)[s]
     num_rows, run = array(job.tensors, (job.num_tensors, 2), INT64)[stripe[0]]
@@ -86,13 +77,26 @@ def _acceleration(job, scale, eta):
 @numba.njit(**OPTIONS)
 def _step_stripe(job, like, like_grad, s):
     """The first pass over a stripe: sums, and the move, unless that has to wait for all sums."""
-    tensor, model, _, group, _, place = _stripe(job, s)
+    tensor, model, _, group, _, place = place_of(job, s)
     a_theta = array(job.thetas, (job.num_tensors,), INT64)[tensor]
     a_grad = array(job.grads, (job.num_tensors,), INT64)[tensor]
-    if job.mode != UNTRACKED:
+    if a_grad == 0:
+        if job.mode != UNTRACKED:
+            _clear_sums(job, s)
+    elif job.mode != UNTRACKED:
         _sum_stripe(job, like, like_grad, s, a_theta, a_grad)
-    elif a_grad != 0:
+    else:
         _move_stripe(job, like, like_grad, a_theta, a_grad, tensor, model, group, place)
+
+
+@numba.njit(**OPTIONS)
+def _clear_sums(job, s):
+    """Sums of a stripe that is passed over."""
+    _, _, chunk, group, long, place = place_of(job, s)
+    for k in range(4):
+        array(job.parts, (4, job.num_chunks), FP64)[k, chunk : chunk + place[1]] = 0.0
+    for k in range(0 if long >= 0 else 3):
+        array(job.sums, (3, job.num_groups), FP64)[k, group : group + place[1]] = 0.0
 
 
 @numba.njit(**OPTIONS)
@@ -111,15 +115,13 @@ def _move_stripe(job, like, like_grad, a_theta, a_grad, tensor, model, group, pl
 def _sum_stripe(job, like, like_grad, s, a_theta, a_grad):
     """Sums of every chunk of a stripe: three where the gradient was taken, and of the step.
 
-    A single row is moved block by block meanwhile, rows of one rate are together afterwards.
+    What need not wait for all sums is moved meanwhile.
     """
-    tensor, model, chunk, group, long, place = _stripe(job, s)
+    tensor, model, chunk, group, long, place = place_of(job, s)
     a_buffer = array(job.buffers, (job.num_tensors,), INT64)[tensor] if job.buffers != 0 else 0
     parts = array(job.parts, (4, job.num_chunks), FP64)
     sums = array(job.sums, (3, job.num_groups), FP64)
-    moves = job.mode == PLAIN or job.mode == DEFERRED or job.buffers != 0
-    moves = moves and a_grad != 0
-    single = place[1] == 1 or job.mode == PER_GROUP
+    moves = job.mode == PLAIN or job.mode == DEFERRED
     again = job.buffers != 0 and job.mode < PLAIN
     scale, keep, eta = _rates(job, like, group, model)
     for i in range(place[1]):
@@ -127,16 +129,12 @@ def _sum_stripe(job, like, like_grad, s, a_theta, a_grad):
             scale, keep, eta = _rates(job, like, group + i, model)
         row = row_of(place, i)
         moved = 0.0
-        if a_grad == 0:
-            theta_theta = theta_grad = grad_grad = 0.0
-        elif moves and single and a_buffer != 0:
+        if a_buffer != 0:
             factors = _acceleration(job, scale, eta)
-            theta_theta, theta_grad, grad_grad = sum_and_accelerate(
-                a_theta, a_grad, a_buffer, like, like_grad, row, factors
+            theta_theta, theta_grad, grad_grad, moved = sum_and_accelerate(
+                a_theta, a_grad, a_buffer, like, like_grad, row, factors, again
             )
-            if again:
-                moved = sum_row(a_theta, a_theta, like, like, row)[0]
-        elif moves and single:
+        elif moves:
             theta_theta, theta_grad, grad_grad = sum_and_combine(
                 a_theta, a_grad, like, like_grad, row, keep, eta
             )
@@ -154,11 +152,6 @@ def _sum_stripe(job, like, like_grad, s, a_theta, a_grad):
             sums[0, group + i], sums[1, group + i], sums[2, group + i] = (
                 theta_theta, theta_grad, grad_grad,
             )  # fmt: skip
-    if moves and not single:
-        _move_stripe(job, like, like_grad, a_theta, a_grad, tensor, model, group, place)
-        for i in range(place[1] if again else 0):
-            row = row_of(place, i)
-            parts[3, chunk + i] = sum_row(a_theta, a_theta, like, like, row)[0]
 
 
 @numba.njit(**OPTIONS)
@@ -167,7 +160,7 @@ def _project_stripe(job, like, like_grad, s, totals, second):
 
     A sphere of one chunk is known in the first pass, without `totals`.
     """
-    tensor, model, chunk, group, long, place = _stripe(job, s)
+    tensor, model, chunk, group, long, place = place_of(job, s)
     a_theta = array(job.thetas, (job.num_tensors,), INT64)[tensor]
     a_grad = array(job.grads, (job.num_tensors,), INT64)[tensor]
     radius = array(job.radius, (job.num_groups,), FP64)
@@ -212,7 +205,7 @@ def _totals(job, thread):
     for model in range(job.num_models):
         totals[model] = 0.0
     for s in range(job.num_stripes):
-        _, model, chunk, _, _, place = _stripe(job, s)
+        _, model, chunk, _, _, place = place_of(job, s)
         total = 0.0
         for c in range(chunk, chunk + place[1]):
             total += array(job.parts, (4, job.num_chunks), FP64)[3, c]
@@ -238,7 +231,7 @@ def _finish(job, totals):
 @numba.njit(**OPTIONS)
 def _scale_stripe(job, like, like_output, s):
     """Multiply a stripe: `thetas` by `eta`, one per group, into `grads`."""
-    tensor, _, _, group, _, place = _stripe(job, s)
+    tensor, _, _, group, _, place = place_of(job, s)
     a_theta = array(job.thetas, (job.num_tensors,), INT64)[tensor]
     a_output = array(job.grads, (job.num_tensors,), INT64)[tensor]
     for i in range(place[1]):

@@ -11,7 +11,8 @@ import numba
 import numpy as np
 
 from .cpu_elements import INLINE
-from .cpu_vectors import load_part, splat, store_part, where_equal, where_greater
+from .cpu_vector_math import where_equal, where_greater
+from .cpu_vectors import load_part, splat, store_part
 
 
 @numba.njit(**INLINE)

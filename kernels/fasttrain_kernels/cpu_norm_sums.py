@@ -9,7 +9,8 @@ import numba
 import numpy as np
 
 from .cpu_elements import FP32, FP64, INLINE, INT64, OPTIONS, array
-from .cpu_vectors import add_to_fp64, load, load_part, splat, store_part, where_greater
+from .cpu_vector_math import where_greater
+from .cpu_vectors import add_to_fp64, load, load_part, splat, store_part
 
 TERMS = 64
 """Terms of an fp32 sum."""

@@ -19,11 +19,16 @@ from .cpu_elements import (
     load,
     narrow,
     piece,
+    span,
     widen,
 )
+from .cpu_vector_math import prefetch
 
 BLOCK = 1024
 """Elements whose sums may be fp32: a vector's lanes share them, some dozen terms each."""
+
+AHEAD = 128
+"""Elements before which a block is asked for: while one is added up, caches do not look ahead."""
 
 # Sums may be reordered, and so vectorised; NaN and infinity keep their meaning. Elsewhere the
 # compiler would choose another order whenever it is run.
@@ -61,7 +66,12 @@ def sum_row(a_theta, a_grad, like, like_grad, place):
     while element < end:
         theta = piece(a_theta, like, place, element)
         grad = piece(a_grad, like_grad, place, element)
+        offset, _ = span(place, element)
         for first in range(0, len(theta), BLOCK):
+            ahead = offset + first + AHEAD
+            for line in range(0, min(BLOCK, len(theta) - first), 64 // like.itemsize):
+                prefetch(a_theta + (ahead + line) * like.itemsize)
+                prefetch(a_grad + (ahead + line) * like_grad.itemsize)
             part = _sum_block(theta[first : first + BLOCK], grad[first : first + BLOCK], like)
             theta_theta += part[0]
             theta_grad += part[1]
@@ -91,25 +101,6 @@ def combine(a_theta, a_grad, like, like_grad, place, keep, eta):
         grad = piece(a_grad, like_grad, place, element)
         _combine_block(theta, grad, like, keep, eta)
         element += len(theta)
-
-
-@numba.njit(**OPTIONS)
-def sum_and_combine(a_theta, a_grad, like, like_grad, row, keep, eta):
-    """`sum_row`, and `combine` of every block while it is in the first-level cache."""
-    theta_theta = theta_grad = grad_grad = 0.0
-    element, end = row[2], row[3]
-    while element < end:
-        theta = piece(a_theta, like, row, element)
-        grad = piece(a_grad, like_grad, row, element)
-        for first in range(0, len(theta), BLOCK):
-            t, g = theta[first : first + BLOCK], grad[first : first + BLOCK]
-            part = _sum_block(t, g, like)
-            _combine_block(t, g, like, keep, eta)
-            theta_theta += part[0]
-            theta_grad += part[1]
-            grad_grad += part[2]
-        element += len(theta)
-    return theta_theta, theta_grad, grad_grad
 
 
 @numba.njit(**INLINE)
@@ -147,26 +138,6 @@ def accelerate(a_theta, a_grad, a_buffer, like, like_grad, place, factors):
         buffer = piece(a_buffer, like, place, element)
         _accelerate_block(theta, grad, buffer, like, factors)
         element += len(theta)
-
-
-@numba.njit(**OPTIONS)
-def sum_and_accelerate(a_theta, a_grad, a_buffer, like, like_grad, row, factors):
-    """`sum_row`, and `accelerate` of every block while it is in the first-level cache."""
-    theta_theta = theta_grad = grad_grad = 0.0
-    element, end = row[2], row[3]
-    while element < end:
-        theta = piece(a_theta, like, row, element)
-        grad = piece(a_grad, like_grad, row, element)
-        buffer = piece(a_buffer, like, row, element)
-        for first in range(0, len(theta), BLOCK):
-            t, g = theta[first : first + BLOCK], grad[first : first + BLOCK]
-            part = _sum_block(t, g, like)
-            _accelerate_block(t, g, buffer[first : first + BLOCK], like, factors)
-            theta_theta += part[0]
-            theta_grad += part[1]
-            grad_grad += part[2]
-        element += len(theta)
-    return theta_theta, theta_grad, grad_grad
 
 
 @numba.njit(**OPTIONS)

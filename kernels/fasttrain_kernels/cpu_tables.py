@@ -6,7 +6,8 @@ import struct
 
 import numpy as np
 
-from .cpu_kernels import NUM_SPANS, Job
+from .cpu_kernels import Job
+from .cpu_team import NUM_SPANS
 from .groups import Layout
 from .memory import memory_of
 
@@ -27,19 +28,20 @@ class Tables:
         self.memory = memory_of(layout)
         self._arrays = _arrays(layout)
         num_tensors = len(layout.num_rows)
-        # Of parameters, of gradients or outputs, and of momentum buffers.
-        self._addresses = (ctypes.c_int64 * (3 * num_tensors))()
+        # Of parameters, of gradients or outputs, and of momentum buffers or both of Adam's moments.
+        self._addresses = (ctypes.c_int64 * (4 * num_tensors))()
         self._pack = {
-            n * num_tensors: struct.Struct(f"{n * num_tensors}q").pack_into for n in (2, 3)
+            n * num_tensors: struct.Struct(f"{n * num_tensors}q").pack_into for n in (2, 3, 4)
         }
+        self._placed: list[int] | None = None
         # A rate of every model where nothing moves.
         self._still = np.zeros(layout.num_models)
-        # Four sums of every chunk, and for each thread one of every model.
-        self._scratch = np.empty(4 * layout.num_chunks + NUM_SPANS * layout.num_models)
+        # Up to six sums of every chunk, and for each thread one of every model.
+        self._scratch = np.empty(6 * layout.num_chunks + NUM_SPANS * layout.num_models)
         first = ctypes.addressof(self._addresses)
         self._lists = first, first + 8 * num_tensors, first + 16 * num_tensors
         parts = self._scratch.ctypes.data
-        self._sums = parts, parts + 32 * layout.num_chunks
+        self._sums = parts, parts + 48 * layout.num_chunks
         self._job = Job(
             num_tensors=num_tensors,
             num_stripes=len(self._arrays["stripes"]),
@@ -58,8 +60,10 @@ class Tables:
         return job
 
     def place(self, job: Job, addresses: list[int]) -> None:
-        """Tell a job where its tensors lie: two lists of addresses, or three with buffers."""
-        self._pack[len(addresses)](self._addresses, 0, *addresses)
+        """Tell a job where its tensors lie: two lists of addresses, or more with buffers."""
+        if addresses is not self._placed:
+            self._pack[len(addresses)](self._addresses, 0, *addresses)
+            self._placed = addresses
         job.thetas, job.grads, buffers = self._lists
         job.buffers = buffers if len(addresses) > 2 * job.num_tensors else 0
         job.parts, job.totals = self._sums
@@ -76,7 +80,7 @@ def tables_of(layout: Layout) -> Tables:
 def _arrays(layout: Layout) -> dict[str, np.ndarray]:
     """What the job points at, by field.
 
-    stripes (num_stripes, 9) int32: see `cpu_kernels._stripe`;
+    stripes (num_stripes, 9) int32: see `cpu_kernels.place_of`;
     tensors (num_tensors, 2) int64: num_rows, run;
     spans (NUM_SPANS + 1,) int32: first stripe of every span;
     long_groups (num_long, 3) int32: a group that has not one chunk, its first and its end chunk;

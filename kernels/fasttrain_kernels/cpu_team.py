@@ -27,6 +27,9 @@ from .cpu_elements import OPTIONS, intrinsic
 GRAIN = 2**15
 """Elements that are worth a thread, as for torch's own operations."""
 
+NUM_SPANS = 64
+"""Shares of the work, about equal ones; every thread takes as many."""
+
 _STORED = {
     torch.float32: np.float32,
     torch.float64: np.float64,
@@ -47,6 +50,11 @@ def fields(integers: Sequence[str], numbers: Sequence[str]) -> list[tuple[str, A
         *((name, ctypes.c_int64) for name in (*_FUNCTIONS, *integers)),
         *((name, ctypes.c_double) for name in numbers),
     ]
+
+
+def team_size(num_elements: int) -> int:
+    """As many threads as torch would use."""
+    return min(torch.get_num_threads(), NUM_SPANS, 1 + num_elements // GRAIN)
 
 
 class Worker:

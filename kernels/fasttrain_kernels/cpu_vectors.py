@@ -1,34 +1,35 @@
 """Vectors of 64 bytes of numbers inside numba's loops.
 
 Runs of a few channels are too short for LLVM to vectorise by itself: its checks whether arrays
-overlap would cost more than the loop. A `Vector` is 16 fp32 or 8 fp64 numbers; in memory they may
-be bf16 as its bits, uint16. `like` is an array without elements that gives the stored type;
-addresses are int64 and need no alignment.
+overlap would cost more than the loop; and a loop that also sums it vectorises only if it may
+reorder all of its arithmetic. A `Vector` is 16 fp32 or 8 fp64 numbers, or as many as it was widened
+from; in memory they may be bf16 as its bits, uint16. `like` is an array without elements that gives
+the type to compute in, and the stored type where no other is given; addresses are int64 and need no
+alignment.
 """
 
-import operator
 from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models
-from numba.extending import overload, register_model
+from numba.extending import register_model
 
 from .cpu_elements import intrinsic
 
 _NUMBERS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
-_INT16, _INT32 = ir.IntType(16), ir.IntType(32)
+_INT16, INT32 = ir.IntType(16), ir.IntType(32)
 
 
 class Vector(types.Type):
-    """64 bytes of fp32 or fp64."""
+    """64 bytes of fp32 or fp64, or another number of lanes."""
 
-    def __init__(self, number: types.Float) -> None:
+    def __init__(self, number: types.Float, lanes: int | None = None) -> None:
         self.number = number
-        self.lanes = 512 // number.bitwidth
+        self.lanes = lanes or 512 // number.bitwidth
         self.ir = ir.VectorType(_NUMBERS[number], self.lanes)
-        super().__init__(f"Vector({number})")
+        super().__init__(f"Vector({number}, {self.lanes})")
 
 
 _FP32, _FP64 = Vector(types.float32), Vector(types.float64)
@@ -48,13 +49,18 @@ def _vector(like: types.Array) -> Vector:
 def _stored(like: types.Array, vector: Vector) -> ir.VectorType:
     """The vector as it lies in memory."""
     narrow = like.dtype == types.uint16
-    return ir.VectorType(_INT16, vector.lanes) if narrow else vector.ir
+    return ir.VectorType(_INT16 if narrow else _NUMBERS[like.dtype], vector.lanes)
+
+
+def _size(stored: types.Array) -> int:
+    """Bytes of an element."""
+    return stored.dtype.bitwidth // 8  # type: ignore[attr-defined]
 
 
 def _splat(builder: ir.IRBuilder, value: Any, lanes: int) -> Any:
     kind = ir.VectorType(value.type, lanes)
-    single = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_INT32, 0))
-    zeros = ir.Constant(ir.VectorType(_INT32, lanes), [0] * lanes)
+    single = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(INT32, 0))
+    zeros = ir.Constant(ir.VectorType(INT32, lanes), [0] * lanes)
     return builder.shuffle_vector(single, ir.Constant(kind, ir.Undefined), zeros)
 
 
@@ -73,19 +79,22 @@ def _masked(builder: ir.IRBuilder, name: str, kind: Any, result: Any, arguments:
     return builder.call(cgutils.get_or_insert_function(builder.module, function, full), arguments)
 
 
-def _to_numbers(builder: ir.IRBuilder, value: Any, vector: Vector) -> Any:
-    if value.type.element != _INT16:
+def to_numbers(builder: ir.IRBuilder, value: Any, vector: Vector) -> Any:
+    if value.type.element == _INT16:
+        bits = ir.VectorType(INT32, vector.lanes)
+        wide = builder.shl(builder.zext(value, bits), ir.Constant(bits, [16] * vector.lanes))
+        value = builder.bitcast(wide, ir.VectorType(ir.FloatType(), vector.lanes))
+    if value.type == vector.ir:
         return value
-    bits = ir.VectorType(_INT32, vector.lanes)
-    wide = builder.shl(builder.zext(value, bits), ir.Constant(bits, [16] * vector.lanes))
-    return builder.bitcast(wide, vector.ir)
+    wider = vector.number == types.float64
+    return builder.fpext(value, vector.ir) if wider else builder.fptrunc(value, vector.ir)
 
 
 def _to_stored(builder: ir.IRBuilder, value: Any, stored: ir.VectorType) -> Any:
     """Round to the nearest, ties to even; NaN stays NaN."""
     if stored.element != _INT16:
         return value
-    kind = ir.VectorType(_INT32, stored.count)
+    kind = ir.VectorType(INT32, stored.count)
 
     def constant(number: int) -> ir.Constant:
         return ir.Constant(kind, [number] * stored.count)
@@ -100,32 +109,67 @@ def _to_stored(builder: ir.IRBuilder, value: Any, stored: ir.VectorType) -> Any:
 @intrinsic
 def load(_, like, address):
     """The vector at an address."""
+    return _loading(like, like, (like, types.int64))
+
+
+@intrinsic
+def load_as(_, like, stored, address):
+    """The same of numbers that are stored in another type."""
+    return _loading(like, stored, (like, stored, types.int64))
+
+
+def _loading(like: types.Array, stored: types.Array, given: tuple[Any, ...]) -> Any:
     vector = _vector(like)
-    stored = _stored(like, vector)
+    kind = _stored(stored, vector)
 
     def codegen(context, builder, signature, arguments):
-        where = builder.inttoptr(arguments[1], stored.as_pointer())
-        value = builder.load(where, align=like.dtype.bitwidth // 8)
-        return _to_numbers(builder, value, vector)
+        where = builder.inttoptr(arguments[-1], kind.as_pointer())
+        value = builder.load(where, align=_size(stored))
+        return to_numbers(builder, value, vector)
 
-    return vector(like, types.int64), codegen
+    return vector(*given), codegen
 
 
 @intrinsic
 def load_part(_, like, address, count, other):
     """The first `count` numbers at an address, and the rest of `other`."""
+    return _loading_part(like, like, (like, types.int64, types.int64))
+
+
+@intrinsic
+def load_part_as(_, like, stored, address, count, other):
+    """The same of numbers that are stored in another type."""
+    return _loading_part(like, stored, (like, stored, types.int64, types.int64))
+
+
+def _loading_part(like: types.Array, stored: types.Array, given: tuple[Any, ...]) -> Any:
     vector = _vector(like)
-    stored = _stored(like, vector)
+    kind = _stored(stored, vector)
 
     def codegen(context, builder, signature, arguments):
-        mask = _first(builder, arguments[2], vector.lanes)
-        where = builder.inttoptr(arguments[1], stored.as_pointer())
-        align = ir.Constant(_INT32, like.dtype.bitwidth // 8)
-        zero = ir.Constant(stored, None)
-        value = _masked(builder, "load", stored, stored, [where, align, mask, zero])
-        return builder.select(mask, _to_numbers(builder, value, vector), arguments[3])
+        *_, address, count, other = arguments
+        mask = _first(builder, count, vector.lanes)
+        where = builder.inttoptr(address, kind.as_pointer())
+        align = ir.Constant(INT32, _size(stored))
+        zero = ir.Constant(kind, None)
+        value = _masked(builder, "load", kind, kind, [where, align, mask, zero])
+        return builder.select(mask, to_numbers(builder, value, vector), other)
 
-    return vector(like, types.int64, types.int64, vector), codegen
+    return vector(*given, vector), codegen
+
+
+@intrinsic
+def store(_, like, address, value):
+    """Write a vector."""
+    stored = _stored(like, value)
+
+    def codegen(context, builder, signature, arguments):
+        where = builder.inttoptr(arguments[1], stored.as_pointer())
+        narrow = _to_stored(builder, arguments[2], stored)
+        builder.store(narrow, where, align=like.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.none(like, types.int64, value), codegen
 
 
 @intrinsic
@@ -136,7 +180,7 @@ def store_part(_, like, address, count, value):
     def codegen(context, builder, signature, arguments):
         mask = _first(builder, arguments[2], stored.count)
         where = builder.inttoptr(arguments[1], stored.as_pointer())
-        align = ir.Constant(_INT32, like.dtype.bitwidth // 8)
+        align = ir.Constant(INT32, like.dtype.bitwidth // 8)
         narrow = _to_stored(builder, arguments[3], stored)
         _masked(builder, "store", stored, ir.VoidType(), [narrow, where, align, mask])
         return context.get_dummy_value()
@@ -170,40 +214,3 @@ def splat(_, like, value):
         return _splat(builder, number, vector.lanes)
 
     return vector(like, types.float64), codegen
-
-
-def _arithmetic(operation: Any, name: str) -> None:
-    @intrinsic
-    def compute(_, a, b):
-        def codegen(context, builder, signature, arguments):
-            return getattr(builder, name)(*arguments, flags=("contract",))
-
-        return a(a, b), codegen
-
-    @overload(operation)
-    def _overload(a, b):
-        if isinstance(a, Vector) and a == b:
-            return lambda a, b: compute(a, b)
-        return None
-
-
-for _operation, _name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul")):
-    _arithmetic(_operation, _name)
-
-
-def _choice(comparison: str) -> Any:
-    @intrinsic
-    def choose(_, a, b, yes, no):
-        def codegen(context, builder, signature, arguments):
-            a, b, yes, no = arguments
-            return builder.select(builder.fcmp_ordered(comparison, a, b), yes, no)
-
-        return yes(a, b, yes, no), codegen
-
-    return choose
-
-
-where_greater = _choice(">")
-"""`yes` where a > b, else `no`; NaN is not greater."""
-where_equal = _choice("==")
-"""`yes` where a == b, else `no`."""

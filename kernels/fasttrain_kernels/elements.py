@@ -41,7 +41,7 @@ def _address_of(p_table, tensor, start, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def _is_aligned(address, DTYPE: tl.constexpr, VECTOR: tl.constexpr):
+def is_aligned(address, DTYPE: tl.constexpr, VECTOR: tl.constexpr):
     """Whether an address is at a vector boundary."""
     return address & (VECTOR * DTYPE.primitive_bitwidth // 8 - 1) == 0
 
@@ -56,8 +56,8 @@ def chunk_addresses(
     a_theta = _address_of(p_thetas, tensor, start, THETA)
     a_other = _address_of(p_others, tensor, start, OTHER)
     a_buffer = _address_of(p_buffers, tensor, start, THETA) if HAS_BUFFER else a_theta
-    wide = whole & (count % VECTOR == 0) & _is_aligned(a_theta, THETA, VECTOR)
-    wide = wide & _is_aligned(a_other, OTHER, VECTOR) & _is_aligned(a_buffer, THETA, VECTOR)
+    wide = whole & (count % VECTOR == 0) & is_aligned(a_theta, THETA, VECTOR)
+    wide = wide & is_aligned(a_other, OTHER, VECTOR) & is_aligned(a_buffer, THETA, VECTOR)
     return a_theta, a_other, a_buffer, count, begin, num_rows, run, wide
 
 

@@ -17,7 +17,7 @@ STORED = (torch.float32, torch.float64, torch.bfloat16)
 """What the fused backends can read and write."""
 
 MAX_KNOWN = 64
-"""Sets of addresses that are remembered; gradients mostly come back to the same ones."""
+"""Addresses of each gradient that are remembered; they mostly come back to the same ones."""
 
 Some = Sequence[Tensor | None]
 """One tensor per parameter; None where there is none"""
@@ -34,20 +34,32 @@ class Memory:
         self._layout = layout
         # Only the reference takes those. They may lie in between one another.
         self._gaps = not all(map(is_dense, layout.shapes, layout.strides))
-        self._thetas: list[int] = []
-        self._known: set[tuple[object, ...]] = set()
+        self._kind: object = None
+        # Addresses of what is written, and its spans in order; what has been verified beside them.
+        self._written: list[int] = []
+        self._spans = np.empty((2, 0), np.int64)
+        self._known: list[set[int]] = []
+        # The last gradients' addresses, and all of that step.
+        self._read: list[int] | None = None
+        self._addresses: list[int] = []
+        self._own: tuple[Sequence[Tensor], list[int]] | None = None
         self._granted: tuple[Sequence[Tensor], Some, Some | None, list[int]] | None = None
 
     def step(
         self, thetas: Sequence[Tensor], grads: Some, buffers: Some | None
     ) -> tuple[Some, list[int]]:
-        """The gradients, copied where a step would write to them, and all addresses."""
+        """The gradients, copied where a step would write to them, and all addresses.
+
+        There may be one buffer of every parameter, or two: first those of one kind.
+        """
         if self._granted is not None:
             lists, self._granted = self._granted, None
             if lists[0] is thetas and lists[1] is grads and lists[2] is buffers:
                 return grads, lists[3]
-        kind = self.check(thetas, grads, buffers)
-        return self._step(thetas, grads, buffers, kind)
+        count, others = len(thetas), buffers or ()
+        lists = [others[first : first + count] for first in range(0, len(others), count)]
+        dtypes = self.check(thetas, grads, *lists)
+        return self._step(thetas, grads, buffers, frozenset(dtypes[1:2]))
 
     def grant(
         self, thetas: Sequence[Tensor], grads: Some, buffers: Some | None, kind: object
@@ -60,11 +72,12 @@ class Memory:
             return grads
         grads, addresses = self._step(thetas, grads, buffers, kind)
         self._granted = thetas, grads, buffers, addresses
+        self._own = thetas, addresses[: len(thetas)]
         return grads
 
     def revoke(self) -> None:
         """Forget what was granted, and let go of its tensors."""
-        self._granted = None
+        self._granted = self._own = None
 
     def reading(self, thetas: Sequence[Tensor], grads: Sequence[Tensor] | None) -> list[int]:
         """Without gradients the parameters stand in for them."""
@@ -76,12 +89,15 @@ class Memory:
 
     def writing(self, thetas: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[int]:
         """Into outputs, or in place if they are the parameters themselves."""
+        if self._own is not None and self._own[0] is thetas is outputs:
+            # In a step of theirs.
+            return 2 * self._own[1]
         self.check(thetas, outputs)
         tensors = [*thetas, *outputs]
         addresses = _addresses(tensors)
         _check_storage(tensors, addresses)
         spans, count = _spans(tensors, addresses), len(thetas)
-        overlaps = _overlaps(spans[count:], spans[:count])
+        overlaps = _overlaps(_disjoint(spans[count:]), spans[:count])
         if outputs is not thetas and overlaps.any():
             raise ValueError(f"outputs share memory with {_list(overlaps)} of {count} parameters")
         return addresses
@@ -120,29 +136,33 @@ class Memory:
     def _step(
         self, thetas: Sequence[Tensor], grads: Some, buffers: Some | None, kind: object
     ) -> tuple[Some, list[int]]:
-        tensors = [*thetas, *grads, *(buffers or ())]
-        addresses = _addresses(tensors)
-        key = (kind, *addresses)
-        if key in self._known:
-            return grads, addresses
-        # Of a subset of gradients only those are new.
-        count = len(thetas)
-        first = count if addresses[:count] == self._thetas else 0
-        _check_storage(tensors[first:], addresses[first:])
-        self._thetas = addresses[:count]
-        spans = _spans(tensors, addresses)
-        written = np.concatenate([spans[:count], spans[2 * count :]])
-        overlaps = _overlaps(written, spans[count : 2 * count])
-        if overlaps.any():
-            grads = [
-                torch.empty_like(grad).copy_(grad) if overlap and grad is not None else grad
-                for grad, overlap in zip(grads, overlaps, strict=True)
-            ]
-            return grads, _addresses([*thetas, *grads, *(buffers or ())])
-        if len(self._known) >= MAX_KNOWN:
-            self._known.clear()
-        self._known.add(key)
-        return grads, addresses
+        """Gradients are verified one by one, so that any subset of known ones is known."""
+        to_write = thetas if buffers is None else [*thetas, *buffers]
+        written, read, count = _addresses(to_write), _addresses(grads), len(thetas)
+        if kind != self._kind or written != self._written:
+            self._written = []
+            _check_storage(to_write, written)
+            self._spans = _disjoint(_spans(to_write, written))
+            self._kind, self._written, self._read = kind, written, None
+            self._known = [{0} for _ in thetas]
+        elif read == self._read:
+            return grads, self._addresses
+        if not all(map(set.__contains__, self._known, read)):
+            new = [i for i, known in enumerate(self._known) if read[i] not in known]
+            some, places = [grads[i] for i in new], [read[i] for i in new]
+            _check_storage(some, places)
+            overlaps = _overlaps(self._spans, _spans(some, places))
+            if overlaps.any():
+                grads = list(grads)
+                for i in np.array(new)[overlaps]:
+                    grads[i] = torch.empty_like(grads[i]).copy_(grads[i])
+                return grads, [*written[:count], *_addresses(grads), *written[count:]]
+            for i in new:
+                if len(self._known[i]) > MAX_KNOWN:
+                    self._known[i] = {0}
+                self._known[i].add(read[i])
+        self._read, self._addresses = read, [*written[:count], *read, *written[count:]]
+        return grads, self._addresses
 
 
 def memory_of(layout: Layout) -> Memory:
@@ -177,21 +197,27 @@ def _spans(tensors: Some, addresses: list[int]) -> np.ndarray:  # (num_tensors, 
     return np.stack([first, first + sizes], axis=1)
 
 
-def _overlaps(written: np.ndarray, read: np.ndarray) -> np.ndarray:  # (num_read,) bool
-    """Which of the spans that are read are written too.
+def _disjoint(written: np.ndarray) -> np.ndarray:  # (2, num) first, end, in order
+    """The spans that are written, without empty ones.
 
     Raises:
-        ValueError: two written spans overlap.
+        ValueError: two of them overlap.
     """
     written = written[written[:, 0] < written[:, 1]]
-    if not len(written):
-        return np.zeros(len(read), bool)
     begin, end = written[np.argsort(written[:, 0])].T
     if (end[:-1] > begin[1:]).any():
         raise ValueError(
             "two of the tensors to write, parameters, momentum buffers or outputs, share memory: "
             "every one needs its own"
         )
+    return np.stack([begin, end])
+
+
+def _overlaps(written: np.ndarray, read: np.ndarray) -> np.ndarray:  # (num_read,) bool
+    """Which of the spans that are read are written too."""
+    begin, end = written
+    if not len(begin):
+        return np.zeros(len(read), bool)
     last = np.searchsorted(begin, read[:, 1], side="left") - 1
     return (last >= 0) & (end[last] > read[:, 0]) & (read[:, 0] < read[:, 1])
 

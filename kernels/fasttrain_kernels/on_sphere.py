@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .backend import check_backend
+from .plain import uncompiled
 from .spheres import Spheres, check_gradients, form_of
 from .statistics import Statistics, joined_statistics
-from .stepping import uncompiled
 
 MOMENTA = ("momentum_buffer", "exp_avg")
 """What optimisers call their mean of gradients in the state of a parameter."""

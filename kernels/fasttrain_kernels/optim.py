@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from .backend import write_outputs
-from .binding import Binding, Ready, Taken, check_device
+from .binding import Binding, Ready, Taken
 from .groups import group_names
 from .param_groups import ParamGroup
+from .states import check_device
 from .statistics import check_rate
 from .stepping import GroupwiseSGD, uncompiled
 from .wrappers import refuse_partitions
@@ -114,7 +115,7 @@ class SphereSGD(GroupwiseSGD):
             if group["scope"] == "group":
                 thetas = group["params"]
                 count = sum(len(group_names("", theta, group["groups"], count)) for theta in thetas)
-            _check_radius(group, count)
+            check_radius(group, count)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with their own options; they form a sphere of their own."""
@@ -168,7 +169,7 @@ class SphereSGD(GroupwiseSGD):
             else:
                 grads = binding.scaled(grads, layout.per_group(correction))
                 correction = None
-        if _is_zero(group["lr"]):
+        if is_zero(group["lr"]):
             # By such a step states are made: it moves nothing, not even onto spheres.
             still = eta.new_zeros(group["num_models"])
             sums = binding.backend.sgd_step_(
@@ -213,7 +214,7 @@ class SphereSGD(GroupwiseSGD):
             or known[2] is not radius
         ):
             joint = group["scope"] == "joint"
-            _check_radius(group, group["num_models"] if joint else binding.layout.num_groups)
+            check_radius(group, group["num_models"] if joint else binding.layout.num_groups)
             if isinstance(lr, Tensor):
                 check_rate(lr, group["num_models"], radius.device)
                 lr = binding.layout.per_group(lr) if lr.ndim and not joint else lr
@@ -274,14 +275,14 @@ class SphereSGD(GroupwiseSGD):
         return (squared if group["scope"] == "group" else binding.layout.per_model(squared)).sqrt()
 
 
-def _is_zero(lr: float | Tensor) -> bool:
+def is_zero(lr: float | Tensor) -> bool:
     """Whether a rate is 0 that can be read without waiting for a device."""
     if isinstance(lr, Tensor):
         return lr.device.type == "cpu" and not lr.any()
     return lr == 0
 
 
-def _check_radius(group: dict[str, Any], count: int) -> None:
+def check_radius(group: dict[str, Any], count: int) -> None:
     """Refuse a radius that is not one of every model, or of every group."""
     radius = group["radius"]
     if not isinstance(radius, Tensor) or radius.shape != (count,):

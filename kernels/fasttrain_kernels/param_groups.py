@@ -68,6 +68,8 @@ def check_options(group: Mapping[str, Any]) -> None:
     if not isinstance(num_models, int) or num_models < 1:
         raise ValueError(f"num_models={num_models}: must be a whole number of at least 1")
     _check_rate(group["lr"], num_models)
+    if "betas" in group:
+        _check_adam(group)
     if not 0 <= group["momentum"] < math.inf:
         raise ValueError(f"momentum={group['momentum']}: must be at least 0")
     if not math.isfinite(group.get("dampening", 0)):
@@ -101,6 +103,16 @@ def _check_rate(lr: Any, num_models: int) -> None:
             f"a learning rate of shape {tuple(lr.shape)}: must be 0-d or ({num_models},)"
         )
     _check_values("learning rate", lr, zero=True)
+
+
+def _check_adam(group: Mapping[str, Any]) -> None:
+    if not all(0 <= beta < 1 for beta in group["betas"]):
+        raise ValueError(f"betas={group['betas']}: each must be at least 0 and below 1")
+    if not 0 <= group["eps"] < math.inf:
+        raise ValueError(f"eps={group['eps']}: must be a finite number of at least 0")
+    for option in ("weight_decay", "amsgrad", "maximize"):
+        if group.get(option):
+            raise ValueError(f"{option}={group[option]}: SphereAdam has none, take OnSphere(Adam)")
 
 
 def _check_sphere(group: Mapping[str, Any]) -> None:

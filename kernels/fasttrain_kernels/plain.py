@@ -87,3 +87,16 @@ def refuse_tracing() -> None:
                 f"inside {type(mode).__name__} an optimiser cannot step: its compiled code writes "
                 "to real memory, unseen by what traces or fakes torch's operations"
             )
+
+
+def uncompiled(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that `torch.compile` leaves as it is: it breaks the graph, and runs."""
+    apart = torch._disable_dynamo(method)  # type: ignore[attr-defined]
+
+    @functools.wraps(method)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return apart(*args, **kwargs)
+        return method(*args, **kwargs)
+
+    return wrapper

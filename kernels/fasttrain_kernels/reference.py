@@ -10,10 +10,11 @@ epsilon of its normalisers. With scope "joint" all tensors of a model lie on one
 "group" every group has its own (Kodryan et al. 2022, arXiv 2209.03695: a fixed effective learning
 rate per group).
 
-A backend is a module with the six public functions of this one. They read nothing on the host;
-steps work in place and return sums of shape (3, num_groups), rows ||theta_i||^2, <theta_i, g_i>,
-||g_i||^2, taken where the gradient was taken: at the projected theta, before the step. In plain SGD
-a parameter whose gradient is None does not move, and its sums are 0.
+A backend is a module with the seven public functions of this one, `move_` aside. They read nothing
+on the host; steps work in place and return sums of shape (3, num_groups), rows ||theta_i||^2,
+<theta_i, g_i>, ||g_i||^2 (of Adam three more), taken where the gradient was taken: at the projected
+theta, before the step. In plain SGD and Adam a parameter whose gradient is None does not move, and
+its sums are 0.
 
 Legend: theta parameters, g gradients, eta raw learning rate, elr effective learning rate, rho
 radius, v momentum buffer; a subscript i means group i. Tables and order of groups: `groups.py`.
@@ -178,6 +179,50 @@ def move_(
         thetas[index].copy_((theta - eta[part, None].to(dtype) * direction).reshape(shape))
         sums[3, part] = rows(thetas[index], num_rows).to(dtype).square().sum(1)
     return sums[:3], sums[3]
+
+
+def adam_step_(
+    thetas: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    moments: Sequence[Tensor | None],  # first moments of all tensors, then second ones
+    layout: Layout,
+    eta: Tensor,  # (num_models,)
+    corrections: Tensor,  # (num_tensors, 2): 1 / (1 - beta1^t), 1 / sqrt(1 - beta2^t)
+    *,
+    betas: tuple[float, float],
+    eps: float,
+) -> Tensor:  # (6, num_groups)
+    """Adam's step (Kingma and Ba 2015, arXiv 1412.6980), which does not project.
+
+        m <- b1 m + (1 - b1) g        v <- b2 v + (1 - b2) g^2
+        d = m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)        theta <- theta - eta d
+
+    The sums: ||theta_i||^2, <theta_i, g_i>, ||g_i||^2, <theta_i, d_i>, ||d_i||^2 before the step,
+    ||theta_i||^2 after it. What has no gradient stays, and its sums are 0.
+    """
+    dtype, num = _accumulator(thetas), len(thetas)
+    sums = torch.zeros(6, layout.num_groups, dtype=dtype, device=thetas[0].device)
+    rate = layout.per_group(eta).to(dtype)
+    corrections = corrections.to(sums.device, dtype)
+    for index, part in _slices(layout):
+        given, mean, square = grads[index], moments[index], moments[num + index]
+        if given is None or mean is None or square is None:
+            continue
+        num_rows, shape = layout.num_rows[index], thetas[index].shape
+        theta, grad, m, v = (
+            rows(t, num_rows).to(dtype) for t in (thetas[index], given, mean, square)
+        )
+        m = betas[0] * m + (1 - betas[0]) * grad
+        v = betas[1] * v + (1 - betas[1]) * grad.square()
+        d = corrections[index, 0] * m / (corrections[index, 1] * v.sqrt() + eps)
+        pairs = (theta, theta), (theta, grad), (grad, grad), (theta, d), (d, d)
+        for k, (a, b) in enumerate(pairs):
+            sums[k, part] = (a * b).sum(1)
+        mean.copy_(m.reshape(shape))
+        square.copy_(v.reshape(shape))
+        thetas[index].copy_((theta - rate[part, None] * d).reshape(shape))
+        sums[5, part] = rows(thetas[index], num_rows).to(dtype).square().sum(1)
+    return sums
 
 
 def _slices(layout: Layout) -> Iterator[tuple[int, slice]]:

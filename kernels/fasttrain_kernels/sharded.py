@@ -1,29 +1,23 @@
 """Parameters that are split over processes, as FSDP2's `fully_shard` leaves them: DTensors.
 
 Every process has a part of each parameter. Kernels step the parts as any tensors; what is known of
-whole parameters, the norm of a sphere or of a group above all, is added up over the mesh: the sums
-of all groups in one all-reduce of four numbers per group and param group of parameters,
-
-    ||theta_i||^2, <theta_i, g_i>, ||g_i||^2 before the step, ||theta_i||^2 after it.
-
-Groups, radii and statistics are those of the whole parameters, the same in every process. A filter
-may be split: its sums are.
+whole parameters, the norm of a sphere or of a group above all, is added up over the mesh
+(`sharded_step.py`). Groups, radii and statistics are those of the whole parameters, the same in
+every process. A filter may be split: its sums are.
 """
 
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import reference
-from .backend import Backend
 from .groups import Layout, make_layout
 
 NO_DEFERRED = "projection='deferred' is not for parameters that are split over processes"
+NO_ADAM = "SphereAdam is not for parameters that are split over processes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +38,10 @@ class Shards:
     counted: Tensor  # (parts.num_groups,)
     process_groups: tuple[Any, ...]
 
-    def reduced(self, sums: Tensor) -> Tensor:
-        """Sums of parts, (..., parts.num_groups), of all processes: (..., whole.num_groups)."""
+    def of_whole(self, sums: Tensor) -> Tensor:
+        """What these parts add to sums of the whole: (..., parts.num_groups), (..., num_groups)."""
         found = sums.new_zeros(*sums.shape[:-1], self.whole.num_groups)
-        found.index_add_(-1, self.group_of_part, sums * self.counted.to(sums.dtype))
-        for process_group in self.process_groups:
-            torch.distributed.all_reduce(found, group=process_group)
-        return found
+        return found.index_add_(-1, self.group_of_part, sums * self.counted.to(sums.dtype))
 
 
 def is_sharded(tensors: Sequence[Tensor]) -> bool:
@@ -159,98 +150,6 @@ def make_shards(group: Mapping[str, Any]) -> Shards:
         torch.cat(counted).to(device),
         tuple(mesh.get_group(axis) for axis in split),
     )
-
-
-def sharded_backend(backend: Backend, shards: Shards) -> Backend:
-    """A backend of the parts, whose groups are those of the whole parameters.
-
-    It is given the parts, and factors, radii and rates of the whole.
-    """
-    return Backend(
-        backend.name,
-        partial(_sphere_step_, backend, shards),
-        partial(_sgd_step_, backend, shards),
-        partial(_group_sums, backend, shards),
-        partial(_scale_, backend, shards),
-        reference.describe,
-        reference.totals,
-    )
-
-
-def _sphere_step_(
-    backend: Backend,
-    shards: Shards,
-    thetas: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    buffers: Sequence[Tensor] | None,
-    layout: Layout,
-    eta: Tensor,
-    radius: Tensor,
-    scale: Tensor | None,
-    *,
-    momentum: float = 0.0,
-    nesterov: bool = False,
-    scope: str = "joint",
-) -> Tensor:
-    """See `reference.sphere_step_`; the projection is exact."""
-    if scale is not None:
-        raise ValueError(NO_DEFERRED)
-    if scope == "joint":
-        before = backend.sgd_step_(
-            thetas, grads, buffers, shards.parts, eta, momentum=momentum, nesterov=nesterov
-        )
-        after = backend.group_sums(thetas, None, shards.parts)[:1]
-    else:
-        # A rate per group is known to no plain step of a backend.
-        rates = eta[shards.group_of_part]
-        before, after = reference.move_(
-            thetas, grads, buffers, shards.parts, rates, None, momentum, nesterov
-        )
-    sums = shards.reduced(torch.cat([before, after.reshape(1, -1)]))
-    norms = (sums[3:].sum(-1) if scope == "joint" else sums[3]).sqrt()
-    factor = radius / norms
-    _scale_(backend, shards, thetas, layout, factor.expand(layout.num_groups))
-    return sums[:3]
-
-
-def _sgd_step_(
-    backend: Backend,
-    shards: Shards,
-    thetas: Sequence[Tensor],
-    grads: Sequence[Tensor | None],
-    buffers: Sequence[Tensor | None] | None,
-    layout: Layout,
-    eta: Tensor,
-    *,
-    track: bool = True,
-    **options: Any,
-) -> Tensor:
-    """See `reference.sgd_step_`."""
-    sums = backend.sgd_step_(thetas, grads, buffers, shards.parts, eta, track=track, **options)
-    return shards.reduced(sums) if track else sums
-
-
-def _group_sums(
-    backend: Backend,
-    shards: Shards,
-    thetas: Sequence[Tensor],
-    grads: Sequence[Tensor] | None,
-    layout: Layout,
-) -> Tensor:
-    """See `reference.group_sums`."""
-    return shards.reduced(backend.group_sums(thetas, grads, shards.parts))
-
-
-def _scale_(
-    backend: Backend,
-    shards: Shards,
-    thetas: Sequence[Tensor],
-    layout: Layout,
-    factor: Tensor,  # (num_groups,) of the whole
-    outputs: Sequence[Tensor] | None = None,
-) -> None:
-    """See `reference.scale_`."""
-    backend.scale_(thetas, shards.parts, factor[shards.group_of_part], outputs)
 
 
 def _part(tensor: Any) -> Any:

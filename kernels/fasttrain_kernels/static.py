@@ -28,7 +28,7 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import augment_triton, group_sums, scale, sgd_step, sphere_apply, sphere_step
+from . import adam_step, augment_triton, group_sums, scale, sgd_step, sphere_apply, sphere_step
 from .blocks import LAUNCH, block_options
 from .groups import CHUNK
 from .machine_code import amd_code, nvidia_code
@@ -98,6 +98,11 @@ def cases() -> list[Case]:
                     momentum=label,
                 )
             )
+    adam = {"BETA1": 0.9, "BETA2": 0.999, "EPS": 1e-8}
+    for o in (fp32, bf16):
+        made.append(Case(name="adam", kernel=adam_step._adam_kernel, constants=adam, other=o))
+    finish = {"ACC": triton.language.float32, "num_warps": 4, **LAUNCH}
+    made.append(Case(name="adam, groups", kernel=adam_step._groups_kernel, constants=finish))
     made.append(Case(name="scale", kernel=scale._scale_kernel, constants={}, other=fp32))
     made.append(Case(name="scale", kernel=scale._scale_kernel, constants={}, other=bf16))
     finish = {"ACC": triton.language.float32, "SCALES": True, "num_warps": 4, **LAUNCH}
@@ -148,7 +153,10 @@ def _row(case: Case, target: str) -> dict[str, Any]:
     held = CHUNK if case.hold else None
     chosen = dict(case.constants)
     if case.other is not None:
-        chosen |= block_options(torch.float32, case.other, held, nesterov=nesterov, hip=hip)
+        moments = "BETA1" in case.constants
+        chosen |= block_options(
+            torch.float32, case.other, held, nesterov=nesterov, hip=hip, moments=moments
+        )
     compiled = _compile(case.kernel, chosen, target)
     per_thread = chosen.get("BLOCK", 0) // chosen.get("NARROW", 1)
     code = amd_code(compiled) if hip else nvidia_code(compiled, target)

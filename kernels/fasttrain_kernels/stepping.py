@@ -1,6 +1,5 @@
 """What the optimisers share: a step of every param group, momentum, plain SGD, statistics."""
 
-import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,34 +10,22 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as hooks  # type: ignore[attr-defined]
 
 from .backend import check_backend, choose_backend, load_backend
-from .binding import Binding, Fitted, Ready, Taken, check_buffer
+from .binding import Binding, Fitted, Ready, Taken
 from .groups import group_names, make_layout
 from .memory import Some
 from .param_groups import ParamGroup
-from .plain import refuse_tracing
+from .plain import refuse_tracing, uncompiled
 from .sharded import (
     aligned_parts,
     is_sharded,
     like_whole,
     make_shards,
     parts_of,
-    sharded_backend,
 )
+from .sharded_step import Reductions, sharded_backend
+from .states import check_buffer
 from .statistics import Statistics, Totals, check_rate, joined_statistics, joined_totals
 from .wrappers import refuse_flattened
-
-
-def uncompiled(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method that `torch.compile` leaves as it is: it breaks the graph, and runs."""
-    apart = torch._disable_dynamo(method)  # type: ignore[attr-defined]
-
-    @functools.wraps(method)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return apart(*args, **kwargs)
-        return method(*args, **kwargs)
-
-    return wrapper
 
 
 class GroupwiseSGD(Optimizer):
@@ -46,6 +33,8 @@ class GroupwiseSGD(Optimizer):
 
     _added_later: Mapping[str, Any] = {}
     """options that states of older versions lack"""
+    _buffer_names = ("momentum_buffer",)
+    """what the state of a parameter calls its buffers"""
     backend: str | None = None
     track = True
     """whether steps take the sums that `totals` and `statistics` are made of"""
@@ -58,6 +47,7 @@ class GroupwiseSGD(Optimizer):
 
     def _forget(self) -> None:
         self._bindings: dict[int, Binding] = {}
+        self._reductions = Reductions()
         self._last: list[Taken] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -74,9 +64,10 @@ class GroupwiseSGD(Optimizer):
         groups = [ParamGroup({**defaults, **group}) for group in state["param_groups"]]
         for group in groups:
             for theta in group["params"]:
-                buffer = state["state"].get(theta, {}).get("momentum_buffer")
-                if buffer is not None:
-                    check_buffer(theta, buffer)
+                for name in self._buffer_names:
+                    buffer = state["state"].get(theta, {}).get(name)
+                    if buffer is not None:
+                        check_buffer(theta, buffer)
             self._check_loaded(group)
         self._forget()
         super().__setstate__({**state, "defaults": defaults, "param_groups": groups})
@@ -152,8 +143,12 @@ class GroupwiseSGD(Optimizer):
                 if found is not None:
                     ready.append(found)
             self._last = [self._step_group(item) for item in ready]
+            if self._reductions.waiting:
+                self._reductions.settle()
         finally:
             torch._C._set_grad_enabled(graded)
+            # Of a step that has failed.
+            self._reductions.waiting.clear()
             for item in ready:
                 item.binding.memory.revoke()
         return loss
@@ -242,11 +237,12 @@ class GroupwiseSGD(Optimizer):
         return Taken(binding, sums, eta, None, moved)
 
     def _keep(self, ready: Ready, buffers: dict[int, Tensor]) -> None:
-        """Enter momentum buffers into the state, by the parameters' numbers."""
+        """Enter buffers into the state, by their places among all buffers."""
+        thetas = ready.group["params"]
         for index, buffer in buffers.items():
-            theta = ready.group["params"][index]
+            theta, name = thetas[index % len(thetas)], self._buffer_names[index // len(thetas)]
             kept = buffer if ready.binding.shards is None else like_whole(buffer, theta)
-            self.state[theta]["momentum_buffer"] = kept
+            self.state[theta][name] = kept
 
     def _bind(self, number: int, group: dict[str, Any]) -> Binding:
         """The param group's tensors with backend and layout, made anew if they changed."""
@@ -262,7 +258,7 @@ class GroupwiseSGD(Optimizer):
             shards = make_shards(group) if is_sharded(thetas) else None
             binding = self._bindings[number] = Binding(
                 thetas,
-                backend if shards is None else sharded_backend(backend, shards),
+                backend if shards is None else sharded_backend(backend, shards, self._reductions),
                 make_layout(thetas, groups, num_models) if shards is None else shards.whole,
                 [
                     part
@@ -274,12 +270,12 @@ class GroupwiseSGD(Optimizer):
         return binding
 
     def _buffers(self, group: dict[str, Any]) -> Some | None:
-        """Momentum buffers, where there are any yet."""
+        """Buffers of every parameter, where there are any yet."""
         if group["momentum"] == 0:
             return None
         # A plain dict's `get`: the defaultdict would fill up with parameters that never move.
-        get = self.state.get
-        return [get(theta, _NOTHING).get("momentum_buffer") for theta in group["params"]]
+        get, thetas = self.state.get, group["params"]
+        return [get(theta, _NOTHING).get(name) for name in self._buffer_names for theta in thetas]
 
     def _rates(self, group: dict[str, Any], binding: Binding) -> Tensor:
         """Raw learning rate of every model: (num_models,)."""

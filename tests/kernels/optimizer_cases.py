@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from fasttrain_kernels import FusedSGD, SphereSGD
+from fasttrain_kernels import FusedSGD, SphereAdam, SphereSGD
 
 # Optimisers and formulas round differently in a handful of fp64 operations on numbers near 1.
 CLOSE = dict(rtol=1e-12, atol=1e-14)
@@ -13,6 +13,7 @@ MAKERS = {
     "deferred": lambda p, **o: SphereSGD(p, elr=0.01, projection="deferred", **o),
     "group": lambda p, **o: SphereSGD(p, elr=0.01, scope="group", nesterov=True, momentum=0.5, **o),
     "sgd": lambda p, **o: FusedSGD(p, 0.01, momentum=0.9, weight_decay=1e-3, **o),
+    "adam": lambda p, **o: SphereAdam(p, 0.01, **o),
     "mixed": lambda p, **o: SphereSGD(
         [{"params": p[:2]}, {"params": p[2:], "sphere": False, "lr": 0.1, "weight_decay": 0.01}],
         elr=0.01,

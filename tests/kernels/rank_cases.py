@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 from fasttrain_kernels import FusedSGD, SphereSGD
@@ -88,6 +89,41 @@ def sharded() -> nn.Module:
     return fully_shard(model, mesh=mesh)
 
 
+def replicated(shape: tuple[int, int], rank: int) -> dict[str, Any]:
+    """HSDP: split over one dimension of a mesh, the same over the other."""
+    mesh = dist.init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard"))
+    model = fully_shard(network(), mesh=mesh)
+    optimizer = MAKERS["joint"](list(model.parameters()))
+    return train(model, optimizer, batches(rank))
+
+
+def strided() -> None:
+    """Tensor parallelism below FSDP: rows of a part come from several places."""
+    mesh = dist.init_device_mesh("cpu", (1, 2), mesh_dim_names=("data", "tensor"))
+    model = parallelize_module(network(), mesh["tensor"], {"0": ColwiseParallel()})
+    FusedSGD(list(fully_shard(model, mesh=mesh["data"]).parameters())[:2], 0.1)
+
+
+def reductions(model: nn.Module, rank: int) -> list[int]:
+    """Numbers that every all-reduce of a step adds up, of several param groups."""
+    p = list(model.parameters())
+    groups = [{"params": p[:2]}, {"params": p[2:4]}, {"params": p[4:], "sphere": False, "lr": 0.1}]
+    optimizer = SphereSGD(groups, elr=0.01)
+    model(batches(rank)[0]).square().mean().backward()
+    found, all_reduce = [], dist.all_reduce
+
+    def counted(tensor: Tensor, *given: Any, **options: Any) -> Any:
+        found.append(tensor.numel())
+        return all_reduce(tensor, *given, **options)
+
+    dist.all_reduce = counted
+    try:
+        optimizer.step()
+    finally:
+        dist.all_reduce = all_reduce
+    return found
+
+
 def outcome(attempt: Any) -> str:
     try:
         attempt()
@@ -148,6 +184,7 @@ def refusals() -> dict[str, str]:
         "original": outcome(lambda: SphereSGD(original.parameters(), elr=0.1)),
         "zero": outcome(lambda: ZeroRedundancyOptimizer(params_of_one, SphereSGD, elr=1.0)),
         "gradient": outcome(otherwise_split),
+        "strided": outcome(strided),
     }
 
 
@@ -196,6 +233,9 @@ def main(rank: int, size: int, folder: Path) -> None:
             optimizer = maker(list(model.parameters()))
             found[f"ddp {name}"] = train(DistributedDataParallel(model), optimizer, batches(rank))
         found["columns"] = columns()
+        found["reductions"] = reductions(sharded(), rank)
+        for shape in ((2, 1), (1, 2)):
+            found[f"replicated {shape}"] = replicated(shape, rank)
         found["moved"] = {name: moved_by_making_a_state(maker) for name, maker in MAKERS.items()}
         found["refusals"] = refusals()
         found["gone on"] = checkpoint(folder)

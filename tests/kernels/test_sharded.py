@@ -68,6 +68,19 @@ def test_two_processes_train_as_one(maker, how, ranks):
         assert_close(found[how + maker], expected)
 
 
+@pytest.mark.parametrize("mesh", [(2, 1), (1, 2)])
+def test_parts_may_be_replicated(mesh, ranks):
+    model = network()
+    expected = train(model, MAKERS["joint"](list(model.parameters())), batches())
+    for found in ranks[:2]:
+        assert_close(found[f"replicated {mesh}"], expected)
+
+
+def test_a_step_adds_everything_up_at_once(ranks):
+    # Four sums of a row or vector on a sphere, three of others.
+    assert [found["reductions"] for found in ranks[:2]] == [[4 * (5 + 1 + 3 + 1) + 3 * (1 + 1)]] * 2
+
+
 def test_filters_may_be_split(ranks):
     params = []
     for shape in ((4, 6), (3, 5)):
@@ -105,6 +118,7 @@ def test_checkpoints_go_on_with_as_many_processes_or_one(rank, ranks):
         ("original", "ValueError: FullyShardedDataParallel (FSDP1) flattens parameters"),
         ("zero", "ValueError: ZeroRedundancyOptimizer gives every process some"),
         ("gradient", "ValueError: a gradient must be split as its parameter"),
+        ("strided", "ValueError: parameters may be placed as Shard and Replicate"),
     ],
 )
 def test_what_cannot_be_split_is_refused_by_name(case, message, ranks):

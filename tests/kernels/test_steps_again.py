@@ -1,5 +1,6 @@
 """What steps keep between them: bindings, sums, memory; and what they do without."""
 
+import copy
 import gc
 import os
 import subprocess
@@ -109,6 +110,69 @@ def test_numbers_of_sphere_groups_stay_with_missing_gradients():
     optimizer.step()
     assert torch.equal(optimizer.state[params[1]]["momentum_buffer"], buffer)
     assert len(optimizer.statistics().names) == 6 + 4 + 8 + 1
+
+
+def some_step(missing: int, momentum: float = 0.0) -> tuple[list[nn.Parameter], FusedSGD]:
+    """Parameters and an optimiser that has stepped subsets of them, whose gradients it knows."""
+    params = [nn.Parameter(torch.randn(4, 3)) for _ in range(4)]
+    optimizer = FusedSGD(params, 0.5, momentum=momentum)
+    for step in range(4):
+        for index, p in enumerate(params):
+            p.grad = None if (index + step) % 4 == missing else torch.ones(4, 3)
+        optimizer.step()
+    return params, optimizer
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_strange_gradient_in_a_known_subset_is_noticed(momentum):
+    params, optimizer = some_step(0, momentum)
+    twins = [nn.Parameter(p.detach().clone()) for p in params]
+    other = torch.optim.SGD(twins, 0.5, momentum=momentum)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    strange = [
+        torch.randn(3, 4).t(),
+        torch.randn(4, 3, dtype=torch.float64),
+        None,
+        torch.ones(4, 3),
+    ]
+    for p, twin, grad in zip(params, twins, strange, strict=True):
+        p.grad_dtype = twin.grad_dtype = None
+        p.grad, twin.grad = grad, grad if grad is None else grad.float()
+    optimizer.step()
+    other.step()
+    torch.testing.assert_close(flat(params), flat(twins))
+    before = flat(params).clone()
+    params[0].grad = None
+    params[0].data = torch.ones(2, 2)
+    params[0].grad = torch.ones(2, 2)
+    params[0].data = before[:12].view(4, 3)
+    with pytest.raises(ValueError, match="gradient of shape"):
+        optimizer.step()
+
+
+def test_a_gradient_in_the_memory_of_another_parameter_is_read_before_the_step():
+    params, optimizer = some_step(0)
+    before = [p.detach().clone() for p in params]
+    params[0].grad, params[1].grad = torch.ones(4, 3), params[0].detach()
+    params[2].grad = params[3].grad = None
+    optimizer.step()
+    assert torch.equal(params[1].detach(), before[1] - 0.5 * before[0])
+    assert torch.equal(params[0].detach(), before[0] - 0.5)
+
+
+@pytest.mark.parametrize("maker", ["exact", "group", "adam"])
+def test_parameters_that_have_moved_are_projected_where_they_are(maker):
+    params = parameters()
+    optimizer = MAKERS[maker](params, backend="numba")
+    for _ in range(3):
+        optimizer.step()
+    before = [p.detach() for p in params]
+    kept = [p.clone() for p in before]
+    for p in params:
+        p.data = 3 * p.detach()
+    optimizer.projected_()
+    assert all(map(torch.equal, before, kept))
+    torch.testing.assert_close(flat(params), flat(kept), rtol=1e-12, atol=0)
 
 
 CODE = """

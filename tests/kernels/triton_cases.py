@@ -8,8 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fasttrain_kernels import (
+    adam_step,
+    group_sums,
+    reference,
+    scale,
+    sgd_step,
+    sphere_apply,
+    sphere_step,
+)
 from fasttrain_kernels import blocks as blocks_module
-from fasttrain_kernels import group_sums, reference, scale, sgd_step, sphere_apply, sphere_step
 
 from .triton_problem import (
     DEVICE,
@@ -165,9 +173,10 @@ class Launches:
 def test_number_of_launches(kind, long, monkeypatch):
     """Constant, for 80 tensors of 16 models as for one."""
     kernels = []
-    for module in (group_sums, scale, sgd_step, sphere_apply, sphere_step):
+    for module in (adam_step, group_sums, scale, sgd_step, sphere_apply, sphere_step):
         for name in ("_sums_kernel", "_finish_kernel", "_sgd_kernel", "_step_kernel",
-                     "_apply_kernel", "_scale_kernel"):  # fmt: skip
+                     "_apply_kernel", "_scale_kernel", "_adam_kernel",
+                     "_groups_kernel"):  # fmt: skip
             if hasattr(module, name):
                 kernels.append(Launches())
                 monkeypatch.setattr(module, name, kernels[-1])
@@ -184,7 +193,7 @@ def test_number_of_launches(kind, long, monkeypatch):
             group_sums.group_sums(problem.thetas, problem.grads, problem.layout)
         else:
             problem.step()
-        always_two = kind in ("exact", "deferred")
+        always_two = kind in ("exact", "deferred", "adam")
         assert sum(kernel.count for kernel in kernels) == (2 if long or always_two else 1)
 
 

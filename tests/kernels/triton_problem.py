@@ -5,7 +5,7 @@ import os
 import torch
 from torch import Tensor
 
-from fasttrain_kernels import reference, sgd_step, sphere_step
+from fasttrain_kernels import adam_step, reference, sgd_step, sphere_step
 from fasttrain_kernels.groups import make_layout
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
@@ -15,7 +15,7 @@ DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 # place, because the interpreter cuts digits off instead of rounding.
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 6e-7, torch.bfloat16: 2**-7}
 
-STEPS = ["exact", "deferred", "group", "sgd"]
+STEPS = ["exact", "deferred", "group", "sgd", "adam"]
 MOMENTA = {"plain": (0.0, False), "momentum": (0.9, False), "nesterov": (0.9, True)}
 
 
@@ -48,6 +48,8 @@ class Problem:
         self.kind, (self.momentum, self.nesterov) = kind, MOMENTA[momentum]
         self.thetas, self.grads = normal(dtype), normal(grad_dtype or dtype)
         self.buffers = normal(dtype) if self.momentum else None
+        if kind == "adam":
+            self.buffers = normal(dtype) + [t.square_() for t in normal(dtype)]
         self.layout = make_layout(self.thetas, groups, num_models)
         count = self.layout.num_groups if kind == "group" else num_models
         self.eta = 0.1 * uniform(count)
@@ -71,7 +73,12 @@ class Problem:
         """Take the step in place; everything that it wrote."""
         options = dict(momentum=self.momentum, nesterov=self.nesterov)
         common = self.thetas, self.grads, self.buffers, self.layout, self.eta
-        if self.kind == "sgd":
+        if self.kind == "adam":
+            module = adam_step if backend == "triton" else reference
+            steps = torch.tensor([[2.0, 3.0]] * len(self.thetas), dtype=torch.float64)
+            moments = dict(betas=(self.momentum or 0.8, 0.95), eps=1e-3)
+            sums = module.adam_step_(*common, steps, **moments)
+        elif self.kind == "sgd":
             module = sgd_step if backend == "triton" else reference
             sums = module.sgd_step_(*common, **options, weight_decay=0.01)
         else:
@@ -112,9 +119,11 @@ def check_against_reference(problem: Problem) -> None:
     same = problem.copy().step("reference")
     stored = problem.thetas[0].dtype
     inner = stored if stored == torch.float64 else torch.float32
-    theta_theta, _, grad_grad = truth["sums"]
+    theta_theta, _, grad_grad, *_ = truth["sums"]
     # <theta, g> may cancel: its digits count from ||theta|| * ||g||.
     largest = {("sums", 1): (theta_theta * grad_grad).sqrt()}
+    if problem.kind == "adam":
+        largest["sums", 3] = (theta_theta * truth["sums"][4]).sqrt()
     for name, found in problem.step().items():
         tolerance = TOLERANCES[stored if name in ("theta", "buffer") else inner]
         for i, (mine, theirs, exact) in enumerate(zip(found, same[name], truth[name], strict=True)):
