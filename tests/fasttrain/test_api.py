@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from fasttrain.api.running import Options
 from fasttrain.cli import run
 from fasttrain.config import RunOptions, load_config
 from fasttrain.report import DRAWINGS
+from fasttrain.report.figures.catalogue import CHAIN_DRAWINGS
 
 GRID = {"plr": [1e-2, 1e-1], "flr": [1e-2], "k": [2], "epochs": 2, "finetune_epochs": 1}
 SMALL = {"n_train": 150, "n_test": 60, "width": 2}
@@ -130,14 +132,18 @@ def test_what_a_process_computes_with_stays_as_it_was(study, tmp_path):
 def test_the_recorded_command_repeats_the_call(results, store, tmp_path):
     done = json.loads((store / results.stages["stage"][0] / "done.json").read_text())
     command = done["provenance"]["command"].replace(str(store), "elsewhere")
-    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    # `python` is this one, whether or not its environment is active.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path}
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True, env=environment)
     again = ft.Results(tmp_path / "elsewhere")
     assert set(again.stages["stage"]) == set(results.stages["stage"])
 
 
 def test_figures_are_of_matplotlib_and_shown_without_pyplot(results):
     names = [line.split("`")[1] for line in _rows_of_figures()]
-    assert [drawing.name for drawing in DRAWINGS] == names
+    drawings = list(dict.fromkeys([*DRAWINGS, *CHAIN_DRAWINGS]))
+    assert [drawing.name for drawing in drawings] == names
     figure = results.figure("accuracy")
     assert isinstance(figure, matplotlib.figure.Figure)
     assert figure._repr_png_().startswith(b"\x89PNG")

@@ -216,7 +216,7 @@ def test_shared_beginnings_are_one_stage():
     [
         ([], "experiment.legs = []: must be a list of legs"),
         ([[]], "chain 1 of 1 has no leg"),
-        ([{"lr": 0.1}], "experiment.legs.epochs: is missing; allowed here: lr, epochs"),
+        ([{"lr": 0.1}], "experiment.legs.epochs: is missing; every leg needs it"),
         ([{"lr": 0.1, "epoch": 3}], "no such key (did you mean 'epochs'?)"),
         ([{"lr": [], "epochs": 3}], "empty: give at least one learning rate"),
         ([{"lr": 0.1, "epochs": 3, "inherit": "optimizer"}], "leg 1: inherit = 'optimizer'"),

@@ -15,6 +15,7 @@ from fasttrain.errors import UsageError
 from fasttrain.experiments.build import build
 from fasttrain.lab import open_lab, trained
 from fasttrain.plan import setup_sections
+from fasttrain.settings.knobs import Knobs
 from fasttrain.settings.networks import ConvNet, CustomNetwork
 from fasttrain.settings.optimizers import CustomOptimizer, Sphere
 from fasttrain.stages import run_pack
@@ -126,7 +127,7 @@ def test_models_of_a_pack_take_the_steps_that_they_take_alone(own):
         optimizer=CustomOptimizer(factory="torch.optim:RMSprop", options={"momentum": 0.9}),
     )
     lab = lab_of(config, own)
-    together = pack.Pack(lab, 0, [1e-3, 1e-2], None)
+    together = pack.Pack(lab, 0, [Knobs(lr=1e-3), Knobs(lr=1e-2)], None)
     found = together.train(0, tested=False)
     for model, lr in enumerate((1e-3, 1e-2)):
         alone = pack.Pack(lab, 0, [lr], None).train(0, tested=False)
