@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from .cpu_elements import FP64, INLINE, INT32, INT64, OPTIONS, array, span
-from .cpu_kernels import JOB, NUM_SPANS, PLAIN, place_of
+from .cpu_kernels import JOB, PLAIN, place_of
 from .cpu_moves import AHEAD, lanes_of, products
 from .cpu_places import row_of
 from .cpu_tables import tables_of
-from .cpu_team import member, team_size, wait, worker
+from .cpu_team import NUM_SPANS, member, team_size, wait, worker
 from .cpu_vector_math import prefetch, root, total, widen
 from .cpu_vectors import (
     load,

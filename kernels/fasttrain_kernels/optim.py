@@ -10,9 +10,10 @@ from .backend import write_outputs
 from .binding import Binding, Ready, Taken
 from .groups import group_names
 from .param_groups import ParamGroup
+from .plain import uncompiled
 from .states import check_device
 from .statistics import check_rate
-from .stepping import GroupwiseSGD, uncompiled
+from .stepping import GroupwiseSGD
 from .wrappers import refuse_partitions
 
 Groups = Literal["filter", "tensor"]
