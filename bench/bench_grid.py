@@ -10,7 +10,8 @@ import torch
 from fasttrain.config import RunOptions
 from fasttrain.grid_bench.cases import CASES
 from fasttrain.grid_bench.published import PublishedLoop
-from fasttrain.lab import configured_images, open_lab
+from fasttrain.lab import open_lab
+from fasttrain.loading import configured_images
 from fasttrain.pack import Pack
 
 CONFIG = CASES["digits"].config

@@ -25,7 +25,7 @@ from torch import Tensor
 from fasttrain_data import Augment, DataUnavailable, ImageData, open_loader, write_beton
 
 from .errors import EnvironmentProblem
-from .lab import load_images
+from .loading import load_images
 from .provenance import about
 
 BATCH_SIZE = 128

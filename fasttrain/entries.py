@@ -19,6 +19,8 @@ from .schema import Shapes, parse_json, read_json
 
 DESCRIPTION = "stage.json"
 DONE = "done.json"
+STATE = "state.safetensors"
+METRICS = "metrics.parquet"
 NAME = re.compile(f"[0-9a-f]{{{schema.HASH_LENGTH}}}")
 
 

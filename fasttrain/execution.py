@@ -6,7 +6,7 @@ from .engines import Engine, Outcome
 from .pack_records import PackRecords, foundations
 from .plan import Stage, lengths_of, predecessors
 from .progress import ProgressView
-from .stages import is_outdated, lost_before
+from .starts import is_outdated, lost_before
 from .store import Store
 
 ATTEMPTS = 2

@@ -16,8 +16,9 @@ from typing import Any
 
 from .errors import EnvironmentProblem
 from .files import json_bytes, sha256_hex, write_atomically
+from .identity import HASH_LENGTH
 from .plan import Stage, predecessors, shorter
-from .schema import HASH_LENGTH, PackRecord, read_json, seal
+from .schema import PackRecord, read_json, seal
 from .settings.knobs import Knobs
 from .store import Store
 

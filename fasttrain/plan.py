@@ -24,7 +24,7 @@ import torch
 from fasttrain_data import ImageData
 
 from .config import Config, TrainingConfig
-from .schema import stage_identity
+from .identity import stage_identity
 from .settings.data import NO_IDENTITY as DATA_BESIDE_IDENTITY
 from .settings.knobs import Knobs
 from .settings.losses import LOSSES

@@ -13,10 +13,10 @@ from typing import Any
 from .analysis.grids import all_grids
 from .errors import EnvironmentProblem
 from .files import make_folder, parquet, write_atomically
+from .identity import path_of
 from .interrupts import exit_code
 from .report import Pictures, with_status, write_report
 from .results import analysis_commands, finished, origin, path_words, stage_table
-from .schema import path_of
 from .status import read
 from .store import Store
 

@@ -5,7 +5,6 @@ fine-tuning and the cadence of test passes, which changes no stage.
 """
 
 import io
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,16 +13,16 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from .config import TrainingConfig
+from .entries import METRICS
+from .identity import LENGTH, digest, path_of
 from .plan import KINDS as STAGE_KINDS
 from .plan import NO_IDENTITY
 from .runs import COLUMNS
-from .schema import LENGTH, digest, path_of
 from .settings.data import Data
 from .settings.knobs import Knobs
 from .settings.networks import network_options
 from .settings.optimizers import KINDS, options
 from .settings.part import given
-from .stages import METRICS
 from .store import Store
 from .text import readable
 
@@ -199,7 +198,7 @@ def stage_table(found: Sequence[Finished]) -> pd.DataFrame:
     numbers = dict.fromkeys(numbers, "float64")
     whole = dict.fromkeys(("epoch", "epochs", "seed", "depth"), "int64")
     missing = dict.fromkeys(("k", "width"), "Int64")
-    return _sorted(table.astype(numbers | whole | missing | {"stopped": "bool"}))
+    return in_order(table.astype(numbers | whole | missing | {"stopped": "bool"}))
 
 
 def load_epochs(store: str | Path) -> pd.DataFrame:
@@ -222,74 +221,7 @@ def epoch_table(store: str | Path, found: Sequence[Finished]) -> pd.DataFrame:
     # Numbers alone: what is missing of a stage would take the type of a column with it.
     epochs = pd.concat([t for t in tables if len(t)] or [pd.DataFrame(columns=["stage", *columns])])
     whole = stages.merge(epochs, on="stage")[[*IDENTITY, *columns]]
-    return _sorted(whole.astype({"flr": "float64", "k": "Int64", "width": "Int64"}))
-
-
-class Grids(NamedTuple):
-    """What a report draws. Here a set-up has one way of fine-tuning: one figure, one grid.
-
-    A pre-training that serves two lengths, starts with and without the optimiser's state, or serves
-    a grid and a chain of legs, has a row in both set-ups.
-    """
-
-    stages: pd.DataFrame
-    epochs: pd.DataFrame
-    configurations: dict[str, dict[str, Any]]
-
-
-def load_grids(store: str | Path, found: Sequence[Finished] | None = None) -> Grids:
-    """The tables of `load` and `load_epochs` by grid, and the configuration of each grid.
-
-    That names a cadence of test passes only where all stages have the same.
-
-    The store is looked at once, as a sweep may be finishing stages; `found` is such a look.
-    """
-    found = finished(store) if found is None else found
-    configurations = {f.setup: f.configuration() for f in found}
-    cadences = {(f.setup, *f.cadence.values()) for f in found}
-    for setup, number in Counter(setup for setup, _ in cadences).items():
-        if number > 1:
-            del configurations[setup]["training"]["evaluate_every"]
-    table = _with_ancestors(stage_table(found), found)
-    parts, named = [table.iloc[:0]], {}
-    for setup, rows in table.groupby("setup", sort=False):
-        # A chain has all lengths of its legs in one set-up.
-        tuned = (rows["kind"] == "finetune") & (rows["experiment"] != CHAIN)
-        found_ways = rows.loc[tuned, ["epochs", "inherit"]].drop_duplicates()
-        ways = sorted((int(length), str(way)) for length, way in found_ways.to_numpy())
-        for length, inherit in ways or [(None, None)]:
-            name = str(setup)
-            if len(ways) > 1:
-                name += f"-{length}" + ("-optimizer" if inherit == "optimizer" else "")
-            same = (rows["epochs"] == length) & (rows["inherit"] == inherit)
-            parts.append(rows[~tuned | same].assign(setup=name))
-            configuration = configurations[str(setup)]
-            tuning = {"finetune_epochs": length, "inherit": inherit}
-            if configuration["experiment"]["kind"] == CHAIN:
-                tuning = {}
-            training = {**configuration["training"], **tuning}
-            named[name] = {**configuration, "training": training}
-    stages = pd.concat(parts, ignore_index=True)
-    epochs = epoch_table(store, found).drop(columns="setup")
-    return Grids(stages, epochs.merge(stages[["setup", "stage"]], on="stage"), named)
-
-
-def _with_ancestors(table: pd.DataFrame, found: Sequence[Finished]) -> pd.DataFrame:
-    """The table with every stage in the set-ups of all that started from it, too."""
-    by_id = {f.stage: f for f in found}
-    missing = set()
-    for f in found:
-        above = by_id.get(f.about["parent"] or "")
-        while above is not None:
-            if above.setup != f.setup:
-                missing.add((above.stage, f.setup, f.experiment))
-            above = by_id.get(above.about["parent"] or "")
-    if not missing:
-        return table
-    columns = ["stage", "setup", "experiment"]
-    others = pd.DataFrame(sorted(missing), columns=columns)
-    added = table.drop(columns=columns[1:]).merge(others, on="stage")[table.columns]
-    return _sorted(pd.concat([table, added], ignore_index=True))
+    return in_order(whole.astype({"flr": "float64", "k": "Int64", "width": "Int64"}))
 
 
 def origin(found: Sequence[Finished]) -> dict[str, str | float | None]:
@@ -326,7 +258,8 @@ def _by_date(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(records, key=lambda record: str(record.get("date") or ""))
 
 
-def _sorted(table: pd.DataFrame) -> pd.DataFrame:
+def in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table of stages or epochs as `load` sorts them."""
     order = table.assign(_kind=table["kind"].map({kind: i for i, kind in enumerate(TABLE_KINDS)}))
     keys = ["setup", "_kind", "plr", "flr", "k", "path", "seed", "epoch"]
     return order.sort_values(keys).drop(columns="_kind").reset_index(drop=True)

@@ -3,7 +3,6 @@
 A shape lists what is read without asking whether it is there. Files may hold more than that.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,12 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, RootModel, Valida
 
 from .errors import EnvironmentProblem
 from .files import json_bytes, read_regular, sha256_hex
+from .identity import HASH_LENGTH, digest, stage_identity
 
-HASH_LENGTH = 16
-LENGTH = ("epochs", "until_loss")
-"""of a leg of a path what is no knob"""
-DEFAULTS = {"k": None, "inherit": "weights", "until_loss": None}
-"""Values of a stage that its identity leaves out, so that a field may be added to them."""
 Id = Annotated[str, Field(pattern=f"^[0-9a-f]{{{HASH_LENGTH}}}$")]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
@@ -247,43 +242,6 @@ class Shapes(NamedTuple):
     description: type[BaseModel]
     done: type[BaseModel]
     identity: Callable[[Mapping[str, Any]], str]
-
-
-def digest(content: Any) -> str:
-    """Hash of a value's canonical JSON."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
-
-
-def path_of(about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Knobs and epochs of the legs from the root, from a stage.json; from old ones by their rates.
-
-    Of an average those to the leg that it reads.
-    """
-    if about.get("path"):
-        return about["path"]
-    first = about["epochs"] if about["parent"] is None else about["start_epoch"]
-    path = [{"lr": about["plr"], "epochs": first}]
-    if about["kind"] == "finetune":
-        path.append({"lr": about["flr"], "epochs": about["epochs"]})
-    return path
-
-
-def stage_identity(about: Mapping[str, Any]) -> str:
-    """The identity of a stage, from its stage.json; values equal to their defaults are left out."""
-    if about["parent"] is None:
-        sections = sorted(about["setup"].items())
-        rest = {"setup": [[name, json.dumps(part, sort_keys=True)] for name, part in sections]}
-    else:
-        rest = {"parent": about["parent"]}
-    *_, knobs = path_of(about)
-    own = {
-        "kind": about["kind"],
-        **{name: value for name, value in knobs.items() if name not in LENGTH},
-        **{name: about[name] for name in ("seed", "epochs")},
-        **{n: about[n] for n, default in DEFAULTS.items() if about.get(n, default) != default},
-    }
-    return digest({**own, **rest})
 
 
 STAGES = Shapes(StageDescription, StageDone, stage_identity)

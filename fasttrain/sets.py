@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from .columns import PROBE_COLUMNS
+from .entries import METRICS
 from .results import Finished, finished
-from .stages import METRICS
 from .store import Store
 
 COLUMNS = {"stage": "str", "epoch": "int64", "set": "str", "loss": "float64"}

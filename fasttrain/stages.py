@@ -7,10 +7,9 @@ on the same machine with the same number of threads.
 
 import contextlib
 import functools
-import io
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
 import torch
@@ -19,17 +18,15 @@ from torch import Tensor
 from .angles import angle
 from .chance import AT_CHANCE, DONE, NON_FINITE
 from .checkpoints import CheckpointWriter
+from .entries import METRICS, STATE
 from .files import parquet, tensors_to_bytes
+from .identity import digest
 from .lab import End, Lab
 from .pack import Epoch, Pack
 from .pack_records import PackRecords, foundations
-from .plan import Stage, predecessors
+from .plan import Stage
 from .runs import Progress, Run, is_at_chance, is_hopeless, set_tested
-from .schema import digest
-from .store import Store
-
-STATE = "state.safetensors"
-METRICS = "metrics.parquet"
+from .starts import ended_with, is_due, lost_before, start_of, state_digest
 
 OnEpoch = Callable[[Stage, int, dict[str, float]], None]
 
@@ -53,10 +50,10 @@ def run_pack(stages: Sequence[Stage], lab: Lab, on_epoch: OnEpoch) -> None:
         if lost is None:
             pack.append(stage)
         elif stage in todo:
-            _finish(_ended_with(stage, lost, lab.store), None, lab)
+            _finish(ended_with(stage, lost, lab.store), None, lab)
     continued = records.continued(pack)
     built_on = {
-        stage.id: {b.id: _state_digest(b.id, lab.store) for b in foundations(stage, continued)}
+        stage.id: {b.id: state_digest(b.id, lab.store) for b in foundations(stage, continued)}
         for stage in pack
     }
     name = digest([[stage.id, built_on[stage.id]] for stage in pack])
@@ -67,92 +64,12 @@ def run_pack(stages: Sequence[Stage], lab: Lab, on_epoch: OnEpoch) -> None:
         runs = []
         for stage in pack:
             if not standing or stage.id in standing:
-                progress, start = _start(stage, standing.get(stage.id), continued, lab)
+                progress, start = start_of(stage, standing.get(stage.id), continued, lab)
                 run = Run(stage, progress, start, stage.id in left, built_on=built_on[stage.id])
                 run.stopped = _is_given_up(run, lab)
                 runs.append(run)
         _run_in_step(runs, name, lab, on_epoch)
     lab.store.checkpoints.tidy()
-
-
-def lost_before(stage: Stage, store: Store, lengths: Collection[int]) -> Stage | None:
-    """What a stage would start from or go through, if it ended early without a network.
-
-    Args:
-        lengths: epochs that shorter legs of its line may have been trained for.
-    """
-    before = [*([stage.parent] if stage.parent else []), *predecessors(stage, lengths)]
-    return next((earlier for earlier in before if is_lost(earlier, store)), None)
-
-
-def _ended_with(stage: Stage, lost: Stage, store: Store) -> Run:
-    """The run of a stage that goes no further than what it would start from."""
-    progress = Progress({})
-    if lost is not stage.parent and stage.k is None:
-        # The beginning of the same leg: what is known of that is known of this.
-        table = pd.read_parquet(io.BytesIO(store.read(lost.id, METRICS)))
-        rows = table.drop(columns="epoch").to_numpy()
-        progress.series = list(torch.tensor(rows, dtype=torch.float64))
-    stopped = store.is_stopped(lost.id)
-    return Run(stage, progress, stopped=stopped, built_on={lost.id: None})
-
-
-def is_lost(stage: Stage, store: Store) -> bool:
-    """Whether the stage ended early, so that nothing can start from it."""
-    summary = store.summary(stage.id)
-    return summary is not None and STATE not in summary["files"]
-
-
-def _state_digest(stage: str, store: Store) -> str | None:
-    """The digest of a finished stage's state; None if it has none."""
-    return (store.summary(stage) or {"files": {}})["files"].get(STATE, {}).get("sha256")
-
-
-def is_outdated(stage: Stage, store: Store) -> bool:
-    """Whether a finished stage was built on a state that has since been replaced by another."""
-    record = store.summary(stage.id) or {"built_on": {}}
-    return any(
-        store.summary(earlier) is not None and then != _state_digest(earlier, store)
-        for earlier, then in record["built_on"].items()
-    )
-
-
-def _start(
-    stage: Stage, tensors: dict[str, Tensor] | None, continued: int, lab: Lab
-) -> tuple[Progress, list[Tensor]]:
-    """Where the stage stands: its checkpoint, what it builds on, or a new network.
-
-    And the sphere weights that it starts from, whether or not it is there any more.
-    """
-    if stage.parent is None:
-        end = End(lab.initial_state(stage.seed), {})
-    else:
-        end = _end(stage.parent, lab)
-    state, start = end.model, [end.model[name] for name in lab.sphere_names]
-    if tensors is not None:
-        return Progress.from_tensors(tensors), start
-    if continued:
-        shorter = foundations(stage, continued)[-1]
-        progress = Progress.from_tensors(lab.store.read_tensors(shorter.id, STATE))
-        reached = Run(stage, progress).reached
-        if stage.k is None and not reached and not _is_due(stage, shorter.end_epoch, lab):
-            # Its last epoch was tested because it was the last.
-            set_tested(progress.series[-1], torch.tensor(math.nan))
-        return progress, start
-    if stage.parent is None:
-        return Progress({}), start
-    optimizer = end.optimizer if stage.inherit == "optimizer" else {}
-    names = [*lab.sphere_names, *lab.free_names] if stage.kind == "swa" else []
-    return Progress(state, {name: state[name] for name in names}, optimizer), start
-
-
-def _end(stage: Stage, lab: Lab) -> End:
-    """What a finished pre-training ended as."""
-    end = lab.final_states.get(stage.id)
-    if end is None:
-        progress = Progress.from_tensors(lab.store.read_tensors(stage.id, STATE))
-        end = End(progress.model, progress.optimizer)
-    return end
 
 
 def _pack(runs: Sequence[Run], lab: Lab) -> Pack:
@@ -231,7 +148,7 @@ def _run_epoch(
     """One epoch of the pack."""
     stage, epoch = runs[0].stage, runs[0].next_epoch
     started = time.monotonic()
-    result = pack.train(epoch, tested=_is_due(stage, epoch + 1, lab))
+    result = pack.train(epoch, tested=is_due(stage, epoch + 1, lab))
     share = (time.monotonic() - started) / len(runs)
     for index, run in enumerate(runs):
         run.progress = _appended(run, result, index, share, lab.sphere_names)
@@ -252,16 +169,6 @@ def _test_reached(pack: Pack, runs: Sequence[Run]) -> None:
         scores = torch.cat([torch.stack([*pack.test()], dim=1), pack.probe()], dim=1).cpu()
         for index, run in waiting:
             set_tested(run.progress.series[-1], scores[index])
-
-
-def _is_due(stage: Stage, epoch: int, lab: Lab) -> bool:
-    """Whether there is a test pass after so many epochs.
-
-    A run that goes on for an average is tested by the cadence alone, so that it does not depend on
-    where the averages of fewer checkpoints ended.
-    """
-    last = epoch == stage.end_epoch and stage.k is None
-    return last or epoch % lab.config.training.evaluate_every == 0
 
 
 def _content(runs: Sequence[Run]) -> dict[str, dict[str, Tensor]]:

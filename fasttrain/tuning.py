@@ -24,10 +24,10 @@ from torch import Tensor
 from .errors import EnvironmentProblem
 from .experiments.kinds import first_rate
 from .files import json_bytes, write_atomically
+from .identity import digest
 from .lab import Lab
 from .loop import train_epoch
 from .precision import autocast, device_name
-from .schema import digest
 from .settings.knobs import Knobs
 from .settings.part import section
 

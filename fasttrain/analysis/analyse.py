@@ -9,10 +9,11 @@ from collections import Counter, deque
 from collections.abc import Sequence
 
 from ..console import Console
+from ..entries import STATE
 from ..errors import EnvironmentProblem, UsageError
 from ..lab import Lab
-from ..results import Finished, finished, load_grids
-from ..stages import STATE
+from ..results import Finished, finished
+from ..setups import load_grids
 from ..store import Store
 from ..tuning import fastest, measure_packs, models_in_memory
 from .images import Place, reopen

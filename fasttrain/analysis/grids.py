@@ -6,8 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from ..results import Finished, finished, load_grids
+from ..results import Finished, finished
 from ..sets import load_sets
+from ..setups import load_grids
 from ..status import Planned, read_plan
 from .records import load_analyses
 from .tables import Grid

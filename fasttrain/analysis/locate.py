@@ -17,6 +17,7 @@ from fasttrain.choice import Choice, choose
 from fasttrain.config import Config, RunOptions
 from fasttrain.console import Console
 from fasttrain.engines import Engine
+from fasttrain.entries import METRICS
 from fasttrain.errors import raise_failures
 from fasttrain.estimate import epochs_left
 from fasttrain.execution import outdated_line, reopen_outdated, run_sweep
@@ -29,7 +30,7 @@ from fasttrain.progress import ProgressView
 from fasttrain.provenance import provenance
 from fasttrain.schedule import form_packs
 from fasttrain.settings.knobs import Knobs
-from fasttrain.stages import METRICS, is_lost
+from fasttrain.starts import is_lost
 from fasttrain.status import duration
 from fasttrain.store import Store
 from fasttrain.tuning import models_in_memory

@@ -22,7 +22,8 @@ import pyarrow.parquet
 import torch
 
 from ..files import json_bytes, parquet, write_atomically
-from ..schema import Current, digest, read_json
+from ..identity import digest
+from ..schema import Current, read_json
 from ..store import Store
 from .tables import TABLES, empty
 

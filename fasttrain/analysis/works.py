@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..entries import STATE
 from ..evaluate import reestimate_batch_norm_
 from ..lab import Lab
 from ..models import fold, unfold
 from ..pack import State
 from ..runs import Progress
-from ..stages import STATE
 from .features import band_accuracy
 from .geometry import Line, Weights, angle_matrix, follow
 from .norms import describe, filter_norms, histograms, raw_rate

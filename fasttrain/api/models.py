@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fasttrain_kernels.augment import byte_map
 
 from ..analysis.images import configuration
+from ..entries import STATE
 from ..errors import EnvironmentProblem, UsageError, nearest
 from ..lab import new_network
 from ..models import ImageClassifier
@@ -18,7 +19,6 @@ from ..precision import autocast
 from ..results import Finished
 from ..runs import Progress
 from ..settings.losses import LOSSES, Loss
-from ..stages import STATE
 from ..store import Store
 
 

@@ -11,12 +11,11 @@ from typing import Any, TypeVar
 
 from ..analysis.records import current
 from ..checkpoints import checked_checkpoint
-from ..entries import DONE, NAME, Entry
+from ..entries import DONE, NAME, STATE, Entry
 from ..errors import EnvironmentProblem
 from ..files import file_sha256
 from ..pack_records import PackRecords, read_record
 from ..report.pictures import written
-from ..stages import STATE
 from ..store import DESCRIPTION, FAILURE, Store
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ..config import Config, RunOptions
-from ..lab import configured_images
+from ..loading import configured_images
 from ..precision import device_name
 from .cases import Cell
 from .ours import CPU, OurSweep, run_packs

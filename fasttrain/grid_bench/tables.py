@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..lab import configured_images
+from ..loading import configured_images
 from ..precision import resolve_precision
 from ..provenance import about
 from .cases import SIZES, Case, generate, grid_of, on_disk, with_dataset

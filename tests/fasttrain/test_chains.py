@@ -10,8 +10,8 @@ import fasttrain as package
 from fasttrain.config import check
 from fasttrain.errors import UsageError
 from fasttrain.experiments.build import build
-from fasttrain.results import load_grids
-from fasttrain.schema import path_of, stage_identity
+from fasttrain.identity import path_of, stage_identity
+from fasttrain.setups import load_grids
 from fasttrain.store import Store
 
 SETTING = """

@@ -8,7 +8,7 @@ import torch
 from fasttrain.config import GridConfig, load_config
 from fasttrain.grid_bench.networks import NETWORKS
 from fasttrain.grid_bench.published import PublishedLoop, rescale_, sphere_tensors, train_step
-from fasttrain.lab import configured_images
+from fasttrain.loading import configured_images
 from fasttrain.models import MODELS
 from fasttrain.settings.losses import CrossEntropy
 from fasttrain_data import open_loader

@@ -17,11 +17,11 @@ from fasttrain.analysis.regimes import classify, not_judged
 from fasttrain.chance import chance_of
 from fasttrain.config import Config, TrainingConfig, load_config
 from fasttrain.experiments.build import build
+from fasttrain.identity import stage_identity
 from fasttrain.lab import Lab
 from fasttrain.plan import setup_sections
 from fasttrain.report.headline import headline
 from fasttrain.runs import Progress
-from fasttrain.schema import stage_identity
 from fasttrain.settings.data import Data, Named
 from fasttrain.settings.losses import LOSSES
 from fasttrain.settings.networks import ConvNet, ResNet18

@@ -8,8 +8,8 @@ import safetensors.torch
 import torch
 
 import fasttrain as package
-from fasttrain.results import load_grids
 from fasttrain.runs import COLUMNS
+from fasttrain.setups import load_grids
 
 from .conftest import contents
 
