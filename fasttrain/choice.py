@@ -115,7 +115,7 @@ def choose(stages: Sequence[Stage], lab: Lab, options: RunOptions) -> Choice:
 def _whole_s(stages: Sequence[Stage], timings: Sequence[Timing], processes: int, lab: Lab) -> float:
     """About how long the whole plan takes without compilation, whatever is finished of it."""
     num_epochs = sum(stage.num_epochs for stage in stages)
-    return num_epochs * len(lab.train_loader(0)) * fastest(timings).model_step_s / processes
+    return num_epochs * lab.steps_per_epoch * fastest(timings).model_step_s / processes
 
 
 def _devices(device: torch.device, name: str) -> list[torch.device]:

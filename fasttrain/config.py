@@ -48,6 +48,8 @@ class TrainingConfig:
     """fine-tuning epochs"""
     batch_size: Count = 64
     """images per step; the last short batch of an epoch is kept"""
+    steps: Annotated[Count, limited("STEPS")] | None = None
+    """steps of an epoch, wherever epochs are counted; a pass over the training set if not given"""
     evaluate_every: Count = 1
     """epochs between test passes; the last epoch is always tested"""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"

@@ -50,7 +50,7 @@ def estimate(
     """Scale what was measured to the stages of the packs that are not finished."""
     todo = [stage for pack in packs for stage in pack if lab.store.summary(stage.id) is None]
     left = epochs_left(todo, lab.store)
-    num_steps = len(lab.train_loader(0))
+    num_steps = lab.steps_per_epoch
     num_tests = len(lab.test_loader) / lab.config.training.evaluate_every
     seconds = 0.0
     for pack in packs:

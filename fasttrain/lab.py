@@ -31,6 +31,7 @@ from .settings.knobs import Knobs
 from .settings.losses import LOSSES, Loss
 from .settings.optimizers import Sphere
 from .sources import check_unchanged, sources
+from .step_epochs import StepEpochs
 from .store import Store
 
 
@@ -189,8 +190,19 @@ class Lab:
             "source": self.config.data.origin(),
         }
 
-    def train_loader(self, seed: int) -> Loader:
-        """The training batches of a seed."""
+    @functools.cached_property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch of training."""
+        return len(self.train_loader(0))
+
+    def train_loader(self, seed: int) -> Loader | StepEpochs:
+        """The training batches of a seed, by epochs of training."""
+        steps = self.config.training.steps
+        passes = self.passes(seed)
+        return passes if steps is None else StepEpochs(passes, steps)
+
+    def passes(self, seed: int) -> Loader:
+        """The training batches of a seed, by passes over the training set."""
         data = self.config.data
         augment = Augment(flip=data.flip, crop_padding=data.crop_padding)
         return open_loader(

@@ -14,11 +14,12 @@ LIMITS = {
     "K": 1_000,
     "SEEDS": 10_000,
     "EPOCHS": 100_000,
+    "STEPS": 10_000_000,
     "WIDTH": 1_024,
     "PROCESSES": 1_000,
 }
 """Stages of a grid; learning rates of one list; checkpoints averaged; seeds; epochs of a stage;
-channels of the first convolution; processes that train at once."""
+steps of an epoch; channels of the first convolution; processes that train at once."""
 
 VARIABLE = "FASTTRAIN_MAX_"
 MOST = 10**9

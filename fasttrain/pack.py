@@ -140,16 +140,17 @@ class Pack:
         NaN is not measured.
 
         The average is scored as it is, not rescaled to the sphere, with batch-norm statistics
-        re-estimated over the training batches of `epoch`; then those batches and the test set are
-        scored in eval mode (arXiv 2410.22113). The models are the averages afterwards.
+        re-estimated over the training batches of pass `epoch`; then those batches and the test set
+        are scored in eval mode (arXiv 2410.22113). The models are the averages afterwards.
         """
         with torch.no_grad():
             for name, weight in trained(self.model).all:
                 weight.copy_(self.average[name])
         arithmetic = self.lab.precision, self.lab.device
+        passes = self.lab.passes(self.seed)
         with drawing(self.seed, epoch, self.lab.device):
-            reestimate_batch_norm_(self.model, self.lab.loss, self.loader.epoch(epoch), *arithmetic)
-        train = score_in_eval_mode(self.model, self.lab.loss, self.loader.epoch(epoch), *arithmetic)
+            reestimate_batch_norm_(self.model, self.lab.loss, passes.epoch(epoch), *arithmetic)
+        train = score_in_eval_mode(self.model, self.lab.loss, passes.epoch(epoch), *arithmetic)
         unknown = torch.full_like(train.loss, math.nan)
         scores = torch.stack([*train, unknown, unknown, *self.test()], dim=1)
         return scores.cpu(), self.probe().cpu()

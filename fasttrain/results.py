@@ -106,7 +106,7 @@ class Finished(NamedTuple):
             | {name: data[name] for name in data if name not in NO_IDENTITY["data"]},
             "network": network,
             "optimizer": options(optimizer["kind"]) | optimizer,
-            "training": {name: training[name] for name in ("batch_size", "precision")}
+            "training": {name: training[name] for name in ("batch_size", "steps", "precision")}
             | {"loss": sections["loss"]["kind"]},
         }
 

@@ -198,8 +198,7 @@ def _is_given_up(run: Run, lab: Lab) -> bool:
     unfinished = run.next_epoch < run.stage.end_epoch
     if not (lab.stop_at_chance and unfinished):
         return False
-    steps = math.ceil(len(lab.data.train_labels) / lab.config.training.batch_size)
-    return is_hopeless(run, lab.chance, steps)
+    return is_hopeless(run, lab.chance, lab.steps_per_epoch)
 
 
 def _finish_all(runs: Sequence[Run], results: Sequence[Tensor] | Tensor, lab: Lab) -> None:

@@ -224,7 +224,8 @@ class _Run:
         done = store.summary(root.id) or {}
         epochs = pd.read_parquet(io.BytesIO(store.read(root.id, METRICS)))
         about = {"plr": probe.plr, "state": done["state"], "stopped": done["stopped"]}
-        training = {"batch_size": self.lab.config.training.batch_size}
+        of_config = self.lab.config.training
+        training = {"batch_size": of_config.batch_size, "steps": of_config.steps}
         counts = {"num_train": len(self.lab.data.train_images)}
         counts |= {"num_classes": self.lab.data.num_classes}
         counts |= {"guess_loss": self.lab.chance.loss}
@@ -245,7 +246,7 @@ def _cost_lines(search: Search, lab: Lab, choice: Choice) -> list[str]:
     """What the search may take at most."""
     most = search.budget * search.num_seeds
     step_s = min(timing.model_step_s for timing in choice.measured(lab))
-    time_s = most * len(lab.train_loader(0)) * step_s / choice.processes
+    time_s = most * lab.steps_per_epoch * step_s / choice.processes
     return [
         *length_lines(search, lab.config),
         f"PLR {search.first:g} to {search.last:g}, boundaries {', '.join(search.boundaries)}"

@@ -98,11 +98,14 @@ def curves_of(run: dict, epochs: pd.DataFrame | None, configuration: dict) -> Cu
         table = table.assign(train_balanced_accuracy=balanced)
     names = ("train_loss", "train_balanced_accuracy", "grad_norm")
     series = [table[n].to_numpy(float) if n in table else np.empty(0) for n in names]
-    num_train, batch = configuration.get("num_train"), configuration["training"]["batch_size"]
+    num_train, training = configuration.get("num_train"), configuration["training"]
+    steps = training.get("steps")
+    if steps is None:
+        steps = math.nan if num_train is None else math.ceil(num_train / training["batch_size"])
     return Curves(
         run["plr"],
         *series,
-        steps_per_epoch=math.nan if num_train is None else math.ceil(num_train / batch),
+        steps_per_epoch=steps,
         num_classes=configuration["num_classes"],
         guess_loss=configuration["guess_loss"],
         lost=run["state"] == NON_FINITE,
