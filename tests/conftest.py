@@ -4,6 +4,7 @@ FASTTRAIN_REQUIRE_FFCV=1 and FASTTRAIN_REQUIRE_CHROMIUM=1 make failures of skips
 FASTTRAIN_HIDE_FFCV=1 makes a machine that has FFCV one that has not.
 """
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -26,6 +27,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = getattr(item, "fixturenames", ())
         if HERE / "data" in item.path.parents or {"ffcv", "chromium"} & set(fixtures):
             item.add_marker(pytest.mark.optional)
+
+
+@pytest.fixture(autouse=True)
+def own_threads():
+    """Every test begins with the threads that the first one had, whatever others have set."""
+    import torch
+
+    torch.set_num_threads(_threads())
+
+
+@functools.cache
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from ..analysis.tables import Grid
 from ..errors import UsageError, nearest
 from ..rebuild import rebuild
 from ..report import drawings_of, drawn
+from ..report.figures.sets import SETS
 from ..results import epoch_table, finished, stage_table
 from ..sets import load_sets
 from ..store import Store
@@ -81,7 +82,7 @@ class Results:
             UsageError: no such figure or set-up, or the results lack what it shows.
         """
         grid = self._grid(setup)
-        drawings = {drawing.name: drawing for drawing in drawings_of(grid)}
+        drawings = {drawing.name: drawing for drawing in (*drawings_of(grid), SETS)}
         if name not in drawings:
             raise UsageError(
                 f"no figure {name!r}{nearest(name, drawings)}; allowed are {', '.join(drawings)}"

@@ -93,6 +93,14 @@ def plain(value: Any) -> Any:
     return value if as_list is None or isinstance(value, type) else as_list()
 
 
+def _drop_radius(tables: Table) -> None:
+    """Leave out the radius of a file whose sphere another optimiser has taken the place of."""
+    optimizer, network = tables.get("optimizer"), tables.get("network")
+    if isinstance(network, dict) and isinstance(optimizer, dict):
+        if optimizer.get("kind", "sphere") != "sphere":
+            tables["network"] = {name: network[name] for name in network if name != "radius"}
+
+
 def _merged(before: Any, value: Any, default: Any) -> Any:
     """A table of a file with another one's keys, or that alone if it is of another kind."""
     if not isinstance(value, dict) or not isinstance(before, dict):

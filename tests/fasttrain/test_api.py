@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import contents
 
 import fasttrain as ft
 from fasttrain.api.running import Options
@@ -20,6 +19,9 @@ from fasttrain.cli import run
 from fasttrain.config import RunOptions, load_config
 from fasttrain.report import DRAWINGS
 from fasttrain.report.figures.catalogue import CHAIN_DRAWINGS
+from fasttrain.report.figures.sets import SETS
+
+from .conftest import contents
 
 GRID = {"plr": [1e-2, 1e-1], "flr": [1e-2], "k": [2], "epochs": 2, "finetune_epochs": 1}
 SMALL = {"n_train": 150, "n_test": 60, "width": 2}
@@ -142,7 +144,7 @@ def test_the_recorded_command_repeats_the_call(results, store, tmp_path):
 
 def test_figures_are_of_matplotlib_and_shown_without_pyplot(results):
     names = [line.split("`")[1] for line in _rows_of_figures()]
-    drawings = list(dict.fromkeys([*DRAWINGS, *CHAIN_DRAWINGS]))
+    drawings = list(dict.fromkeys([*DRAWINGS, SETS, *CHAIN_DRAWINGS]))
     assert [drawing.name for drawing in drawings] == names
     figure = results.figure("accuracy")
     assert isinstance(figure, matplotlib.figure.Figure)

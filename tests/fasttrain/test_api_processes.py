@@ -8,9 +8,10 @@ import threading
 import types
 
 import pytest
-from conftest import contents, ended
 
 import fasttrain as ft
+
+from .conftest import contents, ended
 
 PROGRAM = """
 import fasttrain as ft

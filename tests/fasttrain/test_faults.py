@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fasttrain import session
+from fasttrain import commands
 from fasttrain.analysis.records import Analysis, choose, save
 from fasttrain.analysis.tables import TABLES
 from fasttrain.journal import Journal
@@ -120,9 +120,9 @@ def quick(monkeypatch):
 
     monkeypatch.setattr(html, "_section", section)
     monkeypatch.setattr(html, "_render", lambda **content: repr(content))
-    monkeypatch.setattr(session, "rebuild", lambda store: store.path)
+    monkeypatch.setattr(commands, "rebuild", lambda store: store.path)
     monkeypatch.setattr(Named, "load", functools.cache(Named.load))
-    monkeypatch.setattr(session, "report", report)
+    monkeypatch.setattr(commands, "report", report)
 
 
 @pytest.fixture

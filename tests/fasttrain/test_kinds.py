@@ -13,9 +13,10 @@ from PIL import Image
 from fasttrain.analysis.images import Place, reopen
 from fasttrain.config import Config, RunOptions, check, load_config
 from fasttrain.errors import UsageError
+from fasttrain.experiments.build import build
 from fasttrain.lab import open_lab
 from fasttrain.models import MLP as MLPModule
-from fasttrain.plan import build, setup_sections
+from fasttrain.plan import setup_sections
 from fasttrain.results import finished
 from fasttrain.settings.data import Folder, HuggingFace, Named, Npz
 from fasttrain.settings.flags import DataFlags, NetworkFlags

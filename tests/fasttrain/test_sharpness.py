@@ -8,10 +8,11 @@ import torch
 
 from fasttrain.analysis.sharpness import HessianSettings, Measured, curvature, measure
 from fasttrain.analysis.tables import TABLES
+from fasttrain.columns import SCORES
 from fasttrain.config import RunOptions, load_config
 from fasttrain.lab import Lab, open_lab
 from fasttrain.models import fold
-from fasttrain.pack import SCORES, Pack, State
+from fasttrain.pack import Pack, State
 from fasttrain.settings.losses import CrossEntropy
 
 HESSIAN = HessianSettings(

@@ -40,17 +40,17 @@ DRAWINGS: tuple[Drawing, ...] = (
     SHARPNESS,
     EIGENVALUES,
     BANDS,
-    SETS,
 )
 
 
-CHAIN_DRAWINGS: tuple[Drawing, ...] = (CHAIN_CURVES, CHAIN_ENDS, SETS)
+CHAIN_DRAWINGS: tuple[Drawing, ...] = (CHAIN_CURVES, CHAIN_ENDS)
 """those of chains of legs"""
 
 
 def drawings_of(grid: Grid) -> tuple[Drawing, ...]:
-    """The figures that fit what a set-up was trained for."""
-    return CHAIN_DRAWINGS if is_chain(grid) else DRAWINGS
+    """The figures that fit what a set-up was trained for, and on."""
+    fitting = CHAIN_DRAWINGS if is_chain(grid) else DRAWINGS
+    return (*fitting, SETS) if grid.sets["set"].nunique() > 1 else fitting
 
 
 def drawn(
