@@ -13,6 +13,7 @@ from fasttrain.grid_bench.published import PublishedLoop
 from fasttrain.lab import open_lab
 from fasttrain.loading import configured_images
 from fasttrain.pack import Pack
+from fasttrain.settings.knobs import Knobs
 
 CONFIG = CASES["digits"].config
 GROUP = "an epoch of training and a test pass, digits, ConvNet of width 8"
@@ -29,5 +30,5 @@ def bench_published_loop(benchmark, tmp_path):
 @pytest.mark.parametrize("size", [1, 4, 16])
 def bench_pack(benchmark, tmp_path, size, precision):
     lab = open_lab(CONFIG, RunOptions(), tmp_path, torch.device("cpu"), precision, {})
-    pack = Pack(lab, 0, [1e-3] * size, None)
+    pack = Pack(lab, 0, [Knobs(lr=1e-3)] * size, None)
     benchmark(pack.train, 0, tested=True)

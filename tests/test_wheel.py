@@ -13,7 +13,7 @@ import fasttrain, fasttrain_kernels, fasttrain_data, fasttrain.report
 from fasttrain.config import load_config, presets
 for module in (fasttrain, fasttrain_kernels, fasttrain_data):
     assert module.__file__.startswith({target!r})
-assert len([load_config(name) for name in presets()]) == 11
+assert len([load_config(name) for name in presets()]) == 15
 """
 
 

@@ -51,9 +51,10 @@ def study(source: str | os.PathLike[str], **keys: Any) -> Study:
         if key not in tables:
             table = _table_of(key, changed, origin)
             changed[table] = {**changed.get(table, {}), key: plain(value)}
-    return Study(
-        Path(name).stem, checked_table(changed, origin), written("study", repr(name), **keys)
-    )
+    if "radius" not in {*keys, *tables.get("network", {})}:
+        _drop_radius(changed)
+    config = checked_table(changed, origin)
+    return Study(Path(name).stem, config, written("study", repr(name), **keys))
 
 
 def as_study(given: Study | str | os.PathLike[str]) -> Study:

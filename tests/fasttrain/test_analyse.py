@@ -314,8 +314,8 @@ def test_other_images_and_missing_ones_are_one_line(tmp_path, capsys, monkeypatc
     ("arguments", "words"),
     [
         (["--low", "0.5"], ["--low 0.5", "0.01, 0.02"]),
-        (["--low", "0.02", "--high", "0.01"], ["--low 0.02", "not below", "--high 0.01"]),
-        (["--k", "0"], ["--k 0"]),
+        (["--low", "0.02", "--high", "0.01"], ["low = 0.02", "not below", "high = 0.01"]),
+        (["--k", "0"], ["k = 0"]),
         (["--only", "shape"], ["shape", "norms"]),
         (["--device", "tpu"], ["tpu", "cpu"]),
     ],

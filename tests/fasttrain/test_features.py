@@ -13,6 +13,7 @@ from fasttrain.columns import SCORES
 from fasttrain.config import RunOptions, load_config
 from fasttrain.lab import Lab, open_lab
 from fasttrain.pack import Pack
+from fasttrain.settings.knobs import Knobs
 
 SIZES = [(8, 8), (28, 28), (32, 32), (33, 33), (64, 64), (2, 2), (1, 1), (32, 20), (9, 31)]
 EDGES = {
@@ -68,7 +69,7 @@ def test_frequencies_of_images_that_are_not_square_count_per_pixel():
 
 
 def test_unfiltered_images_have_the_test_accuracy_of_every_model(lab):
-    pack = Pack(lab, 0, [1e-3, 1e-2, 5e-2], None)
+    pack = Pack(lab, 0, [Knobs(lr=lr) for lr in (1e-3, 1e-2, 5e-2)], None)
     scores = [pack.train(epoch, tested=True).scores for epoch in range(3)]
     states = pack.states()
     table = band_accuracy(lab, states)
@@ -88,7 +89,7 @@ def test_unfiltered_images_have_the_test_accuracy_of_every_model(lab):
 
 
 def test_the_mean_brightness_is_normalised_and_other_bands_are_not(lab):
-    pack = Pack(lab, 0, [1e-2], None)
+    pack = Pack(lab, 0, [Knobs(lr=1e-2)], None)
     pack.train(0, tested=False)
     model, data = pack.model.eval(), lab.data
     black = torch.zeros(1, 1, 8, 8)

@@ -130,7 +130,7 @@ def test_models_of_a_pack_take_the_steps_that_they_take_alone(own):
     together = pack.Pack(lab, 0, [Knobs(lr=1e-3), Knobs(lr=1e-2)], None)
     found = together.train(0, tested=False)
     for model, lr in enumerate((1e-3, 1e-2)):
-        alone = pack.Pack(lab, 0, [lr], None).train(0, tested=False)
+        alone = pack.Pack(lab, 0, [Knobs(lr=lr)], None).train(0, tested=False)
         for mine, other in (
             (found.states[model], alone.states[0]),
             (found.optimizers[model], alone.optimizers[0]),

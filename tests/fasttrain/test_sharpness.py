@@ -13,6 +13,7 @@ from fasttrain.config import RunOptions, load_config
 from fasttrain.lab import Lab, open_lab
 from fasttrain.models import fold
 from fasttrain.pack import Pack, State
+from fasttrain.settings.knobs import Knobs
 from fasttrain.settings.losses import CrossEntropy
 
 HESSIAN = HessianSettings(
@@ -29,7 +30,7 @@ def lab(tiny: Path, tmp_path: Path) -> Lab:
 @pytest.fixture
 def states(lab: Lab) -> list[State]:
     """Two trained networks, at different rates."""
-    pack = Pack(lab, 0, [1e-3, 1e-2], None)
+    pack = Pack(lab, 0, [Knobs(lr=1e-3), Knobs(lr=1e-2)], None)
     for epoch in range(2):
         pack.train(epoch, tested=False)
     return pack.states()
@@ -40,7 +41,7 @@ def scaled(state: State, lab: Lab, factor: float) -> State:
 
 
 def test_the_gradient_norm_is_that_of_an_epoch_that_hardly_moves(lab, states):
-    still = Pack(lab, 0, [1e-30, 1e-30], states).train(0, tested=False).scores
+    still = Pack(lab, 0, [Knobs(lr=1e-30)] * 2, states).train(0, tested=False).scores
     table = measure(lab, states, 0, hessian=None).sharpness
     names = ("train_loss", "train_accuracy", "grad_norm")
     expected = still[:, [SCORES.index(name) for name in names]].numpy()
