@@ -184,7 +184,7 @@ def test_a_failure_is_told_at_the_end_and_the_others_go_on(fresh, capsys, monkey
 
     def fails_once(analyses, lab, size):
         tried.append(len(analyses))
-        if "high plr 0.1 " in analyses[0].label:
+        if "high plr 0.1 " in analyses[0].title:
             raise RuntimeError("no good")
         return work(analyses, lab, size)
 
@@ -247,7 +247,7 @@ def test_what_does_not_fit_into_memory_is_made_in_smaller_parts(
     def hungry(analyses, lab, size):
         if len(analyses) > 2:
             raise torch.OutOfMemoryError("out of memory")
-        made.append([analysis.label for analysis in analyses])
+        made.append([analysis.label() for analysis in analyses])
         return work(analyses, lab, size)
 
     monkeypatch.setitem(works.WORKS, "features", hungry)
