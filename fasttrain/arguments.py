@@ -163,6 +163,9 @@ class Analyse:
     """checkpoints of the averages to measure; the largest number up to it that there is"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:0, ..."""
+    processes: int | None = None
+    """how many measure at once, with a part of the threads each; 1 measures in this one; as many
+    as there are GPUs or, without one, cores if not given"""
     data_root: Path | None = None
     """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
     dataset: str | None = None

@@ -239,7 +239,9 @@ def _doctor(arguments: list[str]) -> int:
 
 def _analyse(arguments: list[str]) -> int:
     command = parse(Analyse, "analyse", arguments)
-    values = {name: getattr(command, name) for name in ("only", "low", "high", "k", "device")}
+    values = {
+        name: getattr(command, name) for name in ("only", "low", "high", "k", "device", "processes")
+    }
     from .analysis.request import check_request
 
     request = check_request(values, "command line")
@@ -250,6 +252,7 @@ def _analyse(arguments: list[str]) -> int:
 
     place = Place(
         device=command.device,
+        processes=command.processes,
         data_root=command.data_root,
         dataset=command.dataset,
         command=shlex.join(["fasttrain", "analyse", *arguments]),

@@ -1,7 +1,7 @@
-"""Engines: where packs run. In this process, or in several on this machine.
+"""Engines: where packs of stages or analyses run. In this process, or in several on this machine.
 
 A worker process has its own copy of everything but the store, through whose files results pass; it
-takes one pack at a time, and reports every epoch. What it cannot run is reported, not raised: a
+takes one pack at a time, and reports meanwhile. What it cannot run is reported, not raised: a
 worker that dies takes only its pack with it, and another takes its place.
 """
 
@@ -28,7 +28,7 @@ from . import interrupts
 from .errors import EnvironmentProblem
 from .lab import Lab
 from .plan import Stage
-from .stages import OnEpoch, run_pack
+from .stages import run_pack
 from .threads import check_threads
 
 STOP_S = 30.0
@@ -37,69 +37,91 @@ AGAIN_S = 0.1
 """seconds between the signals to a worker that is to stop: one that is starting hears none"""
 
 
+Report = Callable[..., None]
+"""takes what a task reports while it is carried out: on training, epochs (`OnEpoch`)"""
+
+
+class Task(Protocol):
+    """A pack, to be carried out in one process; what finishes is put into the store there."""
+
+    def run(self, lab: Lab, report: Report) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """Stages that train in step."""
+
+    stages: Sequence[Stage]
+
+    def run(self, lab: Lab, report: Report) -> None:
+        """Run them to their end."""
+        if any(stage.parent is None for stage in self.stages):
+            lab.final_states.clear()
+        run_pack(self.stages, lab, report)
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a pack."""
+    """What became of a task."""
 
-    pack: Sequence[Stage]
+    task: Task
     error: str | None = None
     """a traceback, if not all of it could be run; what finished is in the store"""
 
 
 class Engine(Protocol):
-    """Runs packs; `start` at most `capacity` of them at once, then `wait` for one to end."""
+    """Runs tasks; `start` at most `capacity` of them at once, then `wait` for one to end."""
 
     @property
     def capacity(self) -> int: ...
-    def start(self, pack: Sequence[Stage]) -> None: ...
-    def wait(self, on_epoch: OnEpoch) -> Outcome: ...
+    def start(self, task: Task) -> None: ...
+    def wait(self, report: Report) -> Outcome: ...
 
 
 class InProcess:
-    """Runs one pack at a time in this process."""
+    """Runs one task at a time in this process."""
 
     capacity = 1
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.pack: Sequence[Stage] = ()
+        self.task: Task | None = None
 
-    def start(self, pack: Sequence[Stage]) -> None:
-        """Take the pack that `wait` is to run."""
-        self.pack = pack
+    def start(self, task: Task) -> None:
+        """Take the task that `wait` is to run."""
+        self.task = task
 
-    def wait(self, on_epoch: OnEpoch) -> Outcome:
+    def wait(self, report: Report) -> Outcome:
         """Run it."""
-        return _attempt(self.pack, self.lab, on_epoch)
+        assert self.task is not None
+        return Outcome(self.task, _attempt(self.task, self.lab, report))
 
 
-def _attempt(pack: Sequence[Stage], lab: Lab, on_epoch: OnEpoch) -> Outcome:
-    """Run a pack; an error in it is part of the outcome.
+def _attempt(task: Task, lab: Lab, report: Report) -> str | None:
+    """Run a task; returns the traceback of an error in it.
 
     Raises:
         EnvironmentProblem, OSError: the store cannot be read or written.
     """
-    if any(stage.parent is None for stage in pack):
-        lab.final_states.clear()
     try:
-        run_pack(pack, lab, on_epoch)
-        return Outcome(pack)
+        task.run(lab, report)
+        return None
     except (EnvironmentProblem, OSError):
         raise
     except Exception:
-        return Outcome(pack, traceback.format_exc())
+        return traceback.format_exc()
 
 
 @dataclass
 class _Worker:
     process: BaseProcess
     pipe: Connection
-    pack: Sequence[Stage] | None = None
+    task: Task | None = None
 
 
 @dataclass
 class Workers:
-    """Runs packs in processes of this machine. A context manager.
+    """Runs tasks in processes of this machine. A context manager.
 
     Args:
         make_labs: one per process, called there: opens data and device.
@@ -171,39 +193,41 @@ class Workers:
         theirs.close()
         return _Worker(process, ours)
 
-    def start(self, pack: Sequence[Stage]) -> None:
-        """Hand the pack to an idle worker."""
-        worker = next(worker for worker in self.workers if worker.pack is None)
-        worker.pack = pack
+    def start(self, task: Task) -> None:
+        """Hand the task to an idle worker."""
+        worker = next(worker for worker in self.workers if worker.task is None)
+        worker.task = task
         with contextlib.suppress(BrokenPipeError):
-            worker.pipe.send(pack)
+            worker.pipe.send(task)
 
-    def wait(self, on_epoch: OnEpoch) -> Outcome:
-        """Pass on what the workers report until one has ended its pack."""
+    def wait(self, report: Report) -> Outcome:
+        """Pass on what the workers report until one has ended its task."""
         while True:
-            busy = {worker.pipe: worker for worker in self.workers if worker.pack is not None}
+            busy = {worker.pipe: worker for worker in self.workers if worker.task is not None}
             for pipe in wait(list(busy)):
                 worker = busy[pipe]  # type: ignore[index]
+                assert worker.task is not None
                 try:
                     message = worker.pipe.recv()
                 except (EOFError, OSError):
-                    return self._replace(worker)
+                    return Outcome(worker.task, self._replace(worker))
                 if isinstance(message, Exception):
                     raise message
-                if isinstance(message, Outcome):
-                    worker.pack = None
-                    return message
-                on_epoch(*message)
+                if isinstance(message, tuple):
+                    report(*message)
+                    continue
+                # At the end of the task: an error, or nothing.
+                task, worker.task = worker.task, None
+                return Outcome(task, message)
 
-    def _replace(self, worker: _Worker) -> Outcome:
-        """Put a new worker in the place of one that died."""
+    def _replace(self, worker: _Worker) -> str:
+        """Put a new worker in the place of one that died; returns how it did."""
         worker.process.join()
         code = worker.process.exitcode or 0
         how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-        pack = worker.pack or ()
         index = self.workers.index(worker)
         self.workers[index] = self._new_worker(index)
-        return Outcome(pack, f"RuntimeError: the worker process was ended {how}")
+        return f"RuntimeError: the worker process was ended {how}"
 
 
 @contextlib.contextmanager
@@ -227,15 +251,15 @@ def _work(
     stops: Sequence[int],
     _lock: Connection | None,
 ) -> None:
-    """A worker's whole life: packs from the pipe, reports into it, until it is stopped.
+    """A worker's whole life: tasks from the pipe, reports into it, until it is stopped.
 
     The lock is only held.
     """
 
-    def report(*epoch: Any) -> None:
-        # Libraries are loaded and loops compiled in the first epoch: what sets threads has run.
+    def report(*message: Any) -> None:
+        # Libraries are loaded and loops compiled by the first report: what sets threads has run.
         check_threads(num_threads)
-        pipe.send(epoch)
+        pipe.send(message)
 
     _die_with_driver()
     # Signals after the first must not cut off what that one began.
@@ -249,9 +273,8 @@ def _work(
                 reason = f"a worker process could not start: {type(error).__name__}: {error}"
                 raise EnvironmentProblem(reason) from None
             while True:
-                pack = pipe.recv()
-                outcome = _attempt(pack, lab, report)
-                pipe.send(outcome)
+                task = pipe.recv()
+                pipe.send(_attempt(task, lab, report))
         except (EnvironmentProblem, OSError) as error:
             pipe.send(error)
 

@@ -2,15 +2,13 @@
 
 from collections.abc import Collection, Sequence
 
-from .engines import Engine, Outcome
+from .driver import Driver, Waiting, halves
+from .engines import Engine, Task, Training
 from .pack_records import PackRecords, foundations
 from .plan import Stage, lengths_of, predecessors
 from .progress import ProgressView
 from .starts import is_outdated, lost_before
 from .store import Store
-
-ATTEMPTS = 2
-"""times that a pack is tried as a whole"""
 
 
 def run_sweep(
@@ -22,10 +20,8 @@ def run_sweep(
 ) -> dict[str, str]:
     """Run every stage that the store does not hold finished, each after those it builds on.
 
-    One that was built on a state which has been replaced by another runs again. A pack that fails
-    is tried again as a whole, since its stages would end in other bits without the others; then in
-    halves, so that a failure ends where it belongs. Returns the error of every stage that failed,
-    by label; the stages that build on one are left.
+    One that was built on a state which has been replaced by another runs again. Returns the error
+    of every stage that failed, by label; the stages that build on one are left.
 
     Args:
         packs: of the stages, and of others that may have to run for their sake (`form_packs`).
@@ -51,7 +47,7 @@ def outdated_line(outdated: Sequence[Stage]) -> str:
     return f"built on states that have been replaced by others, to run again: {names}"
 
 
-class _Pack:
+class _Pack(Waiting[Stage]):
     """A pack that waits or runs.
 
     Args:
@@ -64,7 +60,7 @@ class _Pack:
     def __init__(
         self, stages: Sequence[Stage], own: set[str], continued: int, lengths: Collection[int]
     ) -> None:
-        self.stages = list(stages)
+        super().__init__(stages)
         self.own = own
         self.starts = {s.id: _ids(foundations(s, continued)) for s in stages}
         """what each stage starts from"""
@@ -72,13 +68,15 @@ class _Pack:
             s.id: self.starts[s.id] | _ids(list(predecessors(s, lengths))) for s in stages
         }
         """what has to be settled before each, if it has to be at all"""
-        self.num_failures = 0
         self.todo: set[str] = set()
         """what it runs for"""
 
 
-class _Sweep:
+class _Sweep(Driver[Stage, _Pack]):
     """A plan under way."""
+
+    members = "stages"
+    view: ProgressView
 
     def __init__(
         self,
@@ -89,8 +87,6 @@ class _Sweep:
         view: ProgressView,
     ) -> None:
         self.store = store
-        self.engine = engine
-        self.view = view
         self.records = PackRecords(store)
         self.planned = _ids(stages)
         self.needed = _ids(stages)
@@ -101,33 +97,24 @@ class _Sweep:
         owners: dict[str, Sequence[Stage]] = {}
         for pack in sorted(packs, key=len, reverse=True):
             owners |= {stage.id: pack for stage in pack}
-        self.waiting = [
+        waiting = [
             _Pack(
-                list(pack),
+                pack,
                 {stage.id for stage in pack if owners[stage.id] is pack},
                 self.records.continued(pack),
                 self.lengths,
             )
             for pack in packs
         ]
-        self.running: dict[tuple[str, ...], _Pack] = {}
+        super().__init__(waiting, engine, view)
 
     def run(self) -> dict[str, str]:
-        failures: dict[str, str] = {}
-        while True:
-            while len(self.running) < self.engine.capacity and (ready := self._take_ready()):
-                self._start(*ready)
-            if not self.running:
-                break
-            outcome = self.engine.wait(self._epoch)
-            pack = self.running.pop(_key(outcome.pack))
-            left = self._settle(outcome, pack)
-            if outcome.error is not None and left:
-                failures |= self._failed(outcome.error, pack, left)
+        """As `run_sweep` says."""
+        failures = super().run()
         assert self.needed <= self.settled | self.failed, "packs that wait for each other"
         return failures
 
-    def _take_ready(self) -> tuple[_Pack, list[Stage]] | None:
+    def take(self) -> tuple[_Pack, Task] | None:
         """Take out the first pack with something to run and nothing before it; and what it trains.
 
         What builds on a failure is neither a result nor in the way of others.
@@ -138,11 +125,12 @@ class _Sweep:
             for pack in list(self.waiting):
                 if not self._open(pack):
                     continue
-                able = [s for s in pack.stages if not self.failed & pack.starts[s.id]]
+                able = [s for s in pack.members if not self.failed & pack.starts[s.id]]
                 self.failed |= self._open(pack) - _ids(able)
                 if self._is_ready(pack, able):
                     self.waiting.remove(pack)
-                    return pack, able
+                    self._begin(pack, able)
+                    return pack, Training(able)
         return None
 
     def _is_ready(self, pack: _Pack, able: list[Stage]) -> bool:
@@ -186,7 +174,8 @@ class _Sweep:
                 self.view.reopen(stage, self.store.state(stage.id))
             self.store.reopen(stage.id)
 
-    def _start(self, pack: _Pack, able: list[Stage]) -> None:
+    def _begin(self, pack: _Pack, able: list[Stage]) -> None:
+        """Record and show that a pack starts, with those of its stages that are able to."""
         trained = [stage for stage in able if lost_before(stage, self.store, self.lengths) is None]
         if trained:
             self.records.write(trained, self._continued(trained))
@@ -200,8 +189,6 @@ class _Sweep:
             )
         if begun := [stage for stage in todo if stage.id in self.planned]:
             self.view.begin(begun)
-        self.running[_key(able)] = pack
-        self.engine.start(able)
 
     def _continued(self, trained: list[Stage]) -> int:
         """Epochs of the longest shorter stages that all of a pack can go on from."""
@@ -212,50 +199,34 @@ class _Sweep:
                 return before[0].num_epochs
         return 0
 
-    def _epoch(self, stage: Stage, epoch: int, scores: dict[str, float]) -> None:
+    def report(self, stage: Stage, epoch: int, scores: dict[str, float]) -> None:
+        """An epoch of a stage has ended."""
         if stage.id in self.planned:
             self.view.epoch(stage, epoch, scores)
 
-    def _settle(self, outcome: Outcome, pack: _Pack) -> list[Stage]:
+    def settle(self, pack: _Pack, task: Training) -> list[Stage]:
         """Take note of what has finished; returns what has not."""
-        todo = [stage for stage in outcome.pack if stage.id in pack.todo]
+        todo = [stage for stage in task.stages if stage.id in pack.todo]
         done = [stage for stage in todo if self._is_finished(stage.id)]
-        self.settled |= _ids(done) | (pack.own & _ids(outcome.pack)) - pack.todo
+        self.settled |= _ids(done) | (pack.own & _ids(task.stages)) - pack.todo
         for stage in done:
             if stage.id in self.planned:
                 self.view.end(stage, self.store.state(stage.id))
         return [stage for stage in todo if stage not in done]
 
-    def _failed(self, error: str, pack: _Pack, left: list[Stage]) -> dict[str, str]:
-        """Let what failed be tried again, or give it up; returns the errors of the latter."""
-        pack.num_failures += 1
-        line = _last_line(error)
-        if pack.num_failures < ATTEMPTS:
-            self.view.note(f"{left[0].label()}: its pack of {len(pack.stages)} runs again ({line})")
-            self.waiting.insert(0, pack)
-            return {}
-        if len(pack.stages) > 1:
-            self.view.note(f"{len(left)} stages left of a failed pack ({line})")
-            middle = len(left) // 2
-            halves = [half for half in (left[:middle], left[middle:]) if half]
-            self.waiting[:0] = [_Pack(half, _ids(half), 0, self.lengths) for half in halves]
-            return {}
-        (stage,) = left
-        self.failed.add(stage.id)
-        self.store.fail(stage.id, error)
-        if stage.id in self.planned:
-            self.view.end(stage, "failed")
-        return {stage.label(): line}
+    def parts(self, pack: _Pack, left: Sequence[Stage], error: str) -> list[_Pack]:
+        """Halves of what is left of a failed pack of several."""
+        if len(pack.members) == 1:
+            return []
+        return [_Pack(half, _ids(half), 0, self.lengths) for half in halves(left)]
 
-
-def _key(stages: Sequence[Stage]) -> tuple[str, ...]:
-    return tuple(stage.id for stage in stages)
+    def give_up(self, member: Stage, error: str) -> None:
+        """Record that a stage has failed."""
+        self.failed.add(member.id)
+        self.store.fail(member.id, error)
+        if member.id in self.planned:
+            self.view.end(member, "failed")
 
 
 def _ids(stages: Sequence[Stage]) -> set[str]:
     return {stage.id for stage in stages}
-
-
-def _last_line(error: str) -> str:
-    """What a traceback ends with: the error itself."""
-    return error.strip().splitlines()[-1]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .files import json_bytes, write_atomically
 from .plan import Stage
-from .progress import ProgressView
+from .progress import NodeView
 from .results import Finished
 from .status import FORMAT, PLAN, PROGRESS, Planned, Progress, merged, read_plan
 
@@ -29,12 +29,16 @@ class Journal:
     Args:
         folder: of the store.
         phase: what it does, until it counts stages.
+        counts_stages: whether the views that it reports of do.
     """
 
-    def __init__(self, folder: Path, command: str, phase: str) -> None:
+    def __init__(
+        self, folder: Path, command: str, phase: str, *, counts_stages: bool = True
+    ) -> None:
         self.folder = folder
         self.command = command
         self.phase = phase
+        self.counts_stages = counts_stages
         self.processes = 1
         self.more = False
         self.due = 0.0
@@ -62,12 +66,12 @@ class Journal:
         content = [vars(planned) for planned in merged(read_plan(self.folder), new)]
         write_atomically(self.folder / PLAN, json_bytes({"format": FORMAT, "sweeps": content}))
 
-    def report(self, view: ProgressView, at_once: bool = False) -> None:
+    def report(self, view: NodeView, at_once: bool = False) -> None:
         """Say where the driver stands, unless it has just done so and this can wait."""
         if at_once or time.monotonic() >= self.due:
             self._report(view)
 
-    def _report(self, view: ProgressView | None) -> None:
+    def _report(self, view: NodeView | None) -> None:
         self.due = time.monotonic() + INTERVAL_S
         progress = Progress(
             format=FORMAT,
@@ -76,7 +80,7 @@ class Journal:
             host=socket.gethostname(),
             written=time.time(),
             phase=self.phase,
-            counts=view is not None,
+            counts=view is not None and self.counts_stages,
             processes=self.processes,
             more=self.more,
             left_s=None if view is None else view.left_s(),

@@ -10,6 +10,7 @@ from pathlib import Path
 from .analysis.analyse import analyse as run_analyses
 from .analysis.images import Place
 from .analysis.request import Request
+from .analysis.view import AnalysisView
 from .choice import choose
 from .config import Config, RunOptions
 from .console import Console
@@ -27,6 +28,8 @@ from .progress import ProgressView
 from .provenance import provenance
 from .sources import change_lines
 from .store import Store
+
+ANALYSING = "analysing finished stages"
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,14 @@ def analyse(path: Path, request: Request, place: Place, console: Console) -> dic
     store = Store.open(path, create=False)
     with store.lock():
         store.clean()
-        with Journal(path, place.command, "analysing finished stages"):
-            return run_analyses(store, request, place, console)
+        with Journal(path, place.command, ANALYSING, counts_stages=False) as journal:
+
+            def told(view: AnalysisView, started: bool) -> None:
+                journal.phase = f"{ANALYSING}, {view.finished} of {view.totals.total()} done"
+                journal.processes = view.processes
+                journal.report(view, started)
+
+            return run_analyses(store, request, place, console, told)
 
 
 def say(console: Console, text: str) -> None:

@@ -147,15 +147,18 @@ def measure(lab: Lab, size: int) -> Timing:
     return Timing(size, timed.step_s, test_batch_s, _peak_bytes(lab.device) - before, lab.compiled)
 
 
-def models_in_memory(lab: Lab, most: int) -> int:
+def models_in_memory(lab: Lab, most: int, sharing: int = 1) -> int:
     """How many models of a pack fit into memory, by what one takes to train; at most `most`.
+
+    Args:
+        sharing: processes that share the memory of the lab's device, with such a pack each.
 
     Raises:
         EnvironmentProblem: not even one model can be run on this device.
     """
     most = lab.at_most(most)
     [one] = measure_packs(lab, 1, 1)
-    free = MEMORY_SHARE * free_bytes(lab.device)
+    free = MEMORY_SHARE * free_bytes(lab.device) / sharing
     return max(1, min(most, int(free / max(1, one.memory_bytes))))
 
 

@@ -20,11 +20,17 @@ class Place:
     """Where analyses run, and where their images are."""
 
     device: str = "auto"
+    processes: int | None = None
+    """how many measure at once; by the machine if not given"""
     data_root: Path | None = None
     dataset: str | None = None
     """name or path of the images, if they are not where they were"""
     command: str = ""
     """for the record"""
+
+    def options(self) -> RunOptions:
+        """The same of a run."""
+        return RunOptions(device=self.device, processes=self.processes, data_root=self.data_root)
 
 
 def reopen(stage: Finished, store: Path, place: Place) -> Lab:
@@ -47,9 +53,8 @@ def reopen(stage: Finished, store: Path, place: Place) -> Lab:
             )
     precision = config.training.precision
     record = provenance(device, precision, place.command)
-    options = RunOptions(data_root=place.data_root)
     try:
-        lab = open_lab(config, options, store, device, precision, record)
+        lab = open_lab(config, place.options(), store, device, precision, record)
     except (UsageError, EnvironmentProblem) as error:
         remedy = "" if place.dataset else "; say where they are with --dataset"
         raise type(error)(f"images of {stage.about['dataset']}: {error}{remedy}") from None

@@ -40,8 +40,11 @@ class Analysis:
     stages: tuple[str, ...]
     settings: Mapping[str, Any] = field(hash=False)
     seed: int = field(compare=False)
-    label: str = field(compare=False)
-    """what it is of, in a few words"""
+    title: str = field(compare=False)
+
+    def label(self) -> str:
+        """What it is of, in a few words."""
+        return self.title
 
     def description(self) -> dict[str, Any]:
         """What stage.json holds."""

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from ..config import checked
 from ..errors import UsageError
 from ..limits import MOST
+from ..settings.fields import Count, limited
 from ..values import known_device, learning_rates
 
 Name = Literal["geometry", "norms", "sharpness", "features"]
@@ -34,6 +35,8 @@ class Request:
     """checkpoints of the average that is analysed; the next smaller number that there is"""
     device: Annotated[str, AfterValidator(known_device)] = "auto"
     """where"""
+    processes: Annotated[Count, limited("PROCESSES")] | None = None
+    """how many at once"""
 
 
 def check_request(values: dict[str, Any], origin: str) -> Request:

@@ -90,6 +90,7 @@ def analyse(
     high: float | None = None,
     k: int = 5,
     device: str = "auto",
+    processes: int | None = None,
     data_root: "AnyPath | None" = None,
     dataset: str | None = None,
     quiet: bool = True,
@@ -101,18 +102,20 @@ def analyse(
         low: FLR of the low end of pairs; a set-up's smallest if not given.
         high: FLR of the high end; a set-up's largest if not given.
         k: checkpoints of the averages to measure; the largest number up to it that there is.
+        processes: how many measure at once; GPUs or, without one, cores if not given.
         dataset: name or path of the images, if they are no longer where they were.
 
     Raises:
         UsageError, EnvironmentProblem: as `sweep`.
     """
     asked = {"only": only, "low": low, "high": high, "k": k, "device": device}
+    asked |= {"processes": processes}
     request = check_request(plain(asked), "analyse")
     path, root = _path(store), None if data_root is None else _path(data_root)
     check_dataset(dataset, root)
     check_store(path, create=False)
     call = command(written("analyse", repr(os.fspath(store)), **asked))
-    place = Place(device=device, data_root=root, dataset=dataset, command=call)
+    place = Place(device=device, processes=processes, data_root=root, dataset=dataset, command=call)
     with _as_before():
         failures = session.analyse(path, request, place, Console(quiet=quiet))
     raise_failures(failures, "analyses", f" below {path / 'analyses'}")

@@ -129,7 +129,7 @@ def profile(sweep: OurSweep, folder: Path) -> Profile:
 
     With as many threads as the sweep gives each of its own.
     """
-    torch.set_num_threads(sweep.choice.num_threads)
+    torch.set_num_threads(sweep.choice.share.num_threads)
     store = Store.open(folder, create=True)
     lab = ProfiledLab(sweep.config, sweep.lab.data, store, CPU, sweep.precision, {})
     run_packs(sweep.start_packs()[:1], store, InProcess(lab))

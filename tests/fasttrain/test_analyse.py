@@ -184,7 +184,7 @@ def test_a_failure_is_told_at_the_end_and_the_others_go_on(fresh, capsys, monkey
 
     def fails_once(analyses, lab, size):
         tried.append(len(analyses))
-        if "high plr 0.1 " in analyses[0].label:
+        if "high plr 0.1 " in analyses[0].title:
             raise RuntimeError("no good")
         return work(analyses, lab, size)
 
@@ -200,17 +200,6 @@ def test_a_failure_is_told_at_the_end_and_the_others_go_on(fresh, capsys, monkey
     assert run(["analyse", str(fresh), "--only", "norms"]) == 0
     assert "1 analyses to make, 5 done before" in capsys.readouterr().out
     assert not failed.exists()
-
-
-def test_a_stage_that_is_gone_leaves_the_others(fresh, capsys):
-    stages = fasttrain.load(fresh)
-    parent = stages[(stages["kind"] == "pretrain") & (stages["plr"] == 0.01)]["stage"].item()
-    shutil.rmtree(fresh / parent)
-    assert run(["analyse", str(fresh), "--only", "norms"]) == 1
-    err = capsys.readouterr().err
-    # The norms of a fine-tuning begin with its parent's.
-    assert err.count("plr 0.01 seed 0") == 2 and "plr 0.1" not in err
-    assert kinds(fresh) == {"norms": 3}
 
 
 def test_rates_that_one_of_two_set_ups_has_are_missed_in_the_other(fresh, capsys):
@@ -247,12 +236,13 @@ def test_what_does_not_fit_into_memory_is_made_in_smaller_parts(
     def hungry(analyses, lab, size):
         if len(analyses) > 2:
             raise torch.OutOfMemoryError("out of memory")
-        made.append([analysis.label for analysis in analyses])
+        made.append([analysis.label() for analysis in analyses])
         return work(analyses, lab, size)
 
     monkeypatch.setitem(works.WORKS, "features", hungry)
     assert run(["analyse", str(fresh), "--only", "features"]) == 0
-    assert "again in smaller parts" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "8 analyses left of a failed pack (torch.OutOfMemoryError: out of memory)" in out
     assert kinds(fresh) == {"features": 8}
     assert sum(map(len, made)) == 8
     bands = fasttrain.load_analyses(fresh)["bands"]
@@ -318,6 +308,7 @@ def test_other_images_and_missing_ones_are_one_line(tmp_path, capsys, monkeypatc
         (["--k", "0"], ["k = 0"]),
         (["--only", "shape"], ["shape", "norms"]),
         (["--device", "tpu"], ["tpu", "cpu"]),
+        (["--processes", "0"], ["processes = 0", "greater than 0"]),
     ],
 )
 def test_wrong_usage_is_one_line(fresh, capsys, arguments, words):

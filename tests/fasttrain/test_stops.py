@@ -58,10 +58,13 @@ def test_sigterm_leaves_a_checkpoint_and_neither_workers_nor_a_lock(tmp_path, ar
         assert any(store.checkpoints.epochs(stage) for stage in begun)
 
 
-def test_sigterm_leaves_the_analyses_that_were_made(fasttrain, tiny, tmp_path):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_leaves_the_analyses_that_were_made(fasttrain, tiny, tmp_path, processes):
     assert fasttrain("sweep", tiny, "--store", "store", "--quiet").code == 0
     made = tmp_path / "store" / "analyses"
-    stopped(tmp_path, lambda: [*made.glob("*/done.json")], "analyse", "store")
+    analyse = ("analyse", "store", "--processes", str(processes))
+    had = stopped(tmp_path, lambda: [*made.glob("*/done.json")], *analyse)
+    assert len(had) == (0 if processes == 1 else 2) and not any(map(is_alive, had))
     before = {path: path.stat().st_mtime_ns for path in made.glob("*/done.json")}
     ended = fasttrain("analyse", "store", "--only", "geometry")
     assert ended.code == 0 and f"{len(before)} done before" in ended.out

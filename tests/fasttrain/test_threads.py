@@ -103,14 +103,28 @@ def test_numbas_own_pool_is_never_started(tmp_path, tiny):
     assert "Threading layer is not initialized" in outcome.stdout
 
 
-def test_a_worker_with_other_threads_ends_the_sweep(tmp_path, tiny):
-    # As a library that sets torch's threads would have it.
-    (tmp_path / "sitecustomize.py").write_text(
+def threads_that_stay(folder: Path) -> dict[str, str]:
+    """An environment in which torch keeps its two threads, as a library that sets them would."""
+    (folder / "sitecustomize.py").write_text(
         "import torch\ntorch.set_num_threads = lambda count: None\n"
     )
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    outcome = sweep(tmp_path, tiny, 2, OMP_NUM_THREADS="2", PYTHONPATH=path)
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    return {"OMP_NUM_THREADS": "2", "PYTHONPATH": path}
+
+
+def test_a_worker_with_other_threads_ends_the_sweep(tmp_path, tiny):
+    outcome = sweep(tmp_path, tiny, 2, **threads_that_stay(tmp_path))
     assert outcome.returncode == 1
     assert "a worker that was given 1 threads computes with 2" in outcome.stderr
     assert "Traceback" not in outcome.stderr
     assert not recorded(tmp_path / "2")
+
+
+def test_a_worker_with_other_threads_ends_an_analysis(tmp_path, tiny):
+    assert sweep(tmp_path, tiny, 1, "--quiet").returncode == 0
+    command = ("analyse", "1", "--only", "features", "--processes", "2")
+    outcome = fasttrain(tmp_path, *command, **threads_that_stay(tmp_path))
+    assert outcome.returncode == 1
+    assert "a worker that was given 1 threads computes with 2" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert not list((tmp_path / "1" / "analyses").glob("*/done.json"))
