@@ -13,6 +13,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from .analysis.request import Name
 from .config import Config, GridConfig, RunOptions, TrainingConfig
 from .settings.flags import DataFlags, NetworkFlags, OptimizerFlags
 from .values import EpochCounts, LearningRates, epoch_counts, optional_rates
@@ -153,7 +154,7 @@ class Analyse:
 
     store: StorePath
     """directory of the results"""
-    only: tuple[Literal["geometry", "norms", "sharpness", "features"], ...] = ()
+    only: tuple[Name, ...] = ()
     """what to measure; everything if not given"""
     low: float | None = None
     """FLR of the low end of pairs and stages; a set-up's smallest if not given"""

@@ -8,6 +8,8 @@ import copy
 from typing import TYPE_CHECKING
 
 from .errors import UsageError
+from .experiments.kinds import Chain
+from .models.noise import takes_noise
 from .models.own import OwnNetwork
 from .settings.networks import CustomNetwork
 from .settings.optimizers import CustomOptimizer, Sphere
@@ -33,6 +35,13 @@ def check_parts(lab: "Lab") -> None:
             _check_free(optimizer, names, free)
         own, again = lab.network(0), lab.network(0)
         assert isinstance(own, OwnNetwork) and isinstance(again, OwnNetwork)
+        experiment = lab.config.experiment
+        if isinstance(experiment, Chain) and experiment.has_noise() and not takes_noise(own):
+            raise UsageError(
+                f"experiment.legs: noise: network.factory = {network.factory!r} has no place for"
+                " it; call a fasttrain.models.noise.Noise before each ReLU, or use"
+                " fasttrain_kernels.NormReLUPool"
+            )
         from .settings.own_network import BATCH, try_out
 
         rest = len(lab.data.train_labels) % lab.config.training.batch_size

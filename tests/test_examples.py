@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+import fasttrain
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
 QUICK = ("--epochs", "2", "--finetune-epochs", "1", "--plr", "3e-3", "--k", "2")
-QUICK += ("--processes", "1", "--pack", "2", "--compile", "off")
+ALONE = ("--processes", "1", "--pack", "2", "--compile", "off")
 
 
 def run(name: str, *options: str, folder: Path) -> str:
@@ -87,21 +89,49 @@ def test_lightning(tmp_path):
     assert "accuracy" in text
 
 
-def sweep(path: str, folder: Path) -> str:
+def sweep(path: str, folder: Path, options: tuple[str, ...] = QUICK) -> str:
     """What a user runs in the folder of the file."""
-    command = [sys.executable, "-m", "fasttrain", "sweep", path, *QUICK, "--store", "store"]
+    command = [sys.executable, "-m", "fasttrain", "sweep", path, "--store", "store", "--seeds", "1"]
+    command += [*options, *ALONE]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["patched.toml", "lion.toml"])
-def test_own_parts_of_the_examples(tmp_path, name):
+@pytest.fixture
+def own(tmp_path):
+    """A copy of the examples of own parts."""
     shutil.copytree(EXAMPLES / "own", tmp_path / "own", ignore=shutil.ignore_patterns("__py*"))
-    said = sweep(name, tmp_path / "own")
-    assert "report: store/report/report.html" in said
-    if name == "patched.toml":
-        assert "2 of 8 tensors that train on the sphere: first.weight, second.weight" in said
+    return tmp_path / "own"
+
+
+SAID = {
+    "patched.toml": "2 of 8 tensors that train on the sphere: first.weight, second.weight",
+    "lion.toml": "report: store/report/report.html",
+    "tables.toml": "train_images: (N, H, W) as gray, float64 times 255, rounded to uint8",
+    "vit.toml": "11 of 31 tensors that train norms are told of: places, patches.weight,",
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_own_parts_of_the_examples(own, name):
+    assert SAID[name] in sweep(name, own)
+    assert set(fasttrain.load(own / "store")["state"]) <= {"done", "at-chance"}
+
+
+def test_a_wide_resnet_on_patched_images_along_chains_with_noise(own):
+    text = (own / "wide_resnet.toml").read_text()
+    (own / "wide_resnet.toml").write_text(re.sub(r"epochs = \d+", "epochs = 1", text))
+    sweep("wide_resnet.toml", own, options=())
+    stages = fasttrain.load(own / "store")
+    assert set(stages["path"]) == {
+        *("0.1", "0.1>0.001", "0.001", "0.001 noise 0.2"),
+        *("0.001>0.001", "0.001 noise 0.2>0.001"),
+    }
+    # From one start and on the same batches, noise alone makes the difference.
+    losses = stages.set_index("path")["train_loss"]
+    assert losses["0.001"] != losses["0.001 noise 0.2"]
+    assert set(fasttrain.Results(own / "store").sets["set"]) == {"test", "patch_only", "unpatched"}
 
 
 def test_own_parts_of_the_readme(tmp_path):

@@ -84,6 +84,10 @@ class Chain:
     legs: Annotated[tuple[tuple[Leg, ...], ...], BeforeValidator(_chains)]
     """of every chain its places, in order"""
 
+    def has_noise(self) -> bool:
+        """Whether a leg has noise on activations."""
+        return any(any(leg.noise) for chain in self.legs for leg in chain)
+
     def num_stages(self) -> int:
         """Most stages of one seed: fewer where chains share their beginnings."""
         total = 0
@@ -184,12 +188,12 @@ def _check_leg(config: "Config", leg: Leg, place: int, where: str) -> None:
     if any(leg.noise) and config.network.model not in NOISY:
         raise UsageError(
             f"{where}: noise = {_shown(leg.noise)}: networks with noise on activations are"
-            f" {' and '.join(NOISY)}; this is {config.network.model}"
+            f" {', '.join(NOISY)}; this is {config.network.model}"
         )
 
 
-NOISY = ("convnet", "resnet18")
-"""networks whose activations take noise"""
+NOISY = ("convnet", "resnet18", "custom")
+"""networks whose activations take noise; a custom one if it has a place for it"""
 
 
 def _shown(values: Sequence[float]) -> str:

@@ -5,6 +5,8 @@
 z is one draw a step and layer, shared by images and channels, and by the models of a pack, each
 with a standard deviation of its own. It comes from torch's generator, which training seeds by seed
 and epoch. In eval mode there is none.
+
+A network of one's own has it in every `NormReLUPool` with a ReLU, and wherever it calls a `Noise`.
 """
 
 from collections.abc import Sequence
@@ -43,14 +45,43 @@ class NoisyNorm(NormReLUPool):
         return out if pool in (1, (1, 1)) else F.max_pool2d(out, pool)
 
 
+class Noise(nn.Module):
+    """A place for noise in a network of one's own: `relu(noise(x))`; nothing without noise.
+
+    It has no parameters and no state. One draw is shared by images and channels.
+    """
+
+    std: float = 0.0
+    """standard deviation, which a leg sets"""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Images (N, C, H, W) and noise."""
+        if not self.training or not self.std:
+            return input
+        noise = torch.randn(input.shape[2:], dtype=input.dtype, device=input.device)
+        return input + self.std * noise
+
+
+def takes_noise(model: nn.Module) -> bool:
+    """Whether a network has a place for noise."""
+    return any(isinstance(m, Noise) or _is_place(m) for m in model.modules())
+
+
+def _is_place(module: nn.Module) -> bool:
+    return type(module) is NormReLUPool and module.relu
+
+
 def add_noise_(model: nn.Module, stds: Sequence[float]) -> None:
-    """Let a network have noise before the ReLU of every normalisation.
+    """Let a network have noise before the ReLU of every normalisation, and in every `Noise`.
 
     Args:
-        model: of as many models as there are standard deviations.
+        model: of as many models as there are standard deviations; of one if it has a `Noise`.
     """
     for name, module in list(model.named_modules()):
-        if type(module) is NormReLUPool and module.relu:
+        if isinstance(module, Noise):
+            (module.std,) = stds
+        if _is_place(module):
+            assert isinstance(module, NormReLUPool)
             noisy = NoisyNorm(
                 module.num_features,
                 stds,

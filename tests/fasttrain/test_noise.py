@@ -1,10 +1,19 @@
 """Noise on activations: drawn once for all images, channels and models, in training alone."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from torch import nn
 
+from fasttrain.config import Config, RunOptions, check
+from fasttrain.errors import UsageError
+from fasttrain.lab import open_lab
 from fasttrain.models import MODELS
-from fasttrain.models.noise import NoisyNorm, add_noise_
+from fasttrain.models.noise import Noise, NoisyNorm, add_noise_
+from fasttrain_kernels import NormReLUPool
+
+from .own_parts import PlainNet
 
 STDS = (0.0, 0.5, 2.0)
 
@@ -49,3 +58,66 @@ def test_without_noise_and_in_eval_mode_a_noisy_network_is_the_network(model):
     net.eval(), noisy.eval()
     torch.testing.assert_close(noisy(images), net(images), rtol=1e-4, atol=1e-4)
     assert noisy.state_dict().keys() == net.state_dict().keys()
+
+
+class Placed(nn.Module):
+    """A user's network with a place for noise before its ReLU."""
+
+    def __init__(self, shape, outputs):
+        super().__init__()
+        self.conv = nn.Conv2d(shape[0], 4, 3)
+        self.active = nn.Sequential(Noise(), nn.ReLU())
+        self.head = nn.Linear(4, outputs)
+
+    def forward(self, images):
+        return self.head(self.active(self.conv(images)).mean(dim=(2, 3)))
+
+
+class Pooled(Placed):
+    """A user's network with the normalisation that has a place of its own."""
+
+    def __init__(self, shape, outputs):
+        super().__init__(shape, outputs)
+        self.active = NormReLUPool(4)
+
+
+def lab_with_noise(net: type[nn.Module], folder: Path):
+    leg = {"lr": [0.1], "epochs": 1, "noise": [0.0, 0.5]}
+    experiment = {"kind": "chain", "legs": [leg]}
+    config = check({"network": net, "optimizer": {"kind": "sgd"}, "experiment": experiment}, "here")
+    assert isinstance(config, Config)
+    return open_lab(config, RunOptions(), folder, torch.device("cpu"), "fp32", {})
+
+
+@pytest.mark.parametrize("net", [Placed, Pooled])
+def test_a_network_of_ones_own_has_noise_in_its_places_while_it_trains(tmp_path, net):
+    lab = lab_with_noise(net, tmp_path)
+    images = torch.randn(8, *lab.shape())
+    silent, noisy = lab.new_model(0), lab.new_model(0, 1, (0.5,))
+    assert noisy.state_dict().keys() == silent.state_dict().keys()
+    with torch.no_grad():
+        torch.manual_seed(1)
+        found = noisy(images)
+        torch.manual_seed(1)
+        assert torch.equal(noisy(images), found)
+        assert not torch.equal(noisy(images), found)
+        assert not torch.allclose(found, silent(images), atol=1e-3)
+        silent.eval(), noisy.eval()
+        noisy.load_state_dict(silent.state_dict())
+        torch.testing.assert_close(noisy(images), silent(images))
+
+
+def test_noise_in_a_place_is_one_draw_for_all_images_and_channels():
+    noise = Noise()
+    add_noise_(noise, (2.0,))
+    x = torch.randn(3, 4, 5, 6)
+    torch.manual_seed(3)
+    added = noise(x) - x
+    torch.manual_seed(3)
+    torch.testing.assert_close(added, (2 * torch.randn(5, 6)).expand_as(x))
+
+
+def test_a_network_without_a_place_for_noise_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="PlainNet' has no place for it; call a") as refused:
+        lab_with_noise(PlainNet, tmp_path)
+    assert "\n" not in str(refused.value)
