@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 
 import pandas as pd
 
+from ..results import CHAIN
 from ..values import canonical
 from .geometry import NUM_POINTS
 from .records import Analysis
@@ -57,9 +58,14 @@ def select(
         chosen.analyses |= {kind: [] for kind in KINDS[name]}
     usable = stages[stages["stage"].isin(with_state)]
     _note_lost(stages, usable, chosen)
-    low, high = _ends(usable, request, chosen)
-    k = _average(usable, request, chosen)
-    ends = _ends_by_cell(usable, {"low": low, "high": high}, k)
+    if (stages["experiment"] == CHAIN).all():
+        rates = " (low and high are of a grid's FLR)" if request.low or request.high else ""
+        chosen.notes.append(f"chains of legs: every end is measured, and no pair of them{rates}")
+        ends, labels = _every_end(usable), dict(zip(usable["stage"], usable["path"], strict=True))
+    else:
+        low, high = _ends(usable, request, chosen)
+        k = _average(usable, request, chosen)
+        ends, labels = _ends_by_cell(usable, {"low": low, "high": high}, k), {}
     if "angles" in chosen.analyses:
         for seed, rows in usable.groupby("seed", sort=True):
             ids = tuple(rows["stage"])
@@ -68,31 +74,46 @@ def select(
     if "lines" in chosen.analyses:
         chosen.analyses["lines"] = [
             path_between(f"{a}-{b}", (found[a], found[b]), plr, seed)
-            for (seed, plr), found in ends.items()
+            for (seed, plr), found in ends
             for a, b in (("low", "high"), ("swa", "low"), ("swa", "high"))
             if a in found and b in found
         ]
-    ends_and_average = ("pretrain", "low", "high", "swa")
+    ends_and_average = ("pretrain", "low", "high", "swa", "leg")
     for kind, names, settings in (
-        ("norms", ("pretrain", "low", "high"), {}),
+        ("norms", ("pretrain", "low", "high", "leg"), {}),
         ("sharpness", ends_and_average, asdict(HessianSettings())),
         ("features", ends_and_average, {}),
     ):
         if kind in chosen.analyses:
             chosen.analyses[kind] = [
                 Analysis(
-                    kind, (found[name],), settings, seed, f"{kind} {name} plr {plr:g} seed {seed}"
+                    kind,
+                    (found[name],),
+                    settings,
+                    seed,
+                    f"{kind} {labels.get(found[name], f'{name} plr {plr:g}')} seed {seed}",
                 )
-                for (seed, plr), found in ends.items()
+                for (seed, plr), found in ends
                 for name in names
                 if name in found
             ]
     return chosen
 
 
-def _ends_by_cell(
-    stages: pd.DataFrame, rates: dict[str, float | None], k: int | None
-) -> dict[tuple[int, float], dict[str, str]]:
+Ends = list[tuple[tuple[int, float], dict[str, str]]]
+"""Seed and PLR, and the stages that belong together, by what they count as."""
+
+
+def _every_end(stages: pd.DataFrame) -> Ends:
+    """Every leg of chains, and every average, by itself."""
+    return [
+        ((int(row["seed"]), float(row["plr"])), {name: str(row["stage"])})
+        for row in stages.sort_values(["seed", "depth", "path"], kind="stable").to_dict("records")
+        for name in ("swa" if row["kind"] == "swa" else "leg",)
+    ]
+
+
+def _ends_by_cell(stages: pd.DataFrame, rates: dict[str, float | None], k: int | None) -> Ends:
     """By seed and PLR: the stages that count as pretrain, low, high and swa."""
     ends: dict[tuple[int, float], dict[str, str]] = {}
     for row in stages.sort_values(["seed", "plr"], kind="stable").to_dict("records"):
@@ -103,7 +124,7 @@ def _ends_by_cell(
             names = ["swa"]
         cell = ends.setdefault((int(row["seed"]), float(row["plr"])), {})
         cell |= {name: str(row["stage"]) for name in names}
-    return ends
+    return list(ends.items())
 
 
 def _ends(

@@ -98,16 +98,7 @@ def sharpness(analyses: Sequence[Analysis], lab: Lab, size: int) -> list[Tables]
 
 def features(analyses: Sequence[Analysis], lab: Lab, size: int) -> list[Tables]:
     """BANDS of stages of one seed, as one pack."""
-    states = [end_state(analysis.stages[0], lab) for analysis in analyses]
-    averages = [index for index, a in enumerate(analyses) if _part(a.stages[0], lab) == "average"]
-    if averages:
-        epoch = lab.store.summary(analyses[averages[0]].stages[0])
-        assert epoch is not None
-        seed = analyses[0].seed
-        normed = with_statistics([states[i] for i in averages], seed, epoch["epoch"], lab)
-        for index, state in zip(averages, normed, strict=True):
-            states[index] = state
-    table = band_accuracy(lab, states)
+    table = band_accuracy(lab, scored_states(analyses, lab))
     return [
         {"bands": _of(analysis.stages[0], _rows_of(index, table))}
         for index, analysis in enumerate(analyses)
@@ -128,6 +119,20 @@ def end_state(stage: str, lab: Lab) -> State:
     """The network that a stage ended as; of an average the statistics are those of its last run."""
     progress = Progress.from_tensors(lab.store.read_tensors(stage, STATE))
     return {**progress.model, **progress.average}
+
+
+def scored_states(analyses: Sequence[Analysis], lab: Lab) -> list[State]:
+    """Networks of stages of one seed as they were tested, averages with their own statistics."""
+    states = [end_state(analysis.stages[0], lab) for analysis in analyses]
+    averages = [index for index, a in enumerate(analyses) if _part(a.stages[0], lab) == "average"]
+    if averages:
+        epoch = lab.store.summary(analyses[averages[0]].stages[0])
+        assert epoch is not None
+        seed = analyses[0].seed
+        normed = with_statistics([states[i] for i in averages], seed, epoch["epoch"], lab)
+        for index, state in zip(averages, normed, strict=True):
+            states[index] = state
+    return states
 
 
 def with_statistics(states: Sequence[State], seed: int, epoch: int, lab: Lab) -> list[State]:
