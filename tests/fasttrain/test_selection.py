@@ -42,7 +42,7 @@ def test_every_end_of_chains_is_measured_and_no_pair(stages):
 
 def test_labels_are_paths_and_rates_of_a_grid_are_said_to_be_none(stages):
     found = select(stages, list("abcdefg"), Request(only=("norms",), low=0.01))
-    labels = [analysis.label for analysis in found.analyses["norms"]]
+    labels = [analysis.label() for analysis in found.analyses["norms"]]
     assert "norms 0.1 noise 0.2>0.01 seed 3" in labels and len(set(labels)) == 5
     [note] = found.notes
     assert note.endswith("no pair of them (low and high are of a grid's FLR)")
