@@ -51,7 +51,8 @@ def study(source: str | os.PathLike[str], **keys: Any) -> Study:
         if key not in tables:
             table = _table_of(key, changed, origin)
             changed[table] = {**changed.get(table, {}), key: plain(value)}
-    if "radius" not in {*keys, *tables.get("network", {})}:
+    network = tables.get("network")
+    if "radius" not in keys and not (isinstance(network, dict) and "radius" in network):
         _drop_radius(changed)
     config = checked_table(changed, origin)
     return Study(Path(name).stem, config, written("study", repr(name), **keys))

@@ -41,9 +41,9 @@ def is_alive(pid: int) -> bool:
     return False
 
 
-def all_end(pids: Iterable[int]) -> bool:
-    """Whether processes end within `END_S`."""
-    until = time.monotonic() + END_S
+def all_end(pids: Iterable[int], within_s: float = END_S) -> bool:
+    """Whether processes end within these seconds."""
+    until = time.monotonic() + within_s
     while any(map(is_alive, pids)) and time.monotonic() < until:
         moment()
     return not any(map(is_alive, pids))

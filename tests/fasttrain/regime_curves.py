@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from fasttrain.analysis import Grid
+from fasttrain.analysis.tables import Grid
 
 STEPS = 391
 CONFIGURATION = {

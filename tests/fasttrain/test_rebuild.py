@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fasttrain import rebuild as rebuilding
-from fasttrain import results
+from fasttrain import setups
 from fasttrain.analysis.records import Analysis, save
 from fasttrain.checkpoints import Checkpoints
 from fasttrain.store import FAILURE, Store
@@ -104,8 +104,8 @@ def test_a_set_up_whose_first_stage_finishes_meanwhile_waits_for_the_next_rebuil
         return found
 
     monkeypatch.setattr(rebuilding, "finished", meanwhile)
-    monkeypatch.setattr(results, "finished", meanwhile)
-    assert results.load_grids(store.path).stages.empty
+    monkeypatch.setattr(setups, "finished", meanwhile)
+    assert setups.load_grids(store.path).stages.empty
     rebuilding.rebuild(store)
     assert len(looks) == 2 and f"All {len(store.stages())} stages" in _page(store)
 
