@@ -119,8 +119,8 @@ def _prefixes(stages: Sequence[Stage]) -> dict[str, int]:
 def _waves(stages: Sequence[Stage], prefixes: Mapping[str, int]) -> Iterator[list[Stage]]:
     """Stages that can train in step: the shorter ones of a line before the longer ones.
 
-    Those that go on from a shorter one start later than those that have none. All optimisers but
-    torch's Adam take one weight decay for a pack.
+    Those that go on from a shorter one start later than those that have none. A pack has one weight
+    decay: the fused step takes a number.
     """
     waves: dict[tuple[object, ...], list[Stage]] = {}
     for stage in stages:

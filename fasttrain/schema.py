@@ -1,4 +1,4 @@
-"""The JSON files of a store: their shapes, their one reader, and the identity a description has.
+"""The JSON files of a store: their shapes, and their one reader.
 
 A shape lists what is read without asking whether it is there. Files may hold more than that.
 """
@@ -19,8 +19,7 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 """of a file beside: no slash, and no dot in front"""
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Kind = Literal["pretrain", "finetune", "swa"]
 Plain = str | int | float | bool | None
 
@@ -69,22 +68,22 @@ class _Source(_Shape):
 
 
 class _Knobs(_Shape):
-    lr: Rate
+    lr: Positive
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
 class _Leg(_Knobs):
     epochs: Count
-    until_loss: Bound | None = None
+    until_loss: Positive | None = None
 
 
 class StageDescription(_Shape):
     """stage.json of a stage"""
 
     kind: Kind
-    plr: Rate
-    flr: Rate | None
+    plr: Positive
+    flr: Positive | None
     k: Count | None
     seed: Count
     start_epoch: Count
@@ -92,7 +91,7 @@ class StageDescription(_Shape):
     parent: Id | None
     inherit: Literal["weights", "optimizer"]
     """what it starts with of its parent's end"""
-    until_loss: Bound | None = None
+    until_loss: Positive | None = None
     """training loss below which it ends before its last epoch"""
     path: Annotated[list[_Leg], Field(min_length=1)] | None = None
     """the legs from the root (`path_of`)"""
@@ -186,8 +185,8 @@ class _Report(_Shape):
 
 class _PlannedStage(_Shape):
     kind: Kind | Literal["leg", "average"]
-    plr: Rate
-    flr: Rate | None
+    plr: Positive
+    flr: Positive | None
     k: Count | None
     seed: Count
     epochs: Count

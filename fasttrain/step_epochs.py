@@ -23,16 +23,23 @@ class StepEpochs:
     def __init__(self, passes: Loader, num_steps: int) -> None:
         self.passes = passes
         self.num_steps = num_steps
+        self.batches: Iterator[tuple[Tensor, Tensor]] = iter(())
+        self.at = -1
+        """the step of the next of these batches"""
 
     def __len__(self) -> int:
         return self.num_steps
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch, as a loader's."""
-        first, left = divmod(epoch * self.num_steps, len(self.passes))
-        whole = (self.passes.epoch(number) for number in itertools.count(first))
-        batches = itertools.chain.from_iterable(whole)
-        return itertools.islice(batches, left, left + self.num_steps)
+        """The batches of an epoch, as of a loader; found at no cost where the last one ended."""
+        if self.at != epoch * self.num_steps:
+            self.at = epoch * self.num_steps
+            first, done = divmod(self.at, len(self.passes))
+            whole = (self.passes.epoch(number) for number in itertools.count(first))
+            self.batches = itertools.islice(itertools.chain.from_iterable(whole), done, None)
+        for batch in itertools.islice(self.batches, self.num_steps):
+            self.at += 1
+            yield batch
 
     def explain(self) -> str:
         """One line: what the loader says, and the steps."""

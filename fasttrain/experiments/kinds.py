@@ -180,10 +180,10 @@ def _check_leg(config: "Config", leg: Leg, place: int, where: str) -> None:
         if place == 0:
             raise UsageError(f"{where}: inherit = 'optimizer': the first leg starts a new network")
         _check_inherit(config, f"{where}: inherit = 'optimizer'")
-    if leg.weight_decay and kind == "sphere":
+    if leg.weight_decay and kind in NO_DECAY:
         raise UsageError(
-            f"{where}: weight_decay = {_shown(leg.weight_decay)}: the optimizer is sphere, where a"
-            " norm does not decay; allowed are sgd and adam"
+            f"{where}: weight_decay = {_shown(leg.weight_decay)}: the optimizer is {kind},"
+            f" {NO_DECAY[kind]}; allowed are sgd and adam"
         )
     if any(leg.noise) and config.network.model not in NOISY:
         raise UsageError(
@@ -192,6 +192,11 @@ def _check_leg(config: "Config", leg: Leg, place: int, where: str) -> None:
         )
 
 
+NO_DECAY = {
+    "sphere": "where a norm does not decay",
+    "custom": "whose factory is told the rate alone",
+}
+"""optimisers that no leg can give a weight decay, and why"""
 NOISY = ("convnet", "resnet18", "custom")
 """networks whose activations take noise; a custom one if it has a place for it"""
 

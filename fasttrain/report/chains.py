@@ -8,7 +8,8 @@ from rich.table import Table
 
 from fasttrain.analysis.tables import Grid
 from fasttrain.chance import ENDS
-from fasttrain.report.table import number
+from fasttrain.report.best import result_words
+from fasttrain.report.table import number, percent
 from fasttrain.report.waiting import waited_for
 
 SUMMARY_HEADINGS = ("path", "k", "epochs", "train %", "test %", "seeds", "state")
@@ -56,8 +57,8 @@ def chain_summary(stages: pd.DataFrame) -> list[tuple[str, ...]]:
                 path_name(row["path"]),
                 "–" if pd.isna(row["k"]) else number(float(row["k"])),
                 number(float(row["epoch"])),
-                _percent(row["train"], math.nan),
-                _percent(row["mean"], row["std"]),
+                percent(row["train"], math.nan, math.nan),
+                percent(row["mean"], row["std"], math.nan),
                 str(row["num_stages"]),
                 states[0].split(" ", 1)[1] if one else ", ".join(states),
             )
@@ -81,12 +82,6 @@ def chain_table(stages: pd.DataFrame) -> Table:
     return shown
 
 
-def _percent(mean: float, std: float) -> str:
-    if math.isnan(mean):
-        return "–"
-    return f"{100 * mean:.2f}" + ("" if math.isnan(std) else f" ± {100 * std:.2f}")
-
-
 def chain_headline(grid: Grid) -> list[str]:
     """The best path, what a single leg reaches beside it, and what is not finished."""
     stages = grid.stages
@@ -98,8 +93,9 @@ def chain_headline(grid: Grid) -> list[str]:
     sentences = []
     known = means[means["n"] > 0]
     if len(waiting):
-        left = f"{len(waiting)} stage{'' if len(waiting) == 1 else 's'}"
-        sentences.append(f"{left} of the plan are not finished: no path is judged yet.")
+        left = "1 stage" if len(waiting) == 1 else f"{len(waiting)} stages"
+        verb = "is" if len(waiting) == 1 else "are"
+        sentences.append(f"{left} of the plan {verb} not finished: no path is judged yet.")
     elif len(known):
         sentences += _verdict(known, grid.configuration.get("num_test"))
     sentences.append("Regimes are read from grids of single pre-trainings, not from chains.")
@@ -111,8 +107,8 @@ def _verdict(known: pd.DataFrame, num_test: int | None) -> list[str]:
     ties = known[known["mean"] >= best["mean"] - 1e-12]
     others = f", and {len(ties) - 1} more paths with the same" if len(ties) > 1 else ""
     sentences = [
-        f"Best end: {path_name(best['path'], best['k'])} with {_accuracy(best, num_test)} test"
-        f" accuracy{others}."
+        f"Best end: {path_name(best['path'], best['k'])} with a test accuracy of"
+        f" {result_words(best, num_test)}{others}."
     ]
     single = known[(known["depth"] == 1) & known["k"].isna()]
     if len(single) and best["depth"] > 1:
@@ -120,17 +116,6 @@ def _verdict(known: pd.DataFrame, num_test: int | None) -> list[str]:
         gain = 100 * (best["mean"] - alone["mean"])
         sentences.append(
             f"That is {gain:.2f} points above the best single rate, {path_name(alone['path'])}"
-            f" after {number(float(alone['epoch']))} epochs ({_accuracy(alone, num_test)})."
+            f" after {number(float(alone['epoch']))} epochs ({result_words(alone, num_test)})."
         )
     return sentences
-
-
-def _accuracy(row: pd.Series, num_test: int | None) -> str:
-    """A mean with what it may be off by: over seeds, or of the test set's size."""
-    mean, n = float(row["mean"]), int(row["n"])
-    if n > 1:
-        return f"{100 * mean:.2f} ± {100 * row['std']:.2f} % ({n} seeds)"
-    if not num_test:
-        return f"{100 * mean:.2f} % (1 seed)"
-    error = 100 * math.sqrt(mean * (1 - mean) / num_test)
-    return f"{100 * mean:.2f} % (1 seed; ± {error:.2f} points from {num_test} test images)"

@@ -1,5 +1,6 @@
 """Chains of legs: what trains, from where, in which bits; what they share; how they are told."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -7,10 +8,12 @@ import pandas as pd
 import pytest
 
 import fasttrain as package
+from fasttrain.analysis.grids import all_grids
 from fasttrain.config import check
 from fasttrain.errors import UsageError
 from fasttrain.experiments.build import build
 from fasttrain.identity import path_of, stage_identity
+from fasttrain.report.chains import chain_headline
 from fasttrain.setups import load_grids
 from fasttrain.store import Store
 
@@ -232,6 +235,14 @@ def test_a_chain_that_cannot_be_trained_is_one_line(legs, words):
     assert words in str(raised.value) and "\n" not in str(raised.value)
 
 
+def test_a_weight_decay_that_an_optimizer_of_ones_own_would_not_hear_of_is_refused():
+    legs = [{"lr": 0.1, "epochs": 1, "weight_decay": 0.1}]
+    own = {"kind": "custom", "factory": "torch.optim:NAdam"}
+    table = {"experiment": {"kind": "chain", "legs": legs}, "optimizer": own}
+    with pytest.raises(UsageError, match="the optimizer is custom, whose factory"):
+        check(table, "file.toml")
+
+
 def test_what_a_chain_has_no_use_for_is_refused(fasttrain, tmp_path):
     chain = study(tmp_path, THREE)
     for flags, words in (
@@ -260,3 +271,15 @@ def test_tables_of_a_store_from_before_there_were_chains_have_their_paths(
         assert [leg["lr"] for leg in path_of(old)] == [leg["lr"] for leg in path]
         assert [leg["epochs"] for leg in path_of(old)] == [leg["epochs"] for leg in path]
         assert stage_identity(old) == stage
+
+
+def test_the_headline_names_the_best_end_and_waits_for_the_plan(fasttrain, tmp_path):
+    assert fasttrain("sweep", study(tmp_path, THREE), "--store", "s", "--pack", "4").code == 0
+    [grid] = all_grids("s")
+    best = max(grid.stages["test_accuracy"])
+    first, *_ = chain_headline(grid)
+    assert first.startswith("Best end: ") and f"{100 * best:.2f} ± " in first
+    part = dataclasses.replace(grid, stages=grid.stages.iloc[:-1])
+    first, *others = chain_headline(part)
+    assert first == "1 stage of the plan is not finished: no path is judged yet."
+    assert not any("Best end" in sentence for sentence in others)

@@ -25,6 +25,15 @@ def test_epochs_of_steps_go_through_the_passes(steps):
             assert torch.equal(images, expected) and torch.equal(labels, same)
 
 
+def test_an_epoch_that_is_left_early_or_taken_again_is_the_same():
+    epochs = StepEpochs(open_loader(DIGITS, batch_size=64, seed=3), 2)
+    whole = [[labels for _, labels in epochs.epoch(number)] for number in range(4)]
+    next(iter(epochs.epoch(2)))
+    for number in (3, 0, 0, 1, 2):
+        for (_, labels), same in zip(epochs.epoch(number), whole[number], strict=True):
+            assert torch.equal(labels, same)
+
+
 def study(**keys):
     return ft.study("digits", n_train=150, n_test=50, width=2, batch_size=50, seeds=1, **keys)
 
