@@ -8,14 +8,13 @@ from pathlib import Path
 
 import torch
 
-from . import __version__
 from .precision import device_name
 
 
 def provenance(device: torch.device, precision: str, command: str) -> dict[str, str | None]:
     """Facts about this run that do not change its numbers' identity, for the record."""
     return {
-        "fasttrain": __version__,
+        "fasttrain": metadata.version("fasttrain-lr"),
         "commit": _commit(),
         "torch": torch.__version__,
         "python": platform.python_version(),

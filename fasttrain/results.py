@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from .columns import COLUMNS
 from .config import TrainingConfig
 from .entries import METRICS
 from .identity import LENGTH, digest, path_of
 from .plan import KINDS as STAGE_KINDS
 from .plan import NO_IDENTITY
-from .runs import COLUMNS
 from .settings.data import Data
 from .settings.knobs import Knobs
 from .settings.networks import network_options
