@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fasttrain_data
-from fasttrain.benchmarks_data import AUGMENT, generated
+from bench.loaders import AUGMENT, generated
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ with memory, files and accuracies.
 import pytest
 import torch
 
-from fasttrain.config import RunOptions
-from fasttrain.grid_bench.cases import CASES
-from fasttrain.grid_bench.published import PublishedLoop
-from fasttrain.lab import open_lab
-from fasttrain.loading import configured_images
-from fasttrain.pack import Pack
+from bench.grid.cases import CASES
+from bench.grid.published import PublishedLoop
+from fasttrain.plan.config import RunOptions
 from fasttrain.settings.knobs import Knobs
+from fasttrain.training.loading import configured_images
+from fasttrain.training.pack import Pack
+from fasttrain.training.workbench import open_lab
 
 CONFIG = CASES["digits"].config
 GROUP = "an epoch of training and a test pass, digits, ConvNet of width 8"

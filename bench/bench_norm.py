@@ -6,9 +6,9 @@ Run with `pytest bench/bench_norm.py`; the rows of one group are alternatives fo
 import pytest
 import torch
 
-from fasttrain.models import MODELS
-from fasttrain.precision import autocast
+from fasttrain.machine.precision import autocast
 from fasttrain.settings.losses import CrossEntropy
+from fasttrain.settings.networks.modules import MODELS
 from fasttrain_kernels import NormReLUPool, SphereSGD
 
 CPU = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""One optimiser step on the sphere: ours against the other ways of `fasttrain.benchmarks_steps`.
+"""One optimiser step on the sphere: ours against the other ways of `bench.optimizer_variants`.
 
 Run with `make bench` (pytest-benchmark); `fasttrain bench kernels` times the same interleaved, with
 bytes and per cent of the copy bandwidth.
@@ -6,7 +6,7 @@ bytes and per cent of the copy bandwidth.
 
 import pytest
 
-from fasttrain.benchmarks_steps import CASES, Problem, variants
+from bench.optimizer_variants import CASES, Problem, variants
 
 VARIANTS = variants()
 

@@ -20,7 +20,7 @@ import numba
 import torch
 from torch import nn
 
-from fasttrain.benchmarks_steps import CASES
+from bench.optimizer_variants import CASES
 from fasttrain_kernels import FusedSGD, SphereAdam, SphereSGD
 
 SHAPES: dict[str, list[tuple[int, ...]]] = {

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 import fasttrain_data
-from fasttrain.files import tensors_to_bytes
-from fasttrain.lab import trained
-from fasttrain.loop import train_epoch
-from fasttrain.models import MODELS
-from fasttrain.settings.groups import Built
+from fasttrain.machine.files import tensors_to_bytes
 from fasttrain.settings.knobs import Knobs
 from fasttrain.settings.losses import CrossEntropy
-from fasttrain.settings.optimizers import Sphere
+from fasttrain.settings.networks.modules import MODELS
+from fasttrain.settings.optimizers.groups import Built
+from fasttrain.settings.optimizers.kinds import Sphere
+from fasttrain.training.loop import train_epoch
+from fasttrain.training.workbench import trained
 
 CPU = torch.device("cpu")
 

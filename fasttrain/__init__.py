@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from .api.running import Located, analyse, locate, sweep
     from .api.studies import Study, study
     from .errors import EnvironmentProblem, UsageError
-    from .results import load, load_epochs
-    from .sets import load_sets
+    from .store.sets import load_sets
+    from .store.tables import load, load_epochs
 
 __version__ = "0.1.0"
 

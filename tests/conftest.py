@@ -50,7 +50,7 @@ def ffcv():
     import warnings
 
     from fasttrain_data import DataUnavailable
-    from fasttrain_data.ffcv_loader import import_ffcv
+    from fasttrain_data.ffcv.loader import import_ffcv
 
     try:
         with warnings.catch_warnings():

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = {"fasttrain", "fasttrain_kernels", "fasttrain_data"}
 USE = """
 import fasttrain, fasttrain_kernels, fasttrain_data, fasttrain.report
-from fasttrain.config import load_config, presets
+from fasttrain.plan.config import load_config, presets
 for module in (fasttrain, fasttrain_kernels, fasttrain_data):
     assert module.__file__.startswith({target!r})
 assert len([load_config(name) for name in presets()]) == 15

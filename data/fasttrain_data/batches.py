@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fasttrain_data.errors import DataError
 from fasttrain_data.randomness import check_key, epoch_order
-from fasttrain_kernels.augment import DTYPES, byte_map
+from fasttrain_kernels.augment.augment import DTYPES, byte_map
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 
 from fasttrain_data.batches import Augment, Loader, Settings, Split
-from fasttrain_data.beton import Beton, Verify
-from fasttrain_data.beton_writer import write_beton
 from fasttrain_data.catalogue import cache_dir
 from fasttrain_data.errors import DataError, DataUnavailable, nearest
+from fasttrain_data.ffcv.file import Beton, Verify
+from fasttrain_data.ffcv.writer import write_beton
 from fasttrain_data.images import ImageData
 from fasttrain_data.labels import LabelView
 from fasttrain_data.resident import ResidentLoader
@@ -105,7 +105,7 @@ def _open_images(
     chosen, reason = _choose(loader, part, settings.device, in_memory=True)
     if chosen == "resident":
         return ResidentLoader(part, images, settings, reason)
-    from fasttrain_data.ffcv_loader import FfcvLoader, import_ffcv
+    from fasttrain_data.ffcv.loader import FfcvLoader, import_ffcv
 
     import_ffcv()
     path = cache_dir() / "beton" / f"{data.name}-{split}-{data.digest[:16]}.beton"
@@ -135,7 +135,7 @@ def _open_file(
     chosen, reason = _choose(loader, part, settings.device, in_memory=False)
     if chosen == "resident" and beton.manifest.mode == "raw":
         return ResidentLoader(part, beton.images(), settings, reason)
-    from fasttrain_data.ffcv_loader import FfcvLoader
+    from fasttrain_data.ffcv.loader import FfcvLoader
 
     if chosen == "ffcv":
         return FfcvLoader(beton, part, settings, reason, workers)

@@ -1,6 +1,6 @@
 """Counter-based random numbers: every draw is a function of (seed, epoch, sample index, use).
 
-Philox4x32-10 (`fasttrain_kernels.augment_words`) in integer arithmetic, so that every device and
+Philox4x32-10 (`fasttrain_kernels.augment.philox`) in integer arithmetic, so that every device and
 every backend gives the same words. No state is kept: what a sample draws does not depend on batch
 size, position, worker or what was drawn before.
 
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from fasttrain_data.errors import DataError
-from fasttrain_kernels import augment_words
-from fasttrain_kernels.augment_words import MASK, Words, philox, uniform_integers
+from fasttrain_kernels.augment import philox as augment_words
+from fasttrain_kernels.augment.philox import MASK, Words, philox, uniform_integers
 
 __all__ = ["Stream", "check_key", "epoch_order", "philox", "sample_words", "uniform_integers"]
 

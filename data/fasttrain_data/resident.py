@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from fasttrain_data.batches import Loader, Settings, Split, on_device
-from fasttrain_kernels.augment import augment
+from fasttrain_kernels.augment.augment import augment
 
 
 class ResidentLoader(Loader):

@@ -7,20 +7,20 @@ and hands them to an engine, of this process or of several, as a sweep does with
 import math
 from collections.abc import Callable, Sequence
 
-from ..choice import Share, open_engine, shared, threads_of
-from ..console import Console
-from ..entries import STATE
 from ..errors import EnvironmentProblem, UsageError
-from ..lab import Lab
-from ..results import Finished, finished
-from ..setups import load_grids
-from ..store import Store
-from ..tuning import fastest, measure_packs, models_in_memory
-from .images import Place, reopen
+from ..execution.choice import Share, open_engine, shared, threads_of
+from ..execution.console import Console
+from ..execution.pack_size import fastest, measure_packs, models_in_memory
+from ..store.entries import STATE
+from ..store.setups import load_grids
+from ..store.store import Store
+from ..store.tables import Finished, finished
+from ..training.workbench import Lab
 from .measuring import Analyses, Pack
+from .progress import AnalysisView
 from .records import Analysis, choose, is_done
+from .reopen import Place, reopen
 from .selection import Request, Selection, missing_rates, select
-from .view import AnalysisView
 
 AT_ONCE = {"cpu": 21, "cuda": 63}
 """most models in a pack, by kind of device: on a CPU larger ones are no faster"""

@@ -13,10 +13,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..evaluate import score, score_test_set
-from ..lab import Lab
-from ..models import fold
-from ..pack import State
+from ..settings.networks.modules import fold
+from ..training.evaluate import score, score_test_set
+from ..training.pack import State
+from ..training.workbench import Lab
 
 EDGES = (1.0, 9.0, 25.0, 33.0)
 """where bands end, in periods per 32 pixels"""

@@ -24,12 +24,12 @@ import safetensors
 import torch
 from torch import Tensor
 
-from ..angles import angle
-from ..evaluate import reestimate_batch_norm_, score_test_set
-from ..lab import Lab
-from ..models import fold
-from ..pack import State
-from ..schedule import evenly
+from ..execution.packing import evenly
+from ..settings.networks.modules import fold
+from ..training.angles import angle
+from ..training.evaluate import reestimate_batch_norm_, score_test_set
+from ..training.pack import State
+from ..training.workbench import Lab
 
 NUM_POINTS = 21
 """of a path, its ends among them"""

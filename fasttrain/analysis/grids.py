@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from ..results import Finished, finished
-from ..sets import load_sets
-from ..setups import load_grids
-from ..status import Planned, read_plan
+from ..store.sets import load_sets
+from ..store.setups import load_grids
+from ..store.status import Planned, read_plan
+from ..store.tables import Finished, finished
 from .records import load_analyses
 from .tables import Grid
 

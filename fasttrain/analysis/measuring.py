@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..driver import Driver, Waiting, halves
-from ..engines import Engine, Report, Task
 from ..errors import EnvironmentProblem
-from ..lab import Lab
-from ..store import Store
+from ..execution.driver import Driver, Waiting, halves
+from ..execution.engines.local import Engine, Report, Task
+from ..store.store import Store
+from ..training.workbench import Lab
+from .kinds import WORKS
+from .progress import AnalysisView
 from .records import Analysis, is_done, save
-from .view import AnalysisView
-from .works import WORKS
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "memoryerror", "signal sigkill")
 """in the error of a pack that was too large; who takes most of the memory is killed"""

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..settings.optimizers import SGD, Sphere
+from ..settings.optimizers.kinds import SGD, Sphere
 
 FILTER, TENSOR = "filter", "tensor"
 RANGE = (-6.0, 0.0)

@@ -21,10 +21,10 @@ import pyarrow
 import pyarrow.parquet
 import torch
 
-from ..files import json_bytes, parquet, write_atomically
-from ..identity import digest
-from ..schema import Current, read_json
-from ..store import Store
+from ..machine.files import json_bytes, parquet, write_atomically
+from ..plan.identity import digest
+from ..store.schema import Current, read_json
+from ..store.store import Store
 from .tables import TABLES, empty
 
 ANALYSIS = 1

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..chance import NON_FINITE
+from ..training.chance import NON_FINITE
 from .rules import Curves, Verdict, converged_epoch, judge, split_equilibrium
 from .tables import Grid
 

@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
-from ..config import checked
 from ..errors import UsageError
-from ..limits import MOST
+from ..plan.config import checked
 from ..settings.fields import Count, limited
-from ..values import known_device, learning_rates
+from ..settings.limits import MOST
+from ..settings.rates import known_device, learning_rates
 
 Name = Literal["geometry", "norms", "sharpness", "features"]
 

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ..chance import GUESS
+from ..training.chance import GUESS
 
 Regime = Literal["1", "2A", "2B", "2", "3", "undecided"]
 

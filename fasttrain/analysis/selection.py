@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 
 import pandas as pd
 
-from ..results import CHAIN
-from ..values import canonical
+from ..settings.rates import canonical
+from ..store.tables import CHAIN
 from .geometry import NUM_POINTS
 from .records import Analysis
 from .request import Request

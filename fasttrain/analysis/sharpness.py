@@ -26,10 +26,10 @@ from torch import Tensor
 
 from fasttrain_data import open_loader
 
-from ..lab import Lab
-from ..models import ImageClassifier, fold
-from ..pack import State
 from ..settings.losses import Loss
+from ..settings.networks.modules import ImageClassifier, fold
+from ..training.pack import State
+from ..training.workbench import Lab
 from .spectrum import SphereHessian, Top, by_model, rademacher, top_eigenvalues, trace
 from .tables import TABLES
 

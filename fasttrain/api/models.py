@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fasttrain_kernels.augment import byte_map
+from fasttrain_kernels.augment.augment import byte_map
 
-from ..analysis.images import configuration
-from ..entries import STATE
+from ..analysis.reopen import configuration
 from ..errors import EnvironmentProblem, UsageError, nearest
-from ..lab import new_network
-from ..models import ImageClassifier
-from ..precision import autocast
-from ..results import Finished
-from ..runs import Progress
+from ..machine.precision import autocast
 from ..settings.losses import LOSSES, Loss
-from ..store import Store
+from ..settings.networks.modules import ImageClassifier
+from ..store.entries import STATE
+from ..store.store import Store
+from ..store.tables import Finished
+from ..training.progress import Progress
+from ..training.workbench import new_network
 
 
 class Classifier(nn.Module):

@@ -13,12 +13,12 @@ from ..analysis.records import load_analyses
 from ..analysis.regimes import classify
 from ..analysis.tables import Grid
 from ..errors import UsageError, nearest
-from ..rebuild import rebuild
 from ..report import drawings_of, drawn
+from ..report.build import rebuild
 from ..report.figures.sets import SETS
-from ..results import epoch_table, finished, stage_table
-from ..sets import load_sets
-from ..store import Store
+from ..store.sets import load_sets
+from ..store.store import Store
+from ..store.tables import epoch_table, finished, stage_table
 
 
 class Results:

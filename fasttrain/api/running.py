@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 import pandas as pd
 import torch
 
-from .. import session
-from ..analysis.images import Place
-from ..analysis.locate import locate as find_boundaries
+from ..analysis.reopen import Place
 from ..analysis.request import Name, check_request
-from ..analysis.task import Task, plan_search
-from ..config import RunOptions, check_options
-from ..console import Console
+from ..boundaries.locate import locate as find_boundaries
+from ..boundaries.task import Task, plan_search
 from ..errors import UsageError, nearest, raise_failures
-from ..inputs import check_dataset, check_training
-from ..marker import check_store
+from ..execution.console import Console
+from ..plan.config import RunOptions, check_options
+from ..store.inputs import check_dataset, check_training
+from ..store.marker import check_store
+from . import session
 from .results import Results
 from .studies import Study, as_study, command, plain, written
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Options(TypedDict, total=False):
-    """The options of a run, as of the commands; what each is says `fasttrain.config.RunOptions`."""
+    """The options of a run, as of the commands; what each is says `fasttrain.plan.config.RunOptions`."""
 
     store: "AnyPath | None"
     data_root: "AnyPath | None"

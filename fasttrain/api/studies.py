@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import Config, checked_table, load_table
 from ..errors import UsageError, nearest
-from ..settings.tables import section_keys
+from ..plan.config import Config, checked_table, load_table
+from ..plan.tables import section_keys
 
 Table = dict[str, Any]
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..marker import check_store
+from ..store.marker import check_store
 
 
 def doctor(store: Path | None) -> int:

@@ -83,7 +83,7 @@ def _package(name: str) -> Line:
 def _cpu() -> str:
     import torch
 
-    from ..precision import resolve_precision
+    from ..machine.precision import resolve_precision
 
     auto = resolve_precision("auto", torch.device("cpu"))
     return (
@@ -121,7 +121,7 @@ def _gpus() -> str:
 
 def _ffcv() -> str:
     from fasttrain_data import DataUnavailable
-    from fasttrain_data.ffcv_loader import import_ffcv
+    from fasttrain_data.ffcv.loader import import_ffcv
 
     try:
         with warnings.catch_warnings():
@@ -158,7 +158,7 @@ def _data_sets() -> Path:
 
 
 def _measurements() -> Path:
-    from ..tuning import cache_directory
+    from ..execution.pack_size import cache_directory
 
     return cache_directory() / "tuning"
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..analysis.records import current
-from ..checkpoints import checked_checkpoint
-from ..entries import DONE, NAME, STATE, Entry
 from ..errors import EnvironmentProblem
-from ..files import file_sha256
-from ..pack_records import PackRecords, read_record
-from ..report.pictures import written
-from ..store import DESCRIPTION, FAILURE, Store
+from ..machine.files import file_sha256
+from ..report.page.pictures import written
+from ..store.checkpoints import checked_checkpoint
+from ..store.entries import DONE, NAME, STATE, Entry
+from ..store.pack_records import PackRecords, read_record
+from ..store.store import DESCRIPTION, FAILURE, Store
 
 T = TypeVar("T")
 AS_IN_PARENT = ("setup", "plr", "seed", "dataset")

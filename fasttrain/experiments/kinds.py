@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict
 
 from ..errors import UsageError
-from ..limits import MOST, within
-from ..values import EpochCounts, LearningRates, Values
+from ..settings.limits import MOST, within
+from ..settings.rates import EpochCounts, LearningRates, Values
 
 if TYPE_CHECKING:
-    from ..config import Config
+    from ..plan.config import Config
 
 _CLOSED = ConfigDict(extra="forbid")
 

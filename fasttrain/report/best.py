@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fasttrain.report.table import (
+from fasttrain.report.seed_means import (
     CELL_KEYS,
     at_least,
     best,

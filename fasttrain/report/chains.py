@@ -7,10 +7,10 @@ from rich import box
 from rich.table import Table
 
 from fasttrain.analysis.tables import Grid
-from fasttrain.chance import ENDS
 from fasttrain.report.best import result_words
-from fasttrain.report.table import number, percent
+from fasttrain.report.seed_means import number, percent
 from fasttrain.report.waiting import waited_for
+from fasttrain.training.chance import ENDS
 
 SUMMARY_HEADINGS = ("path", "k", "epochs", "train %", "test %", "seeds", "state")
 

@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 
 from fasttrain.analysis.tables import Grid
-from fasttrain.chance import ENDS
 from fasttrain.report.best import best_sentences
-from fasttrain.report.table import number
+from fasttrain.report.seed_means import number
 from fasttrain.report.waiting import rates_words, waited_for, waiting_words
-from fasttrain.settings.optimizers import KINDS
+from fasttrain.settings.optimizers.kinds import KINDS
+from fasttrain.training.chance import ENDS
 
 REGIME_NAMES = {
     "1": "regime 1 (convergence)",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from fasttrain.analysis.tables import Grid
-from fasttrain.report.table import number
+from fasttrain.report.seed_means import number
 
 _KINDS = {"pretrain": "pre-training", "finetune": "fine-tuning", "swa": "averaging"}
 MOST_NAMED = 6

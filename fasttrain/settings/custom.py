@@ -20,7 +20,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from ..errors import UsageError, nearest
-from ..limits import in_one_line, shown
+from .limits import in_one_line, shown
 
 FORM = "must be package.module:function, or in Python the function itself"
 LENGTH = 16

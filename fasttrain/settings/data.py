@@ -108,7 +108,7 @@ class Npz(_AtPath):
         existing(self.path)
 
     def load(self, root: Path | None) -> "ImageData":
-        from fasttrain_data.npz import load_npz
+        from fasttrain_data.sources.npz import load_npz
 
         self.check(root)
         return load_npz(Path(self.path).expanduser())
@@ -128,7 +128,7 @@ class Folder(_AtPath):
         image_folder(self.path)
 
     def load(self, root: Path | None) -> "ImageData":
-        from fasttrain_data.folder import load_folder
+        from fasttrain_data.sources.folder import load_folder
 
         return load_folder(self.path, self.image_size)
 
@@ -151,7 +151,7 @@ class HuggingFace(_AtPath):
         saved_dataset(self.path)
 
     def load(self, root: Path | None) -> "ImageData":
-        from fasttrain_data.hugging_face import load_hugging_face
+        from fasttrain_data.sources.hugging_face import load_hugging_face
 
         return load_hugging_face(self.path, self.image, self.label, self.image_size)
 
@@ -180,7 +180,7 @@ class CustomData(FromFactory, Data):
 
     def load(self, root: Path | None) -> "ImageData":
         from fasttrain_data import ImageData
-        from fasttrain_data.arrays import images_of
+        from fasttrain_data.sources.arrays import images_of
 
         made = call(self.factory, "data.factory", options=self.options)
         if isinstance(made, ImageData):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, ConfigDict, Field, Strict
 
-from ..limits import LARGEST_RADIUS, MOST, within
+from .limits import LARGEST_RADIUS, MOST, within
 
 CLOSED = ConfigDict(extra="forbid")
 

@@ -12,8 +12,8 @@ import pytest
 from beton_files import NUM_TRAIN, made
 
 from fasttrain_data import Beton, DataError, DataUnavailable, write_beton
-from fasttrain_data.beton_layout import HEADER, INDEX_START
-from fasttrain_data.manifest import manifest_path
+from fasttrain_data.ffcv.layout import HEADER, INDEX_START
+from fasttrain_data.ffcv.manifest import manifest_path
 
 DATA = made()
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from beton_files import made
 
-from fasttrain_data import Beton, DataError, beton_layout, write_beton
-from fasttrain_data.beton_layout import ALLOCATION, FIELD, HEADER, INDEX_START, RECORDS
-from fasttrain_data.manifest import manifest_path
+from fasttrain_data import Beton, DataError, write_beton
+from fasttrain_data.ffcv import layout as beton_layout
+from fasttrain_data.ffcv.layout import ALLOCATION, FIELD, HEADER, INDEX_START, RECORDS
+from fasttrain_data.ffcv.manifest import manifest_path
 
 NUM = 5
 EXTREMES = (0, 1, 2, 3, 255, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**63)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fasttrain_data import DataError, load
-from fasttrain_data.folder import load_folder
+from fasttrain_data.sources.folder import load_folder
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 256, (6, 5), dtype=np.uint8)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fasttrain_data import DataError, DataUnavailable, load
-from fasttrain_data.hugging_face import load_hugging_face
+from fasttrain_data.sources.hugging_face import load_hugging_face
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (8, 6, 5, 3), dtype=np.uint8)

@@ -18,9 +18,7 @@ from fasttrain_data import (
     relabelled,
     write_beton,
 )
-from fasttrain_data import (
-    loader as loader_module,
-)
+from fasttrain_data import loader as loader_module
 
 DATA = made()
 AUGMENT = Augment(flip=True, crop_padding=2)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fasttrain_data import DataError, load, open_loader
-from fasttrain_data.npz import save_npz
+from fasttrain_data.sources.npz import save_npz
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (12, 5, 4, 3), dtype=np.uint8)

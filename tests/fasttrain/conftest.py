@@ -12,8 +12,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from fasttrain import tuning
-from fasttrain.cli import run
+from fasttrain.cli.main import run
+from fasttrain.execution import pack_size as tuning
 
 from .pages import use_few_pictures
 

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from fasttrain.analysis.tables import Grid
-from fasttrain.files import write_atomically
-from fasttrain.report import figures, html, pictures
+from fasttrain.machine.files import write_atomically
+from fasttrain.report import figures
+from fasttrain.report.page import html, pictures
 
 NAN = float("nan")
 PLRS = (1e-3, 1e-2, 5e-2, 0.5)

@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-from fasttrain.plan import Stage
+from fasttrain.plan.stages import Stage
 from fasttrain.settings.knobs import Knobs
-from fasttrain.store import Store
+from fasttrain.store.store import Store
 
 SETUP = {
     "data": {"digest": "d", "numerics": 0},

@@ -10,15 +10,16 @@ import pytest
 import torch
 
 import fasttrain
-from fasttrain.analysis import analyse, works
+from fasttrain.analysis import analyse
+from fasttrain.analysis import kinds as works
 from fasttrain.analysis.grids import all_grids
 from fasttrain.analysis.records import Analysis, choose, save
 from fasttrain.analysis.selection import Request, select
 from fasttrain.analysis.sharpness import HessianSettings
 from fasttrain.analysis.tables import TABLES
-from fasttrain.cli import run
-from fasttrain.store import Store
-from fasttrain.tuning import Timing
+from fasttrain.cli.main import run
+from fasttrain.execution.pack_size import Timing
+from fasttrain.store.store import Store
 
 GRID = """
 [data]

@@ -7,12 +7,13 @@ import signal
 import pytest
 
 import fasttrain
-from fasttrain import journal
-from fasttrain.analysis import analyse, works
-from fasttrain.analysis.view import AnalysisView
-from fasttrain.cli import run
-from fasttrain.status import read
-from fasttrain.tuning import Timing
+from fasttrain.analysis import analyse
+from fasttrain.analysis import kinds as works
+from fasttrain.analysis.progress import AnalysisView
+from fasttrain.cli.main import run
+from fasttrain.execution import journal
+from fasttrain.execution.pack_size import Timing
+from fasttrain.store.status import read
 
 from .conftest import TINY
 from .programs import workers

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fasttrain.angles import angle
+from fasttrain.training.angles import angle
 
 
 @pytest.mark.parametrize("wanted", [0.0, 1e-12, 1e-7, 0.3, math.pi / 2, 3.0, math.pi])

@@ -15,8 +15,8 @@ import torch
 
 import fasttrain as ft
 from fasttrain.api.running import Options
-from fasttrain.cli import run
-from fasttrain.config import RunOptions, load_config
+from fasttrain.cli.main import run
+from fasttrain.plan.config import RunOptions, load_config
 from fasttrain.report import DRAWINGS
 from fasttrain.report.figures.catalogue import CHAIN_DRAWINGS
 from fasttrain.report.figures.sets import SETS
@@ -260,7 +260,7 @@ assert set(ft.__all__) <= set(dir(ft))
 ft.study("digits", epochs=3)
 assert not heavy - {"pydantic"} & set(sys.modules), heavy & set(sys.modules)
 assert callable(ft.sweep) and ft.UsageError.__name__ == "UsageError"
-import fasttrain.session, fasttrain.cli
+import fasttrain.api.session, fasttrain.cli.main
 assert all(callable(getattr(ft, name)) or name == "__version__" for name in ft.__all__)
 try:
     ft.swep

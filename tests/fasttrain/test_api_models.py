@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fasttrain as ft
-from fasttrain.store import Store
+from fasttrain.store.store import Store
 from fasttrain_data import ImageData, load, open_loader
 
 GRID = {"plr": [1e-2], "flr": [1e-2], "k": [2], "epochs": 2, "finetune_epochs": 1}
@@ -134,7 +134,7 @@ def test_a_stage_of_an_earlier_version_says_what_it_lacks(results, tmp_path):
 
 def _as_before(store: Store, stage: str, *, statistics: bool) -> None:
     """Make the stage one that was made before models could be loaded."""
-    from fasttrain.files import tensors_to_bytes
+    from fasttrain.machine.files import tensors_to_bytes
 
     folder: Path = store.path / stage
     about = json.loads((folder / "stage.json").read_bytes())

@@ -4,9 +4,9 @@ import shlex
 
 import pytest
 
-from fasttrain.arguments import Train
-from fasttrain.parsing import parse, preset_config
-from fasttrain.report.command import NoCommand, train_command
+from fasttrain.cli.arguments import Train
+from fasttrain.cli.usage import parse, preset_config
+from fasttrain.report.page.cell_command import NoCommand, train_command
 
 from .pages import CONFIG
 

@@ -9,13 +9,13 @@ import pytest
 
 import fasttrain as package
 from fasttrain.analysis.grids import all_grids
-from fasttrain.config import check
 from fasttrain.errors import UsageError
-from fasttrain.experiments.build import build
-from fasttrain.identity import path_of, stage_identity
+from fasttrain.plan.config import check
+from fasttrain.plan.identity import path_of, stage_identity
+from fasttrain.plan.trees import build
 from fasttrain.report.chains import chain_headline
-from fasttrain.setups import load_grids
-from fasttrain.store import Store
+from fasttrain.store.setups import load_grids
+from fasttrain.store.store import Store
 
 SETTING = """
 [data]

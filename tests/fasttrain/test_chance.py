@@ -12,15 +12,15 @@ import fasttrain as package
 from fasttrain.analysis import rules
 from fasttrain.analysis.grids import all_grids
 from fasttrain.analysis.regimes import classify
-from fasttrain.chance import chance_of
-from fasttrain.lab import trained
-from fasttrain.loop import train_epoch
-from fasttrain.models import MODELS
-from fasttrain.plan import Stage
-from fasttrain.runs import COLUMNS, WALKED, Progress, Run, is_hopeless
+from fasttrain.plan.stages import Stage
 from fasttrain.settings.knobs import Knobs
 from fasttrain.settings.losses import CrossEntropy
-from fasttrain.settings.optimizers import Sphere
+from fasttrain.settings.networks.modules import MODELS
+from fasttrain.settings.optimizers.kinds import Sphere
+from fasttrain.training.chance import chance_of
+from fasttrain.training.loop import train_epoch
+from fasttrain.training.progress import COLUMNS, WALKED, Progress, Run, is_hopeless
+from fasttrain.training.workbench import trained
 from fasttrain_data import load, open_loader
 
 GUESS_LOSS = CrossEntropy().guess

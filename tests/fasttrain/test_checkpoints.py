@@ -5,9 +5,9 @@ import threading
 import pytest
 import torch
 
-from fasttrain.checkpoints import Checkpoints, CheckpointWriter
 from fasttrain.errors import EnvironmentProblem
-from fasttrain.store import Store
+from fasttrain.store.checkpoints import Checkpoints, CheckpointWriter
+from fasttrain.store.store import Store
 
 from .stored import begin, finish, pretraining
 

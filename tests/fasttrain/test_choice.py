@@ -6,9 +6,9 @@ import pytest
 from torch import nn
 
 import fasttrain as package
-from fasttrain import tuning
-from fasttrain.models import ImageClassifier
-from fasttrain.tuning import Timing, fastest
+from fasttrain.execution import pack_size as tuning
+from fasttrain.execution.pack_size import Timing, fastest
+from fasttrain.settings.networks.modules import ImageClassifier
 
 
 def timing(size: int, per_model_ms: float, *, compiled: bool = False) -> Timing:

@@ -13,8 +13,8 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pytest
 
-from fasttrain.arguments import BenchGrid, BenchKernels
-from fasttrain.config import load_config
+from fasttrain.cli.arguments import BenchGrid, BenchKernels
+from fasttrain.plan.config import load_config
 
 MISTAKES = [
     (["swep"], "'swep' is no command (did you mean 'sweep'?)"),
@@ -142,8 +142,8 @@ def test_help_comes_for_every_command(fasttrain, capsys):
 
 
 def test_benchmarks_are_those_that_help_names():
-    from fasttrain import benchmarks
-    from fasttrain.grid_bench import cases
+    from bench import optimizer_step as benchmarks
+    from bench.grid import cases
 
     (networks, _) = get_args(get_type_hints(BenchKernels)["only"])
     assert get_args(networks) == tuple(benchmarks.CASES)

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from fasttrain.config import Config, check, load_config, presets
 from fasttrain.errors import UsageError
-from fasttrain.values import epoch_counts, learning_rates
+from fasttrain.plan.config import Config, check, load_config, presets
+from fasttrain.settings.rates import epoch_counts, learning_rates
 
 
 def test_every_preset_loads():

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fasttrain.report.curves import MAX_BYTES, packed_curves
+from fasttrain.report.page.curves import MAX_BYTES, packed_curves
 
 from .pages import NAN, make_grid
 

@@ -6,15 +6,16 @@ What torch itself makes of a device (`set_device` refuses one without an index) 
 import pytest
 import torch
 
-from fasttrain import choice, tuning
-from fasttrain import lab as lab_module
-from fasttrain.config import Config, GridConfig, RunOptions
 from fasttrain.errors import EnvironmentProblem, UsageError
-from fasttrain.experiments.build import build
-from fasttrain.precision import device_name, resolve_device, resolve_precision
-from fasttrain.provenance import provenance
-from fasttrain.schedule import largest_wave
-from fasttrain.tuning import Timing
+from fasttrain.execution import choice
+from fasttrain.execution import pack_size as tuning
+from fasttrain.execution.pack_size import Timing
+from fasttrain.execution.packing import largest_wave
+from fasttrain.machine.precision import device_name, resolve_device, resolve_precision
+from fasttrain.machine.provenance import provenance
+from fasttrain.plan.config import Config, GridConfig, RunOptions
+from fasttrain.plan.trees import build
+from fasttrain.training import workbench as lab_module
 
 FREE_BYTES = 1000
 

@@ -8,9 +8,9 @@ import pytest
 
 from fasttrain.analysis.records import Analysis, choose, save
 from fasttrain.doctor import machine, stores
-from fasttrain.files import sha256_hex
-from fasttrain.pack_records import PackRecords
-from fasttrain.store import Store
+from fasttrain.machine.files import sha256_hex
+from fasttrain.store.pack_records import PackRecords
+from fasttrain.store.store import Store
 
 from .stored import finetuning, finish, pretraining
 

@@ -49,7 +49,7 @@ AT_ONCE = [
 ]
 WITHOUT_TORCH = """
 import contextlib, io, json, sys
-from fasttrain.cli import run
+from fasttrain.cli.main import run
 outcomes = []
 for arguments in json.load(sys.stdin):
     said = io.StringIO()

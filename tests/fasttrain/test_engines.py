@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from fasttrain.cli import run
-from fasttrain.engines import Workers
+from fasttrain.cli.main import run
 from fasttrain.errors import EnvironmentProblem
-from fasttrain.store import Store
+from fasttrain.execution.engines.local import Workers
+from fasttrain.store.store import Store
 
 from .conftest import TINY, contents, ended
 from .programs import ENVIRONMENT, all_end, checkpoints, children, is_alive, workers
@@ -100,7 +100,7 @@ def hold():
 """
 DRIVER = """
 import signal
-from fasttrain.engines import Workers
+from fasttrain.execution.engines.local import Workers
 from held import hold
 
 with Workers([hold, hold], 1):

@@ -12,15 +12,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fasttrain import commands
 from fasttrain.analysis.records import Analysis, choose, save
 from fasttrain.analysis.tables import TABLES
-from fasttrain.journal import Journal
-from fasttrain.rebuild import rebuild
-from fasttrain.report import html
+from fasttrain.cli import commands
+from fasttrain.execution.journal import Journal
+from fasttrain.report.build import rebuild
+from fasttrain.report.page import html
 from fasttrain.settings.data import Named
-from fasttrain.status import PROGRESS
-from fasttrain.store import Store
+from fasttrain.store.status import PROGRESS
+from fasttrain.store.store import Store
 
 from .pages import use_decreed
 from .stored import begin, pretraining
@@ -63,7 +63,7 @@ FAULTS = {
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """A store with everything that one can hold: finished, analysed, under way, failed, shown."""
-    from fasttrain.cli import run
+    from fasttrain.cli.main import run
 
     from .conftest import TINY
 

@@ -9,11 +9,11 @@ import torch
 
 from fasttrain.analysis.features import ALL, band_accuracy, band_masks, edges, keep_band
 from fasttrain.analysis.tables import TABLES
-from fasttrain.columns import SCORES
-from fasttrain.config import RunOptions, load_config
-from fasttrain.lab import Lab, open_lab
-from fasttrain.pack import Pack
+from fasttrain.plan.config import RunOptions, load_config
 from fasttrain.settings.knobs import Knobs
+from fasttrain.store.columns import SCORES
+from fasttrain.training.pack import Pack
+from fasttrain.training.workbench import Lab, open_lab
 
 SIZES = [(8, 8), (28, 28), (32, 32), (33, 33), (64, 64), (2, 2), (1, 1), (32, 20), (9, 31)]
 EDGES = {

@@ -20,11 +20,11 @@ from fasttrain.analysis.geometry import (
     interpolate,
     score_pack,
 )
-from fasttrain.angles import angle
-from fasttrain.config import Config, RunOptions, TrainingConfig
-from fasttrain.lab import Lab, open_lab
+from fasttrain.plan.config import Config, RunOptions, TrainingConfig
 from fasttrain.settings.data import Named
-from fasttrain.settings.networks import NETWORKS
+from fasttrain.settings.networks.kinds import NETWORKS
+from fasttrain.training.angles import angle
+from fasttrain.training.workbench import Lab, open_lab
 
 SHAPES = {"first.weight": (5, 3, 3, 3), "second.weight": (7, 5, 1, 1)}
 

@@ -8,16 +8,16 @@ import sys
 import numpy as np
 import pytest
 
-from fasttrain.config import GridConfig, RunOptions, load_config
+from bench.grid.cases import CASES, SIZES, Case, generate, grid_of, with_dataset
+from bench.grid.counts import dispatched_operations, traffic_bytes, work
+from bench.grid.measure import run_job, tree_bytes
+from bench.grid.ours import OurSweep
+from bench.grid.profiling import PARTS, REST, profile
+from bench.grid.roofline import Roofs
+from bench.grid.tables import compare, differences
 from fasttrain.errors import EnvironmentProblem
-from fasttrain.grid_bench.cases import CASES, SIZES, Case, generate, grid_of, with_dataset
-from fasttrain.grid_bench.counts import dispatched_operations, traffic_bytes, work
-from fasttrain.grid_bench.measure import run_job, tree_bytes
-from fasttrain.grid_bench.ours import OurSweep
-from fasttrain.grid_bench.profiling import PARTS, REST, profile
-from fasttrain.grid_bench.roofs import Roofs
-from fasttrain.grid_bench.tables import compare, differences
-from fasttrain.settings.networks import ConvNet, ResNet18
+from fasttrain.plan.config import GridConfig, RunOptions, load_config
+from fasttrain.settings.networks.kinds import ConvNet, ResNet18
 from fasttrain_data import load
 
 

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from fasttrain.config import check, load_config
 from fasttrain.errors import UsageError
-from fasttrain.limits import LIMITS, MAX_TOML_BYTES
+from fasttrain.plan.config import check, load_config
+from fasttrain.settings.limits import LIMITS, MAX_TOML_BYTES
 
 HUGE = "9" * 400
 BEYOND = "9" * 5000
@@ -243,7 +243,7 @@ def test_a_limit_can_be_lifted_as_its_message_says(monkeypatch, name):
 
 def test_a_lifted_limit_holds_in_the_command_line(tmp_path):
     (tmp_path / "grid.toml").write_text("[grid]\nseeds = 20000\nplr = 1\nflr = 1\nk = []")
-    code = "import sys, fasttrain.config as c; print(c.load_config('grid.toml').grid.seeds)"
+    code = "import sys, fasttrain.plan.config as c; print(c.load_config('grid.toml').grid.seeds)"
     environment = {**os.environ, "FASTTRAIN_MAX_SEEDS": "20000"}
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -174,7 +174,8 @@ def test_only_fine_tuning_without_its_pretraining(tmp_path):
 
 
 def test_figures_are_written_again_only_when_their_table_changes(tmp_path, monkeypatch):
-    from fasttrain.report import Pictures, pictures
+    from fasttrain.report import Pictures
+    from fasttrain.report.page import pictures
 
     written = []
     save = pictures.save
@@ -190,7 +191,7 @@ def test_figures_are_written_again_only_when_their_table_changes(tmp_path, monke
 
 
 def test_a_figure_of_too_many_marks_is_shown_in_pixels(tmp_path, monkeypatch):
-    from fasttrain.report import pictures
+    from fasttrain.report.page import pictures
 
     save = pictures.save
 

@@ -8,8 +8,8 @@ import pytest
 
 import fasttrain as package
 from fasttrain.errors import EnvironmentProblem
-from fasttrain.schema import seal
-from fasttrain.store import Store
+from fasttrain.store.schema import seal
+from fasttrain.store.store import Store
 
 from .stored import ABOUT, SUMMARY, begin, finetuning, finish, pretraining
 

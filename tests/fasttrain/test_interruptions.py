@@ -3,7 +3,7 @@
 import pytest
 
 import fasttrain as package
-from fasttrain.stages import run_pack
+from fasttrain.training.run_pack import run_pack
 
 from .conftest import contents
 
@@ -16,7 +16,7 @@ def test_a_failing_stage_leaves_the_others_and_is_tried_again(
             raise RuntimeError("out of memory")
         return run_pack(stages, lab, on_epoch)
 
-    monkeypatch.setattr("fasttrain.engines.run_pack", fails_once)
+    monkeypatch.setattr("fasttrain.execution.engines.local.run_pack", fails_once)
     outcome = fasttrain("sweep", tiny)
     assert outcome.code == 1
     assert "pretrain plr 0.01 seed 0: RuntimeError: out of memory" in outcome.err
@@ -38,7 +38,7 @@ def test_what_a_failed_pack_had_finished_is_not_lost_from_sight(
         if len(stages) > 1:
             raise RuntimeError("killed")
 
-    monkeypatch.setattr("fasttrain.engines.run_pack", dies_after_the_first)
+    monkeypatch.setattr("fasttrain.execution.engines.local.run_pack", dies_after_the_first)
     outcome = fasttrain("sweep", tiny, "--pack", "2")
     assert outcome.code == 0, outcome.err
     assert len(package.load(tmp_path / "runs" / "tiny")) == 8
@@ -62,7 +62,7 @@ def test_a_pack_that_has_lost_a_model_resumes_in_the_same_bits(
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("fasttrain.progress.ProgressView.epoch", kill)
+        patch.setattr("fasttrain.execution.progress.ProgressView.epoch", kill)
         with pytest.raises(Killed):
             fasttrain(*grid, "--store", "parts")
     assert fasttrain(*grid, "--store", "parts").code == 0
@@ -83,7 +83,7 @@ def test_an_interrupted_sweep_says_how_to_resume_and_ends_in_the_same_bits(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("fasttrain.progress.ProgressView.epoch", interrupt)
+        patch.setattr("fasttrain.execution.progress.ProgressView.epoch", interrupt)
         outcome = fasttrain("sweep", tiny, "--store", "parts")
     assert outcome.code == 130
     assert f"fasttrain sweep {tiny} --store parts" in outcome.err
@@ -99,7 +99,7 @@ def test_time_goes_on_after_an_interruption(fasttrain, tiny, tmp_path, monkeypat
             self.now += 1.0
             return self.now
 
-    monkeypatch.setattr("fasttrain.stages.time", Clock())
+    monkeypatch.setattr("fasttrain.training.run_pack.time", Clock())
     count = 0
 
     def interrupt(*_):
@@ -110,7 +110,7 @@ def test_time_goes_on_after_an_interruption(fasttrain, tiny, tmp_path, monkeypat
 
     one = ("sweep", tiny, "--plr", "0.1", "--k", "none")
     with monkeypatch.context() as patch:
-        patch.setattr("fasttrain.progress.ProgressView.epoch", interrupt)
+        patch.setattr("fasttrain.execution.progress.ProgressView.epoch", interrupt)
         assert fasttrain(*one).code == 130
     assert fasttrain(*one).code == 0
     # The clock ticks a second in every epoch: 3 of pre-training, 2 of fine-tuning.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fasttrain.cli import run
+from fasttrain.cli.main import run
 
 from .conftest import TINY, contents, ended
 

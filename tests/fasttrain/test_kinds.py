@@ -10,20 +10,20 @@ import pytest
 import torch
 from PIL import Image
 
-from fasttrain.analysis.images import Place, reopen
-from fasttrain.config import Config, RunOptions, check, load_config
+from fasttrain.analysis.reopen import Place, reopen
 from fasttrain.errors import UsageError
-from fasttrain.experiments.build import build
-from fasttrain.lab import open_lab
-from fasttrain.models import MLP as MLPModule
-from fasttrain.plan import setup_sections
-from fasttrain.results import finished
+from fasttrain.plan.config import Config, RunOptions, check, load_config
+from fasttrain.plan.flags import DataFlags, NetworkFlags
+from fasttrain.plan.stages import setup_sections
+from fasttrain.plan.trees import build
 from fasttrain.settings.data import Folder, HuggingFace, Named, Npz
-from fasttrain.settings.flags import DataFlags, NetworkFlags
-from fasttrain.settings.networks import MLP, NETWORKS, ConvNet, CustomNetwork, ResNet18
-from fasttrain.settings.optimizers import SGD
-from fasttrain.stages import run_pack
-from fasttrain.store import Store
+from fasttrain.settings.networks.kinds import MLP, NETWORKS, ConvNet, CustomNetwork, ResNet18
+from fasttrain.settings.networks.modules import MLP as MLPModule
+from fasttrain.settings.optimizers.kinds import SGD
+from fasttrain.store.store import Store
+from fasttrain.store.tables import finished
+from fasttrain.training.run_pack import run_pack
+from fasttrain.training.workbench import open_lab
 
 DATA = SimpleNamespace(digest="d" * 64)
 SETUPS = {

@@ -1,6 +1,6 @@
 """The loader of a sweep: said in its output, and of no consequence to its results."""
 
-from fasttrain import lab as lab_module
+from fasttrain.training import workbench as lab_module
 from fasttrain_data import DataUnavailable
 
 from .conftest import contents

@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 
 import fasttrain as package
-from fasttrain.analysis import locate as module
 from fasttrain.analysis.rules import Verdict
-from fasttrain.analysis.search import Want
-from fasttrain.cli import run
+from fasttrain.boundaries import locate as module
+from fasttrain.boundaries.search import Want
+from fasttrain.cli.main import run
 
 
 def test_too_few_epochs_are_not_those_that_it_is_compared_with(fasttrain, tiny):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fasttrain.models import HEAD_NORM, MLP, MODELS, ConvNet, ResNet18
+from fasttrain.settings.networks.modules import HEAD_NORM, MLP, MODELS, ConvNet, ResNet18
 from fasttrain_kernels import NormReLUPool
 
 SIZES = [

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from fasttrain.config import Config, RunOptions, check
 from fasttrain.errors import UsageError
-from fasttrain.lab import open_lab
-from fasttrain.models import MODELS
-from fasttrain.models.noise import Noise, NoisyNorm, add_noise_
+from fasttrain.plan.config import Config, RunOptions, check
+from fasttrain.settings.networks.modules import MODELS
+from fasttrain.settings.networks.noise import Noise, NoisyNorm, add_noise_
+from fasttrain.training.workbench import open_lab
 from fasttrain_kernels import NormReLUPool
 
 from .own_parts import PlainNet

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from fasttrain.errors import UsageError
-from fasttrain.lab import trained
-from fasttrain.loop import train_epoch
-from fasttrain.models import MLP, ConvNet, ImageClassifier, fold, unfold
-from fasttrain.settings.fused import start_norms
-from fasttrain.settings.groups import Built
 from fasttrain.settings.knobs import Knobs
 from fasttrain.settings.losses import CrossEntropy
-from fasttrain.settings.optimizers import SGD, Adam, Sphere
+from fasttrain.settings.networks.modules import MLP, ConvNet, ImageClassifier, fold, unfold
+from fasttrain.settings.optimizers.fused import start_norms
+from fasttrain.settings.optimizers.groups import Built
+from fasttrain.settings.optimizers.kinds import SGD, Adam, Sphere
+from fasttrain.training.loop import train_epoch
+from fasttrain.training.workbench import trained
 from fasttrain_data import load, open_loader
 from fasttrain_kernels import SphereSGD, equal_norms_
 

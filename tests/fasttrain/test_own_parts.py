@@ -9,17 +9,17 @@ import pytest
 import torch
 
 import fasttrain as package
-from fasttrain import pack
-from fasttrain.config import Config, RunOptions, check, load_config
 from fasttrain.errors import UsageError
-from fasttrain.experiments.build import build
-from fasttrain.lab import open_lab, trained
-from fasttrain.plan import setup_sections
+from fasttrain.plan.config import Config, RunOptions, check, load_config
+from fasttrain.plan.stages import setup_sections
+from fasttrain.plan.trees import build
 from fasttrain.settings.knobs import Knobs
-from fasttrain.settings.networks import ConvNet, CustomNetwork
-from fasttrain.settings.optimizers import CustomOptimizer, Sphere
-from fasttrain.stages import run_pack
-from fasttrain.store import Store
+from fasttrain.settings.networks.kinds import ConvNet, CustomNetwork
+from fasttrain.settings.optimizers.kinds import CustomOptimizer, Sphere
+from fasttrain.store.store import Store
+from fasttrain.training import pack
+from fasttrain.training.run_pack import run_pack
+from fasttrain.training.workbench import open_lab, trained
 
 from .conftest import contents
 from .own_parts import SMALL, TOML, PlainNet
@@ -361,8 +361,8 @@ def test_a_network_without_anything_scale_invariant_has_no_sphere(own):
 
 
 def test_a_report_gives_the_command_of_a_cell_of_its_file(own):
-    from fasttrain.report.command import NoCommand, train_command
-    from fasttrain.results import finished
+    from fasttrain.report.page.cell_command import NoCommand, train_command
+    from fasttrain.store.tables import finished
 
     Store.open(own / "store", create=True)
     run(lab_of(load_config("own.toml"), own))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import fasttrain as package
-from fasttrain.cli import run
-from fasttrain.stages import run_pack
-from fasttrain.store import Store
+from fasttrain.cli.main import run
+from fasttrain.store.store import Store
+from fasttrain.training.run_pack import run_pack
 
 from .conftest import TINY, contents
 
@@ -125,7 +125,7 @@ def test_a_pack_that_fails_once_runs_again_as_a_whole(
             raise RuntimeError("the worker process was ended by signal SIGKILL")
         run_pack(stages, lab, on_epoch)
 
-    monkeypatch.setattr("fasttrain.engines.run_pack", fails_once)
+    monkeypatch.setattr("fasttrain.execution.engines.local.run_pack", fails_once)
     outcome = fasttrain("sweep", tiny, *GRID, "--store", "parts")
     assert outcome.code == 0
     assert outcome.out.count("runs again") == len(failures) == 8
@@ -138,7 +138,7 @@ def test_halves_are_packs_of_their_own_from_then_on(fasttrain, tiny, tmp_path, m
             raise RuntimeError("out of memory")
         run_pack(stages, lab, on_epoch)
 
-    monkeypatch.setattr("fasttrain.engines.run_pack", too_large)
+    monkeypatch.setattr("fasttrain.execution.engines.local.run_pack", too_large)
     outcome = fasttrain("sweep", tiny, *GRID, "--store", "halves")
     assert outcome.code == 0 and "left of a failed pack" in outcome.out
     before = contents(tmp_path / "halves")

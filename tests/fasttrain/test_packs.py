@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import fasttrain as package
-from fasttrain.lab import trained
-from fasttrain.loop import EpochTotals, train_epoch
-from fasttrain.models import MODELS, ImageClassifier, fold, unfold
-from fasttrain.plan import Stage, averages
-from fasttrain.schedule import make_packs
+from fasttrain.execution.packing import make_packs
+from fasttrain.plan.stages import Stage, averages
 from fasttrain.settings.knobs import Knobs
 from fasttrain.settings.losses import CrossEntropy
-from fasttrain.settings.optimizers import Sphere
+from fasttrain.settings.networks.modules import MODELS, ImageClassifier, fold, unfold
+from fasttrain.settings.optimizers.kinds import Sphere
+from fasttrain.training.loop import EpochTotals, train_epoch
+from fasttrain.training.workbench import trained
 from fasttrain_data import load, open_loader
 
 # Below the edge of stability: above it, training is chaotic and multiplies rounding without bound.

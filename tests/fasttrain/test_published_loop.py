@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from fasttrain.config import GridConfig, load_config
-from fasttrain.grid_bench.networks import NETWORKS
-from fasttrain.grid_bench.published import PublishedLoop, rescale_, sphere_tensors, train_step
-from fasttrain.loading import configured_images
-from fasttrain.models import MODELS
+from bench.grid.networks import NETWORKS
+from bench.grid.published import PublishedLoop, rescale_, sphere_tensors, train_step
+from fasttrain.plan.config import GridConfig, load_config
 from fasttrain.settings.losses import CrossEntropy
+from fasttrain.settings.networks.modules import MODELS
+from fasttrain.training.loading import configured_images
 from fasttrain_data import open_loader
 from fasttrain_kernels import SphereSGD
 

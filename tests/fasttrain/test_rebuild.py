@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fasttrain import rebuild as rebuilding
-from fasttrain import setups
 from fasttrain.analysis.records import Analysis, save
-from fasttrain.checkpoints import Checkpoints
-from fasttrain.store import FAILURE, Store
+from fasttrain.report import build as rebuilding
+from fasttrain.store import setups
+from fasttrain.store.checkpoints import Checkpoints
+from fasttrain.store.store import FAILURE, Store
 
 from .pages import decreed  # noqa: F401
 

@@ -9,7 +9,7 @@ import pytest
 
 from fasttrain.analysis.regimes import boundaries, classify, cut, shades
 from fasttrain.analysis.rules import Curves, judge, split_equilibrium
-from fasttrain.config import load_config
+from fasttrain.plan.config import load_config
 
 from . import regime_curves as rc
 

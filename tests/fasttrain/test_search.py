@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from fasttrain.analysis.findings import Findings
 from fasttrain.analysis.regimes import cut
-from fasttrain.analysis.search import Probe, Search, latest
+from fasttrain.boundaries.findings import Findings
+from fasttrain.boundaries.search import Probe, Search, latest
 
 ALL = ("1|2", "2A|2B", "2|3")
 EDGES = (2.9e-3, 9.1e-3, 4.3e-2)

@@ -10,24 +10,24 @@ import pytest
 import torch
 
 import fasttrain as package
-from fasttrain import config as configuration
 from fasttrain.analysis.geometry import Line, follow
 from fasttrain.analysis.grids import all_grids
 from fasttrain.analysis.regimes import classify, not_judged
-from fasttrain.chance import chance_of
-from fasttrain.config import Config, TrainingConfig, load_config
-from fasttrain.experiments.build import build
-from fasttrain.identity import stage_identity
-from fasttrain.lab import Lab
-from fasttrain.plan import setup_sections
+from fasttrain.plan import config as configuration
+from fasttrain.plan.config import Config, TrainingConfig, load_config
+from fasttrain.plan.identity import stage_identity
+from fasttrain.plan.stages import setup_sections
+from fasttrain.plan.trees import build
 from fasttrain.report.figures import drawn
 from fasttrain.report.headline import headline
-from fasttrain.runs import Progress
 from fasttrain.settings.data import Data, Named
 from fasttrain.settings.losses import LOSSES
-from fasttrain.settings.networks import ConvNet, ResNet18
-from fasttrain.settings.optimizers import SGD, Adam, Sphere
-from fasttrain.store import Store
+from fasttrain.settings.networks.kinds import ConvNet, ResNet18
+from fasttrain.settings.optimizers.kinds import SGD, Adam, Sphere
+from fasttrain.store.store import Store
+from fasttrain.training.chance import chance_of
+from fasttrain.training.progress import Progress
+from fasttrain.training.workbench import Lab
 from fasttrain_data import load
 
 DIGITS = load("digits").subset(150, 50)
@@ -139,7 +139,7 @@ def test_with_the_optimisers_state_it_goes_on_as_if_it_had_not_stopped(
 @pytest.fixture(scope="module")
 def practical(tmp_path_factory) -> tuple[Path, Config]:
     """A store of a small grid with momentum, in the practical form."""
-    from fasttrain.cli import run
+    from fasttrain.cli.main import run
 
     from .conftest import TINY
 

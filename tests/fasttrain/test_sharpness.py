@@ -8,13 +8,13 @@ import torch
 
 from fasttrain.analysis.sharpness import HessianSettings, Measured, curvature, measure
 from fasttrain.analysis.tables import TABLES
-from fasttrain.columns import SCORES
-from fasttrain.config import RunOptions, load_config
-from fasttrain.lab import Lab, open_lab
-from fasttrain.models import fold
-from fasttrain.pack import Pack, State
+from fasttrain.plan.config import RunOptions, load_config
 from fasttrain.settings.knobs import Knobs
 from fasttrain.settings.losses import CrossEntropy
+from fasttrain.settings.networks.modules import fold
+from fasttrain.store.columns import SCORES
+from fasttrain.training.pack import Pack, State
+from fasttrain.training.workbench import Lab, open_lab
 
 HESSIAN = HessianSettings(
     num_images=100, num_eigenvalues=3, tolerance=1e-4, max_iterations=60, num_probes=3

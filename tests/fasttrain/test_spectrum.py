@@ -7,15 +7,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from fasttrain.analysis.spectrum import (
-    SphereHessian,
-    by_model,
-    rademacher,
-    top_eigenvalues,
-    trace,
-)
-from fasttrain.models import MODELS, ImageClassifier, fold
+from fasttrain.analysis.spectrum import SphereHessian, by_model, rademacher, top_eigenvalues, trace
 from fasttrain.settings.losses import CrossEntropy
+from fasttrain.settings.networks.modules import MODELS, ImageClassifier, fold
 
 SIZES = {"mlp": {"image_size": (4, 4)}}
 # What a relative error may be of fp64 results after some hundred operations.

@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from fasttrain.angles import angle
-from fasttrain.config import load_config
-from fasttrain.evaluate import reestimate_batch_norm_, score_in_eval_mode, score_test_set
-from fasttrain.experiments.build import build
-from fasttrain.lab import Lab
-from fasttrain.loop import train_epoch
-from fasttrain.plan import averages, predecessors, setup_sections
-from fasttrain.results import load_epochs
-from fasttrain.runs import Progress
+from fasttrain.plan.config import load_config
+from fasttrain.plan.stages import averages, predecessors, setup_sections
+from fasttrain.plan.trees import build
 from fasttrain.settings.knobs import Knobs
-from fasttrain.store import Store
+from fasttrain.store.store import Store
+from fasttrain.store.tables import load_epochs
+from fasttrain.training.angles import angle
+from fasttrain.training.evaluate import reestimate_batch_norm_, score_in_eval_mode, score_test_set
+from fasttrain.training.loop import train_epoch
+from fasttrain.training.progress import Progress
+from fasttrain.training.workbench import Lab
 from fasttrain_data import load as load_data
 from fasttrain_kernels import NormReLUPool
 

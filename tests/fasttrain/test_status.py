@@ -10,13 +10,13 @@ import sys
 
 import pytest
 
-from fasttrain import journal as journals
-from fasttrain import rebuild as rebuilding
-from fasttrain import stages
 from fasttrain.analysis.grids import all_grids
-from fasttrain.results import load
-from fasttrain.status import PLAN, PROGRESS, Planned, is_locked, merged, read, read_plan
-from fasttrain.store import Store
+from fasttrain.execution import journal as journals
+from fasttrain.report import build as rebuilding
+from fasttrain.store.status import PLAN, PROGRESS, Planned, is_locked, merged, read, read_plan
+from fasttrain.store.store import Store
+from fasttrain.store.tables import load
+from fasttrain.training import run_pack as stages
 
 from .pages import decreed  # noqa: F401
 
@@ -38,7 +38,7 @@ def _stop(monkeypatch, after: int) -> None:
             raise KeyboardInterrupt
         run(pack, *rest)
 
-    monkeypatch.setattr("fasttrain.engines.run_pack", stopped)
+    monkeypatch.setattr("fasttrain.execution.engines.local.run_pack", stopped)
 
 
 def _planned(command: str, ids: str, **changes) -> Planned:
@@ -106,7 +106,7 @@ def test_failures_are_counted(fasttrain, tiny, grid, monkeypatch):
     def fail(pack, *rest):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr("fasttrain.engines.run_pack", fail)
+    monkeypatch.setattr("fasttrain.execution.engines.local.run_pack", fail)
     assert fasttrain("sweep", tiny, *SWEEP).code == 1
     assert "0 of 8 stages finished, 2 failed." in fasttrain("status", "grid").out
 
@@ -177,7 +177,7 @@ def test_what_is_no_store_is_one_line(fasttrain):
 def test_it_waits_for_no_heavy_import(grid):
     Store.open(grid, create=True)
     code = (
-        "import sys; from fasttrain.cli import run; assert run(sys.argv[1:]) == 0; "
+        "import sys; from fasttrain.cli.main import run; assert run(sys.argv[1:]) == 0; "
         "assert not {'torch', 'pandas', 'numba', 'matplotlib'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code, "status", str(grid)], check=True)

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from fasttrain.status import PLAN, PROGRESS, read_plan
-from fasttrain.store import Store
+from fasttrain.store.status import PLAN, PROGRESS, read_plan
+from fasttrain.store.store import Store
 
 SWEEP = ("--store", "grid", "--quiet", "--processes", "1", "--pack", "8")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fasttrain as ft
-from fasttrain.step_epochs import StepEpochs
+from fasttrain.training.step_epochs import StepEpochs
 from fasttrain_data import load, open_loader
 
 DIGITS = load("digits").subset(n_train=150, n_test=50)

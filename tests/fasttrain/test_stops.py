@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fasttrain.store import Store
+from fasttrain.store.store import Store
 
 from .conftest import TINY, ended
 from .programs import ENVIRONMENT, checkpoints, is_alive, workers

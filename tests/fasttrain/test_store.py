@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from fasttrain.errors import EnvironmentProblem
-from fasttrain.files import write_atomically
-from fasttrain.store import Store
+from fasttrain.machine.files import write_atomically
+from fasttrain.store.store import Store
 
 from .stored import begin, finish, pretraining
 

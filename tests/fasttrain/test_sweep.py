@@ -8,8 +8,8 @@ import safetensors.torch
 import torch
 
 import fasttrain as package
-from fasttrain.runs import COLUMNS
-from fasttrain.setups import load_grids
+from fasttrain.store.setups import load_grids
+from fasttrain.training.progress import COLUMNS
 
 from .conftest import contents
 
@@ -179,7 +179,7 @@ def test_what_is_left_counts_checkpoints_and_shorter_averages(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("fasttrain.progress.ProgressView.epoch", stop_in_the_second)
+        patch.setattr("fasttrain.execution.progress.ProgressView.epoch", stop_in_the_second)
         assert fasttrain("sweep", tiny, "--plr", "0.1", "--k", "none").code == 130
     # 1 of 3 epochs of pre-training is left, and 2 of fine-tuning.
     words = fasttrain("sweep", tiny, "--plr", "0.1", "--k", "none", "--dry-run").out
@@ -262,7 +262,7 @@ def test_a_stage_goes_on_with_another_cadence_in_the_same_bits(
     cell = ("train", tiny, "--plr", "0.1", "--epochs", "6")
     assert fasttrain(*cell, "--store", "whole").code == 0
     with monkeypatch.context() as patch:
-        patch.setattr("fasttrain.progress.ProgressView.epoch", stop_in_the_fourth)
+        patch.setattr("fasttrain.execution.progress.ProgressView.epoch", stop_in_the_fourth)
         assert fasttrain(*cell, "--store", "mixed").code == 130
     assert fasttrain(*cell, "--store", "mixed", "--evaluate-every", "3").code == 0
     whole, mixed = (

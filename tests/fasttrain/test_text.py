@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fasttrain.report.command import NoCommand, train_command
-from fasttrain.text import ESCAPED, readable
+from fasttrain.machine.text import ESCAPED, readable
+from fasttrain.report.page.cell_command import NoCommand, train_command
 from fasttrain_data import load
 
 from .pages import CONFIG

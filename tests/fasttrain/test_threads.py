@@ -88,7 +88,7 @@ def test_numbas_own_pool_is_never_started(tmp_path, tiny):
     code = """if True:
         import sys
         import numba
-        from fasttrain.cli import run
+        from fasttrain.cli.main import run
         assert run(sys.argv[1:]) == 0
         try:
             sys.exit(f"started: {numba.threading_layer()}")

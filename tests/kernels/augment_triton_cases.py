@@ -9,8 +9,8 @@ import os
 import pytest
 import torch
 
-from fasttrain_kernels import augment_triton
-from fasttrain_kernels.augment import augment, byte_map
+from fasttrain_kernels.augment import triton as augment_triton
+from fasttrain_kernels.augment.augment import augment, byte_map
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fasttrain_kernels import cpu_augment
-from fasttrain_kernels.augment import DTYPES, augment, byte_map
+from fasttrain_kernels.augment import cpu as cpu_augment
+from fasttrain_kernels.augment.augment import DTYPES, augment, byte_map
 
 SHAPES = [(7, 9, 3), (8, 8, 1), (32, 32, 3), (5, 6, 2), (1, 1, 1)]
 DRAWS = [
@@ -146,7 +146,7 @@ def test_several_callers_at_once(monkeypatch):
 
 FORKED = """
 import os, torch
-from fasttrain_kernels.augment import augment, byte_map
+from fasttrain_kernels.augment.augment import augment, byte_map
 images, rows = torch.zeros(200, 32, 32, 3, dtype=torch.uint8), torch.arange(200)
 values = byte_map(torch.ones(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64))
 backend = {backend!r}

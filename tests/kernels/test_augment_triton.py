@@ -7,8 +7,9 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed here")
 
-from fasttrain_kernels import augment_triton, static  # noqa: E402
-from fasttrain_kernels.augment import augment, byte_map  # noqa: E402
+from fasttrain_kernels.augment import triton as augment_triton
+from fasttrain_kernels.augment.augment import augment, byte_map  # noqa: E402
+from fasttrain_kernels.compiled import static  # noqa: E402
 
 
 @pytest.mark.parametrize("target", static.TARGETS)

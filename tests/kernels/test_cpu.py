@@ -9,18 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fasttrain_kernels import (
-    cpu,
-    cpu_describe,
-    cpu_kernels,
-    cpu_norm_kernels,
-    cpu_norm_runs,
-    cpu_norm_sums,
-    cpu_places,
-    cpu_team,
-    reference,
-)
-from fasttrain_kernels.groups import make_layout
+from fasttrain_kernels.norm_relu_pool import cpu_loops as cpu_norm_kernels
+from fasttrain_kernels.norm_relu_pool import cpu_sums as cpu_norm_sums
+from fasttrain_kernels.norm_relu_pool import cpu_writes as cpu_norm_runs
+from fasttrain_kernels.numba_runtime import team as cpu_team
+from fasttrain_kernels.step import reference
+from fasttrain_kernels.step.cpu import describe as cpu_describe
+from fasttrain_kernels.step.cpu import loops as cpu_kernels
+from fasttrain_kernels.step.cpu import rows as cpu_places
+from fasttrain_kernels.step.cpu import step as cpu
+from fasttrain_kernels.step.layout import make_layout
 
 # fp64: both round a handful of operations per element, and sums of up to 1e6 in another order.
 # fp32: the fused step may be off by the reference's own error plus half a unit in the last place of

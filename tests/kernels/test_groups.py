@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fasttrain_kernels.groups import CHUNK, group_names, make_layout
+from fasttrain_kernels.step.layout import CHUNK, group_names, make_layout
 
 
 def places(layout, tensor: int) -> torch.Tensor:

@@ -141,7 +141,7 @@ def test_the_residual_stream_of_a_transformer_is_invariant_together():
 
 
 def test_the_streams_of_a_residual_network_are_sets_of_their_own():
-    from fasttrain.models import ResNet18
+    from fasttrain.settings.networks.modules import ResNet18
 
     torch.manual_seed(0)
     model = ResNet18(10, width=2)

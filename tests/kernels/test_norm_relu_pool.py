@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fasttrain.models import ConvNet, ResNet18
+from fasttrain.settings.networks.modules import ConvNet, ResNet18
 from fasttrain_kernels import NormReLUPool
 
 # fp64: sums of up to 1e5 terms in another order. Others: half a unit in the last place of the

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from fasttrain_kernels import OnSphere, SphereAdam, cpu, reference
-from fasttrain_kernels.groups import make_layout
+from fasttrain_kernels import OnSphere, SphereAdam
+from fasttrain_kernels.step import reference
+from fasttrain_kernels.step.cpu import step as cpu
+from fasttrain_kernels.step.layout import make_layout
 
 from .optimizer_cases import BACKENDS, flat, parameters, refresh
 

@@ -2,7 +2,9 @@
 
 import pytest
 
-static = pytest.importorskip("fasttrain_kernels.static", reason="Triton is not installed here")
+static = pytest.importorskip(
+    "fasttrain_kernels.compiled.static", reason="Triton is not installed here"
+)
 
 # Memory traffic per fp32 parameter: kernel, gradients, momentum -> bytes.
 BYTES = {

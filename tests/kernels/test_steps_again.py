@@ -14,8 +14,8 @@ from torch import nn
 
 import fasttrain_kernels
 from fasttrain_kernels import FusedSGD, SphereSGD
-from fasttrain_kernels import stepping as stepping_module
-from fasttrain_kernels.groups import Layout
+from fasttrain_kernels.optimizers import base as stepping_module
+from fasttrain_kernels.step.layout import Layout
 
 from .optimizer_cases import BACKENDS, MAKERS, flat, parameters, refresh
 

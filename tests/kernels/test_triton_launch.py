@@ -14,9 +14,9 @@ triton = pytest.importorskip("triton", reason="Triton is not installed here")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.runtime import driver  # noqa: E402
 
-from fasttrain_kernels import group_sums, scale, sgd_step, sphere_step  # noqa: E402
-from fasttrain_kernels.blocks import MAX_ADDRESS_TABLES, blocks_of  # noqa: E402
-from fasttrain_kernels.groups import make_layout  # noqa: E402
+from fasttrain_kernels.step.layout import make_layout  # noqa: E402
+from fasttrain_kernels.step.triton import group_sums, scale, sgd_step, sphere_step  # noqa: E402
+from fasttrain_kernels.step.triton.launch import MAX_ADDRESS_TABLES, blocks_of  # noqa: E402
 
 TARGETS = {"cuda": GPUTarget("cuda", 90, 32), "hip": GPUTarget("hip", "gfx942", 64)}
 

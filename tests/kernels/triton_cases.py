@@ -8,16 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fasttrain_kernels import (
+from fasttrain_kernels.step import reference
+from fasttrain_kernels.step.triton import (
     adam_step,
     group_sums,
-    reference,
     scale,
     sgd_step,
     sphere_apply,
     sphere_step,
 )
-from fasttrain_kernels import blocks as blocks_module
+from fasttrain_kernels.step.triton import launch as blocks_module
 
 from .triton_problem import (
     DEVICE,

@@ -5,8 +5,9 @@ import os
 import torch
 from torch import Tensor
 
-from fasttrain_kernels import adam_step, reference, sgd_step, sphere_step
-from fasttrain_kernels.groups import make_layout
+from fasttrain_kernels.step import reference
+from fasttrain_kernels.step.layout import make_layout
+from fasttrain_kernels.step.triton import adam_step, sgd_step, sphere_step
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 

@@ -10,7 +10,7 @@ third of stride 2. A leg's `noise` is the standard deviation of what `Noise` add
 import torch
 from torch import nn
 
-from fasttrain.models.noise import Noise
+from fasttrain.settings.networks.noise import Noise
 
 
 class Block(nn.Module):

@@ -21,7 +21,7 @@ from fasttrain.report.figures.style import (
     plr_axes,
     series_styles,
 )
-from fasttrain.report.table import is_marked, number, seed_means
+from fasttrain.report.seed_means import is_marked, number, seed_means
 
 _PANELS = {
     "finetune": ("flr", "FLR", "Before and after fine-tuning"),

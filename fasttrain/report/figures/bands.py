@@ -30,7 +30,7 @@ from fasttrain.report.figures.style import (
     legend_below,
     panel_per_series,
 )
-from fasttrain.report.table import number
+from fasttrain.report.seed_means import number
 
 _STYLES = ((BLACK, "o", "--"), (BLUE, "s", "-"), (GREEN, "^", "-"), (ORANGE, "D", "-"))
 _STYLES += ((RED, "v", "-"), (PINK, "P", "-"), (SKY, "X", "-"))

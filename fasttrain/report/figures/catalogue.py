@@ -8,21 +8,21 @@ from fasttrain.analysis.regimes import shades
 from fasttrain.analysis.tables import Grid
 from fasttrain.report.chains import is_chain
 from fasttrain.report.figures.accuracy import ACCURACY
+from fasttrain.report.figures.angles import MATRIX
 from fasttrain.report.figures.bands import BANDS
-from fasttrain.report.figures.boundary import BOUNDARY
-from fasttrain.report.figures.cells import CELLS
 from fasttrain.report.figures.chains import CHAIN_CURVES, CHAIN_ENDS
+from fasttrain.report.figures.convergence import BOUNDARY
 from fasttrain.report.figures.drawing import Drawing, Drawn, Missing
 from fasttrain.report.figures.eigenvalues import EIGENVALUES
 from fasttrain.report.figures.geometry import GEOMETRY, LINES
-from fasttrain.report.figures.matrix import MATRIX
+from fasttrain.report.figures.heatmap import CELLS
 from fasttrain.report.figures.norms import HETEROGENEITY, HISTOGRAMS
-from fasttrain.report.figures.overview import CURVES, OVERVIEW
 from fasttrain.report.figures.phase import PHASE
+from fasttrain.report.figures.regimes import CURVES, OVERVIEW
 from fasttrain.report.figures.sets import SETS
 from fasttrain.report.figures.sharpness import SHARPNESS
 from fasttrain.report.figures.starts import STARTS
-from fasttrain.settings.optimizers import KINDS
+from fasttrain.settings.optimizers.kinds import KINDS
 
 DRAWINGS: tuple[Drawing, ...] = (
     ACCURACY,

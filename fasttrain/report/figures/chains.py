@@ -16,7 +16,7 @@ from fasttrain.report.figures.drawing import Drawing, Missing, Shades
 from fasttrain.report.figures.rows import by, needed, note_of_count, note_of_seeds, over_seeds
 from fasttrain.report.figures.rows import thinned as with_fewer_points
 from fasttrain.report.figures.style import frame, legend_below, panels, series_styles
-from fasttrain.report.table import number
+from fasttrain.report.seed_means import number
 
 MOST_LINES = 16
 """paths that one figure can tell apart"""

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatter, LogFormatterSciNotation
 
 from fasttrain.analysis.tables import Grid
-from fasttrain.files import write_atomically
+from fasttrain.machine.files import write_atomically
 from fasttrain.report.figures.svg import compact
 
 Shades = list[tuple[str, float, float]]

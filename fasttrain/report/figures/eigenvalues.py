@@ -14,13 +14,7 @@ from fasttrain.report.figures.rows import (
     note_of_count,
     over_seeds,
 )
-from fasttrain.report.figures.style import (
-    MARKS,
-    handle,
-    legend_below,
-    palette,
-    panel_per_series,
-)
+from fasttrain.report.figures.style import MARKS, handle, legend_below, palette, panel_per_series
 
 
 def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:

@@ -38,7 +38,7 @@ from fasttrain.report.figures.style import (
     regime_handles,
     series_styles,
 )
-from fasttrain.report.table import floats, number
+from fasttrain.report.seed_means import floats, number
 
 PAIRS = {
     "low-high": (BLUE, "o", "-", "low – high FLR"),

@@ -34,7 +34,7 @@ from fasttrain.report.figures.style import (
     plr_colours,
     series_styles,
 )
-from fasttrain.report.table import number
+from fasttrain.report.seed_means import number
 
 
 def _histograms(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:

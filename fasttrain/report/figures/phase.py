@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from fasttrain.analysis.tables import Grid
 from fasttrain.report.figures.drawing import Drawing, Shades
-from fasttrain.report.figures.overview import NO_STAGE
+from fasttrain.report.figures.regimes import NO_STAGE
 from fasttrain.report.figures.rows import by, needed, thinned
 from fasttrain.report.figures.style import (
     REGIMES,
@@ -20,7 +20,7 @@ from fasttrain.report.figures.style import (
     plr_colours,
     regime_handles,
 )
-from fasttrain.report.table import floats, number
+from fasttrain.report.seed_means import floats, number
 
 
 def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from fasttrain.analysis.tables import Grid
 from fasttrain.report.figures.drawing import Missing
-from fasttrain.report.table import floats, number
+from fasttrain.report.seed_means import floats, number
 
 MAX_POINTS = 5000
 """of all lines of a figure together: what keeps its file below 150 kB"""

@@ -17,7 +17,7 @@ from fasttrain.report.figures.style import (
     plr_bar,
     plr_colours,
 )
-from fasttrain.report.table import floats, number
+from fasttrain.report.seed_means import floats, number
 
 _MEASURES = (
     ("effective_grad_norm", "effective gradient norm of a batch"),

@@ -12,7 +12,7 @@ from fasttrain.analysis.tables import Grid
 from fasttrain.report.figures.drawing import Drawing, Missing, Shades
 from fasttrain.report.figures.rows import note_of_seeds, regime_of_plr
 from fasttrain.report.figures.style import GREY, REGIMES, frame, legend_below, panels
-from fasttrain.report.table import number, seed_means
+from fasttrain.report.seed_means import number, seed_means
 
 # By falling PLR, as the published columns (which have no 3); "2" where A and B cannot be told.
 _REGIMES = ("3", "2B", "2A", "2", "1")

@@ -1,0 +1,1 @@
+"""Every benchmark: `python -m bench grid`, and the suites of `make bench`."""

@@ -1,0 +1,1 @@
+"""FFCV files: their layout, writer, manifest, reader and loader."""

@@ -1,0 +1,1 @@
+"""Where data sets come from: by name, from files, folders and arrays."""

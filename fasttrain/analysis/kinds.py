@@ -1,0 +1,162 @@
+"""How each kind of analysis is made: from finished stages of the store to rows of tables.
+
+A work takes analyses of one kind and one seed, so that their models can be one pack, and gives the
+tables of each by name, in their order.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..settings.networks.modules import fold, unfold
+from ..store.entries import STATE
+from ..training.evaluate import reestimate_batch_norm_
+from ..training.pack import State
+from ..training.progress import Progress
+from ..training.workbench import Lab
+from .features import band_accuracy
+from .geometry import Line, Weights, angle_matrix, follow
+from .norms import describe, filter_norms, histograms, raw_rate
+from .records import Analysis
+from .sharpness import HessianSettings, measure
+
+Tables = dict[str, pd.DataFrame]
+Work = Callable[[Sequence[Analysis], Lab, int], list[Tables]]
+"""(analyses, lab, most models in a pack) -> tables of each"""
+
+
+def angles(analyses: Sequence[Analysis], lab: Lab, size: int) -> list[Tables]:
+    """ANGLES between all the stages of each analysis."""
+    return [{"angles": _angles(analysis.stages, lab)} for analysis in analyses]
+
+
+def _angles(stages: Sequence[str], lab: Lab) -> pd.DataFrame:
+    networks = [Weights(lab.store.checked(s, STATE), f"{_part(s, lab)}.") for s in stages]
+    matrix = angle_matrix(networks, lab.sphere_names)
+    first, second = np.triu_indices(len(stages), 1)
+    ids = np.array(stages, dtype=object)
+    return pd.DataFrame(
+        {"stage_a": ids[first], "stage_b": ids[second], "angle": matrix[first, second]}
+    )
+
+
+def lines(analyses: Sequence[Analysis], lab: Lab, size: int) -> list[Tables]:
+    """PAIRS and PATHS of pairs of stages of one seed."""
+    ids = dict.fromkeys(stage for analysis in analyses for stage in analysis.stages)
+    states = {stage: end_state(stage, lab) for stage in ids}
+    wanted = [
+        Line(a.settings["pair"], *a.stages, k=lab.store.description(a.stages[0])["k"])
+        for a in analyses
+    ]
+    found = follow(wanted, states, analyses[0].seed, lab, size)
+    return [{"pairs": pair, "paths": path} for pair, path in found]
+
+
+def norms(analyses: Sequence[Analysis], lab: Lab, size: int) -> list[Tables]:
+    """NORMS and HISTOGRAMS of stages, one at a time."""
+    return [_norms(analysis.stages[0], lab) for analysis in analyses]
+
+
+def _norms(stage: str, lab: Lab) -> Tables:
+    about = lab.store.description(stage)
+    parent = about["parent"]
+    if parent is None:
+        initial = lab.initial_state(about["seed"])
+        start = filter_norms([initial[name] for name in lab.sphere_names])
+    else:
+        start = lab.store.read_tensors(parent, STATE)["norms"][-1]
+    tensors = lab.store.read_tensors(stage, STATE)
+    series = torch.cat([start.double()[None], tensors["norms"].double()]).numpy()
+    filters = [len(tensors[f"model.{name}"]) for name in lab.sphere_names]
+    first = about["start_epoch"]
+    lr = about["plr"] if about["flr"] is None else about["flr"]
+    optimizer = lab.config.optimizer
+    radius = lab.config.network.radius if optimizer.kind == "sphere" else None
+    eta = raw_rate(optimizer, lr, lab.config.network.radius)
+    table = describe(series, filters, start_epoch=first, eta=eta)
+    shown = {first + len(series) - 1: series[-1]}
+    if parent is None:
+        shown = {first: series[0]} | shown
+    tables = {"norms": table, "histograms": histograms(shown, filters, radius)}
+    return {name: _of(stage, rows) for name, rows in tables.items()}
+
+
+def sharpness(analyses: Sequence[Analysis], lab: Lab, size: int) -> list[Tables]:
+    """SHARPNESS and EIGENVALUES of stages of one seed, as one pack."""
+    states = [end_state(analysis.stages[0], lab) for analysis in analyses]
+    found = measure(lab, states, analyses[0].seed, hessian=HessianSettings(**analyses[0].settings))
+    return [
+        {
+            "sharpness": _of(analysis.stages[0], found.sharpness.iloc[[index]]),
+            "eigenvalues": _of(analysis.stages[0], _rows_of(index, found.eigenvalues)),
+        }
+        for index, analysis in enumerate(analyses)
+    ]
+
+
+def features(analyses: Sequence[Analysis], lab: Lab, size: int) -> list[Tables]:
+    """BANDS of stages of one seed, as one pack."""
+    table = band_accuracy(lab, scored_states(analyses, lab))
+    return [
+        {"bands": _of(analysis.stages[0], _rows_of(index, table))}
+        for index, analysis in enumerate(analyses)
+    ]
+
+
+WORKS: dict[str, Work] = {
+    "angles": angles,
+    "lines": lines,
+    "norms": norms,
+    "sharpness": sharpness,
+    "features": features,
+}
+"""By kind."""
+
+
+def end_state(stage: str, lab: Lab) -> State:
+    """The network that a stage ended as; of an average the statistics are those of its last run."""
+    progress = Progress.from_tensors(lab.store.read_tensors(stage, STATE))
+    return {**progress.model, **progress.average}
+
+
+def scored_states(analyses: Sequence[Analysis], lab: Lab) -> list[State]:
+    """Networks of stages of one seed as they were tested, averages with their own statistics."""
+    states = [end_state(analysis.stages[0], lab) for analysis in analyses]
+    averages = [index for index, a in enumerate(analyses) if _part(a.stages[0], lab) == "average"]
+    if averages:
+        epoch = lab.store.summary(analyses[averages[0]].stages[0])
+        assert epoch is not None
+        seed = analyses[0].seed
+        normed = with_statistics([states[i] for i in averages], seed, epoch["epoch"], lab)
+        for index, state in zip(averages, normed, strict=True):
+            states[index] = state
+    return states
+
+
+def with_statistics(states: Sequence[State], seed: int, epoch: int, lab: Lab) -> list[State]:
+    """States with batch-normalisation statistics re-estimated, as an average is scored."""
+    model = lab.new_model(seed, len(states))
+    model.load_state_dict(fold(states))
+    batches = lab.train_loader(seed).epoch(epoch)
+    reestimate_batch_norm_(model, lab.loss, batches, lab.precision, lab.device)
+    copies = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    return unfold(copies, len(states))
+
+
+def _part(stage: str, lab: Lab) -> str:
+    """Which part of its state a stage ended as."""
+    return "average" if lab.store.description(stage)["kind"] == "swa" else "model"
+
+
+def _rows_of(model: int, table: pd.DataFrame) -> pd.DataFrame:
+    """What a table of a pack says of one model."""
+    return table[table["model"] == model].drop(columns="model")
+
+
+def _of(stage: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the stage's id in front."""
+    table = rows.reset_index(drop=True)
+    table.insert(0, "stage", stage)
+    return table

@@ -1,0 +1,135 @@
+"""What commands and the Python interface do: data, device, plan, sweep, analyses. Quiet by itself.
+
+What is to be known while they do it goes to the console that they are given.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..analysis.analyse import analyse as run_analyses
+from ..analysis.progress import AnalysisView
+from ..analysis.reopen import Place
+from ..analysis.request import Request
+from ..execution.choice import choose
+from ..execution.console import Console
+from ..execution.cost import epochs_left
+from ..execution.journal import Journal
+from ..execution.progress import ProgressView
+from ..execution.run import outdated_line, reopen_outdated, run_sweep
+from ..machine.files import is_empty
+from ..machine.precision import resolve_device, resolve_precision
+from ..machine.provenance import provenance
+from ..plan.config import Config, RunOptions
+from ..plan.stages import Stage, setup_sections
+from ..plan.trees import build
+from ..store.inputs import one_line_errors
+from ..store.sources import change_lines
+from ..store.store import Store
+from ..training.parts import notes
+from ..training.workbench import Lab, open_lab
+
+ANALYSING = "analysing finished stages"
+
+
+@dataclass(frozen=True)
+class Session:
+    """A study on this machine: the lab that its stages run in, and what it leaves to run."""
+
+    stages: list[Stage]
+    lab: Lab
+    options: RunOptions
+    command: str
+    """for the record"""
+    notes: list[str]
+    """what is to be said before it runs: of data and parts, and where batches come from"""
+
+    def states(self) -> list[tuple[Stage, str]]:
+        """Every stage, and how it stands."""
+        return [(stage, self.lab.store.state(stage.id)) for stage in self.stages]
+
+
+def open_session(
+    config: Config,
+    options: RunOptions,
+    *,
+    name: str,
+    command: str,
+    seeds: Sequence[int] | None = None,
+    create: bool = True,
+) -> Session:
+    """Data, device, store and plan of a study.
+
+    Args:
+        name: names the default store, runs/<name>.
+        command: what repeats this, for the record.
+        seeds: seeds to run; 0, 1, ... up to the configured number if not given.
+        create: whether to make the store if it is not there.
+
+    Raises:
+        UsageError, EnvironmentProblem: something given, or around the program, is wrong.
+    """
+    device = resolve_device(options.device)
+    precision = resolve_precision(config.training.precision, device)
+    path = options.store or Path("runs") / name
+    fresh = not path.exists() or (path.is_dir() and is_empty(path))
+    record = provenance(device, precision, command)
+    lab = open_lab(config, options, path, device, precision, record)
+    if create or not fresh:
+        Store.open(path, create=create)
+    stages = build(config, setup_sections(config, lab.data, precision), seeds)
+    with one_line_errors():
+        batches = f"batches: {lab.train_loader(0).explain()}"
+    changed = [] if fresh else change_lines(config, lab.store)
+    return Session(stages, lab, options, command, [*notes(lab), *changed, batches])
+
+
+def sweep(session: Session, console: Console, *, every_epoch: bool = False) -> dict[str, str]:
+    """Run what the store has not finished; returns the errors of what failed, by label.
+
+    Args:
+        every_epoch: without a live table, a line per epoch instead of one per stage.
+    """
+    stages, lab, options = session.stages, session.lab, session.options
+    say(console, "\n".join(session.notes))
+    with lab.store.lock():
+        lab.store.clean()
+        if outdated := reopen_outdated(stages, lab.store):
+            say(console, outdated_line(outdated))
+        states = session.states()
+        with Journal(lab.store.path, session.command, "choosing packs") as journal:
+            journal.plan(stages, accept_stopped=options.stop_at_chance)
+            if not any(state in ("todo", "failed") for _, state in states):
+                return {}
+            choice = choose(stages, lab, options)
+            say(console, choice.explain())
+            journal.processes = choice.processes
+            view = ProgressView(
+                states,
+                epochs_left(stages, lab.store),
+                console,
+                every_epoch=every_epoch,
+                on_change=journal.report,
+            )
+            with view, choice.engine(lab, options) as engine:
+                return run_sweep(stages, choice.packs, lab.store, engine, view)
+
+
+def analyse(path: Path, request: Request, place: Place, console: Console) -> dict[str, str]:
+    """Measure what a store holds; returns the errors of what failed, by label."""
+    store = Store.open(path, create=False)
+    with store.lock():
+        store.clean()
+        with Journal(path, place.command, ANALYSING, counts_stages=False) as journal:
+
+            def told(view: AnalysisView, started: bool) -> None:
+                journal.phase = f"{ANALYSING}, {view.finished} of {view.totals.total()} done"
+                journal.processes = view.processes
+                journal.report(view, started)
+
+            return run_analyses(store, request, place, console, told)
+
+
+def say(console: Console, text: str) -> None:
+    """Print lines as they are."""
+    console.print(text, highlight=False, soft_wrap=True, markup=False)

@@ -1,0 +1,1 @@
+"""Where the regimes meet, found by probes."""

@@ -1,0 +1,107 @@
+"""The commands that have several actions: `fasttrain data` and `fasttrain bench`."""
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError, nearest
+from ..settings.custom import is_factory
+from ..store.inputs import check_beton, check_dataset, check_output
+from .arguments import (
+    BENCHMARKS,
+    DATA_ACTIONS,
+    BenchData,
+    BenchGrid,
+    BenchKernels,
+    DataVerify,
+    DataWrite,
+)
+from .usage import parse
+
+
+def _one_of(name: str, commands: dict[str, type], arguments: list[str]) -> Any:
+    """The arguments of one of several commands; None if only help was asked for."""
+    if arguments[0] not in commands:
+        raise UsageError(
+            f"{name}: {arguments[0]!r} is no action{nearest(arguments[0], commands)}; allowed are"
+            f" {', '.join(commands)}, as in: fasttrain {name} {next(iter(commands))} --help"
+        )
+    return parse(commands[arguments[0]], f"{name} {arguments[0]}", arguments[1:])
+
+
+def _asks_for_help(name: str, commands: dict[str, type], arguments: list[str]) -> bool:
+    if arguments and arguments[0] not in ("-h", "--help"):
+        return False
+    print(f"usage: fasttrain {name} {'|'.join(commands)} ...; --help after one tells more")
+    return True
+
+
+def data(arguments: list[str]) -> int:
+    """Write, inspect or verify data sets and FFCV files; returns the exit code."""
+    if _asks_for_help("data", DATA_ACTIONS, arguments):
+        return 0 if arguments else 2
+    command = _one_of("data", DATA_ACTIONS, arguments)
+    if isinstance(command, DataVerify):
+        check_beton(command.file)
+    elif isinstance(command, DataWrite):
+        check_output(command.out, command.split, command.mode)
+        _check_source(command.dataset, command.data_root)
+    elif command.source.endswith(".beton"):
+        check_beton(command.source)
+    else:
+        _check_source(command.source, command.data_root)
+    from . import data as datasets
+
+    if isinstance(command, DataWrite):
+        root = command.data_root
+        return datasets.write(command.dataset, command.out, command.split, command.mode, root)
+    if isinstance(command, DataVerify):
+        return datasets.verify(command.file)
+    return datasets.inspect(command.source, command.data_root)
+
+
+def _check_source(source: str, root: Path | None) -> None:
+    """Check a data set's name or path; a function is looked for when it is called."""
+    check_dataset(None if is_factory(source) else source, root)
+
+
+def bench(arguments: list[str]) -> int:
+    """Time something against others; returns the exit code."""
+    if _asks_for_help("bench", BENCHMARKS, arguments):
+        return 0 if arguments else 2
+    command = _one_of("bench", BENCHMARKS, arguments)
+    least = 1 if isinstance(command, BenchGrid) else 2
+    if command.rounds < least:
+        raise UsageError(f"--rounds {command.rounds}: must be at least {least}")
+    if isinstance(command, BenchKernels):
+        return _bench_kernels(command)
+    if isinstance(command, BenchData):
+        check_dataset(command.dataset)
+        from bench.loaders import run as run_data
+
+        return run_data(command.dataset, command.rounds)
+    check_dataset(command.dataset, command.data_root)
+    from bench.grid.cases import CASES, with_precision
+    from bench.grid.tables import compare, sizes
+
+    case = with_precision(CASES[command.case], command.precision)
+    dataset, root = command.dataset, command.data_root
+    texts = sizes(command.rounds) if command.sizes else compare(case, command.rounds, dataset, root)
+    for text in texts:
+        print(text, flush=True)
+    return 0
+
+
+def _bench_kernels(command: BenchKernels) -> int:
+    if command.static:
+        from fasttrain_kernels.compiled.static import table
+
+        table()
+        return 0
+    from bench.optimizer_step import CASES, tables
+
+    from ..machine.provenance import about
+
+    print(f"{about()}\n")
+    for text in tables(list(command.only or CASES), command.rounds, command.compile):
+        print(text, flush=True)
+    return 0

@@ -1,0 +1,257 @@
+"""The arguments of every command, from which tyro makes its flags and its help.
+
+The dataclasses of the configuration know nothing of tyro: how a list is read from one word stands
+here, by its type.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from ..analysis.request import Name
+from ..plan.config import Config, GridConfig, RunOptions, TrainingConfig
+from ..plan.flags import DataFlags, NetworkFlags, OptimizerFlags
+from ..settings.rates import EpochCounts, LearningRates, epoch_counts, optional_rates
+
+LISTS: dict[Any, tuple[Callable[[Any], tuple[Any, ...]], str]] = {
+    (float, ...): (optional_rates, "FIRST:LAST:COUNT|LR,LR,..."),
+    (int, ...): (epoch_counts, "K,K,...|none"),
+}
+"""How tuples of such items are read from one word, and what help calls that word."""
+
+REGISTRY = ConstructorRegistry()
+
+
+@REGISTRY.primitive_rule
+def _list(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    items = get_args(info.type)
+    if info.type_origin is not tuple or items not in LISTS:
+        return None
+    read, metavar = LISTS[items]
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda texts: read(texts[0]),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda values: [",".join(f"{v:g}" for v in values) or "none"],
+    )
+
+
+Preset = Annotated[Positional[str], arg(metavar="PRESET|FILE.toml")]
+StorePath = Annotated[Positional[Path], arg(metavar="STORE")]
+OptionalStorePath = Annotated[Positional[Path | None], arg(metavar="[STORE]")]
+Options = Annotated[FlagCreatePairsOff[RunOptions], arg(name="run")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What all commands that train have in common."""
+
+    preset: Preset
+    """a preset's name or the path of a .toml file"""
+    data: DataFlags
+    network: NetworkFlags
+    optimizer: OptimizerFlags
+    training: TrainingConfig
+    options: Options
+
+    @classmethod
+    def of(cls, config: Config, **others: Any) -> Any:
+        """The defaults of the flags, from a configuration; the preset itself has to be given."""
+        return cls(
+            preset=tyro.MISSING,
+            data=DataFlags.of(config.data),
+            network=NetworkFlags.of(config.network),
+            optimizer=OptimizerFlags(),
+            training=config.training,
+            options=RunOptions(),
+            **others,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(Cell):
+    """Run a study: a PLR x FLR grid or chains of legs; then report. Run it again to resume it."""
+
+    grid: GridConfig
+    dry_run: FlagCreatePairsOff[bool] = False
+    """print the plan and what it would cost, and run nothing"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Cell):
+    """Run one cell: pre-train at one learning rate, and fine-tune or average if asked."""
+
+    plr: float
+    """pre-training learning rate: effective on the sphere, raw with sgd and adam"""
+    flr: float | None = None
+    """fine-tuning learning rate, likewise"""
+    k: EpochCounts = ()
+    """checkpoints to average"""
+    seed: int = 0
+    """seed of the initialisation and of the order of the data"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Locate(Cell):
+    """Find the boundaries of the regimes by few probes, and propose the grid around the optimum."""
+
+    flr: LearningRates
+    """fine-tuning effective learning rates: their ends tell 2A from 2B"""
+    seeds: int
+    """repetitions, with seeds 0, 1, ...; each is located by itself"""
+    plr: str | None = None
+    """FIRST:LAST, where to look; the ends of the configured grid if not given"""
+    ratio: float = 1.15
+    """high end of a bracket over its low end that is narrow enough"""
+    boundaries: str = "1|2,2A|2B,2|3"
+    """which, with commas between them"""
+    share: float = 0.25
+    """of the epochs of the uniform grid of this ratio, the most to spend"""
+    dry_run: FlagCreatePairsOff[bool] = False
+    """print what it would cost at most, and run nothing"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Rebuild results.csv, results.parquet, the figures and report.html from a store."""
+
+    store: StorePath
+    """directory of the results"""
+    watch: FlagCreatePairsOff[bool] = False
+    """rebuild whenever the store changes, also while a sweep runs, until Ctrl-C (exit code 0)"""
+    interval: float = 5.0
+    """with --watch, seconds between looks at the store, and after which the page reloads itself"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreStatus:
+    """Say what of a store's plan is finished and what runs now, wherever it runs."""
+
+    store: StorePath
+    """directory of the results"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Verify every byte and every reference of a store, or look at this machine if none is given.
+
+    Exit code 0 if everything is sound, 1 if something is not.
+    """
+
+    store: OptionalStorePath = None
+    """directory of the results"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analyse:
+    """Measure the finished stages of a store: geometry, norms, sharpness, features; then report."""
+
+    store: StorePath
+    """directory of the results"""
+    only: tuple[Name, ...] = ()
+    """what to measure; everything if not given"""
+    low: float | None = None
+    """FLR of the low end of pairs and stages; a set-up's smallest if not given"""
+    high: float | None = None
+    """FLR of the high end; a set-up's largest if not given"""
+    k: int = 5
+    """checkpoints of the averages to measure; the largest number up to it that there is"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:0, ..."""
+    processes: int | None = None
+    """how many measure at once, with a part of the threads each; 1 measures in this one; as many
+    as there are GPUs or, without one, cores if not given"""
+    data_root: Path | None = None
+    """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
+    dataset: str | None = None
+    """name or path of the images, if they are no longer where they were"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataWrite:
+    """Write one split of a data set as an FFCV file with a manifest, or all of it as one .npz."""
+
+    dataset: Annotated[Positional[str], arg(metavar="DATASET")]
+    """digits, cifar10, cifar100, fashion-mnist, the path of an .npz file or of a folder of images,
+    or package.module:function"""
+    out: Annotated[Positional[Path], arg(metavar="FILE.beton|FILE.npz")]
+    """the file to write, *.beton or *.npz"""
+    split: str | None = None
+    """.beton: train (if not given), test, or the name of a probe set"""
+    mode: Literal["raw", "jpg"] | None = None
+    """.beton: raw (if not given) is exact, jpg smaller"""
+    data_root: Path | None = None
+    """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataInspect:
+    """Fetch a data set if it is not there yet, and say what it, or an FFCV file, holds."""
+
+    source: Annotated[Positional[str], arg(metavar="DATASET|FILE.beton")]
+    """digits, cifar10, cifar100, fashion-mnist, the path of an .npz or .beton file or of a folder
+    of images, or package.module:function"""
+    data_root: Path | None = None
+    """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataVerify:
+    """Check every byte of an FFCV file against its manifest."""
+
+    file: Annotated[Positional[Path], arg(metavar="FILE.beton")]
+    """the .beton file"""
+
+
+DATA_ACTIONS = {"write": DataWrite, "inspect": DataInspect, "verify": DataVerify}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchKernels:
+    """Time the optimiser's step against other ways to take it, on this machine's CPU."""
+
+    only: tuple[Literal["resnet18-64", "resnet18-32", "convnet-32", "pack"], ...] = ()
+    """which networks' parameters; all of them if not given"""
+    rounds: int = 31
+    """how often every variant is timed, in turn"""
+    compile: bool = True
+    """time torch.compile too (needs a C++ compiler, and a minute)"""
+    static: FlagCreatePairsOff[bool] = False
+    """instead compile the GPU kernels for several GPUs, without one, and say what came out"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchData:
+    """Time the loaders against torchvision's and FFCV's, on this machine's CPU."""
+
+    rounds: int = 11
+    """epochs of every variant, in turn"""
+    dataset: str | None = None
+    """a data set's name or path; generated images of CIFAR's size if not given"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchGrid:
+    """Train a grid and train it by the published loop, in turn, on this machine's CPU."""
+
+    case: Literal["digits", "convnet-8", "convnet-32", "resnet18-16"] = "digits"
+    """which network and images"""
+    rounds: int = 2
+    """seeds to train on both sides"""
+    precision: Literal["fp32", "bf16", "auto"] = "auto"
+    """our arithmetic; the published loop's is fp32"""
+    dataset: str | None = None
+    """other images for the CIFAR cases; by default CIFAR-10 if on disk, else generated ones"""
+    data_root: Path | None = None
+    """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
+    sizes: FlagCreatePairsOff[bool] = False
+    """instead train grids of 4 to 256 cells on digits, ours alone: cost against grid size"""
+
+
+BENCHMARKS = {"kernels": BenchKernels, "data": BenchData, "grid": BenchGrid}

@@ -1,0 +1,150 @@
+"""What commands print around the work of a session; each returns its exit code."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..analysis.reopen import Place
+from ..analysis.request import Request
+from ..api import session
+from ..api.session import Session, say
+from ..boundaries.findings import notes_on_boundaries, table_of_boundaries
+from ..boundaries.locate import cost_lines
+from ..boundaries.locate import locate as find_boundaries
+from ..boundaries.task import Task
+from ..errors import raise_failures
+from ..execution.choice import choose
+from ..execution.console import Console
+from ..execution.cost import estimate
+from ..execution.progress import STATES
+from ..plan.config import Config, RunOptions
+from ..plan.stages import KINDS, Stage, unshared_epochs
+from ..report import chain_table, rich_table, summary
+from ..report.build import rebuild, watch
+from ..store.status import duration
+from ..store.store import Store
+from ..store.tables import load
+
+
+def sweep(
+    config: Config,
+    options: RunOptions,
+    *,
+    name: str,
+    command: str,
+    seeds: Sequence[int] | None = None,
+    dry_run: bool = False,
+    every_epoch: bool = False,
+) -> int:
+    """Run a grid and rebuild its report, or say what it would take.
+
+    Args:
+        name: names the default store, runs/<name>.
+        command: the command line, for the record.
+        seeds: seeds to run; 0, 1, ... up to the configured number if not given.
+        every_epoch: without a terminal, a line per epoch instead of one per stage.
+    """
+    console = Console(quiet=options.quiet)
+    opened = session.open_session(
+        config, options, name=name, command=command, seeds=seeds, create=not dry_run
+    )
+    if dry_run:
+        _print_plan(opened, Console())
+        return 0
+    failures = session.sweep(opened, console, every_epoch=every_epoch)
+    store = opened.lab.store
+    page = rebuild(store)
+    _print_outcome(opened.stages, store, page, console)
+    raise_failures(failures)
+    return 0
+
+
+def locate(
+    config: Config,
+    options: RunOptions,
+    task: Task,
+    *,
+    name: str,
+    arguments: list[str],
+    command: str,
+    dry_run: bool = False,
+) -> int:
+    """Find where regimes meet, or say what that may cost.
+
+    Args:
+        arguments: of the command line, for the proposed sweep.
+    """
+    console = Console(quiet=options.quiet, highlight=False, soft_wrap=True, markup=False)
+    if dry_run:
+        lines = cost_lines(config, options, task, name=name, command=command)
+        console.print("\n".join(lines))
+        return 0
+    found = find_boundaries(config, options, task, name=name, command=command, console=console)
+    console.print(table_of_boundaries(found.findings))
+    for line in notes_on_boundaries(found.findings):
+        console.print(line)
+    console.print("\n".join(found.findings.sentences(arguments, config.grid.flr)))
+    return 0
+
+
+def analyse(path: Path, request: Request, place: Place) -> int:
+    """Measure what a store holds, and rebuild its report."""
+    failures = session.analyse(path, request, place, Console())
+    print(f"report: {rebuild(Store.open(path, create=False))}")
+    raise_failures(failures, "analyses", f" below {path / 'analyses'}")
+    return 0
+
+
+def report(path: Path, watch_s: float | None = None) -> int:
+    """Rebuild everything that is derived from a store.
+
+    Args:
+        watch_s: seconds between looks at the store, to rebuild until interrupted; else once.
+    """
+    if watch_s is not None:
+        return watch(path, watch_s)
+    print(rebuild(Store.open(path, create=False)))
+    return 0
+
+
+def _print_plan(opened: Session, console: Console) -> None:
+    stages, lab, states = opened.stages, opened.lab, opened.states()
+    say(console, "\n".join(opened.notes))
+    left = [stage for stage, state in states if state in ("todo", "failed")]
+    for kind in KINDS:
+        counts = Counter(state for stage, state in states if stage.kind == kind)
+        if counts:
+            text = ", ".join(f"{counts[s]} {s}" for s in (*STATES, "todo") if counts[s])
+            console.print(f"{kind:10}{counts.total():6} stages: {text}", highlight=False)
+    children = Counter(stage.parent.id for stage in stages if stage.parent)
+    shared = sum(count > 1 for count in children.values())
+    console.print(
+        f"{shared} pre-training runs are shared by {sum(children.values())} later stages",
+        highlight=False,
+    )
+    if not left:
+        console.print("nothing left to run")
+        return
+    choice = choose(stages, lab, opened.options)
+    cost = estimate(choice.packs, choice.measured(lab), choice.processes, lab)
+    lines = [
+        f"left: {len(left)} stages, {cost.num_epochs} epochs"
+        f" ({unshared_epochs(left)} if nothing were shared)",
+        choice.explain(),
+        f"measured on {lab.provenance['device']}, {lab.precision}",
+        f"estimate: {duration(cost.time_s)}, {cost.disk_bytes / 2**20:.1f} MiB in {lab.store.path}"
+        f" ({lab.store.free_bytes() / 2**30:.1f} GiB free)",
+    ]
+    say(console, "\n".join(lines))
+
+
+def _print_outcome(stages: list[Stage], store: Store, page: Path, console: Console) -> None:
+    """The summary of this grid's stages, and where the report is."""
+    if console.quiet:
+        return
+    ids = {stage.id for stage in stages}
+    table = load(store.path)
+    mine = table[table["stage"].isin(ids)]
+    of_chain = stages[0].experiment == "chain"
+    console.print(chain_table(mine) if of_chain else rich_table(summary(mine)))
+    print(f"report: {page}")

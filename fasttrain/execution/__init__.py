@@ -1,0 +1,1 @@
+"""From a plan to finished stages: packs, their sizes, the driver, its progress."""

@@ -1,0 +1,298 @@
+"""Engines: where packs of stages or analyses run. In this process, or in several on this machine.
+
+A worker process has its own copy of everything but the store, through whose files results pass; it
+takes one pack at a time, and reports meanwhile. What it cannot run is reported, not raised: a
+worker that dies takes only its pack with it, and another takes its place.
+"""
+
+import contextlib
+import fcntl
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+import types
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol, Self
+
+import torch
+
+from ...errors import EnvironmentProblem
+from ...machine import interrupts
+from ...machine.threads import check_threads
+from ...plan.stages import Stage
+from ...training.run_pack import run_pack
+from ...training.workbench import Lab
+
+STOP_S = 30.0
+"""seconds that interrupted workers have to write their last finished epoch"""
+AGAIN_S = 0.1
+"""seconds between the signals to a worker that is to stop: one that is starting hears none"""
+
+
+Report = Callable[..., None]
+"""takes what a task reports while it is carried out: on training, epochs (`OnEpoch`)"""
+
+
+class Task(Protocol):
+    """A pack, to be carried out in one process; what finishes is put into the store there."""
+
+    def run(self, lab: Lab, report: Report) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """Stages that train in step."""
+
+    stages: Sequence[Stage]
+
+    def run(self, lab: Lab, report: Report) -> None:
+        """Run them to their end."""
+        if any(stage.parent is None for stage in self.stages):
+            lab.final_states.clear()
+        run_pack(self.stages, lab, report)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task."""
+
+    task: Task
+    error: str | None = None
+    """a traceback, if not all of it could be run; what finished is in the store"""
+
+
+class Engine(Protocol):
+    """Runs tasks; `start` at most `capacity` of them at once, then `wait` for one to end."""
+
+    @property
+    def capacity(self) -> int: ...
+    def start(self, task: Task) -> None: ...
+    def wait(self, report: Report) -> Outcome: ...
+
+
+class InProcess:
+    """Runs one task at a time in this process."""
+
+    capacity = 1
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.task: Task | None = None
+
+    def start(self, task: Task) -> None:
+        """Take the task that `wait` is to run."""
+        self.task = task
+
+    def wait(self, report: Report) -> Outcome:
+        """Run it."""
+        assert self.task is not None
+        return Outcome(self.task, _attempt(self.task, self.lab, report))
+
+
+def _attempt(task: Task, lab: Lab, report: Report) -> str | None:
+    """Run a task; returns the traceback of an error in it.
+
+    Raises:
+        EnvironmentProblem, OSError: the store cannot be read or written.
+    """
+    try:
+        task.run(lab, report)
+        return None
+    except (EnvironmentProblem, OSError):
+        raise
+    except Exception:
+        return traceback.format_exc()
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    task: Task | None = None
+
+
+@dataclass
+class Workers:
+    """Runs tasks in processes of this machine. A context manager.
+
+    Args:
+        make_labs: one per process, called there: opens data and device.
+        num_threads: threads of each process.
+        lock: the file whose lock keeps others out of the store, if it is held. Each worker holds it
+            too, so that the store stays locked until the last of them is gone.
+    """
+
+    make_labs: Sequence[Callable[[], Lab]]
+    num_threads: int
+    lock: int | None = None
+    workers: list[_Worker] = field(default_factory=list)
+
+    @property
+    def capacity(self) -> int:
+        return len(self.make_labs)
+
+    def __enter__(self) -> Self:
+        try:
+            for index in range(self.capacity):
+                self.workers.append(self._new_worker(index))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # A second signal must not cut off what the workers write at the first. None reaches another
+        # thread than the main one.
+        stops = interrupts.STOPS if threading.current_thread() is threading.main_thread() else ()
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in stops}
+        self._stop()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def _stop(self) -> None:
+        """Let the workers write where they stand, and return when none is left."""
+        until = time.monotonic() + STOP_S
+        left = {worker.pipe: worker for worker in self.workers}
+        while left and time.monotonic() < until:
+            for worker in left.values():
+                if worker.process.pid is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(worker.process.pid, signal.SIGINT)
+            for pipe in wait(list(left), AGAIN_S):
+                try:
+                    left[pipe].pipe.recv()  # type: ignore[index]
+                except (EOFError, OSError):
+                    del left[pipe]  # type: ignore[arg-type]
+        for worker in self.workers:
+            worker.process.kill()
+            worker.process.join()
+            worker.pipe.close()
+
+    def _new_worker(self, index: int) -> _Worker:
+        # Its processes inherit nothing from this one: no thread, no lock, no device.
+        context: Any = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([f"{__package__}.fork_server", __name__])
+        ours, theirs = context.Pipe()
+        # A connection, since those can be handed to a process; nothing is ever read from it.
+        lock = None if self.lock is None else Connection(os.dup(self.lock), writable=False)
+        process = context.Process(
+            target=_work,
+            args=(theirs, self.make_labs[index], self.num_threads, interrupts.heeded(), lock),
+            daemon=True,
+        )
+        with _hidden_program():
+            process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def start(self, task: Task) -> None:
+        """Hand the task to an idle worker."""
+        worker = next(worker for worker in self.workers if worker.task is None)
+        worker.task = task
+        with contextlib.suppress(BrokenPipeError):
+            worker.pipe.send(task)
+
+    def wait(self, report: Report) -> Outcome:
+        """Pass on what the workers report until one has ended its task."""
+        while True:
+            busy = {worker.pipe: worker for worker in self.workers if worker.task is not None}
+            for pipe in wait(list(busy)):
+                worker = busy[pipe]  # type: ignore[index]
+                assert worker.task is not None
+                try:
+                    message = worker.pipe.recv()
+                except (EOFError, OSError):
+                    return Outcome(worker.task, self._replace(worker))
+                if isinstance(message, Exception):
+                    raise message
+                if isinstance(message, tuple):
+                    report(*message)
+                    continue
+                # At the end of the task: an error, or nothing.
+                task, worker.task = worker.task, None
+                return Outcome(task, message)
+
+    def _replace(self, worker: _Worker) -> str:
+        """Put a new worker in the place of one that died; returns how it did."""
+        worker.process.join()
+        code = worker.process.exitcode or 0
+        how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        index = self.workers.index(worker)
+        self.workers[index] = self._new_worker(index)
+        return f"RuntimeError: the worker process was ended {how}"
+
+
+@contextlib.contextmanager
+def _hidden_program() -> Iterator[None]:
+    """Keep multiprocessing from running the program's own file again in the processes it starts.
+
+    Workers need nothing of it, and a script that sweeps at its top level would sweep in each.
+    """
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program
+
+
+def _work(
+    pipe: Connection,
+    make_lab: Callable[[], Lab],
+    num_threads: int,
+    stops: Sequence[int],
+    _lock: Connection | None,
+) -> None:
+    """A worker's whole life: tasks from the pipe, reports into it, until it is stopped.
+
+    The lock is only held.
+    """
+
+    def report(*message: Any) -> None:
+        # Libraries are loaded and loops compiled by the first report: what sets threads has run.
+        check_threads(num_threads)
+        pipe.send(message)
+
+    _die_with_driver()
+    # Signals after the first must not cut off what that one began.
+    interrupts.keep({signal.SIGINT, *stops}, math.inf)
+    with contextlib.suppress(KeyboardInterrupt, EOFError, BrokenPipeError):
+        torch.set_num_threads(num_threads)
+        try:
+            try:
+                lab = make_lab()
+            except Exception as error:
+                reason = f"a worker process could not start: {type(error).__name__}: {error}"
+                raise EnvironmentProblem(reason) from None
+            while True:
+                task = pipe.recv()
+                pipe.send(_attempt(task, lab, report))
+        except (EnvironmentProblem, OSError) as error:
+            pipe.send(error)
+
+
+def _die_with_driver() -> None:
+    """End at once when the driver has ended, however it did and whatever is computed here.
+
+    What ends with it is its end of a pipe. On Linux the kernel itself watches that, since no thread
+    of Python runs while a compiler or a kernel holds the interpreter.
+    """
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    end: Any = driver.sentinel
+    if sys.platform == "linux":
+        fcntl.fcntl(end, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(end, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(end, fcntl.F_SETFL, fcntl.fcntl(end, fcntl.F_GETFL) | os.O_ASYNC)
+        if wait([end], 0):
+            os._exit(1)
+    else:
+        threading.Thread(target=lambda: wait([end]) and os._exit(1), daemon=True).start()

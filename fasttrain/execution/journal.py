@@ -1,0 +1,103 @@
+"""What a driver leaves for others to read while it works: the plan of its store, and where it is.
+
+`status` reads it. A report costs a small file and no flush to disk, at most once a second, in the
+driver alone: workers know nothing of it. What cannot be written is left out, since no result
+depends on it; only the plan is written like the store's other files.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..machine.files import json_bytes, write_atomically
+from ..plan.stages import Stage
+from ..store.status import FORMAT, PLAN, PROGRESS, Planned, Progress, merged, read_plan
+from ..store.tables import Finished
+from .progress import NodeView
+
+INTERVAL_S = 1.0
+"""seconds between two reports"""
+
+
+class Journal:
+    """The plan and the reports of one driver, which holds the store's lock. A context manager.
+
+    Args:
+        folder: of the store.
+        phase: what it does, until it counts stages.
+        counts_stages: whether the views that it reports of do.
+    """
+
+    def __init__(
+        self, folder: Path, command: str, phase: str, *, counts_stages: bool = True
+    ) -> None:
+        self.folder = folder
+        self.command = command
+        self.phase = phase
+        self.counts_stages = counts_stages
+        self.processes = 1
+        self.more = False
+        self.due = 0.0
+
+    def __enter__(self) -> "Journal":
+        self._report(None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            (self.folder / PROGRESS).unlink(missing_ok=True)
+
+    def plan(self, stages: Sequence[Stage], *, accept_stopped: bool, more: bool = False) -> None:
+        """Record what this driver was asked for.
+
+        Args:
+            more: whether further stages may follow.
+
+        Raises:
+            EnvironmentProblem: it cannot be written.
+        """
+        self.more = more
+        rows = {stage.id: _row(stage) for stage in stages}
+        new = Planned(self.command, str(Path.cwd()), rows, accept_stopped, more)
+        content = [vars(planned) for planned in merged(read_plan(self.folder), new)]
+        write_atomically(self.folder / PLAN, json_bytes({"format": FORMAT, "sweeps": content}))
+
+    def report(self, view: NodeView, at_once: bool = False) -> None:
+        """Say where the driver stands, unless it has just done so and this can wait."""
+        if at_once or time.monotonic() >= self.due:
+            self._report(view)
+
+    def _report(self, view: NodeView | None) -> None:
+        self.due = time.monotonic() + INTERVAL_S
+        progress = Progress(
+            format=FORMAT,
+            command=self.command,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            written=time.time(),
+            phase=self.phase,
+            counts=view is not None and self.counts_stages,
+            processes=self.processes,
+            more=self.more,
+            left_s=None if view is None else view.left_s(),
+            packs=[] if view is None else view.packs(),
+        )
+        # Beside its place first: who reads it finds it whole.
+        temporary = self.folder / f".{PROGRESS}.{os.getpid()}.tmp"
+        try:
+            temporary.write_text(json.dumps(vars(progress)))
+            temporary.replace(self.folder / PROGRESS)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def _row(stage: Stage) -> dict[str, object]:
+    about = stage.description()
+    rates = {name: about[name] for name in ("plr", "flr", "k", "seed", "epochs", "inherit")}
+    planned = Finished(stage.id, about, {})
+    return {**rates, "kind": planned.kind, "setup": planned.setup}

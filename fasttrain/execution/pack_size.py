@@ -1,0 +1,273 @@
+"""Choosing by measurement: how many models train fastest as one pack on this machine.
+
+A few steps of packs of 1, 2, 4, ... models, on the real network and data, until two in a row are
+slower per model or would not fit into memory. What was measured is kept in the user's cache
+directory, by network, batch, device, arithmetic and versions, so that it is measured once.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numba
+import torch
+from torch import Tensor
+
+from ..errors import EnvironmentProblem
+from ..experiments.kinds import first_rate
+from ..machine.files import json_bytes, write_atomically
+from ..machine.precision import autocast, device_name
+from ..plan.identity import digest
+from ..settings.knobs import Knobs
+from ..settings.part import section
+from ..training.loop import train_epoch
+from ..training.workbench import Lab
+
+WINDOWS = 4
+WINDOW_S = 0.1
+"""seconds of each, or one step; the fastest counts: other programs can only slow a step down"""
+WORSE = 1.1
+"""two sizes in a row that take so many times the fastest one's time per model end the search"""
+EQUAL = 1.03
+"""of packs within this factor of the fastest, the smallest is chosen"""
+MEMORY_SHARE = 0.5
+"""of the free memory that packs may take, over all processes"""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A pack's cost on this machine, at its fastest while it was measured."""
+
+    size: int
+    step_s: float
+    """one training step of all models"""
+    test_batch_s: float
+    """one batch of a test pass of all models"""
+    memory_bytes: int
+    """what it added to the process's peak"""
+    compiled: bool = False
+
+    @property
+    def model_step_s(self) -> float:
+        """One step of one model."""
+        return self.step_s / self.size
+
+
+def measure_packs(lab: Lab, largest: int, sharing: int) -> list[Timing]:
+    """Timings of packs of 1, 2, 4, ... models, at most `largest`, from the cache if it has them.
+
+    Args:
+        sharing: processes that share the memory of the lab's device.
+
+    Raises:
+        EnvironmentProblem: not even one model can be run on this device.
+    """
+    largest = lab.at_most(largest)
+    key = _key(lab, largest, sharing)
+    timings = _kept(key)
+    if timings:
+        return timings
+    for size in _sizes(largest):
+        if timings and not _fits(timings[-1], size, sharing, lab.device):
+            # Not kept: there may be more memory another time.
+            return timings
+        try:
+            timings.append(measure(lab, size))
+        except EnvironmentProblem:
+            raise
+        except (RuntimeError, MemoryError) as error:
+            if not timings:
+                reason = str(error).splitlines()[0] if str(error) else "out of memory"
+                text = f"the network cannot be run on {lab.device}: {reason}"
+                raise EnvironmentProblem(text) from None
+            return timings
+        least = min(timing.model_step_s for timing in timings)
+        if len(timings) > 2 and min(t.model_step_s for t in timings[-2:]) > WORSE * least:
+            break
+    _keep(key, timings)
+    return timings
+
+
+def measure_compiled(lab: Lab, size: int, sharing: int) -> tuple[list[Timing], str]:
+    """The timing of a pack of compiled networks, from the cache if it has it.
+
+    Empty where they cannot be compiled, for want of a C++ compiler perhaps, and why.
+    """
+    key = f"{_key(lab, size, sharing)}-compiled"
+    timings = _kept(key)
+    if not timings:
+        try:
+            timings = [measure(dataclasses.replace(lab, compiled=True), size)]
+        except Exception as error:
+            reason = next(iter(str(error).strip().splitlines()), "")
+            return [], f"not compiled: {type(error).__name__}: {reason}"
+        _keep(key, timings)
+    return timings, ""
+
+
+def fastest(timings: Sequence[Timing]) -> Timing:
+    """The smallest pack that is as fast per model as the fastest."""
+    least = min(timing.model_step_s for timing in timings)
+    good = (timing for timing in timings if timing.model_step_s <= EQUAL * least)
+    return min(good, key=lambda timing: timing.size)
+
+
+def measure(lab: Lab, size: int) -> Timing:
+    """Time steps and a test batch of a pack of so many models."""
+    before = _reset_peak(lab.device)
+    model = lab.new_model(0, size)
+    optimizer = lab.new_optimizer(model, 0, [Knobs(lr=first_rate(lab.config))] * size)
+    optimizer.start_()
+    loader = lab.train_loader(0)
+    epochs = itertools.chain.from_iterable(loader.epoch(epoch) for epoch in itertools.count())
+    # Of full batches, where there are any: a short one may be compiled apart.
+    largest = min(lab.config.training.batch_size, len(lab.data.train_images))
+    forever = (batch for batch in epochs if len(batch[1]) == largest)
+    arithmetic = lab.precision, lab.device
+    train_epoch(model, lab.loss, optimizer, itertools.islice(forever, 2), *arithmetic)
+    timed = _Timed(forever, lab.device)
+    train_epoch(model, lab.loss, optimizer, timed, *arithmetic)
+    images, _ = next(iter(lab.test_loader.epoch(0)))
+    model.eval()
+    with torch.no_grad(), autocast(lab.precision, lab.device):
+        model(images)
+        _wait(lab.device)
+        started = time.perf_counter()
+        model(images)
+        _wait(lab.device)
+    test_batch_s = time.perf_counter() - started
+    return Timing(size, timed.step_s, test_batch_s, _peak_bytes(lab.device) - before, lab.compiled)
+
+
+def models_in_memory(lab: Lab, most: int, sharing: int = 1) -> int:
+    """How many models of a pack fit into memory, by what one takes to train; at most `most`.
+
+    Args:
+        sharing: processes that share the memory of the lab's device, with such a pack each.
+
+    Raises:
+        EnvironmentProblem: not even one model can be run on this device.
+    """
+    most = lab.at_most(most)
+    [one] = measure_packs(lab, 1, 1)
+    free = MEMORY_SHARE * free_bytes(lab.device) / sharing
+    return max(1, min(most, int(free / max(1, one.memory_bytes))))
+
+
+def cache_directory() -> Path:
+    """Where the user's programs keep what they can make again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fasttrain"
+
+
+def _kept(key: str) -> list[Timing]:
+    """What was measured before; nothing if that cannot be read."""
+    try:
+        content = json.loads((cache_directory() / "tuning" / f"{key}.json").read_bytes())
+        return [Timing(**entry) for entry in content["timings"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _keep(key: str, timings: list[Timing]) -> None:
+    """Keep what was measured, where the user's cache directory can be written."""
+    folder = cache_directory() / "tuning"
+    with contextlib.suppress(OSError, EnvironmentProblem):
+        folder.mkdir(parents=True, exist_ok=True)
+        content = json_bytes({"timings": [asdict(timing) for timing in timings]})
+        write_atomically(folder / f"{key}.json", content)
+
+
+def _sizes(largest: int) -> Iterator[int]:
+    """1, 2, 4, ... and the largest."""
+    size = 1
+    while size < largest:
+        yield size
+        size *= 2
+    yield largest
+
+
+def _key(lab: Lab, largest: int, sharing: int) -> str:
+    return digest(
+        {
+            "parts": [section(part) for part in (lab.config.network, lab.config.optimizer)],
+            "loss": lab.loss.kind,
+            "images": [int(size) for size in lab.data.train_images.shape[1:]],
+            "classes": lab.data.num_classes,
+            "batch_size": lab.config.training.batch_size,
+            "precision": lab.precision,
+            "device": [platform.node(), device_name(lab.device), torch.get_num_threads()],
+            "versions": [torch.__version__, numba.__version__],
+            "search": [largest, sharing, WINDOWS, WORSE],
+        }
+    )
+
+
+def _fits(measured: Timing, size: int, sharing: int, device: torch.device) -> bool:
+    """Whether packs of a larger size will leave memory to others."""
+    needed = measured.memory_bytes * size / measured.size * sharing
+    return needed <= MEMORY_SHARE * free_bytes(device)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of the device that nobody uses."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return _kib("/proc/meminfo", "MemAvailable") or 2**62
+
+
+def _reset_peak(device: torch.device) -> int:
+    """Forget the peak of the memory in use so far; returns what is in use now, bytes."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    with contextlib.suppress(OSError):
+        # Linux takes a 5 for: reset the high-water mark of the resident set.
+        Path("/proc/self/clear_refs").write_text("5")
+    return _kib("/proc/self/status", "VmRSS")
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return _kib("/proc/self/status", "VmHWM")
+
+
+def _kib(path: str, field: str) -> int:
+    """A field in KiB of one of Linux's files, in bytes; 0 where there is no such file."""
+    with contextlib.suppress(FileNotFoundError):
+        for line in Path(path).read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+class _Timed:
+    """Batches for some windows of time; `step_s` is what a step took in the fastest of them."""
+
+    def __init__(self, batches: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> None:
+        self.batches = batches
+        self.device = device
+        self.step_s = math.inf
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for _ in range(WINDOWS):
+            started = time.perf_counter()
+            for num_steps in itertools.count(1):
+                yield next(self.batches)
+                if time.perf_counter() > started + WINDOW_S:
+                    _wait(self.device)
+                    self.step_s = min(self.step_s, (time.perf_counter() - started) / num_steps)
+                    break
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,1 @@
+"""What a run meets of its machine: devices, threads, signals, versions."""

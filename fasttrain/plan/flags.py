@@ -1,0 +1,125 @@
+"""What command-line flags change of the parts of a setting.
+
+Another kind of network keeps what both have, another kind of optimiser begins at its own defaults.
+What a kind does not have is refused by the check of the whole (`config.check`). Parts that users
+bring are named in TOML or in Python; flags leave them as they are.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from ..settings.data import Data
+from ..settings.fields import Count
+from ..settings.networks.kinds import Form, network_options
+from ..settings.optimizers.kinds import changed
+from .tables import DEFAULT_RADIUS
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFlags(Data):
+    """Data by name or path."""
+
+    dataset: str = "digits"  # type: ignore[assignment]
+    """digits, cifar10, cifar100, fashion-mnist, the path of an .npz file, or of a folder of
+    images"""
+    image_size: Count | None = None
+    """side that the images of a folder are brought to"""
+
+    @classmethod
+    def of(cls, data: Data) -> "DataFlags":
+        """The flags' defaults, from configured data."""
+        own = {field.name: getattr(data, field.name) for field in fields(Data)}
+        return cls(**own, dataset=data.dataset, image_size=getattr(data, "image_size", None))
+
+    def applied(self, data: Data) -> dict[str, Any]:
+        """The table of configured data with these flags."""
+        flags = asdict(self)
+        if flags["image_size"] == getattr(data, "image_size", None):
+            del flags["image_size"]
+        if flags["dataset"] != data.dataset:
+            return flags
+        del flags["dataset"]
+        return {**asdict(data), **flags}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkFlags:
+    """Networks of fasttrain, or the configured one."""
+
+    model: Literal["convnet", "resnet18", "mlp", "custom"] = "convnet"
+    """network"""
+    width: int | None = None
+    """channels of the first convolution, or of each hidden layer of the mlp"""
+    form: Form | None = None
+    """practical: affine normalisation, and a head that trains"""
+    layers: int | None = None
+    """mlp: hidden layers"""
+    radius: float | None = None
+    """radius of the sphere that all convolution weights lie on together (sphere alone)"""
+
+    @classmethod
+    def of(cls, network: Any) -> "NetworkFlags":
+        """The flags' defaults, from a configured network."""
+        own: dict[str, Any] = {f.name: getattr(network, f.name, None) for f in fields(cls)}
+        return cls(**own)
+
+    def applied(self, network: Any, *, sphere: bool) -> dict[str, Any]:
+        """The table of a configured network with these flags.
+
+        Args:
+            sphere: whether there is one, with a radius.
+        """
+        before = asdict(self.of(network))
+        flags = {name: value for name, value in asdict(self).items() if value is not None}
+        if self.model == network.model:
+            table = {**asdict(network), **flags}
+        else:
+            own = network_options(self.model)
+            kept = {n: v for n, v in flags.items() if n in own or v != before[n]}
+            table = {**kept, "model": self.model}
+        # A preset's radius goes with its sphere.
+        if not sphere and table.get("radius") in (DEFAULT_RADIUS, before["radius"]):
+            del table["radius"]
+        return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerFlags:
+    """What to change of the configured optimiser; another kind begins at its own defaults."""
+
+    optimizer: Literal["sphere", "sgd", "adam"] | None = None
+    """sphere: at effective rates; sgd, adam: all parameters at raw rates"""
+    scope: Literal["joint", "filter", "tensor", "equal-norms"] | None = None
+    """sphere: what has a sphere of its own"""
+    free_lr: float | None = None
+    """sphere: raw rate of plain SGD for the parameters that are not on it"""
+    momentum: float | None = None
+    """sgd: momentum"""
+    nesterov: bool | None = None
+    """sgd: Nesterov's momentum"""
+    betas: tuple[float, float] | None = None
+    """adam: decay of both moments"""
+    eps: float | None = None
+    """adam: what is added to the denominator"""
+    weight_decay: float | None = None
+    """sgd, adam: weight decay of all parameters"""
+    decoupled: bool | None = None
+    """adam: weight decay beside the moments instead of in the gradient"""
+
+    def applied(self, optimizer: Any) -> dict[str, Any]:
+        """The table of a configured optimiser with these flags."""
+        flags = asdict(self)
+        return changed(optimizer, {"kind": flags.pop("optimizer"), **flags})
+
+
+def changed_parts(
+    parts: Mapping[str, Any], data: DataFlags, network: NetworkFlags, optimizer: OptimizerFlags
+) -> dict[str, dict[str, Any]]:
+    """The tables of configured data, network and optimiser with these flags."""
+    made = optimizer.applied(parts["optimizer"])
+    return {
+        "data": data.applied(parts["data"]),
+        "network": network.applied(parts["network"], sphere=made["kind"] == "sphere"),
+        "optimizer": made,
+    }

@@ -1,0 +1,147 @@
+"""From a store to everything that is derived from it: tables, figures, page; once or as it grows.
+
+Rebuilding only reads the stages, so that it works while a sweep holds the store: it looks once for
+what is finished, and takes for granted of no other file that it is still there a moment later.
+"""
+
+import math
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ..analysis.grids import all_grids
+from ..errors import EnvironmentProblem
+from ..machine.files import make_folder, parquet, write_atomically
+from ..machine.interrupts import exit_code
+from ..plan.identity import path_of
+from ..store.status import read
+from ..store.store import Store
+from ..store.tables import analysis_commands, finished, origin, path_words, stage_table
+from . import Pictures, with_status, write_report
+
+FOLDER = "report"
+
+
+def rebuild(store: Store, pictures: Pictures | None = None, refresh_s: int | None = None) -> Path:
+    """Tables, figures and page of everything finished in the store; returns the page's path.
+
+    Args:
+        pictures: what was drawn before, so that figures whose data are the same stay.
+        refresh_s: how often the page is to reload itself; never if not given.
+    """
+    folder = store.path / FOLDER
+    found = finished(store.path)
+    stages = stage_table(found)
+    make_folder(folder)
+    write_atomically(folder / "results.csv", stages.to_csv(index=False).encode())
+    write_atomically(folder / "results.parquet", parquet(stages))
+    return write_report(
+        folder,
+        all_grids(store.path, found),
+        origin(found),
+        commands={f.stage: str(f.done["provenance"].get("command") or "") for f in found},
+        analysed_by=analysis_commands(store.path),
+        unfinished=unfinished(store),
+        status=page_status(store),
+        pictures=pictures,
+        refresh_s=refresh_s,
+    )
+
+
+def watch(path: Path, interval_s: float) -> int:
+    """Rebuild whenever the store has changed, until interrupted; returns the exit code, 0.
+
+    Ctrl-C is the way to end it; another signal that stops it is raised.
+
+    A problem in the store is one line, and the next change another try.
+
+    Raises:
+        EnvironmentProblem: no store.
+    """
+    store = Store.open(path, create=False)
+    pictures = Pictures(store.path / FOLDER / "figures")
+    seen: tuple[dict[Path, int], bool] | None = None
+    try:
+        while True:
+            found = _changes(store), read(store.path).running
+            if found != seen:
+                _rebuild_aloud(store, pictures, max(2, math.ceil(interval_s)))
+                seen = found
+            elif found[1]:
+                _tell_status(store)
+            time.sleep(interval_s)
+    except KeyboardInterrupt as stop:
+        # The page that stays behind does not reload itself any more.
+        _rebuild_aloud(store, pictures, None)
+        if exit_code(stop) != exit_code(KeyboardInterrupt()):
+            raise
+        return 0
+
+
+def page_status(store: Store) -> list[str]:
+    """What the top of the page says: where the store stands, and when that was so."""
+    # Who holds the store to rebuild the page has done all else.
+    running = None if store.lock_file is None else False
+    first, *others = read(store.path, running=running).sentences()
+    return [f"{datetime.now():%Y-%m-%d %H:%M:%S}. {first}", *others]
+
+
+def _tell_status(store: Store) -> None:
+    """Put where the store stands into the page as it is."""
+    page = store.path / FOLDER / "report.html"
+    if page.exists():
+        text = with_status(page.read_text(encoding="utf-8"), page_status(store))
+        write_atomically(page, text.encode())
+
+
+def unfinished(store: Store) -> list[tuple[str, str, str]]:
+    """Stages that were begun and have not finished: what, epochs kept of how many, why if failed.
+
+    A checkpoint does not tell whether its sweep still runs.
+    """
+    rows = []
+    for stage in store.begun():
+        label, num_epochs = f"stage {stage}", "–"
+        about = store.unfinished_description(stage)
+        if about is not None:
+            label = _label(about)
+            num_epochs = f"{store.checkpoints.epochs(stage)} of {about['epochs']}"
+        failure = store.failure(stage)
+        rows.append((label, num_epochs, "begun" if failure is None else f"failed: {failure}"))
+    return sorted(rows)
+
+
+def _label(about: dict[str, Any]) -> str:
+    """A stage in a few words, from its stage.json."""
+    path = path_of(about)
+    rates = {name: about[name] for name in ("plr", "flr", "k") if about[name] is not None}
+    words = " ".join(f"{name} {value:g}" for name, value in rates.items())
+    if len(path) > 2:
+        words = path_words(path) + (f" k {about['k']}" if about["k"] else "")
+    return f"{about['kind']} {words} seed {about['seed']}"
+
+
+def _changes(store: Store) -> dict[Path, int]:
+    """When every result, checkpoint and failure of the store was last written, in ns."""
+    times = {}
+    for path in store.path.glob("*/*"):
+        if path.parent.name != FOLDER and not path.name.startswith("."):
+            try:
+                times[path] = path.stat().st_mtime_ns
+            except FileNotFoundError:
+                # A checkpoint whose stages have just finished.
+                continue
+    return times
+
+
+def _rebuild_aloud(store: Store, pictures: Pictures, refresh_s: int | None) -> None:
+    started = time.monotonic()
+    try:
+        page = rebuild(store, pictures, refresh_s)
+    except EnvironmentProblem as error:
+        line = str(error)
+    else:
+        took_s = time.monotonic() - started
+        line = f"{page}: {len(store.stages())} stages, rebuilt in {took_s:.1f} s"
+    print(f"{datetime.now():%H:%M:%S} {line}", flush=True)

@@ -1,0 +1,293 @@
+"""One page that holds whole grids: works offline, needs no other file, loads nothing.
+
+`write_report` draws the figures of every set-up, writes them as PNG, SVG and CSV, and renders
+`report.html.j2` with the pictures, the style (page.css) and the script (charts.js, page.js) inside.
+All text is escaped: names of data sets come from users. Without a script the tables and figures
+remain.
+"""
+
+import base64
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from fasttrain.analysis.regimes import boundaries, classify
+from fasttrain.analysis.tables import Grid
+from fasttrain.machine.files import write_atomically
+from fasttrain.machine.text import readable
+from fasttrain.report.chains import SUMMARY_HEADINGS as CHAIN_HEADINGS
+from fasttrain.report.chains import chain_headline, chain_summary, is_chain
+from fasttrain.report.headline import headline, regime_by_plr
+from fasttrain.report.page.cell_command import NoCommand, train_command
+from fasttrain.report.page.heatmap import Cells, heatmap, palette, script_data
+from fasttrain.report.page.pictures import Pictures
+from fasttrain.report.seed_means import SUMMARY_HEADINGS, floats, number, summary, summary_rows
+from fasttrain.store.tables import TABLE_KINDS
+
+_Column = tuple[str, str, int | None, str]
+"""heading, column of the table, scale, format"""
+_STAGE_COLUMNS: tuple[_Column, ...] = (
+    ("kind", "kind", None, "{}"),
+    ("PLR", "plr", 1, "{:.3g}"),
+    ("regime", "regime", None, "{}"),
+    ("FLR", "flr", 1, "{:.3g}"),
+    ("k", "k", 1, "{:.0f}"),
+    ("seed", "seed", 1, "{:.0f}"),
+    ("epoch", "epoch", 1, "{:.0f}"),
+    ("train loss", "train_loss", 1, "{:.4g}"),
+    ("train %", "train_accuracy", 100, "{:.2f}"),
+    ("test loss", "test_loss", 1, "{:.4g}"),
+    ("test %", "test_accuracy", 100, "{:.2f}"),
+    ("gradient norm", "grad_norm", 1, "{:.4g}"),
+    ("time (s)", "time_s", 1, "{:.1f}"),
+    ("state", "state", None, "{}"),
+    ("stage", "stage", None, "{}"),
+)
+_CHAIN_COLUMNS: tuple[_Column, ...] = (
+    ("path", "path", None, "{}"),
+    *(column for column in _STAGE_COLUMNS if column[0] not in ("kind", "PLR", "regime", "FLR")),
+)
+_CHOICES = ("kind", "regime", "state")
+_STATUS_START, _STATUS_END = '<div class="status" role="status">', "</div>"
+
+
+def write_report(
+    folder: str | os.PathLike[str],
+    grids: Sequence[Grid],
+    provenance: Mapping[str, Any],
+    *,
+    commands: Mapping[str, str] | None = None,
+    analysed_by: Sequence[str] = (),
+    unfinished: Sequence[tuple[str, str, str]] = (),
+    status: Sequence[str] = (),
+    pictures: Pictures | None = None,
+    refresh_s: int | None = None,
+) -> Path:
+    """Write `folder`/report.html and `folder`/figures/*; returns the page's path.
+
+    Args:
+        grids: one section each, even without a finished stage.
+        provenance: what made the results, with `time_s` in seconds and the `command` to repeat it.
+        commands: the command that made each stage, by its id, as far as known.
+        analysed_by: the commands that made the analyses.
+        unfinished: stages that are not finished: what, how many epochs of how many, state.
+        status: sentences on where the store stands, for the top of the page.
+        pictures: what was drawn before, so that the same figures are not written again.
+        refresh_s: how often the page is to reload itself; None: never.
+
+    The page appears whole or not at all. Raises ValueError if a set-up repeats a seed of a cell.
+    """
+    folder = Path(folder)
+    pictures = Pictures(folder / "figures") if pictures is None else pictures
+    differs = _differences([grid.configuration for grid in grids])
+    sections = [
+        _section(grid, commands or {}, pictures) | {"differs": different}
+        for grid, different in zip(grids, differs, strict=True)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    page = _render(
+        title=" and ".join(dict.fromkeys(s["title"] for s in sections)) or "Learning-rate grid",
+        css=_inline(_source("page.css"), palette()),
+        js=_inline(_source("charts.js"), _source("page.js")),
+        refresh_s=refresh_s,
+        sections=sections,
+        unfinished=unfinished,
+        status=status_block(status),
+        num_stages=sum(len(grid.stages) for grid in grids),
+        provenance=_provenance(provenance),
+        commands=[*filter(None, [provenance.get("command")]), *analysed_by],
+    )
+    path = folder / "report.html"
+    # Commands and paths may hold bytes of no encoding.
+    write_atomically(path, readable(page).encode())
+    pictures.tidy()
+    return path
+
+
+def status_block(sentences: Sequence[str]) -> Markup:
+    """The part of the page that says where the store stands; `with_status` puts a newer one in."""
+    lines = Markup("\n").join(Markup("<p>{}</p>").format(sentence) for sentence in sentences)
+    return Markup(f"{_STATUS_START}{lines}{_STATUS_END}")
+
+
+def with_status(page: str, sentences: Sequence[str]) -> str:
+    """A page of `write_report` that says where its store stands by now."""
+    before, _, rest = page.partition(_STATUS_START)
+    _, _, after = rest.partition(_STATUS_END)
+    return f"{before}{status_block(sentences)}{after}"
+
+
+def _render(**content: Any) -> str:
+    environment = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    return environment.from_string(_source("report.html.j2")).render(content)
+
+
+def _source(name: str) -> str:
+    return files("fasttrain.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _inline(*parts: str) -> dict[str, Markup | str]:
+    """The text of a style or script, and its hash for the page's security policy."""
+    text = "".join(parts)
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return {"text": Markup(text), "hash": f"sha256-{digest}"}
+
+
+def _section(grid: Grid, commands: Mapping[str, str], pictures: Pictures) -> dict[str, Any]:
+    """What the template shows of one set-up; writes its figures on the way."""
+    stages = _ordered(grid.stages, of_chain=is_chain(grid))
+    safe = _safe(grid.setup)
+    empty = {"figures": [], "missing": [], "summary": [], "stages": [], "regimes": []}
+    empty |= {"headings": SUMMARY_HEADINGS}
+    empty |= {"stage_headings": [heading for heading, *_ in _STAGE_COLUMNS]}
+    section = {
+        "id": f"setup-{safe}",
+        "setup": grid.setup,
+        "title": _title(grid.setup, stages),
+        "settings": _flatten(grid.configuration),
+        "map": None,
+        **empty,
+    }
+    regimes = classify(grid)
+    if is_chain(grid):
+        return section | _of_chain(grid, stages, regimes, pictures, safe)
+    bounds = boundaries(regimes)
+    section["headline"] = headline(grid, regimes, bounds)
+    if stages.empty:
+        return section
+    num_test = grid.configuration.get("num_test")
+    cells = Cells(stages, regime_by_plr(regimes), num_test)
+    recorded = dict.fromkeys(commands[stage] for stage in stages["stage"] if stage in commands)
+    try:
+        command, command_missing = train_command(grid.configuration, recorded), ""
+    except NoCommand as missing:
+        command, command_missing = None, str(missing)
+    figures, missing = pictures.of(grid, regimes, safe)
+    rows = _stage_rows(stages, regimes, _STAGE_COLUMNS)
+    return section | {
+        "map": heatmap(cells) if cells.plrs else None,
+        "data": Markup(script_data(cells, grid.epochs, command, command_missing)),
+        "figures": figures,
+        "missing": missing,
+        "summary": summary_rows(summary(stages)),
+        "regimes": _regime_rows(regimes),
+        "stages": rows,
+        "choices": [(name, _values(rows, name, _STAGE_COLUMNS)) for name in _CHOICES],
+    }
+
+
+def _of_chain(
+    grid: Grid, stages: pd.DataFrame, regimes: pd.DataFrame, pictures: Pictures, safe: str
+) -> dict[str, Any]:
+    """What a section says of chains of legs."""
+    if stages.empty:
+        return {"headline": chain_headline(grid)}
+    figures, missing = pictures.of(grid, regimes, safe)
+    rows = _stage_rows(stages, regimes, _CHAIN_COLUMNS)
+    return {
+        "headline": chain_headline(grid),
+        "figures": figures,
+        "missing": missing,
+        "summary": chain_summary(stages),
+        "headings": CHAIN_HEADINGS,
+        "stages": rows,
+        "stage_headings": [heading for heading, *_ in _CHAIN_COLUMNS],
+        "choices": [("state", _values(rows, "state", _CHAIN_COLUMNS))],
+    }
+
+
+def _ordered(stages: pd.DataFrame, *, of_chain: bool) -> pd.DataFrame:
+    """The stages in the order of the page's table, which the script counts on."""
+    if stages.empty:
+        return stages
+    kinds = {kind: place for place, kind in enumerate(TABLE_KINDS)}
+    ordered = stages.assign(order=stages["kind"].map(kinds))
+    keys = ["path", "k"] if of_chain else ["plr", "flr", "k"]
+    return ordered.sort_values(["order", *keys, "seed"]).reset_index(drop=True)
+
+
+def _title(setup: str, stages: pd.DataFrame) -> str:
+    if stages.empty:
+        return f"Set-up {setup}"
+    first = stages.iloc[0]
+    width = "" if pd.isna(first["width"]) else f" of width {first['width']}"
+    return f"{first['model']}{width} on {first['dataset']}"
+
+
+def _safe(setup: str) -> str:
+    """The set-up's name for paths and addresses."""
+    safe = re.sub(r"[^A-Za-z0-9_-]", "-", setup)
+    # Two names may become one once their odd characters are gone.
+    return safe if safe == setup else f"{safe}-{hashlib.sha256(setup.encode()).hexdigest()[:8]}"
+
+
+def _differences(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What sets each configuration apart from the others, in words; empty for a single one."""
+    flat = [dict(_flatten(configuration)) for configuration in configurations]
+    keys = list(dict.fromkeys(key for pairs in flat for key in pairs))
+    apart = [key for key in keys if len({pairs.get(key, "–") for pairs in flat}) > 1]
+    return [", ".join(f"{key} = {pairs[key]}" for key in apart if key in pairs) for pairs in flat]
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """A nested mapping as (dotted key, text) pairs, in its order."""
+    pairs = []
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            pairs += _flatten(value, f"{prefix}{key}.")
+        else:
+            pairs.append((f"{prefix}{key}", "–" if value is None else str(value)))
+    return pairs
+
+
+def _stage_rows(
+    stages: pd.DataFrame, regimes: pd.DataFrame, layout: Sequence[_Column]
+) -> list[list[str]]:
+    known = zip(regimes["plr"], regimes["seed"], regimes["regime"], strict=True)
+    regime = {(plr, seed): name for plr, seed, name in known}
+    pairs = zip(stages["plr"], stages["seed"], strict=True)
+    table = stages.assign(regime=[regime.get(pair, "–") for pair in pairs])
+    columns = []
+    for _, name, scale, text in layout:
+        if scale is None:
+            columns.append([text.format(value) for value in table[name]])
+        else:
+            values = scale * floats(table[name])
+            columns.append(["–" if value != value else text.format(value) for value in values])
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _values(rows: list[list[str]], heading: str, layout: Sequence[_Column]) -> list[str]:
+    place = [name for name, *_ in layout].index(heading)
+    return sorted({row[place] for row in rows})
+
+
+def _regime_rows(regimes: pd.DataFrame) -> list[tuple[str, str, str, str]]:
+    ordered = regimes.sort_values(["plr", "seed"]).to_dict("records")
+    return [(number(r["plr"]), str(r["seed"]), r["regime"], r["reason"]) for r in ordered]
+
+
+def _provenance(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    shown = {key: value for key, value in provenance.items() if key not in ("command", "time_s")}
+    pairs = [(key, "unknown" if value is None else str(value)) for key, value in shown.items()]
+    if provenance.get("time_s") is not None:
+        pairs.append(("computing time", _duration(float(provenance["time_s"]))))
+    return pairs
+
+
+def _duration(time_s: float) -> str:
+    if time_s < 60:
+        return f"{number(time_s)} s"
+    minutes, seconds = divmod(round(time_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"

@@ -1,0 +1,1 @@
+"""The store: the directory of results, its files, its tables."""

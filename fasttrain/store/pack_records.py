@@ -1,0 +1,172 @@
+"""Which stages train together: what a stage needs to end in the same bits once more.
+
+    <store>/packs/<pack>.json    stages in order, and what they start from; written before they do
+
+The bits of a stage depend on how many models train with it, and on its place among them. So a
+stage belongs to the pack that it first started in: whenever it has to be trained, after a kill or
+because it was deleted, the whole pack trains, with members that are finished already or that this
+plan does not have. Of several packs with a stage the newest counts: halves of one that failed.
+"""
+
+import dataclasses
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import EnvironmentProblem
+from ..machine.files import json_bytes, sha256_hex, write_atomically
+from ..plan.identity import HASH_LENGTH
+from ..plan.stages import Stage, predecessors, shorter
+from ..settings.knobs import Knobs
+from .schema import PackRecord, read_json, seal
+from .store import Store
+
+Packs = dict[str, list[Stage]]
+"""The pack of a stage, by id."""
+
+
+class PackRecords:
+    """The packs of a store that have started.
+
+    Those that started with --stop-at-chance count with it alone: there a member may leave early.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.folder = store.path / "packs"
+        self.stop_at_chance = store.accept_stopped
+        self.last_number = 0
+
+    def write(self, pack: Sequence[Stage], continued: int) -> None:
+        """Record a pack that starts, unless it is recorded.
+
+        Args:
+            continued: epochs of the shorter stages that its own go on from; 0 if they begin where
+                their parents end.
+        """
+        path = self._path(pack)
+        if path.exists():
+            return
+        self.folder.mkdir(exist_ok=True)
+        # The caller alone writes: of what is there the largest number has to be found but once.
+        last = self.last_number or max((r["number"] for r in self._records()), default=0)
+        self.last_number = last + 1
+        members = [{"stage": stage.id, "path": _path_of(stage)} for stage in pack]
+        record = {"members": members, "continued": continued, "stop_at_chance": self.stop_at_chance}
+        record |= {"epochs": pack[0].num_epochs}
+        record["number"] = self.last_number
+        write_atomically(path, seal(record))
+
+    def continued(self, pack: Sequence[Stage]) -> int:
+        """Epochs of what those of the pack go on from; 0 if it is not recorded."""
+        path = self._path(pack)
+        return read_record(path)["continued"] if path.exists() else 0
+
+    def of(self, stages: Sequence[Stage]) -> tuple[Packs, list[Stage]]:
+        """The packs in which stages have started, and the stages beyond those given that they need.
+
+        Raises:
+            EnvironmentProblem: a record is damaged.
+        """
+        newest = self._newest()
+        packs: Packs = {}
+        known = {stage.id: stage for stage in stages}
+        waiting = deque(stages)
+        while waiting:
+            stage = waiting.popleft()
+            record = newest.get(stage.id)
+            if record is None:
+                continue
+            members = _members(stage, record)
+            packs[stage.id] = members
+            for member in members:
+                for needed in (member, *foundations(member, record["continued"])):
+                    if needed.id not in known:
+                        known[needed.id] = needed
+                        waiting.append(needed)
+        return packs, list(known.values())[len(stages) :]
+
+    def lengths(self) -> set[int]:
+        """The epochs that the stages of all recorded packs are of."""
+        return {record.get("epochs", 0) for record in self._records()}
+
+    def shorter(self, stages: Sequence[Stage]) -> Packs:
+        """Of stages the pack in which the longest shorter one of their line has started, if any."""
+        lengths, newest = self.lengths(), self._newest()
+        found: Packs = {}
+        for stage in stages:
+            for earlier in predecessors(stage, lengths):
+                if earlier.id in newest:
+                    found[stage.id] = _members(earlier, newest[earlier.id])
+                    break
+        return found
+
+    def paths(self) -> list[Path]:
+        """The records that are there, sorted."""
+        return sorted(self.folder.glob("*.json"))
+
+    def _newest(self) -> dict[str, dict[str, Any]]:
+        """The record that counts of every stage, by id."""
+        return {member["stage"]: r for r in self._records() for member in r["members"]}
+
+    def _records(self) -> list[dict[str, Any]]:
+        """Records that count, oldest first."""
+        records = [read_record(path) for path in self.paths()]
+        records = [r for r in records if r["stop_at_chance"] == self.stop_at_chance]
+        return sorted(records, key=lambda record: record["number"])
+
+    def _path(self, pack: Sequence[Stage]) -> Path:
+        content = {"stages": [stage.id for stage in pack], "stop_at_chance": self.stop_at_chance}
+        return self.folder / f"{sha256_hex(json_bytes(content))[:HASH_LENGTH]}.json"
+
+
+def foundations(stage: Stage, continued: int) -> list[Stage]:
+    """The stages whose ends a stage starts from: its parent, and the shorter one of its line."""
+    parent = [] if stage.parent is None else [stage.parent]
+    return [*parent, *([shorter(stage, continued)] if continued else [])]
+
+
+def _path_of(stage: Stage) -> list[dict[str, float]]:
+    """The knobs of the legs from the root to a stage, or to the leg that an average reads."""
+    return [leg.knobs.given() for leg in stage.legs]
+
+
+def _members(stage: Stage, record: dict[str, Any]) -> list[Stage]:
+    """The stages of a stage's pack: they differ in the knobs of their legs alone."""
+    return [_member(stage, about, record) for about in record["members"]]
+
+
+def _member(stage: Stage, about: dict[str, Any], record: dict[str, Any]) -> Stage:
+    knobs = about.get("path") or [{"lr": about[name]} for name in ("plr", "lr")]
+    path = [Knobs(**leg) for leg in knobs[: len(stage.legs)]]
+    member = _with_knobs(stage, path)
+    if member is None or member.id != about["stage"]:
+        path = record["path"]
+        what = f"stage {about['stage']} is not what it says"
+        raise EnvironmentProblem(f"{path}: {what}; {_remedy(path)}")
+    return member
+
+
+def _with_knobs(stage: Stage, path: Sequence[Knobs]) -> Stage | None:
+    """The stage with other knobs of its legs; None if there are not as many."""
+    if len(stage.legs) != len(path):
+        return None
+    above = path if stage.k is not None else path[:-1]
+    parent = None if stage.parent is None else _with_knobs(stage.parent, above)
+    return dataclasses.replace(stage, knobs=path[-1], parent=parent)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record, and under `path` where it is.
+
+    Raises:
+        EnvironmentProblem: it is not what was written.
+    """
+    return {**read_json(path, PackRecord, _remedy(path), sealed=True), "path": path}
+
+
+def _remedy(path: Path) -> str:
+    return (
+        f"delete {path} and run the sweep again: what is left of its stages then trains in another"
+        " pack, equal within rounding"
+    )

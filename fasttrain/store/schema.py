@@ -1,0 +1,300 @@
+"""The JSON files of a store: their shapes, and their one reader.
+
+A shape lists what is read without asking whether it is there. Files may hold more than that.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, RootModel, ValidationError
+
+from ..errors import EnvironmentProblem
+from ..machine.files import json_bytes, read_regular, sha256_hex
+from ..plan.identity import HASH_LENGTH, digest, stage_identity
+
+Id = Annotated[str, Field(pattern=f"^[0-9a-f]{{{HASH_LENGTH}}}$")]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+FileName = Annotated[str, Field(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+"""of a file beside: no slash, and no dot in front"""
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Kind = Literal["pretrain", "finetune", "swa"]
+Plain = str | int | float | bool | None
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class Marker(_Shape):
+    """store.json"""
+
+    format: int
+
+
+class _Section(_Shape):
+    """Of a part of the setting: what is not its default (`settings.part.section`)"""
+
+    numerics: Count
+
+
+class _Data(_Section):
+    digest: str
+
+
+class _Network(_Section):
+    model: str
+
+
+class _OfKind(_Section):
+    kind: str
+
+
+class _Setup(_Shape):
+    data: _Data
+    network: _Network
+    optimizer: _OfKind
+    loss: _OfKind
+    training: _Section
+    versions: dict[str, Plain]
+
+
+class _Source(_Shape):
+    dataset: str
+    n_train: Count | None
+    n_test: Count | None
+
+
+class _Knobs(_Shape):
+    lr: Positive
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
+class _Leg(_Knobs):
+    epochs: Count
+    until_loss: Positive | None = None
+
+
+class StageDescription(_Shape):
+    """stage.json of a stage"""
+
+    kind: Kind
+    plr: Positive
+    flr: Positive | None
+    k: Count | None
+    seed: Count
+    start_epoch: Count
+    epochs: Count
+    parent: Id | None
+    inherit: Literal["weights", "optimizer"]
+    """what it starts with of its parent's end"""
+    until_loss: Positive | None = None
+    """training loss below which it ends before its last epoch"""
+    path: Annotated[list[_Leg], Field(min_length=1)] | None = None
+    """the legs from the root (`path_of`)"""
+    experiment: Literal["plr-flr", "chain"] = "plr-flr"
+    """what it was planned for; part of no identity"""
+    setup: _Setup
+    dataset: str
+    num_classes: Count
+    num_train: Count
+    num_test: Count
+    guess_loss: Annotated[float, Field(ge=0)]
+    """least loss on the training set of a prediction that does not look at the image"""
+    test_majority: Annotated[float, Field(gt=0, le=1)]
+    """share of the commonest class in the test set"""
+    image_shape: list[Count] | None = None
+    """height, width, channels; as the next two not in stores of before"""
+    mean: list[float] | None = None
+    """of every channel, of pixels in [0, 1]: what images are normalised by"""
+    std: list[float] | None = None
+    evaluate_every: Count
+    """epochs between test passes"""
+    probes: list[str] = []
+    """names of further evaluation sets"""
+    source: _Source
+
+
+class AnalysisDescription(_Shape):
+    """stage.json of an analysis"""
+
+    kind: str
+    stages: list[Id]
+    settings: dict[str, Any]
+
+
+class _Listed(_Shape):
+    bytes: Count
+    sha256: Digest
+
+
+class AnalysisDone(_Shape):
+    """done.json of an analysis"""
+
+    id: Id
+    state: str
+    provenance: dict[str, Plain]
+    files: dict[FileName, _Listed]
+
+
+class StageDone(AnalysisDone):
+    """done.json of a stage"""
+
+    stopped: bool
+    epoch: Count
+    result: dict[str, float | None]
+    time_s: float
+    built_on: dict[Id, Digest | None]
+    """SHA-256 of the state.safetensors of every stage that the stage started from, by id; None if
+    that ended without one"""
+
+
+class _MemberKnobs(_Knobs):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Member(_Shape):
+    stage: Id
+    path: Annotated[list[_MemberKnobs], Field(min_length=1)] | None = None
+    """knobs of the legs from the root; before there were chains: plr and lr"""
+
+
+class PackRecord(_Shape):
+    """packs/<pack>.json"""
+
+    members: list[_Member]
+    continued: Count
+    epochs: Count = 0
+    """of its stages; 0 where that was not recorded"""
+    stop_at_chance: bool
+    number: Count
+
+
+Seconds = Annotated[float, Field(ge=0, lt=1e12)]
+Text = InstanceOf[str]
+"""any at all: pydantic's own has to be valid UTF-8, which commands and paths are not always"""
+
+
+class _Report(_Shape):
+    model_config = ConfigDict(extra="forbid")
+    format: Literal[1]
+
+
+class _PlannedStage(_Shape):
+    kind: Kind | Literal["leg", "average"]
+    plr: Positive
+    flr: Positive | None
+    k: Count | None
+    seed: Count
+    epochs: Count
+    setup: Id
+
+
+class _PlannedSweep(_Shape):
+    model_config = ConfigDict(extra="forbid")
+    command: Text
+    folder: Text
+    stages: dict[Id, _PlannedStage]
+    accept_stopped: bool
+    more: bool
+
+
+class Plan(_Report):
+    """plan.json"""
+
+    sweeps: list[_PlannedSweep]
+
+
+class Progress(_Report):
+    """progress.json"""
+
+    command: Text
+    pid: Count
+    host: Text
+    written: Seconds
+    phase: Text
+    counts: bool
+    processes: Count
+    more: bool
+    left_s: Seconds | None
+    packs: list[Text]
+
+
+class Current(RootModel[dict[str, dict[str, list[Id]]]]):
+    """current.json: ids of analyses by set-up and kind"""
+
+    model_config = ConfigDict(strict=True)
+
+
+class Written(_Shape):
+    """.written.json: the files that a report wrote, with their digests"""
+
+    files: dict[FileName, Digest]
+
+
+class Shapes(NamedTuple):
+    """What lies in a folder of results, stages or analyses."""
+
+    description: type[BaseModel]
+    done: type[BaseModel]
+    identity: Callable[[Mapping[str, Any]], str]
+
+
+STAGES = Shapes(StageDescription, StageDone, stage_identity)
+ANALYSES = Shapes(AnalysisDescription, AnalysisDone, digest)
+
+
+def read_json(path: Path, shape: type[BaseModel], remedy: str, *, sealed: bool = False) -> Any:
+    """The content of a JSON file, which has the shape.
+
+    Args:
+        remedy: what to do if the file is damaged, for the message.
+        sealed: whether the file ends in the digest of the rest (`seal`).
+
+    Raises:
+        EnvironmentProblem: the file is missing or is not what was written.
+    """
+    return parse_json(path, read_regular(path, remedy), shape, remedy, sealed=sealed)
+
+
+def parse_json(
+    path: Path, content: bytes, shape: type[BaseModel], remedy: str, *, sealed: bool = False
+) -> Any:
+    """As `read_json`, of a file that has been read."""
+    try:
+        try:
+            value = json.loads(content, parse_constant=_refuse)
+        except ValueError:
+            raise ValueError("is not valid JSON") from None
+        if not isinstance(value, dict):
+            raise ValueError("is not a JSON object")
+        if sealed and value.pop("sha256", None) != sha256_hex(json_bytes(value)):
+            raise ValueError("does not match its sha256")
+        try:
+            shape.model_validate(value)
+        except ValidationError as error:
+            raise ValueError(f"is not what fasttrain writes ({_first(error)})") from None
+    except RecursionError:
+        raise EnvironmentProblem(f"{path}: is nested too deeply; {remedy}") from None
+    except ValueError as error:
+        raise EnvironmentProblem(f"{path}: {error}; {remedy}") from None
+    return value
+
+
+def seal(content: dict[str, Any]) -> bytes:
+    """A JSON object that ends in the digest of the rest."""
+    return json_bytes({**content, "sha256": sha256_hex(json_bytes(content))})
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing that has another shape, in one line."""
+    fault = error.errors()[0]
+    where = ascii(".".join(map(str, fault["loc"])))[1:-1]
+    return f"{where[:60]}: {fault['msg'][0].lower()}{fault['msg'][1:]}"

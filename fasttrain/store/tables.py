@@ -1,0 +1,265 @@
+"""From the store to tables: one row per stage, one row per epoch. Everything here can be rebuilt.
+
+A set-up is what all stages of a grid share: everything but PLR, FLR, k, seed, the length of the
+fine-tuning and the cadence of test passes, which changes no stage.
+"""
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from ..machine.text import readable
+from ..plan.config import TrainingConfig
+from ..plan.identity import LENGTH, digest, path_of
+from ..plan.stages import KINDS as STAGE_KINDS
+from ..plan.stages import NO_IDENTITY
+from ..settings.data import Data
+from ..settings.knobs import Knobs
+from ..settings.networks.kinds import network_options
+from ..settings.optimizers.kinds import KINDS, options
+from ..settings.part import given
+from .columns import COLUMNS
+from .entries import METRICS
+from .store import Store
+
+CHAIN = "chain"
+TABLE_KINDS = (*STAGE_KINDS, "leg", "average")
+"""Of a row: pretrain, a first leg; finetune, a second one; swa, an average of a first leg; leg and
+average, any deeper ones."""
+IDENTITY = ("setup", "stage", "dataset", "model", "width", "optimizer", "rate", "seed", "kind")
+IDENTITY += ("plr", "flr", "k", "depth", "path", "experiment")
+
+
+class Finished(NamedTuple):
+    """A finished stage: its id, stage.json and done.json, which have the shapes of `schema`."""
+
+    stage: str
+    about: dict[str, Any]
+    done: dict[str, Any]
+
+    @property
+    def path(self) -> list[dict[str, Any]]:
+        """Knobs and epochs of the legs from the root; of an average those to the leg it reads."""
+        return path_of(self.about)
+
+    def root_length(self) -> dict[str, Any]:
+        """How long the first leg of the stage's path is, in the configuration's words."""
+        return {name: value for name, value in self.path[0].items() if name in LENGTH}
+
+    @property
+    def experiment(self) -> str:
+        """What it was planned for."""
+        return self.about.get("experiment", "plr-flr")
+
+    @property
+    def setup(self) -> str:
+        """Id of the set-up."""
+        if self.experiment == CHAIN:
+            return digest([self.about["setup"], CHAIN])
+        return digest([self.about["setup"], *self.root_length().values()])
+
+    def identity(self) -> dict[str, Any]:
+        """The values of the identity columns."""
+        parts = self.parts()
+        network, optimizer = parts["network"], parts["optimizer"]
+        return {
+            "setup": self.setup,
+            "stage": self.stage,
+            "dataset": readable(self.about["dataset"]),
+            "model": network.get("factory", network["model"]),
+            "width": network.get("width"),
+            "optimizer": optimizer["kind"],
+            "rate": KINDS[optimizer["kind"]].rate,
+            **{name: self.about[name] for name in ("seed", "plr", "flr", "k")},
+            "kind": self.kind,
+            "depth": len(self.path),
+            "path": path_words(self.path),
+            "experiment": self.experiment,
+        }
+
+    @property
+    def kind(self) -> str:
+        """Of `TABLE_KINDS`."""
+        kind = self.about["kind"]
+        return {"finetune": "leg", "swa": "average"}[kind] if self._is_beyond(kind) else kind
+
+    def _is_beyond(self, kind: str) -> bool:
+        """Whether no grid of PLR x FLR has a place for it."""
+        return len(self.path) > (1 if kind == "swa" else 2)
+
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """Every part of the setting with all its values, in the configuration's words."""
+        sections = self.about["setup"]
+        optimizer = given(sections["optimizer"])
+        data = asdict(Data()) | given(sections["data"])
+        network = given(sections["network"])
+        network = network_options(network["model"]) | network
+        training = asdict(TrainingConfig()) | given(sections["training"])
+        if optimizer["kind"] != "sphere":
+            del network["radius"]
+        return {
+            "data": {"digest": sections["data"]["digest"]}
+            | {name: data[name] for name in data if name not in NO_IDENTITY["data"]},
+            "network": network,
+            "optimizer": options(optimizer["kind"]) | optimizer,
+            "training": {name: training[name] for name in ("batch_size", "steps", "precision")}
+            | {"loss": sections["loss"]["kind"]},
+        }
+
+    @property
+    def cadence(self) -> dict[str, int]:
+        """The epochs between test passes, under their name in the configuration."""
+        return {"evaluate_every": self.about["evaluate_every"]}
+
+    def configuration(self) -> dict[str, Any]:
+        """What the set-up id stands for, as nested plain values."""
+        parts = self.parts()
+        lengths = {} if self.experiment == CHAIN else self.root_length()
+        return {
+            "data": {"dataset": readable(self.about["dataset"]), **parts["data"]},
+            "network": parts["network"],
+            "optimizer": parts["optimizer"],
+            "experiment": {"kind": self.experiment},
+            "training": {**parts["training"], **lengths, **self.cadence},
+            "versions": self.about["setup"]["versions"],
+            "num_classes": self.about["num_classes"],
+            "num_train": self.about["num_train"],
+            **{name: self.about[name] for name in ("num_test", "guess_loss", "test_majority")},
+        }
+
+
+def path_words(path: Sequence[Mapping[str, Any]]) -> str:
+    """The knobs of legs, the rate first: "0.01>0.001 noise 0.4"."""
+    words = []
+    for leg in path:
+        knobs = Knobs(**{name: leg[name] for name in leg if name not in LENGTH})
+        words.append(knobs.label())
+    return ">".join(words)
+
+
+def finished(store: str | Path) -> list[Finished]:
+    """Every finished stage.
+
+    Raises:
+        EnvironmentProblem: not a store, or a damaged file in it.
+    """
+    opened = Store.open(Path(store), create=False)
+    entries = ((stage, opened.entry(stage)) for stage in opened.stages())
+    # A sweep may have taken one up again since it was listed.
+    return [Finished(stage, *entry) for stage, entry in entries if entry is not None]
+
+
+def load(store: str | Path) -> pd.DataFrame:
+    """One row per finished stage, sorted by set-up, kind, PLR, FLR, k, path and seed.
+
+    Columns: setup (an id), stage (id), dataset, model (of a custom network its factory), width
+    (missing of a custom network), optimizer (sphere, sgd, adam, custom), rate (what plr and flr
+    are: effective on the sphere, raw otherwise), seed, kind (pretrain, finetune,
+    swa, and the deeper leg and average), plr (of the first leg), flr (of a later leg its own; else
+    NaN), k (missing unless an average), depth (legs from a new network to the stage), path (their
+    knobs, "0.01>0.001"; of an average those to the leg that it reads), experiment (plr-flr, chain:
+    what it was planned for), weight_decay and noise (of
+    the last of them; NaN and 0 if not given), epoch (the last one, counted from
+    the start of pre-training), parent (the id of what it started from; missing of a first leg),
+    epochs (the stage's own), inherit (weights, or
+    optimizer: what it started with of its parent's end), train_loss, train_accuracy,
+    train_balanced_accuracy (mean over classes), grad_norm (effective), test_loss, test_accuracy
+    (accuracies in [0, 1]), distance (angle in rad between the sphere weights at the stage's start
+    and end), state (done, at-chance, non-finite), stopped (given up early), time_s (its share of
+    the time of its epochs and their tests).
+
+    Training scores are those of the last epoch's steps, in train mode; for swa they are the
+    average's in eval mode, and train_balanced_accuracy, grad_norm and distance are NaN.
+
+    Raises:
+        EnvironmentProblem: not a store, or a damaged file in it.
+    """
+    return stage_table(finished(store))
+
+
+def stage_table(found: Sequence[Finished]) -> pd.DataFrame:
+    """The table of `load` of these stages."""
+    rows = [
+        {**f.identity(), "epoch": f.done["epoch"]}
+        | {name: f.about[name] for name in ("parent", "epochs", "inherit")}
+        | {"weight_decay": f.path[-1].get("weight_decay"), "noise": f.path[-1].get("noise", 0.0)}
+        | {name: f.done["result"].get(name) for name in COLUMNS}
+        | {name: f.done[name] for name in ("state", "stopped", "time_s")}
+        for f in found
+    ]
+    columns = [*IDENTITY, "parent", "epoch", *("epochs", "inherit", "weight_decay", "noise")]
+    columns += [*COLUMNS, "state", "stopped", "time_s"]
+    table = pd.DataFrame(rows, columns=columns)
+    numbers = ("plr", "flr", "weight_decay", "noise", *COLUMNS, "time_s")
+    numbers = dict.fromkeys(numbers, "float64")
+    whole = dict.fromkeys(("epoch", "epochs", "seed", "depth"), "int64")
+    missing = dict.fromkeys(("k", "width"), "Int64")
+    return in_order(table.astype(numbers | whole | missing | {"stopped": "bool"}))
+
+
+def load_epochs(store: str | Path) -> pd.DataFrame:
+    """One row per epoch of every finished stage: the identity columns, epoch, and the scores.
+
+    For swa these are the epochs of the continuing run, not of its average.
+    """
+    return epoch_table(store, finished(store))
+
+
+def epoch_table(store: str | Path, found: Sequence[Finished]) -> pd.DataFrame:
+    """The table of `load_epochs` of these stages."""
+    opened = Store.open(Path(store), create=False)
+    stages = pd.DataFrame([f.identity() for f in found], columns=list(IDENTITY))
+    tables = [
+        pd.read_parquet(io.BytesIO(opened.read(f.stage, METRICS))).assign(stage=f.stage)
+        for f in found
+    ]
+    columns = ["epoch", *COLUMNS]
+    # Numbers alone: what is missing of a stage would take the type of a column with it.
+    epochs = pd.concat([t for t in tables if len(t)] or [pd.DataFrame(columns=["stage", *columns])])
+    whole = stages.merge(epochs, on="stage")[[*IDENTITY, *columns]]
+    return in_order(whole.astype({"flr": "float64", "k": "Int64", "width": "Int64"}))
+
+
+def origin(found: Sequence[Finished]) -> dict[str, str | float | None]:
+    """Versions, devices, dates and commands of the runs that made the stages, and their time.
+
+    Where runs differ, the values stand in one string, in the order of the dates.
+    """
+    records = _by_date(f.done["provenance"] for f in found)
+    merged: dict[str, str | float | None] = {}
+    # The latest says the most.
+    for key in dict.fromkeys(key for record in reversed(records) for key in record):
+        values = list(dict.fromkeys(str(record[key]) for record in records if record.get(key)))
+        if key == "date" and len(values) > 1:
+            values = [f"{values[0]} to {values[-1]}"]
+        merged[key] = "; ".join(values) or None
+    merged["time_s"] = sum(f.done["time_s"] for f in found)
+    return merged
+
+
+def analysis_commands(store: str | Path) -> list[str]:
+    """The commands that made the analyses of the store, each once, in the order of their dates.
+
+    Raises:
+        EnvironmentProblem: not a store, or a damaged file in it.
+    """
+    analyses = Store.open(Path(store), create=False).analyses
+    summaries = [analyses.summary(analysis) for analysis in analyses.stages()]
+    records = _by_date(summary["provenance"] for summary in summaries if summary is not None)
+    commands = (record.get("command") for record in records)
+    return list(dict.fromkeys(str(command) for command in commands if command))
+
+
+def _by_date(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(records, key=lambda record: str(record.get("date") or ""))
+
+
+def in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table of stages or epochs as `load` sorts them."""
+    order = table.assign(_kind=table["kind"].map({kind: i for i, kind in enumerate(TABLE_KINDS)}))
+    keys = ["setup", "_kind", "plr", "flr", "k", "path", "seed", "epoch"]
+    return order.sort_values(keys).drop(columns="_kind").reset_index(drop=True)

@@ -1,0 +1,1 @@
+"""Packs of legs on one device: from start states to finished stages."""

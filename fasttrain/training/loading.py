@@ -1,0 +1,48 @@
+"""The images of a setting, as they are asked for."""
+
+from pathlib import Path
+
+from fasttrain_data import DataError, ImageData, load
+
+from ..errors import UsageError
+from ..plan.config import Config
+from ..settings.losses import LOSSES
+from ..store.inputs import one_line_errors
+
+
+def load_images(dataset: str, root: Path | None) -> ImageData:
+    """A data set by name or path.
+
+    Raises:
+        UsageError: no such data set, or a file that holds none.
+        EnvironmentProblem: it cannot be fetched.
+    """
+    with one_line_errors():
+        return load(dataset, root)
+
+
+def configured_images(config: Config, root: Path | None) -> ImageData:
+    """The images of a configuration: a data set or a part of it.
+
+    Raises:
+        UsageError, EnvironmentProblem: as `load_images`; too small for what is asked of it.
+    """
+    with one_line_errors():
+        data = config.data.load(root)
+    try:
+        data = data.subset(config.data.n_train, config.data.n_test)
+    except DataError as error:
+        raise UsageError(str(error)) from None
+    size = min(data.train_images.shape[1:3])
+    if config.data.crop_padding >= size:
+        raise UsageError(
+            f"crop_padding = {config.data.crop_padding}: images have {size} pixels a side"
+        )
+    LOSSES[config.training.loss].outputs(data.num_classes)
+    batch_size, count = config.training.batch_size, len(data.train_labels)
+    if config.network.model == "mlp" and count % batch_size == 1:
+        raise UsageError(
+            f"batch_size = {batch_size}: the last batch of {count} images has one, of which batch"
+            " normalisation of an mlp has no statistics; take another size, or another n_train"
+        )
+    return data

@@ -1,0 +1,165 @@
+"""K models trained as one on the device: a pack, from state_dicts and back to them."""
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..settings.knobs import Knobs
+from ..settings.networks.modules import fold, unfold
+from .evaluate import Score, reestimate_batch_norm_, score_in_eval_mode, score_test_set
+from .loop import filter_norms, train_epoch
+from .workbench import Lab, trained
+
+State = dict[str, Tensor]
+"""What one model's state_dict holds."""
+
+
+class Epoch(NamedTuple):
+    """What an epoch leaves on the host, for every model of the pack."""
+
+    scores: Tensor
+    """(num_models, len(SCORES)) fp64, in the order of `SCORES`"""
+    probes: Tensor
+    """(num_models, 2 * probe sets) fp64: loss and accuracy on each; NaN without a test pass"""
+    norms: Tensor
+    """||theta_i|| of every filter, (num_models, filters) fp32"""
+    states: list[State]
+    averages: list[State]
+    """running means of all that trains; empty dictionaries unless the pack averages"""
+    optimizers: list[State]
+    """what the next step depends on besides the weights; empty without momentum or moments"""
+
+
+class Pack:
+    """Models of one seed, each with knobs of its own, on the same batches.
+
+    Args:
+        states: where every model starts; None is the network of the seed at its start.
+        averages: running means of all that trains over `num_averaged` checkpoints, if the pack
+            averages.
+        optimizers: states of the optimisers to go on with; empty ones start anew.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        seed: int,
+        knobs: Sequence[Knobs],
+        states: Sequence[State] | None,
+        averages: Sequence[State] = (),
+        num_averaged: int = 0,
+        optimizers: Sequence[State] = (),
+    ) -> None:
+        self.lab = lab
+        self.seed = seed
+        self.size = len(knobs)
+        self.model = lab.new_model(seed, self.size, [model.noise for model in knobs])
+        self.optimizer = lab.new_optimizer(self.model, seed, knobs)
+        self.loader = lab.train_loader(seed)
+        self.num_averaged = num_averaged
+        if states is None:
+            self.optimizer.start_()
+        else:
+            self.model.load_state_dict(fold(states))
+        if optimizers:
+            self.optimizer.load_(fold(optimizers))
+        self.average = self._on_device(averages)
+
+    def _on_device(self, averages: Sequence[State]) -> State:
+        if not averages:
+            return {}
+        means = fold(averages)
+        return {
+            name: torch.empty_like(weight).copy_(means[name])
+            for name, weight in trained(self.model).all
+        }
+
+    def train(self, epoch: int, *, tested: bool) -> Epoch:
+        """Train one epoch, with a test pass at its end or NaN in its place."""
+        lab = self.lab
+        with drawing(self.seed, epoch, lab.device):
+            totals = train_epoch(
+                self.model,
+                lab.loss,
+                self.optimizer,
+                self.loader.epoch(epoch),
+                lab.precision,
+                lab.device,
+            )
+        nothing = torch.full_like(totals.train_loss, math.nan)
+        scores = self.test() if tested else (nothing, nothing)
+        probes = self.probe() if tested else nothing[:, None].expand(-1, 2 * len(lab.probe_loaders))
+        if self.average:
+            self.num_averaged += 1
+            for name, weight in trained(self.model).all:
+                self.average[name].lerp_(weight.detach(), 1 / self.num_averaged)
+        return Epoch(
+            torch.stack([*totals, *scores], dim=1).cpu(),
+            probes.cpu(),
+            filter_norms(self.model).cpu(),
+            self._on_host(self.model.state_dict()),
+            self._on_host(self.average),
+            self._on_host(self.optimizer.state()),
+        )
+
+    def _on_host(self, state: State) -> list[State]:
+        copies = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
+        return unfold(copies, self.size)
+
+    def states(self) -> list[State]:
+        """The models as they are now, on the host."""
+        return self._on_host(self.model.state_dict())
+
+    def statistics(self) -> list[State]:
+        """What the models are evaluated with and do not train: batch-normalisation statistics."""
+        return self._on_host(dict(self.model.named_buffers()))
+
+    def test(self) -> Score:
+        """Scores on the test set."""
+        lab = self.lab
+        return score_test_set(self.model, lab.loss, lab.test_loader, lab.precision, lab.device)
+
+    def probe(self) -> Tensor:
+        """Loss and accuracy on every probe set, in turn: (num_models, 2 * probe sets) fp64."""
+        lab = self.lab
+        scores = [
+            score_test_set(self.model, lab.loss, loader, lab.precision, lab.device)
+            for loader in lab.probe_loaders
+        ]
+        none = torch.empty(self.size, 0, dtype=torch.float64, device=lab.device)
+        return torch.cat([none, *(torch.stack([*score], dim=1) for score in scores)], dim=1)
+
+    def score_average(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Scores of the averages, (num_models, len(SCORES)), and on the probe sets; on the host.
+
+        NaN is not measured.
+
+        The average is scored as it is, not rescaled to the sphere, with batch-norm statistics
+        re-estimated over the training batches of pass `epoch`; then those batches and the test set
+        are scored in eval mode (arXiv 2410.22113). The models are the averages afterwards.
+        """
+        with torch.no_grad():
+            for name, weight in trained(self.model).all:
+                weight.copy_(self.average[name])
+        arithmetic = self.lab.precision, self.lab.device
+        passes = self.lab.passes(self.seed)
+        with drawing(self.seed, epoch, self.lab.device):
+            reestimate_batch_norm_(self.model, self.lab.loss, passes.epoch(epoch), *arithmetic)
+        train = score_in_eval_mode(self.model, self.lab.loss, passes.epoch(epoch), *arithmetic)
+        unknown = torch.full_like(train.loss, math.nan)
+        scores = torch.stack([*train, unknown, unknown, *self.test()], dim=1)
+        return scores.cpu(), self.probe().cpu()
+
+
+@contextlib.contextmanager
+def drawing(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
+    """What a user's network or optimiser draws from torch is a function of seed and epoch."""
+    key = hashlib.sha256(f"{seed} {epoch}".encode()).digest()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int.from_bytes(key[:8]) >> 1)
+        yield

@@ -1,0 +1,253 @@
+"""Stages: from their start states to finished stages in the store, several in step, resumable.
+
+Everything random is a function of (seed, epoch, sample index), and a checkpoint holds all that the
+next epoch depends on: a pack that was killed and resumed ends in the same bits as one that was not,
+on the same machine with the same number of threads.
+"""
+
+import contextlib
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..machine.files import parquet, tensors_to_bytes
+from ..plan.identity import digest
+from ..plan.stages import Stage
+from ..store.checkpoints import CheckpointWriter
+from ..store.entries import METRICS, STATE
+from ..store.pack_records import PackRecords, foundations
+from .angles import angle
+from .chance import AT_CHANCE, DONE, NON_FINITE
+from .pack import Epoch, Pack
+from .progress import Progress, Run, is_at_chance, is_hopeless, set_tested
+from .starts import ended_with, is_due, lost_before, start_of, state_digest
+from .workbench import End, Lab
+
+OnEpoch = Callable[[Stage, int, dict[str, float]], None]
+
+
+def run_pack(stages: Sequence[Stage], lab: Lab, on_epoch: OnEpoch) -> None:
+    """Run stages of one seed and the same epochs to their end, into the store.
+
+    Finished ones train along without a result, so that the others end in the bits of their pack.
+    "non-finite" is a result like any other: the stage ends where its loss became so, without a
+    network, and so do its children. So is "at-chance": at its end the network does no better on its
+    training set than guessing. With `lab.stop_at_chance` hopeless runs end early, without a network
+    too, and say so.
+    """
+    todo = [stage for stage in stages if lab.store.summary(stage.id) is None]
+    for stage in todo:
+        lab.store.begin(stage.id, {**stage.description(), **lab.about()})
+    pack, records = [], PackRecords(lab.store)
+    lengths = records.lengths()
+    for stage in stages:
+        lost = lost_before(stage, lab.store, lengths)
+        if lost is None:
+            pack.append(stage)
+        elif stage in todo:
+            _finish(ended_with(stage, lost, lab.store), None, lab)
+    continued = records.continued(pack)
+    built_on = {
+        stage.id: {b.id: state_digest(b.id, lab.store) for b in foundations(stage, continued)}
+        for stage in pack
+    }
+    name = digest([[stage.id, built_on[stage.id]] for stage in pack])
+    while left := {stage.id for stage in pack if lab.store.summary(stage.id) is None}:
+        # What has parted from the pack before has no part in a later checkpoint. If just that is
+        # left, because it was deleted, the pack begins again.
+        standing = lab.store.checkpoints.load(name, left)
+        runs = []
+        for stage in pack:
+            if not standing or stage.id in standing:
+                progress, start = start_of(stage, standing.get(stage.id), continued, lab)
+                run = Run(stage, progress, start, stage.id in left, built_on=built_on[stage.id])
+                run.stopped = _is_given_up(run, lab)
+                runs.append(run)
+        _run_in_step(runs, name, lab, on_epoch)
+    lab.store.checkpoints.tidy()
+
+
+def _pack(runs: Sequence[Run], lab: Lab) -> Pack:
+    """The runs on the device."""
+    first = runs[0]
+    return Pack(
+        lab,
+        first.stage.seed,
+        [run.stage.knobs for run in runs],
+        [run.progress.model for run in runs] if first.progress.model else None,
+        [run.progress.average for run in runs] if first.progress.average else (),
+        # The first checkpoint of an average is its parent's end.
+        num_averaged=len(first.progress.series) + 1,
+        optimizers=[run.progress.optimizer for run in runs] if first.progress.optimizer else (),
+    )
+
+
+def _run_in_step(runs: list[Run], pack: str, lab: Lab, on_epoch: OnEpoch) -> None:
+    """Train runs that stand at the same epoch, as one pack of this name, and finish them.
+
+    A run whose loss becomes non-finite, that is given up, or that has reached its training loss,
+    ends there; the others go on, as long as one of them is wanted.
+    """
+    stage = runs[0].stage
+    with CheckpointWriter(lab.store.checkpoints, pack, lab.checkpoint_s) as writer:
+        while True:
+            for run in runs:
+                if run.over and run.wanted:
+                    _finish(run, run.progress.series[-1] if run.reached else None, lab)
+            runs = [run for run in runs if not run.over]
+            if not any(run.wanted for run in runs):
+                return
+            with _kept(runs, writer):
+                if runs[0].next_epoch == stage.end_epoch:
+                    _finish_pack(runs, lab)
+                    return
+                trained = _pack(runs, lab)
+                while runs[0].next_epoch < stage.end_epoch and not any(run.over for run in runs):
+                    _run_epoch(trained, runs, lab, on_epoch, writer)
+            if any(run.over for run in runs):
+                # From here the others are another pack: a resumed one must part at the same place.
+                writer.write(functools.partial(_content, runs))
+
+
+@contextlib.contextmanager
+def _kept(runs: Sequence[Run], writer: CheckpointWriter) -> Iterator[None]:
+    """Keep the last finished epoch if what is done here is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        # Unless it struck between two runs of the pack, or before there was anything to keep.
+        epochs = {run.next_epoch for run in runs}
+        if len(epochs) == 1 and not any(run.over for run in runs) and runs[0].progress.series:
+            writer.write(functools.partial(_content, runs))
+        raise
+
+
+def _finish_pack(runs: Sequence[Run], lab: Lab) -> None:
+    """Finish runs that have come to their end."""
+    stage = runs[0].stage
+    if stage.kind == "swa":
+        pack = _pack(runs, lab)
+        scores, probes = pack.score_average(stage.end_epoch)
+        # An average has no distance.
+        rows = torch.cat([scores, torch.full_like(scores[:, :1], math.nan), probes], dim=1)
+        for run, statistics in zip(runs, pack.statistics(), strict=True):
+            run.progress.statistics = statistics
+        _finish_all(runs, rows, lab)
+    else:
+        _finish_all(runs, [run.progress.series[-1] for run in runs], lab)
+
+
+def _run_epoch(
+    pack: Pack, runs: Sequence[Run], lab: Lab, on_epoch: OnEpoch, writer: CheckpointWriter
+) -> None:
+    """One epoch of the pack."""
+    stage, epoch = runs[0].stage, runs[0].next_epoch
+    started = time.monotonic()
+    result = pack.train(epoch, tested=is_due(stage, epoch + 1, lab))
+    share = (time.monotonic() - started) / len(runs)
+    for index, run in enumerate(runs):
+        run.progress = _appended(run, result, index, share, lab.sphere_names)
+        run.stopped = _is_given_up(run, lab)
+    _test_reached(pack, runs)
+    if not any(run.over for run in runs):
+        writer.offer(functools.partial(_content, runs))
+    for run in runs:
+        if run.wanted:
+            row = run.progress.series[-1].tolist()
+            on_epoch(run.stage, epoch + 1, dict[str, float](zip(lab.columns, row, strict=True)))
+
+
+def _test_reached(pack: Pack, runs: Sequence[Run]) -> None:
+    """Test runs that have reached their training loss, if their last epoch was not tested."""
+    waiting = [(i, run) for i, run in enumerate(runs) if run.reached and not run.is_tested]
+    if waiting:
+        scores = torch.cat([torch.stack([*pack.test()], dim=1), pack.probe()], dim=1).cpu()
+        for index, run in waiting:
+            set_tested(run.progress.series[-1], scores[index])
+
+
+def _content(runs: Sequence[Run]) -> dict[str, dict[str, Tensor]]:
+    """What a checkpoint of the runs holds."""
+    return {run.stage.id: run.progress.checkpoint() for run in runs}
+
+
+def _appended(
+    run: Run, result: Epoch, index: int, time_s: float, sphere_names: Sequence[str]
+) -> Progress:
+    """The run's progress after one more epoch; whole or not at all, should it be interrupted."""
+    progress, state = run.progress, result.states[index]
+    distance = angle(run.start, [state[name] for name in sphere_names])
+    moved = torch.tensor([distance], dtype=torch.float64)
+    row = torch.cat([result.scores[index], moved, result.probes[index]])
+    return Progress(
+        state,
+        result.averages[index],
+        result.optimizers[index],
+        [*progress.series, row],
+        [*progress.norms, result.norms[index]],
+        progress.time_s + time_s,
+    )
+
+
+def _is_given_up(run: Run, lab: Lab) -> bool:
+    unfinished = run.next_epoch < run.stage.end_epoch
+    if not (lab.stop_at_chance and unfinished):
+        return False
+    return is_hopeless(run, lab.chance, lab.steps_per_epoch)
+
+
+def _finish_all(runs: Sequence[Run], results: Sequence[Tensor] | Tensor, lab: Lab) -> None:
+    """Finish the runs that are wanted; results have one row of scores per run."""
+    for run, row in zip(runs, results, strict=True):
+        if run.wanted:
+            _finish(run, row, lab)
+
+
+def _finish(run: Run, scores: Tensor | None, lab: Lab) -> None:
+    """Put a run's results into the store, with its final scores if any."""
+    progress = run.progress
+    values = {} if scores is None else dict(zip(lab.columns, scores.tolist(), strict=True))
+    result = {name: _json_number(values.get(name)) for name in lab.columns}
+    summary = {
+        "state": _state(run, scores, lab),
+        "stopped": run.stopped,
+        "epoch": run.next_epoch,
+        "result": result,
+        "built_on": run.built_on,
+        "time_s": round(progress.time_s, 3),
+        "provenance": lab.provenance,
+    }
+    files = {METRICS: _metrics(run, lab.columns)}
+    if scores is not None:
+        files[STATE] = tensors_to_bytes(progress.tensors())
+        if run.stage.parent is None:
+            lab.final_states[run.stage.id] = End(progress.model, progress.optimizer)
+    lab.store.finish(run.stage.id, files, summary)
+
+
+def _state(run: Run, scores: Tensor | None, lab: Lab) -> str:
+    """How it ended, of `ENDS`; an average as the run that it averages."""
+    if scores is None:
+        return AT_CHANCE if run.stopped else NON_FINITE
+    if run.stage.kind == "swa" and run.stage.parent is not None:
+        return lab.store.state(run.stage.parent.id)
+    return AT_CHANCE if is_at_chance(scores, lab.chance) else DONE
+
+
+def _metrics(run: Run, columns: Sequence[str]) -> bytes:
+    """The epochs of the stage as a Parquet table."""
+    series = run.progress.series
+    values = torch.stack(series).numpy() if series else None
+    table = pd.DataFrame(values, columns=list(columns), dtype="float64")
+    first = run.stage.start_epoch + 1
+    table.insert(0, "epoch", range(first, first + len(table)))
+    return parquet(table)
+
+
+def _json_number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,1 @@
+"""The fused augmentation: its reference, Triton and the CPU."""

@@ -1,0 +1,215 @@
+"""What the Triton kernels compile to, without a GPU: registers, spills, access widths, bytes.
+
+Every kernel is compiled ahead of time for each target and its machine code is read
+(`machine_code.py`). Run it by `fasttrain bench --static` or `python -m fasttrain_kernels.compiled.static`;
+the first time takes about a minute, later ones are read from Triton's cache. It needs compiled
+kernels, so not the interpreter.
+
+| column       | meaning                                                                       |
+|--------------|-------------------------------------------------------------------------------|
+| registers    | per thread (AMD: vector registers)                                            |
+| spills       | accesses to local memory in the code (AMD: spilled registers)                 |
+| shared       | bytes of shared memory per program                                            |
+| occupancy    | fraction of a multiprocessor's warps that fit at once                         |
+| loads,stores | vector accesses in the code: how many of how many bits                        |
+| instructions | per element, in the smallest loop around the vector loads; where a chunk is   |
+|              | held in registers that loop is the whole kernel, so an upper bound            |
+| bytes        | of memory traffic per parameter, by the loads and stores of whole chunks; of  |
+|              | the augmentation per value, 4 of them from the table, which stays in a cache  |
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from ..augment import triton as augment_triton
+from ..step.layout import CHUNK
+from ..step.triton import adam_step, group_sums, scale, sgd_step, sphere_apply, sphere_step
+from ..step.triton.launch import LAUNCH, block_options
+from .machine_code import amd_code, nvidia_code
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+_ADDRESS_TABLES = {"p_thetas", "p_grads", "p_buffers", "p_outputs"}
+_INTEGER_TABLES = {
+    "p_tensors",
+    "p_chunks",
+    "p_group_of_chunk",
+    "p_first_chunk",
+    "p_blocks",
+    "p_first_block",
+    "p_long_groups",
+}
+# Of the augmentation, whose values are moved as bits.
+_TYPES = {"p_images": "*u8", "p_rows": "*i64", "p_samples": "*i64", "seed": "i64", "epoch": "i64"}
+_TYPES |= {"p_out": "*i32", "p_table": "*i32"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One specialisation of a kernel; parameters are fp32."""
+
+    name: str
+    kernel: Any
+    constants: dict[str, Any]
+    other: torch.dtype | None = None
+    """of the gradients or outputs; None for a kernel that touches no parameters"""
+    hold: bool = False
+    momentum: str = "-"
+
+
+def cases() -> list[Case]:
+    """Every kernel, as it is launched: plain, with momentum, and with bf16 and Nesterov."""
+    fp32, bf16 = torch.float32, torch.bfloat16
+    made = [
+        Case(
+            name="group sums", kernel=group_sums._sums_kernel, constants={"HAS_GRAD": True}, other=o
+        )
+        for o in (fp32, bf16)
+    ]
+    variants = ((0.0, False, fp32), (0.0, False, bf16), (0.9, False, fp32), (0.9, True, bf16))
+    for momentum, nesterov, other in variants:
+        step = {"HAS_BUFFER": momentum > 0, "MOMENTUM": momentum, "NESTEROV": nesterov}
+        joint, group = step | {"PER_GROUP": False}, step | {"PER_GROUP": True}
+        label = "Nesterov" if nesterov else "momentum" if momentum else "-"
+        for name, kernel, constants in (
+            ("sphere exact, pass 1", sphere_step._step_kernel, joint | {"DEFERRED": False}),
+            ("sphere exact, pass 2", sphere_apply._apply_kernel, joint),
+            ("sphere deferred", sphere_step._step_kernel, joint | {"DEFERRED": True}),
+            ("sphere per group", sphere_step._step_kernel, group | {"DEFERRED": False}),
+            ("sgd", sgd_step._sgd_kernel, step | {"WEIGHT_DECAY": 5e-4}),
+        ):
+            made.append(
+                Case(
+                    name=name,
+                    kernel=kernel,
+                    constants=constants,
+                    other=other,
+                    hold=name == "sphere per group",
+                    momentum=label,
+                )
+            )
+    adam = {"BETA1": 0.9, "BETA2": 0.999, "EPS": 1e-8}
+    for o in (fp32, bf16):
+        made.append(Case(name="adam", kernel=adam_step._adam_kernel, constants=adam, other=o))
+    finish = {"ACC": triton.language.float32, "num_warps": 4, **LAUNCH}
+    made.append(Case(name="adam, groups", kernel=adam_step._groups_kernel, constants=finish))
+    made.append(Case(name="scale", kernel=scale._scale_kernel, constants={}, other=fp32))
+    made.append(Case(name="scale", kernel=scale._scale_kernel, constants={}, other=bf16))
+    finish = {"ACC": triton.language.float32, "SCALES": True, "num_warps": 4, **LAUNCH}
+    made.append(Case(name="finish", kernel=group_sums._finish_kernel, constants=finish))
+    augment = augment_triton.constants(32, 32, 3, flip=True, padding=4, cutout=8)
+    made.append(
+        Case(
+            name="augment",
+            kernel=augment_triton._augment_kernel,
+            constants=augment | augment_triton.LAUNCH,
+        )
+    )
+    return made
+
+
+def report(targets: tuple[str, ...] = tuple(TARGETS)) -> list[dict[str, Any]]:
+    """One row per kernel, specialisation and target; the columns are those of the module's table.
+
+    Raises:
+        RuntimeError: the kernels were imported for Triton's interpreter.
+    """
+    if knobs.runtime.interpret:
+        raise RuntimeError("the static report needs compiled kernels: unset TRITON_INTERPRET")
+    return [_row(case, target) for case in cases() for target in targets]
+
+
+def table(rows: list[dict[str, Any]] | None = None) -> None:
+    """Print the report."""
+    rows = report() if rows is None else rows
+    columns = list(rows[0])
+    cells = [columns] + [[_cell(row[column]) for column in columns] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    for line in cells:
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        )
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{count}x{bits}" for bits, count in sorted(value.items())) or "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _row(case: Case, target: str) -> dict[str, Any]:
+    hip = TARGETS[target].backend == "hip"
+    nesterov = case.constants.get("NESTEROV", False)
+    held = CHUNK if case.hold else None
+    chosen = dict(case.constants)
+    if case.other is not None:
+        moments = "BETA1" in case.constants
+        chosen |= block_options(
+            torch.float32, case.other, held, nesterov=nesterov, hip=hip, moments=moments
+        )
+    compiled = _compile(case.kernel, chosen, target)
+    per_thread = chosen.get("BLOCK", 0) // chosen.get("NARROW", 1)
+    code = amd_code(compiled) if hip else nvidia_code(compiled, target)
+    return {
+        "kernel": case.name,
+        "gradients": str(case.other).removeprefix("torch.") if case.other else "-",
+        "momentum": case.momentum,
+        "target": target,
+        "registers": code["registers"],
+        "spills": code["spills"],
+        "shared": compiled.metadata.shared,
+        "occupancy": code["occupancy"],
+        "loads": code["loads"],
+        "stores": code["stores"],
+        "atomics": code["atomics"],
+        "fp64": code["fp64"],
+        "instructions": code["loop"] / per_thread if per_thread else 0.0,
+        "bytes": _bytes_per_parameter(compiled.asm["ttir"], chosen.get("BLOCK", 0)),
+    }
+
+
+def _compile(kernel: Any, chosen: dict[str, Any], target: str) -> Any:
+    names = kernel.arg_names
+    signature = {name: _type(name) for name in names}
+    constants = {name: chosen[name] for name in names if name.isupper()}
+    aligned = {
+        (index,): [["tt.divisibility", 16]]
+        for index, name in enumerate(names)
+        if name.startswith("p_")
+    }
+    options = {name: value for name, value in chosen.items() if not name.isupper()}
+    source = ASTSource(kernel, signature, constants, aligned)
+    return triton.compile(source, target=TARGETS[target], options=options)
+
+
+def _type(name: str) -> str:
+    if name.isupper():
+        return "constexpr"
+    if name in _TYPES:
+        return _TYPES[name]
+    if name in _ADDRESS_TABLES:
+        return "*i64"
+    if name in _INTEGER_TABLES:
+        return "*i32"
+    return "*fp32" if name.startswith("p_") else "i32"
+
+
+def _bytes_per_parameter(ttir: str, block: int) -> int:
+    """Bytes of every load and store of a whole block, in the code before it is lowered."""
+    accesses = re.findall(rf"tt\.(?:load|store) .*tensor<{block}x!tt\.ptr<[a-z]+(\d+)>>", ttir)
+    return sum(int(bits) // 8 for bits in accesses)
+
+
+if __name__ == "__main__":
+    table()

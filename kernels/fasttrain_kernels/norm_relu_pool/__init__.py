@@ -1,0 +1,1 @@
+"""Batch normalisation, ReLU and max-pool as one operation."""

@@ -1,0 +1,1 @@
+"""What numba's loops share: threads, raw memory, vectors."""

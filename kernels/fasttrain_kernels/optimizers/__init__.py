@@ -1,0 +1,1 @@
+"""The optimisers: what torch calls, and what they share."""

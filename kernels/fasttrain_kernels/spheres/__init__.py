@@ -1,0 +1,1 @@
+"""Any optimiser on spheres, and which parameters may lie on one."""

@@ -1,0 +1,1 @@
+"""The step on a CPU, compiled by numba."""
