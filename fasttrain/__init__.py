@@ -29,8 +29,8 @@ _PLACES = {
     "api.results": ("Results",),
     "api.models": ("Classifier", "load_model"),
     "analysis.records": ("load_analyses",),
-    "results": ("load", "load_epochs"),
-    "sets": ("load_sets",),
+    "store.tables": ("load", "load_epochs"),
+    "store.sets": ("load_sets",),
     "errors": ("EnvironmentProblem", "UsageError"),
 }
 _PLACE = {name: module for module, names in _PLACES.items() for name in names}

@@ -1,7 +1,7 @@
-"""The networks of the baseline, in plain torch modules: what `fasttrain.settings.networks.modules` is compared with.
+"""The networks of the baseline, in plain torch modules: what fasttrain's own are compared with.
 
-SI ConvNet and SI ResNet-18 as arXiv 2410.22113 describes them (the layers are listed in
-`fasttrain.settings.networks.modules`), one model each, NCHW, nothing fused. A seed gives the same weights as there.
+SI ConvNet and SI ResNet-18 as arXiv 2410.22113 describes them (their layers:
+`fasttrain.settings.networks`), one model each, NCHW, nothing fused. A seed gives the same weights.
 """
 
 import itertools

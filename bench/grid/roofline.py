@@ -1,4 +1,4 @@
-"""A training step on an H100, on paper: `python -m bench.grid.roofline`.
+"""A training step on an H100, on paper: `python -m bench roofline`.
 
 A prediction from counts and data-sheet numbers; nothing here is measured on a GPU. Data sheet (H100
 SXM): 989 TFLOP/s of dense bf16 matrix products, 3.35 TB/s of memory. Assumed: 5 us of host time for

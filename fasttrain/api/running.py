@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Options(TypedDict, total=False):
-    """The options of a run, as of the commands; what each is says `fasttrain.plan.config.RunOptions`."""
+    """The options of a run, as of the commands: `fasttrain.plan.config.RunOptions`."""
 
     store: "AnyPath | None"
     data_root: "AnyPath | None"

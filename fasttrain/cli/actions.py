@@ -1,5 +1,6 @@
 """The commands that have several actions: `fasttrain data` and `fasttrain bench`."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,12 @@ def bench(arguments: list[str]) -> int:
     least = 1 if isinstance(command, BenchGrid) else 2
     if command.rounds < least:
         raise UsageError(f"--rounds {command.rounds}: must be at least {least}")
+    if isinstance(command, BenchKernels) and command.static:
+        from fasttrain_kernels.compiled.static import table
+
+        table()
+        return 0
+    _check_benchmarks()
     if isinstance(command, BenchKernels):
         return _bench_kernels(command)
     if isinstance(command, BenchData):
@@ -91,12 +98,20 @@ def bench(arguments: list[str]) -> int:
     return 0
 
 
-def _bench_kernels(command: BenchKernels) -> int:
-    if command.static:
-        from fasttrain_kernels.compiled.static import table
+def _check_benchmarks() -> None:
+    """They come with the source tree, not with the installed package."""
+    try:
+        there = find_spec("bench.grid")
+    except ModuleNotFoundError:
+        there = None
+    if there is None:
+        raise UsageError(
+            "fasttrain bench: its benchmarks are the folder bench/ of fasttrain's source tree,"
+            " which is not installed here; only bench kernels --static works without"
+        )
 
-        table()
-        return 0
+
+def _bench_kernels(command: BenchKernels) -> int:
     from bench.optimizer_step import CASES, tables
 
     from ..machine.provenance import about

@@ -170,7 +170,7 @@ def _numba_cache() -> Path:
 
     if numba.config.CACHE_DIR:  # type: ignore[attr-defined]
         return Path(numba.config.CACHE_DIR)  # type: ignore[attr-defined]
-    beside = Path(fasttrain_kernels.__file__).parent / "__pycache__"
+    beside = Path(fasttrain_kernels.__file__).parent / "step" / "cpu" / "__pycache__"
     return beside if os.access(beside.parent, os.W_OK) else Path.home() / ".cache" / "numba"
 
 

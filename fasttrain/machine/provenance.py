@@ -35,7 +35,7 @@ def about() -> str:
 
 def _commit() -> str | None:
     """The commit of the source tree, with `+` for uncommitted changes; None if installed."""
-    folder = Path(__file__).parent.parent
+    folder = Path(__file__).parents[2]
     if not (folder / ".git").exists():
         return None
     try:

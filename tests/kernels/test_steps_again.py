@@ -3,6 +3,7 @@
 import copy
 import gc
 import os
+import shutil
 import subprocess
 import sys
 import weakref
@@ -191,11 +192,11 @@ print(p.tolist(), [str(w.message) for w in seen if w.category is RuntimeWarning]
 
 def test_without_a_folder_for_compiled_code_it_compiles_and_says_so_once(tmp_path):
     source, package = Path(fasttrain_kernels.__file__).parent, tmp_path / "fasttrain_kernels"
-    package.mkdir()
-    for file in source.glob("*.py"):
-        (package / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(source, package, ignore=shutil.ignore_patterns("__pycache__"))
     # Not even root makes a folder of a file, or one below it.
-    (package / "__pycache__").touch()
+    folders = [package, *(path for path in package.rglob("*") if path.is_dir())]
+    for folder in folders:
+        (folder / "__pycache__").touch()
     nowhere = str(package / "__pycache__" / "home")
     env = {**os.environ, "HOME": nowhere, "XDG_CACHE_HOME": nowhere, "PYTHONPATH": str(tmp_path)}
     env.pop("NUMBA_CACHE_DIR", None)

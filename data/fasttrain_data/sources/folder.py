@@ -3,8 +3,8 @@
     ROOT/train/CLASS/*     ROOT/test/CLASS/*     ROOT/probe_NAME/CLASS/*, of further evaluation sets
 
 Classes are the folders of `train` in the order of their names; images are in the order of theirs,
-at any depth below. Rules of conversion: `fasttrain_data.sources.pictures`. Files that start with a dot, and
-those of other endings than `ENDINGS`, are left out.
+at any depth below. Rules of conversion: `pictures.py`. Files that start with a dot, and those of
+other endings than `ENDINGS`, are left out.
 """
 
 import os

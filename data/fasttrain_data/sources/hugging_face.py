@@ -2,8 +2,8 @@
 
 Needs `pip install 'fasttrain-lr[hf]'`. A saved dictionary of splits has `train` and `test`, or
 `validation` in the place of `test`. Images are a column of images, by the rules of
-`fasttrain_data.sources.pictures`, or of arrays, by those of `fasttrain_data.sources.arrays`; labels a column of
-class labels or of integers.
+`pictures.py`, or of arrays, by those of `arrays.py`; labels a column of class labels or of
+integers.
 """
 
 import os

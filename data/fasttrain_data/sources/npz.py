@@ -55,7 +55,8 @@ def load_npz(path: Path) -> ImageData:
     if not train.keys() >= set(TWO_FILES):
         raise DataError(
             f"{path} holds the arrays {list(arrays)}: either {ONE_FILE} or, in a train and a test"
-            f" file, {TWO_FILES} are needed (or x_train, y_train, ...: see fasttrain_data.sources.arrays)"
+            f" file, {TWO_FILES} are needed (or x_train, y_train, ...: see"
+            " fasttrain_data.sources.arrays)"
         )
     test_path = _test_sibling(path)
     others = _read(test_path)

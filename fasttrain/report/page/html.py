@@ -133,7 +133,7 @@ def _render(**content: Any) -> str:
 
 
 def _source(name: str) -> str:
-    return files("fasttrain.report").joinpath(name).read_text(encoding="utf-8")
+    return files("fasttrain.report.page").joinpath(name).read_text(encoding="utf-8")
 
 
 def _inline(*parts: str) -> dict[str, Markup | str]:

@@ -1,9 +1,9 @@
 """What the Triton kernels compile to, without a GPU: registers, spills, access widths, bytes.
 
 Every kernel is compiled ahead of time for each target and its machine code is read
-(`machine_code.py`). Run it by `fasttrain bench --static` or `python -m fasttrain_kernels.compiled.static`;
-the first time takes about a minute, later ones are read from Triton's cache. It needs compiled
-kernels, so not the interpreter.
+(`machine_code.py`). Run it by `fasttrain bench kernels --static`, or, where kernels alone are
+installed, `python -m fasttrain_kernels.compiled.static`; the first time takes about a minute, later
+ones are read from Triton's cache. It needs compiled kernels, so not the interpreter.
 
 | column       | meaning                                                                       |
 |--------------|-------------------------------------------------------------------------------|

@@ -1,7 +1,7 @@
 """One step of plain SGD and of Adam on the sphere, beside torch's: tables of interleaved times.
 
-    python -m bench.bench_sgd                    # every case on one and two threads
-    python -m bench.bench_sgd --threads 1 --seconds 5 "6 small tensors" experts
+    python -m bench sgd                    # every case on one and two threads
+    python -m bench sgd --threads 1 --seconds 5 "6 small tensors" experts
 
 Times are CPU time of the calling thread on one thread, else wall-clock time. Variants take turns
 in every round, in another order each time; a row has the medians and the median ratio to torch's
