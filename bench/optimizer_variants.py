@@ -1,4 +1,4 @@
-"""Ways to take the same step on the sphere: what `benchmarks.py` times.
+"""Ways to take the same step on the sphere: what `optimizer_step.py` times.
 
 Legend: theta parameters, grad gradients, eta raw learning rate, rho radius.
 """

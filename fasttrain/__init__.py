@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .api.models import Classifier, load_model
     from .api.results import Results
     from .api.running import Located, analyse, locate, sweep
-    from .api.studies import Study, study
+    from .api.studies import Setting, Study, study
     from .errors import EnvironmentProblem, UsageError
     from .store.sets import load_sets
     from .store.tables import load, load_epochs
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PLACES = {
-    "api.studies": ("Study", "study"),
+    "api.studies": ("Setting", "Study", "study"),
     "api.running": ("Located", "analyse", "locate", "sweep"),
     "api.results": ("Results",),
     "api.models": ("Classifier", "load_model"),
@@ -40,6 +40,7 @@ __all__ = [
     "EnvironmentProblem",
     "Located",
     "Results",
+    "Setting",
     "Study",
     "UsageError",
     "__version__",

@@ -1,4 +1,4 @@
-"""A study: a preset or a TOML file, changed by keywords. Imports nothing heavy."""
+"""A study: a preset, a TOML file or a setting, changed by keywords. Imports nothing heavy."""
 
 import dataclasses
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import UsageError, nearest
 from ..plan.config import Config, checked_table, load_table
-from ..plan.tables import section_keys
+from ..plan.tables import PARTS, section_keys
 
 Table = dict[str, Any]
 
@@ -29,19 +29,56 @@ class Study:
         return self.call
 
 
-def study(source: str | os.PathLike[str], **keys: Any) -> Study:
-    """A study from a preset or a TOML file.
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a study trains, whatever its learning rates: for `study`, in the place of a file.
+
+    A part is given by its kind, as a table of its keys, or as itself; the function of a custom one
+    stands for it. What is not given has its default. `study` checks it.
+    """
+
+    data: Any = "digits"
+    network: Any = "convnet"
+    optimizer: Any = "sphere"
+    loss: str = "cross-entropy"
+    batch_size: int = 64
+    precision: str = "fp32"
+    name: str = "setting"
+    """names the default store, runs/<name>"""
+
+    def tables(self) -> Table:
+        """As a file has it."""
+        parts = {name: getattr(self, name) for name in PARTS}
+        return {
+            **{
+                name: {"kind": part} if isinstance(part, str) else part
+                for name, part in parts.items()
+            },
+            "training": {
+                "loss": self.loss,
+                "batch_size": self.batch_size,
+                "precision": self.precision,
+            },
+        }
+
+
+def study(source: Setting | str | os.PathLike[str], **keys: Any) -> Study:
+    """A study from a setting, a preset or a TOML file.
 
     Args:
-        source: a preset's name, or the path of a .toml file.
+        source: a `Setting`, a preset's name, or the path of a .toml file.
         **keys: what to change of it, as it would stand in the file: a key of any table by its name,
             or a table as a dict. A table that names another `kind` begins at the defaults of that.
 
     Raises:
         UsageError: no such preset or file; a key or value that is not allowed.
     """
-    name = os.fspath(source)
-    before = load_table(name)
+    if isinstance(source, Setting):
+        name, before = source.name, plain(source.tables())
+        given = written("Setting", **vars(source))
+    else:
+        name = os.fspath(source)
+        before, given = load_table(name), repr(name)
     changed = dict(before)
     origin = f"study {name}"
     tables = {key: plain(value) for key, value in keys.items() if key in _tables()}
@@ -55,15 +92,15 @@ def study(source: str | os.PathLike[str], **keys: Any) -> Study:
     if "radius" not in keys and not (isinstance(network, dict) and "radius" in network):
         _drop_radius(changed)
     config = checked_table(changed, origin)
-    return Study(Path(name).stem, config, written("study", repr(name), **keys))
+    return Study(Path(name).stem, config, written("study", given, **keys))
 
 
-def as_study(given: Study | str | os.PathLike[str]) -> Study:
-    """A study as it is, or that of a preset or file."""
+def as_study(given: "Study | Setting | str | os.PathLike[str]") -> Study:
+    """A study as it is, or that of a setting, preset or file."""
     return given if isinstance(given, Study) else study(given)
 
 
-def written(function: str, given: str, **options: Any) -> str:
+def written(function: str, *given: str, **options: Any) -> str:
     """A call of the interface, as it is written; functions stand by their names."""
 
     def named(value: Any) -> Any:
@@ -72,7 +109,7 @@ def written(function: str, given: str, **options: Any) -> str:
         return f"{value.__module__}:{value.__qualname__}" if callable(value) else value
 
     words = (f"{key}={named(plain(value))!r}" for key, value in options.items())
-    return f"ft.{function}({', '.join([given, *words])})"
+    return f"ft.{function}({', '.join([*given, *words])})"
 
 
 def command(call: str) -> str:

@@ -71,6 +71,18 @@ k = [2]
     assert ft.study("digits").config == load_config("digits")
 
 
+def test_a_setting_is_a_file_without_rates():
+    setting = ft.Setting(network={"kind": "mlp", "width": 4}, optimizer="adam", batch_size=32)
+    study = ft.study(setting, plr=[1e-3], epochs=2)
+    keys = {"network": {"kind": "mlp", "width": 4}, "optimizer": {"kind": "adam"}}
+    rest = {"plr": [1e-3], "batch_size": 32, "flr": (0.001, 0.01), "k": (2, 5), "seeds": 1}
+    lengths = {"epochs": 2, "finetune_epochs": 20}
+    assert study.config == ft.study("digits", **keys, **rest, **lengths).config
+    assert ft.study(ft.Setting(network=study.config.network)).config.network == study.config.network
+    again = eval(repr(study), {"ft": ft})
+    assert again.config == study.config and study.name == "setting"
+
+
 def test_a_table_changes_the_preset_s_unless_it_is_of_another_kind():
     before = load_config("digits-practical").optimizer
     assert before.kind == "sgd" and before.momentum and before.weight_decay
@@ -208,6 +220,7 @@ MISTAKES = [
     (lambda s: ft.study("digits", network={"widht": 3}), "did you mean 'width'"),
     (lambda s: ft.study("digits", network=3), "network"),
     (lambda s: ft.study("digits", momentum=0.9), "optimizer.momentum: no such key"),
+    (lambda s: ft.study(ft.Setting(optimizer="sdg")), "did you mean 'sgd'"),
     (lambda s: ft.sweep("digts"), "did you mean 'digits'"),
     (lambda s: ft.sweep("digits", devise="cpu"), "sweep: no option 'devise'.*'device'"),
     (lambda s: ft.sweep("digits", device="tpu"), "sweep: device = 'tpu'"),

@@ -1,7 +1,7 @@
 """One fused pass from bytes to training batches: gather, crop, flip, cut out, normalise, cast.
 
 Read once as uint8, written once in the training precision: 1 + 4 bytes per value in fp32, 1 + 2 in
-bf16. `augment_reference.py` states it; numba carries it out on a CPU, Triton on CUDA and ROCm,
+bf16. `reference.py` states it; numba carries it out on a CPU, Triton on CUDA and ROCm,
 and the three give the same bits. What a sample draws depends on (seed, epoch, sample index) alone.
 """
 

@@ -1,4 +1,4 @@
-"""The fused augmentation of `augment_reference.py` on a CPU, compiled by numba.
+"""The fused augmentation of `reference.py` on a CPU, compiled by numba.
 
 Threads of torch's own team take equally many images each. The compiled code is kept on disk.
 """

@@ -1,4 +1,4 @@
-"""The loops of `cpu_augment.py`, compiled by numba: bytes of images to batches.
+"""The loops of `cpu.py`, compiled by numba: bytes of images to batches.
 
 A line is one row of pixels, W * C values. Bytes are multiplied by a line of scales, a line of
 shifts is added and the sum is cast, each rounded by itself as in `augment.byte_map`: the loops are

@@ -1,4 +1,4 @@
-"""The fused augmentation of `augment_reference.py` on CUDA and ROCm: one launch per call.
+"""The fused augmentation of `reference.py` on CUDA and ROCm: one launch per call.
 
 A program makes a part of one image: it draws the sample's words, then walks over blocks of values,
 each a byte from the image (0 outside it), looked up in the table. Values are moved as bits, so that

@@ -1,4 +1,4 @@
-"""The loops of `cpu_norm.py`, compiled by numba: normalise, ReLU, max-pool, and their gradient.
+"""The loops of `cpu.py`, compiled by numba: normalise, ReLU, max-pool, and their gradient.
 
 Legend: y input and dy its gradient, (N, H, W, C) in memory; out output and grad its gradient,
 (N, H // KH, W // KW, C). A row is C numbers; a run is a row, or for what needs no windows so many
@@ -7,7 +7,7 @@ type computed in. `like` and `table` are arrays without elements of the stored a
 addresses, `a_`, are int64.
 
 Each thread of a team runs `work` on the same `Job`, and waits for the others between its passes:
-sums of chunks (`cpu_norm_sums.py`), their merging, and writing (`cpu_norm_runs.py`).
+sums of chunks (`cpu_sums.py`), their merging, and writing (`cpu_writes.py`).
 """
 
 import ctypes

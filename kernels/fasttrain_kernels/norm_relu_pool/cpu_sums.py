@@ -2,7 +2,7 @@
 
 Sums are taken over fixed chunks of rows, in fp32 sums of at most `TERMS` terms, added up in fp64,
 then merged in the order of the chunks: bits do not depend on the number of threads. Legend:
-`cpu_norm_kernels.py`.
+`cpu_loops.py`.
 """
 
 import numba

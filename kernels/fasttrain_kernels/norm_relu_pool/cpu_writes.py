@@ -2,7 +2,7 @@
 
 Windows of a run are side by side: where one begins in y and dy, so many bytes from their start, is
 called `offset`, the place of its output and of the gradient of that `beside`. Legend:
-`cpu_norm_kernels.py`.
+`cpu_loops.py`.
 """
 
 from typing import Any

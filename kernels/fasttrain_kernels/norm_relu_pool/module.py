@@ -3,14 +3,14 @@
     out = maxpool(relu((y - mean) / sqrt(var + eps)))
 
 Without affine parameters every step is monotone, and so is rounding: pooling first gives the same
-bits. So the fused kernels (`cpu_norm.py`) never write the normalised map, and keep for the backward
+bits. So the fused kernels (`cpu.py`) never write the normalised map, and keep for the backward
 pass y, the output (which the next layer keeps anyway) and two numbers per channel:
 
     dy = (g - mean(g) - x * mean(g * x)) / sqrt(var + eps)        x normalised y
 
 where g, the gradient of x, is that of the output at the first largest number of its window if that
 is positive, and 0 elsewhere. Everything is per channel: models side by side do not mix. The
-gradient of dy: `norm_operator.py`.
+gradient of dy: `operator.py`.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Arithmetic of the vectors of `cpu_vectors.py`, their sums, and choices between them."""
+"""Arithmetic of the vectors of `vectors.py`, their sums, and choices between them."""
 
 import operator
 from typing import Any

@@ -17,7 +17,7 @@ theta, before the step. In plain SGD and Adam a parameter whose gradient is None
 its sums are 0.
 
 Legend: theta parameters, g gradients, eta raw learning rate, elr effective learning rate, rho
-radius, v momentum buffer; a subscript i means group i. Tables and order of groups: `groups.py`.
+radius, v momentum buffer; a subscript i means group i. Tables and order of groups: `layout.py`.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,6 +1,6 @@
 """Adam's step on a CPU: one pass, 28 bytes per fp32 parameter, with the sums of `reference.py`.
 
-The loops are like those of `cpu_kernels.py`, on the same tables and job. Sums are fp64 in every
+The loops are like those of `loops.py`, on the same tables and job. Sums are fp64 in every
 lane. Legend: theta parameters, mean and square Adam's moments.
 """
 

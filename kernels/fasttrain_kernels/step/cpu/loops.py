@@ -1,8 +1,8 @@
-"""The loops of `cpu.py`, compiled by numba: stripes of memory, sums of chunks.
+"""The loops of `step.py`, compiled by numba: stripes of memory, sums of chunks.
 
 Every thread of a team runs `work` on the same `Job`: first on its share of the stripes; then,
 behind a barrier, when all sums are known, on the same stripes again if they have to be written
-(again). A stripe is a place (`cpu_places.py`) small enough to stay in the second-level cache
+(again). A stripe is a place (`rows.py`) small enough to stay in the second-level cache
 meanwhile. In plain SGD a tensor without a gradient, at the address 0, is passed over.
 
 Legend: theta parameters, grad gradients; new parameters are keep * theta - eta * grad.
@@ -28,7 +28,7 @@ class Job(ctypes.Structure):
         (
             *("mode", "num_tensors", "num_stripes", "num_chunks"),
             *("num_long", "num_groups", "num_models"),
-            # Tables of the layout, see `cpu.py`.
+            # Tables of the layout, see `step.py`.
             *("stripes", "tensors", "spans", "long_groups", "model_of_group"),
             # (num_tensors,) int64, addresses; buffers is 0 without momentum, sums if not tracked.
             *("thetas", "grads", "buffers"),
@@ -36,7 +36,7 @@ class Job(ctypes.Structure):
             *("eta", "radius", "scale"),
             # (3, num_groups), (4, num_chunks), (threads, num_models) fp64; of Adam 6 sums each.
             *("sums", "parts", "totals"),
-            # (num_tensors, 2) fp64: see `cpu_adam.py`, as of beta1, beta2 and eps.
+            # (num_tensors, 2) fp64: see `adam.py`, as of beta1, beta2 and eps.
             "corrections",
         ),
         ("momentum", "nesterov", "weight_decay", "beta1", "beta2", "eps"),

@@ -1,7 +1,7 @@
 """Moves of a row that sum it on the way, in one loop of vectors: memory is waited for once.
 
 Sums are fp64 in every lane, and have no range to leave. What is moved are the numbers of
-`combine` and `accelerate` in `cpu_places.py`, bit for bit.
+`combine` and `accelerate` in `rows.py`, bit for bit.
 """
 
 import numba

@@ -2,7 +2,7 @@
 
 Legend: theta parameters, grad gradients, a_ the address of a tensor. A place is
 (row, rows, begin, end, num_rows, run): elements begin to end of some rows of a tensor, see
-`groups.py`; of several rows only where they are whole and follow each other in memory.
+`layout.py`; of several rows only where they are whole and follow each other in memory.
 """
 
 from typing import Any

@@ -6,7 +6,7 @@ A pass reads parameters and gradients, moves the parameters, and sums:
     joint exact                                        20: the norm is known only after a pass
 
 Momentum adds 8, bf16 gradients take 2 off per read. Sums are fp64 over blocks in fp32 (all fp64 for
-fp64 parameters, and where fp32 has not the range). Work is cut into chunks (`groups.py`); threads
+fp64 parameters, and where fp32 has not the range). Work is cut into chunks (`layout.py`); threads
 take equally large shares of them, and every chunk has sums of its own, added in order afterwards:
 bits depend neither on the number of threads nor on timing.
 

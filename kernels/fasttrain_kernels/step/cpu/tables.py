@@ -1,4 +1,4 @@
-"""A layout as the workers of `cpu.py` take it: tables, sums of chunks, and their job."""
+"""A layout as the workers of `step.py` take it: tables, sums of chunks, and their job."""
 
 import ctypes
 import operator

@@ -1,6 +1,6 @@
 """What the Triton kernels share: where the elements of a chunk are, how sums are written.
 
-A program works on one block of chunks (`groups.py`, `blocks.py`). It reduces a chunk at a time and
+A program works on one block of chunks (`layout.py`, `launch.py`). It reduces a chunk at a time and
 writes the sums of the chunk; a group of several chunks is added up by a second, small launch. Both
 stages add in a fixed order, so equal inputs give equal bits, without atomics.
 

@@ -1,6 +1,6 @@
 """Sums per group in Triton: ||theta_i||^2, <theta_i, g_i>, ||g_i||^2 without a step.
 
-One pass over parameters and gradients, 8 bytes per fp32 parameter; `elements.py` says how. The
+One pass over parameters and gradients, 8 bytes per fp32 parameter; `chunks.py` says how. The
 second, small launch that adds up groups of several chunks is here for all kernels.
 
 Legend: theta parameters, g gradients; a subscript i means group i.

@@ -1,6 +1,6 @@
 """Multiplying every group in Triton, in place or into copies: one launch.
 
-8 bytes per fp32 parameter, 6 into a bf16 copy; `elements.py` says how.
+8 bytes per fp32 parameter, 6 into a bf16 copy; `chunks.py` says how.
 """
 
 # Kernels are written in Triton's language, which Python's types do not describe.
