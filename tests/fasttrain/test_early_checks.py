@@ -94,7 +94,8 @@ class Hidden:
 
 sys.meta_path.insert(0, Hidden())
 import fasttrain
-COMMAND_LINE = {f"fasttrain.{name}" for name in "__main__ actions arguments cli parsing".split()}
+TYRO = "__main__ cli.actions cli.arguments cli.main cli.usage"
+COMMAND_LINE = {f"fasttrain.{name}" for name in TYRO.split()}
 names = {module.name for module in pkgutil.walk_packages(fasttrain.__path__, "fasttrain.")}
 assert COMMAND_LINE < names
 for name in sorted(names - COMMAND_LINE):

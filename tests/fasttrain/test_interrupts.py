@@ -8,7 +8,7 @@ import pytest
 
 PROGRAM = """
 import ctypes, signal, threading
-from fasttrain import interrupts
+from fasttrain.machine import interrupts
 
 {keep}
 
@@ -37,7 +37,7 @@ KEEP = "interrupts.keep(interrupts.heeded())"
 CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 
 AT_THE_END = """
-from fasttrain import interrupts
+from fasttrain.machine import interrupts
 
 interrupts.keep(interrupts.heeded())
 
@@ -75,7 +75,7 @@ def test_a_signal_dropped_by_a_finaliser_or_a_callback_is_raised_again(name, dro
 
 SEVERAL = """
 import signal
-from fasttrain import interrupts
+from fasttrain.machine import interrupts
 
 interrupts.keep(interrupts.heeded())
 try:
@@ -93,7 +93,7 @@ def test_signals_that_come_with_the_first_do_not_cut_off_what_it_began():
 
 HANGUP = """
 import signal
-from fasttrain import interrupts
+from fasttrain.machine import interrupts
 
 interrupts.keep(interrupts.heeded())
 signal.raise_signal(signal.SIGHUP)
