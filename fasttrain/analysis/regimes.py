@@ -113,17 +113,24 @@ def curves_of(run: dict, epochs: pd.DataFrame | None, configuration: dict) -> Cu
     )
 
 
+def _repetition(regimes: pd.DataFrame) -> pd.Series:
+    """Which runs to read a boundary off together: those of a seed, or all of one run per PLR."""
+    several = regimes.groupby("seed")["plr"].nunique().gt(1).any()
+    return regimes["seed"] if several else 0 * regimes["seed"]
+
+
 def boundaries(regimes: pd.DataFrame) -> pd.DataFrame:
     """Where the regimes of a grid meet, from `classify`'s table: rows 1|2, 2A|2B, 2|3.
 
     Columns: boundary, plr (geometric middle of the bracket), low, high (bracket over all seeds),
-    ratio (high/low), num_seeds (that have one), note (why it is unknown or uncertain, or "").
+    ratio (high/low), num_seeds (that have one; 1 where every PLR has a seed of its own), note (why
+    it is unknown or uncertain, or "").
     """
     rows = []
     for name in BELOW:
         found = [
             read(name, list(zip(runs["plr"], runs["regime"], strict=True)))
-            for _, runs in regimes.groupby("seed")
+            for _, runs in regimes.groupby(_repetition(regimes))
         ]
         row = _merged(name, found)
         if name == "2A|2B" and row["num_seeds"]:

@@ -67,7 +67,7 @@ def plan_search(config: Config, task: Task) -> Search:
         last=last,
         ratio=task.ratio,
         boundaries=tuple(name for name in BELOW if name in names),
-        num_seeds=config.grid.seeds,
+        num_seeds=config.grid.num_seeds,
         lengths=tuple(sorted(lengths)),
         full_epochs=epochs,
         finetune_epochs=config.training.finetune_epochs,

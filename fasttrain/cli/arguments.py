@@ -16,7 +16,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from ..analysis.request import Name
 from ..plan.config import Config, GridConfig, RunOptions, TrainingConfig
 from ..plan.flags import DataFlags, NetworkFlags, OptimizerFlags
-from ..settings.rates import EpochCounts, LearningRates, epoch_counts, optional_rates
+from ..settings.rates import EpochCounts, LearningRates, epoch_counts, optional_rates, repetitions
 
 LISTS: dict[Any, tuple[Callable[[Any], tuple[Any, ...]], str]] = {
     (float, ...): (optional_rates, "FIRST:LAST:COUNT|LR,LR,..."),
@@ -39,6 +39,23 @@ def _list(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         instance_from_str=lambda texts: read(texts[0]),
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda values: [",".join(f"{v:g}" for v in values) or "none"],
+    )
+
+
+def _seeds_of(text: str) -> int | str:
+    return int(text) if text.removeprefix("-").isdecimal() else repetitions(text)
+
+
+@REGISTRY.primitive_rule
+def _seeds(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    if info.type != int | Literal["per-rate"]:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT|per-rate",
+        instance_from_str=lambda texts: _seeds_of(texts[0]),
+        is_instance=lambda value: isinstance(value, int | str),
+        str_from_instance=lambda value: [str(value)],
     )
 
 

@@ -190,7 +190,7 @@ def _rates(flag: str, rate: float | None) -> tuple[float, ...]:
 def _locate(arguments: list[str]) -> int:
     config = preset_config("locate", arguments)
     _refuse_chain("locate", arguments, config)
-    default = Locate.of(config, flr=config.grid.flr, seeds=config.grid.seeds)
+    default = Locate.of(config, flr=config.grid.flr, seeds=config.grid.num_seeds)
     command = parse(Locate, "locate", arguments, default)
     grid = dataclasses.replace(config.grid, flr=command.flr, seeds=command.seeds)
     config = _checked(command, config, grid)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..errors import EnvironmentProblem
-from ..experiments.kinds import first_rate
+from ..experiments.kinds import first_rates
 from ..machine.files import json_bytes, write_atomically
 from ..machine.precision import autocast, device_name
 from ..plan.identity import digest
@@ -124,7 +124,7 @@ def measure(lab: Lab, size: int) -> Timing:
     """Time steps and a test batch of a pack of so many models."""
     before = _reset_peak(lab.device)
     model = lab.new_model(0, size)
-    optimizer = lab.new_optimizer(model, 0, [Knobs(lr=first_rate(lab.config))] * size)
+    optimizer = lab.new_optimizer(model, 0, [Knobs(lr=first_rates(lab.config)[0])] * size)
     optimizer.start_()
     loader = lab.train_loader(0)
     epochs = itertools.chain.from_iterable(loader.epoch(epoch) for epoch in itertools.count())

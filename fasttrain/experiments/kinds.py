@@ -110,11 +110,11 @@ UNUSED = {
 """what a chain has in its legs instead"""
 
 
-def first_rate(config: "Config") -> float:
-    """A learning rate that the study trains at: the first of its first leg."""
+def first_rates(config: "Config") -> list[float]:
+    """The learning rates at which new networks are trained, in order."""
     if isinstance(config.experiment, Chain):
-        return config.experiment.legs[0][0].lr[0]
-    return config.grid.plr[0]
+        return [rate for chain in config.experiment.legs for rate in chain[0].lr]
+    return list(config.grid.plr)
 
 
 def check_experiment(config: "Config", origin: str) -> None:
@@ -126,7 +126,7 @@ def check_experiment(config: "Config", origin: str) -> None:
     experiment, grid = config.experiment, config.grid
     if isinstance(experiment, Chain):
         each = f"{experiment.num_stages()} stages"
-        count = grid.seeds * experiment.num_stages()
+        count = grid.num_seeds * experiment.num_stages()
         for index, chain in enumerate(experiment.legs):
             where = f"{origin}: experiment.legs"
             if not chain:
@@ -138,11 +138,11 @@ def check_experiment(config: "Config", origin: str) -> None:
             _check_inherit(config, f"{origin}: training.inherit = 'optimizer'")
         legs = 1 + len(grid.flr) + len(grid.k)
         each = f"{len(grid.plr)} PLR x {legs} stages"
-        count = grid.seeds * len(grid.plr) * legs
+        count = grid.num_seeds * len(grid.plr) * legs
     try:
         within("STAGES", count)
     except ValueError as error:
-        counts = f"{grid.seeds} seeds x {each} are {count} stages"
+        counts = f"{grid.num_seeds} seeds x {each} are {count} stages"
         raise UsageError(f"{origin}: {SECTION[experiment.kind]}: {counts}: {error}") from None
 
 

@@ -23,7 +23,7 @@ from ..settings.fields import CLOSED, Count, limited
 from ..settings.limits import MAX_TOML_BYTES, MOST, in_one_line, shown
 from ..settings.networks.kinds import AnyNetwork, ConvNet
 from ..settings.optimizers.kinds import SGD, Optimizer, Sphere
-from ..settings.rates import EpochCounts, LearningRates, OptionalRates, known_device
+from ..settings.rates import EpochCounts, LearningRates, OptionalRates, Seeds, known_device
 from .tables import PARTS, part_keys, with_kinds
 
 T = TypeVar("T")
@@ -65,8 +65,13 @@ class GridConfig:
     """fine-tuning learning rates, likewise; none for pre-training alone"""
     k: EpochCounts = (2, 5)
     """checkpoints averaged (SWA): the end of pre-training, then one per epoch at the same rate"""
-    seeds: Annotated[Count, limited("SEEDS")] = 1
-    """repetitions, with seeds 0, 1, ..."""
+    seeds: Seeds = 1
+    """repetitions, with seeds 0, 1, ...; per-rate: one run of each PLR, the i-th with seed i"""
+
+    @property
+    def num_seeds(self) -> int:
+        """Repetitions of every cell."""
+        return 1 if self.seeds == "per-rate" else self.seeds
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,11 @@ ways has the same identity.
 
 import math
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, PlainValidator
 
-from .limits import LARGEST_RATE, SMALLEST_RATE, shown, within
+from .limits import LARGEST_RATE, MOST, SMALLEST_RATE, shown, within
 
 DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,4})?", re.ASCII)
 
@@ -136,6 +136,21 @@ def _ascending(values: list[Any], what: str, allow_empty: bool = False) -> tuple
     return tuple(values)
 
 
+def repetitions(value: Any) -> int | str:
+    """A number of seeds, or `per-rate`.
+
+    Raises:
+        ValueError: neither.
+    """
+    if value == "per-rate":
+        return value
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError("must be a whole number above 0, or 'per-rate'")
+    if not 0 < value <= MOST:
+        raise ValueError("must be greater than 0" if value <= 0 else f"must be at most {MOST}")
+    return within("SEEDS", value)
+
+
 def known_device(value: str) -> str:
     """The name of a device, which this machine need not have.
 
@@ -150,4 +165,5 @@ def known_device(value: str) -> str:
 LearningRates = Annotated[tuple[float, ...], BeforeValidator(learning_rates)]
 OptionalRates = Annotated[tuple[float, ...], BeforeValidator(optional_rates)]
 Values = Annotated[tuple[float, ...], BeforeValidator(values)]
+Seeds = Annotated[int | Literal["per-rate"], PlainValidator(repetitions)]
 EpochCounts = Annotated[tuple[int, ...], BeforeValidator(epoch_counts)]
