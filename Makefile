@@ -26,8 +26,12 @@ ifdef CPU_TORCH
 	@$(BIN)/python -c 'import sys, torch; sys.exit(torch.version.cuda and \
 		".venv holds torch " + torch.__version__ + ", a CUDA build: make clean first, or see TORCH_INDEX")'
 endif
+	$(BIN)/fasttrain sweep tick-demo
 	$(BIN)/fasttrain sweep digits
 	$(BIN)/fasttrain analyse runs/digits
+	@echo "Large rates find what small ones do not: runs/tick-demo/report/report.html, and in it"
+	@echo "    $$(echo runs/tick-demo/report/figures/*-accuracy.png)"
+	@echo "    $$(echo runs/tick-demo/report/figures/*-sparsity.png)"
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST)

@@ -8,6 +8,7 @@ from fasttrain.cli.main import main
 OWN = {
     "roofline": "bench.grid.roofline",
     "sgd": "bench.sgd_step",
+    "studies": "bench.studies",
 }
 
 if __name__ == "__main__":

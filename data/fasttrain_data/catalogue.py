@@ -3,6 +3,7 @@
 Imports neither torch nor numpy, so that a command line can tell a slip at once.
 """
 
+import math
 import os
 import stat
 from dataclasses import dataclass
@@ -40,7 +41,13 @@ PUBLISHED = {
     ),
 }
 
-DATASETS: tuple[str, ...] = ("digits", *PUBLISHED)
+TICK_TRAIN, TICK_TEST, TICK_PROBE = 512, 2000, 1000
+"""samples of the tick features, and of each of their probe sets"""
+TICK_MARGIN = 0.1 * math.sqrt(2)
+LARGEST_MARGIN = 0.9
+"""from 1 on there is no room between the curves"""
+
+DATASETS: tuple[str, ...] = ("digits", *PUBLISHED, "tick")
 
 
 def known(name: str | os.PathLike[str]) -> str | Path:

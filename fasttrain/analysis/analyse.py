@@ -52,17 +52,23 @@ def analyse(
     _check_rates(request, stages)
     records = {record.stage: record for record in finished(store.path)}
     with_state = [stage for stage, record in records.items() if STATE in record.done["files"]]
+    first = stages.drop_duplicates("setup").set_index("setup")["stage"]
+    examples = {setup: records[first[setup]] for setup in configurations}
     selections = {
-        setup: select(stages[stages["setup"] == setup], with_state, request)
+        setup: select(
+            stages[stages["setup"] == setup],
+            with_state,
+            request,
+            pictures=examples[setup].about.get("pictures", True),
+        )
         for setup in configurations
     }
     choose({setup: found.analyses for setup, found in selections.items()}, store)
     failures: dict[str, str] = {}
     with AnalysisView(console, on_change) as view:
         for setup, selection in selections.items():
-            first = records[stages.loc[stages["setup"] == setup, "stage"].iloc[0]]
             several = f"set-up {setup}: " if len(selections) > 1 else ""
-            failures |= _analyse_setup(selection, first, several, store, place, view)
+            failures |= _analyse_setup(selection, examples[setup], several, store, place, view)
     return failures
 
 

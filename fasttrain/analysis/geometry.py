@@ -4,9 +4,10 @@ The published protocol (arXiv 2410.22113) of a path from A to B, sphere weights 
 
     theta(alpha) = (1 - alpha) A + alpha B,     A, B and every theta(alpha) rescaled to norm rho
 
-at 21 points; what trains beside the sphere is mixed likewise and not rescaled, and without a sphere
-nothing is. At each one batch-normalisation statistics are re-estimated over the training set;
-training scores are those of that pass, in train mode, test scores are in eval mode. The barrier is
+at 21 points, or as many as are asked for (of the tick features 11); what trains beside the sphere
+is mixed likewise and not rescaled, and without a sphere nothing is. At each one batch-normalisation
+statistics are re-estimated over the training set; training scores are those of that pass, in train
+mode, test scores are in eval mode. The barrier is
 
     max over alpha of max(0, (1 - alpha) acc(A) + alpha acc(B) - acc(alpha)),
 
@@ -108,7 +109,12 @@ def _on_sphere(tensors: Sequence[Tensor], radius: float | None) -> list[Tensor]:
 
 
 def follow(
-    lines: Sequence[Line], states: Mapping[str, State], seed: int, lab: Lab, size: int
+    lines: Sequence[Line],
+    states: Mapping[str, State],
+    seed: int,
+    lab: Lab,
+    size: int,
+    num_points: int = NUM_POINTS,
 ) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
     """Evaluate paths between networks of one seed; of each its row of PAIRS and rows of PATHS.
 
@@ -116,7 +122,7 @@ def follow(
         states: state_dicts of the networks that the lines name.
         size: most models in a pack. An end that several lines share is evaluated once.
     """
-    alphas = [index / (NUM_POINTS - 1) for index in range(NUM_POINTS)]
+    alphas = [index / (num_points - 1) for index in range(num_points)]
     keys = list(dict.fromkeys(_key(line, alpha) for line in lines for alpha in alphas))
     weights, free = (
         {name: [state[n] for n in names] for name, state in states.items()}

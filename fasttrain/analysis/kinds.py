@@ -50,7 +50,8 @@ def lines(analyses: Sequence[Analysis], lab: Lab, size: int) -> list[Tables]:
         Line(a.settings["pair"], *a.stages, k=lab.store.description(a.stages[0])["k"])
         for a in analyses
     ]
-    found = follow(wanted, states, analyses[0].seed, lab, size)
+    points = analyses[0].settings["points"]
+    found = follow(wanted, states, analyses[0].seed, lab, size, points)
     return [{"pairs": pair, "paths": path} for pair, path in found]
 
 

@@ -27,6 +27,7 @@ class Measuring:
 
     def run(self, lab: Lab, report: Report) -> None:
         """Make them and put them into the store."""
+        lab = lab.of_seed(self.analyses[0].seed)
         try:
             made = WORKS[self.analyses[0].kind](self.analyses, lab, self.size)
         except EnvironmentProblem as error:

@@ -33,6 +33,8 @@ class Request:
     high: Rate = None
     k: Annotated[int, Field(gt=0, le=MOST)] = 5
     """checkpoints of the average that is analysed; the next smaller number that there is"""
+    points: Annotated[int, Field(gt=2, le=10_001)] = 21
+    """of the straight paths between ends, these among them"""
     device: Annotated[str, AfterValidator(known_device)] = "auto"
     """where"""
     processes: Annotated[Count, limited("PROCESSES")] | None = None

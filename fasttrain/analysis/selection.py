@@ -30,9 +30,11 @@ class Selection:
     notes: list[str] = field(default_factory=list)
 
 
-def path_between(pair: str, stages: tuple[str, str], plr: float, seed: int) -> Analysis:
+def path_between(
+    pair: str, stages: tuple[str, str], plr: float, seed: int, points: int = NUM_POINTS
+) -> Analysis:
     """The analysis of the path between two stages of one PLR and seed."""
-    settings = {"pair": pair, "points": NUM_POINTS}
+    settings = {"pair": pair, "points": points}
     return Analysis("lines", stages, settings, seed, f"path {pair} plr {plr:g} seed {seed}")
 
 
@@ -51,11 +53,19 @@ def select(
     stages: pd.DataFrame,  # of one set-up, as `results.load` gives them
     with_state: Sequence[str],  # ids of those that have a state
     request: Request,
+    *,
+    pictures: bool = True,
 ) -> Selection:
-    """Everything that is asked for of one set-up, whether or not the store holds it."""
+    """Everything that is asked for of one set-up, whether or not the store holds it.
+
+    Args:
+        pictures: whether the data are some, with frequencies to look at.
+    """
     chosen = Selection()
     for name in (name for name in KINDS if not request.only or name in request.only):
         chosen.analyses |= {kind: [] for kind in KINDS[name]}
+    if not pictures and chosen.analyses.pop("features", None) is not None:
+        chosen.notes.append("the data are no pictures: no frequency bands")
     usable = stages[stages["stage"].isin(with_state)]
     _note_lost(stages, usable, chosen)
     if (stages["experiment"] == CHAIN).all():
@@ -73,7 +83,7 @@ def select(
             chosen.analyses["angles"].append(Analysis("angles", ids, {}, int(str(seed)), label))
     if "lines" in chosen.analyses:
         chosen.analyses["lines"] = [
-            path_between(f"{a}-{b}", (found[a], found[b]), plr, seed)
+            path_between(f"{a}-{b}", (found[a], found[b]), plr, seed, request.points)
             for (seed, plr), found in ends
             for a, b in (("low", "high"), ("swa", "low"), ("swa", "high"))
             if a in found and b in found

@@ -89,6 +89,7 @@ def analyse(
     low: float | None = None,
     high: float | None = None,
     k: int = 5,
+    points: int = 21,
     device: str = "auto",
     processes: int | None = None,
     data_root: "AnyPath | None" = None,
@@ -102,6 +103,7 @@ def analyse(
         low: FLR of the low end of pairs; a set-up's smallest if not given.
         high: FLR of the high end; a set-up's largest if not given.
         k: checkpoints of the averages to measure; the largest number up to it that there is.
+        points: of the straight paths between ends, these among them.
         processes: how many measure at once; GPUs or, without one, cores if not given.
         dataset: name or path of the images, if they are no longer where they were.
 
@@ -109,7 +111,7 @@ def analyse(
         UsageError, EnvironmentProblem: as `sweep`.
     """
     asked = {"only": only, "low": low, "high": high, "k": k, "device": device}
-    asked |= {"processes": processes}
+    asked |= {"points": points, "processes": processes}
     request = check_request(plain(asked), "analyse")
     path, root = _path(store), None if data_root is None else _path(data_root)
     check_dataset(dataset, root)

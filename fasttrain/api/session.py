@@ -26,6 +26,7 @@ from ..plan.trees import build
 from ..store.inputs import one_line_errors
 from ..store.sources import change_lines
 from ..store.store import Store
+from ..training.fused_mlp import explain
 from ..training.parts import notes
 from ..training.workbench import Lab, open_lab
 
@@ -81,7 +82,7 @@ def open_session(
     with one_line_errors():
         batches = f"batches: {lab.train_loader(0).explain()}"
     changed = [] if fresh else change_lines(config, lab.store)
-    return Session(stages, lab, options, command, [*notes(lab), *changed, batches])
+    return Session(stages, lab, options, command, [*notes(lab), *changed, batches, *explain(lab)])
 
 
 def sweep(session: Session, console: Console, *, every_epoch: bool = False) -> dict[str, str]:

@@ -179,6 +179,8 @@ class Analyse:
     """FLR of the high end; a set-up's largest if not given"""
     k: int = 5
     """checkpoints of the averages to measure; the largest number up to it that there is"""
+    points: int = 21
+    """points of the straight paths between ends, these among them"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:0, ..."""
     processes: int | None = None

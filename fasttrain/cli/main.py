@@ -136,8 +136,8 @@ def _train(arguments: list[str]) -> int:
     plr, flr = _rates("--plr", command.plr), _rates("--flr", command.flr)
     if not 0 <= command.seed < 2**63:
         raise UsageError(f"--seed {command.seed}: must be at least 0 and below 2^63")
-    grid = GridConfig(plr=plr, flr=flr, k=command.k)
-    config = dataclasses.replace(_checked(command, config), grid=grid)
+    grid = GridConfig(plr=plr, flr=flr, k=command.k, averaged=config.grid.averaged)
+    config = _checked(command, config, grid)
     return _run(command, config, "train", arguments, seeds=[command.seed], every_epoch=True)
 
 
@@ -240,9 +240,8 @@ def _doctor(arguments: list[str]) -> int:
 
 def _analyse(arguments: list[str]) -> int:
     command = parse(Analyse, "analyse", arguments)
-    values = {
-        name: getattr(command, name) for name in ("only", "low", "high", "k", "device", "processes")
-    }
+    names = ("only", "low", "high", "k", "points", "device", "processes")
+    values = {name: getattr(command, name) for name in names}
     from ..analysis.request import check_request
 
     request = check_request(values, "command line")

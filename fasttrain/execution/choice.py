@@ -141,7 +141,7 @@ def choose(stages: Sequence[Stage], lab: Lab, options: RunOptions) -> Choice:
             timings = measure_packs(lab, largest_wave(stages), share.on_device)
             size = fastest(timings).size
             whole_s = _whole_s(stages, timings, share.processes, lab)
-            if options.compile == "auto" and whole_s > WORTH_S:
+            if options.compile == "auto" and whole_s > WORTH_S and lab.kernel is None:
                 more, note = measure_compiled(lab, size, share.on_device)
                 timings += more
                 compiled = fastest([t for t in timings if t.size == size]).compiled

@@ -5,6 +5,7 @@ slower per model or would not fit into memory. What was measured is kept in the 
 directory, by network, batch, device, arithmetic and versions, so that it is measured once.
 """
 
+import collections
 import contextlib
 import dataclasses
 import itertools
@@ -16,10 +17,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numba
 import torch
-from torch import Tensor
 
 from ..errors import EnvironmentProblem
 from ..experiments.kinds import first_rates
@@ -28,6 +29,7 @@ from ..machine.precision import autocast, device_name
 from ..plan.identity import digest
 from ..settings.knobs import Knobs
 from ..settings.part import section
+from ..training.fused_mlp import FusedMLP, fused
 from ..training.loop import train_epoch
 from ..training.workbench import Lab
 
@@ -124,8 +126,13 @@ def measure(lab: Lab, size: int) -> Timing:
     """Time steps and a test batch of a pack of so many models."""
     before = _reset_peak(lab.device)
     model = lab.new_model(0, size)
-    optimizer = lab.new_optimizer(model, 0, [Knobs(lr=first_rates(lab.config)[0])] * size)
+    knobs = [Knobs(lr=first_rates(lab.config)[0])] * size
+    optimizer = lab.new_optimizer(model, 0, knobs)
     optimizer.start_()
+    kernel = fused(lab, model, knobs)
+    if kernel is not None:
+        times = _measure_fused(lab, kernel)
+        return Timing(size, *times, _peak_bytes(lab.device) - before)
     loader = lab.train_loader(0)
     epochs = itertools.chain.from_iterable(loader.epoch(epoch) for epoch in itertools.count())
     # Of full batches, where there are any: a short one may be compiled apart.
@@ -145,6 +152,22 @@ def measure(lab: Lab, size: int) -> Timing:
         _wait(lab.device)
     test_batch_s = time.perf_counter() - started
     return Timing(size, timed.step_s, test_batch_s, _peak_bytes(lab.device) - before, lab.compiled)
+
+
+def _measure_fused(lab: Lab, kernel: FusedMLP) -> tuple[float, float]:
+    """Seconds of a step and of a test batch of a pack whose epochs run in a kernel."""
+    loader = lab.train_loader(0)
+    kernel.train_epoch(loader, 0)
+    kernel.score(lab.test_loader)
+    found = []
+    for what, count in (
+        (lambda epoch: kernel.train_epoch(loader, epoch), len(loader)),
+        (lambda _: kernel.score(lab.test_loader), len(lab.test_loader)),
+    ):
+        timed = _Timed(map(what, itertools.count()), lab.device)
+        collections.deque(timed, maxlen=0)
+        found.append(timed.step_s / count)
+    return found[0], found[1]
 
 
 def models_in_memory(lab: Lab, most: int, sharing: int = 1) -> int:
@@ -201,6 +224,7 @@ def _key(lab: Lab, largest: int, sharing: int) -> str:
             "loss": lab.loss.kind,
             "images": [int(size) for size in lab.data.train_images.shape[1:]],
             "classes": lab.data.num_classes,
+            "kernel": lab.kernel,
             "batch_size": lab.config.training.batch_size,
             "precision": lab.precision,
             "device": [platform.node(), device_name(lab.device), torch.get_num_threads()],
@@ -252,12 +276,12 @@ def _kib(path: str, field: str) -> int:
 class _Timed:
     """Batches for some windows of time; `step_s` is what a step took in the fastest of them."""
 
-    def __init__(self, batches: Iterator[tuple[Tensor, Tensor]], device: torch.device) -> None:
+    def __init__(self, batches: Iterator[Any], device: torch.device) -> None:
         self.batches = batches
         self.device = device
         self.step_s = math.inf
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Any]:
         for _ in range(WINDOWS):
             started = time.perf_counter()
             for num_steps in itertools.count(1):

@@ -104,7 +104,7 @@ KINDS: dict[str, type[PlrFlr] | type[Chain]] = {"plr-flr": PlrFlr, "chain": Chai
 SECTION = {"plr-flr": "grid", "chain": "experiment.legs"}
 """where the values of a kind stand"""
 UNUSED = {
-    "grid": ("plr", "flr", "k"),
+    "grid": ("plr", "flr", "k", "averaged"),
     "training": ("epochs", "finetune_epochs", "inherit", "until_loss"),
 }
 """what a chain has in its legs instead"""
@@ -134,6 +134,8 @@ def check_experiment(config: "Config", origin: str) -> None:
             for place, leg in enumerate(chain):
                 _check_leg(config, leg, place, f"{where}, leg {place + 1}")
     else:
+        if grid.averaged == "last":
+            _check_last(config, origin)
         if config.training.inherit == "optimizer":
             _check_inherit(config, f"{origin}: training.inherit = 'optimizer'")
         legs = 1 + len(grid.flr) + len(grid.k)
@@ -159,6 +161,24 @@ def refuse_beside_chain(given: Mapping[str, Collection[str]], origin: str) -> No
                     f"{origin}: {name}.{key}: the experiment is a chain, whose legs have their own"
                     " lr, epochs, inherit, until_loss and k; allowed beside it is grid.seeds"
                 )
+
+
+def _check_last(config: "Config", origin: str) -> None:
+    """Return if the last checkpoints of every pre-training can be averaged.
+
+    Raises:
+        UsageError: there are not as many, or it is not known which are the last.
+    """
+    k, epochs = max(config.grid.k, default=0), config.training.epochs
+    if k > epochs:
+        raise UsageError(
+            f"{origin}: grid.k = {k}: grid.averaged = 'last', and pre-training has {epochs} epochs"
+        )
+    if config.training.until_loss is not None:
+        raise UsageError(
+            f"{origin}: grid.averaged = 'last': where pre-training ends is not known before, with"
+            " training.until_loss; allowed is after"
+        )
 
 
 def _check_inherit(config: "Config", where: str) -> None:

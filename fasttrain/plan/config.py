@@ -52,6 +52,8 @@ class TrainingConfig:
     """mean over images; squared is summed over classes, binary-cross-entropy is of two classes"""
     inherit: Literal["weights", "optimizer"] = "weights"
     """what fine-tuning starts with: the weights, or the optimiser's state too"""
+    order: Literal["continue", "repeat"] = "continue"
+    """batches of fine-tuning: those after the last of pre-training, or the same from the first"""
     until_loss: LossBound | None = None
     """pre-training ends before its last epoch once the training loss of one is below this"""
 
@@ -65,6 +67,8 @@ class GridConfig:
     """fine-tuning learning rates, likewise; none for pre-training alone"""
     k: EpochCounts = (2, 5)
     """checkpoints averaged (SWA): the end of pre-training, then one per epoch at the same rate"""
+    averaged: Literal["after", "last"] = "after"
+    """last: the averages are of the last k epochs of pre-training itself"""
     seeds: Seeds = 1
     """repetitions, with seeds 0, 1, ...; per-rate: one run of each PLR, the i-th with seed i"""
 
@@ -199,6 +203,11 @@ def _check_together(config: Config, origin: str) -> None:
         raise UsageError(f"{origin}: optimizer.nesterov = true: needs a momentum above 0")
     # What lies on the sphere of a custom network is known when it is built.
     form = getattr(config.network, "form", None)
+    if form == "practical" and getattr(config.network, "norm", None) == "layer":
+        raise UsageError(
+            f"{origin}: network.norm = 'layer': is without affine parameters, and the form is"
+            " practical; allowed here is scale-invariant"
+        )
     if isinstance(optimizer, Sphere) and form == "practical":
         if optimizer.free_lr is None:
             raise UsageError(

@@ -21,7 +21,7 @@ class DataFlags(Data):
     """Data by name or path."""
 
     dataset: str = "digits"  # type: ignore[assignment]
-    """digits, cifar10, cifar100, fashion-mnist, the path of an .npz file, or of a folder of
+    """digits, cifar10, cifar100, fashion-mnist, tick, the path of an .npz file, or of a folder of
     images"""
     image_size: Count | None = None
     """side that the images of a folder are brought to"""
@@ -55,6 +55,8 @@ class NetworkFlags:
     """practical: affine normalisation, and a head that trains"""
     layers: int | None = None
     """mlp: hidden layers"""
+    norm: Literal["batch", "layer"] | None = None
+    """mlp: what follows each hidden layer"""
     radius: float | None = None
     """radius of the sphere that all convolution weights lie on together (sphere alone)"""
 

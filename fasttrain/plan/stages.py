@@ -38,6 +38,8 @@ NO_IDENTITY = {
 """Values of the configuration that its sections leave out: they change no number, or stand
 elsewhere in an identity (digest, epochs, the resolved precision, loss)."""
 
+BEGINNING = "beginning"
+"""what the beginning of a leg was planned for, with which an average starts: no row of a table"""
 Inherit = Literal["weights", "optimizer"]
 Kind = Literal["pretrain", "finetune", "swa"]
 KINDS: tuple[Kind, ...] = ("pretrain", "finetune", "swa")
@@ -62,6 +64,9 @@ class Stage:
     """training loss of an epoch below which it ends before its last one"""
     experiment: str = field(default="plr-flr", compare=False)
     """what it was planned for; part of no identity"""
+    whole: int | None = field(default=None, compare=False)
+    """of an average that ends with a leg the epochs of that leg, of which its parent is the
+    beginning; part of no identity"""
 
     @functools.cached_property
     def id(self) -> str:
@@ -112,6 +117,12 @@ class Stage:
         bound = {} if self.until_loss is None else {"until_loss": self.until_loss}
         return {"epochs": self.num_epochs, **bound}
 
+    def _path(self) -> list[dict[str, float]]:
+        path = [{**leg.knobs.given(), **leg.length()} for leg in self.legs]
+        if self.whole is not None:
+            path[-1]["epochs"] = self.whole
+        return path
+
     def description(self) -> dict[str, Any]:
         """What stage.json holds."""
         return {
@@ -125,7 +136,7 @@ class Stage:
             "parent": self.parent.id if self.parent else None,
             "inherit": self.inherit,
             "until_loss": self.until_loss,
-            "path": [{**leg.knobs.given(), **leg.length()} for leg in self.legs],
+            "path": self._path(),
             "experiment": self.experiment,
             "setup": {name: json.loads(text) for name, text in self.setup},
         }
@@ -172,6 +183,20 @@ def averages(parent: Stage, counts: Iterable[int]) -> list[Stage]:
         )
         for k in counts
     ]
+
+
+def averages_of_last(leg: Stage, counts: Iterable[int]) -> Iterator[Stage]:
+    """SWA stages of the last k checkpoints of a leg itself, and the beginnings they start from.
+
+    Such an average is one of the run that goes on from the leg's beginning to its end. The leg
+    itself goes on from the longest beginning, so that these cost no epoch.
+    """
+    for k in sorted(counts, reverse=True):
+        length = leg.num_epochs - k + 1
+        start = dataclasses.replace(leg, num_epochs=length, experiment=BEGINNING) if k > 1 else leg
+        yield start
+        for average in averages(start, [k]):
+            yield dataclasses.replace(average, whole=leg.num_epochs, experiment=leg.experiment)
 
 
 def shorter(stage: Stage, num_epochs: int) -> Stage:

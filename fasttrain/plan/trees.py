@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from ..experiments.kinds import Chain, Leg, first_rates
 from ..settings.knobs import Knobs
 from .config import Config
-from .stages import Setup, Stage, averages
+from .stages import Setup, Stage, averages, averages_of_last
 
 SeedOf = Callable[[float], int]
 
@@ -49,6 +49,8 @@ def _grid(config: Config, seed_of: SeedOf, setup: Setup) -> Iterator[Stage]:
             setup=setup,
             until_loss=training.until_loss,
         )
+        if grid.averaged == "last":
+            yield from averages_of_last(parent, grid.k)
         yield parent
         for flr in grid.flr:
             yield Stage(
@@ -59,7 +61,8 @@ def _grid(config: Config, seed_of: SeedOf, setup: Setup) -> Iterator[Stage]:
                 parent=parent,
                 inherit=training.inherit,
             )
-        yield from averages(parent, grid.k)
+        if grid.averaged == "after":
+            yield from averages(parent, grid.k)
 
 
 def _chains(experiment: Chain, seed_of: SeedOf, setup: Setup) -> Iterator[Stage]:

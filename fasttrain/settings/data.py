@@ -1,6 +1,7 @@
 """The data of a setting, by kind: where images come from, and how they are augmented.
 
     digits, cifar10, cifar100, fashion-mnist   by name
+    tick                                       drawn from seeds
     npz, folder, hugging-face                  from a path
     custom                                     from a function of the user's (`custom`)
 
@@ -13,10 +14,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, Strict
+
+from fasttrain_data.catalogue import LARGEST_MARGIN, TICK_MARGIN, TICK_PROBE, TICK_TEST, TICK_TRAIN
 
 from .custom import Factory, FromFactory, Options, call, not_one, source_digest
 from .fields import CLOSED, Count, Flag, Pixels
+from .limits import MOST
 
 if TYPE_CHECKING:
     from fasttrain_data import ImageData
@@ -67,6 +71,19 @@ class Data:
 
         return load(self.dataset, root)
 
+    @property
+    def num_draws(self) -> int:
+        """Draws that the seeds of a study are spread over."""
+        return 1
+
+    def draw(self, number: int) -> "ImageData":
+        """Another draw of data that are drawn; `load` gives number 0."""
+        raise NotImplementedError
+
+    def head_seed(self, draw: int) -> int | None:
+        """Seed of the head alone, where it goes with the data."""
+        return None
+
     def origin(self) -> dict[str, Any]:
         """What finds the images again, besides what is part of identity."""
         where = {name: value for name, value in asdict(self).items() if name in NO_IDENTITY}
@@ -85,6 +102,51 @@ class Named(Data):
     @property
     def dataset(self) -> str:
         return self.kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tick(Data):
+    """Synthetic features (`fasttrain_data.synthetic.tick`): 512 training and 2,000 test samples.
+
+    Several draws are trained on in turn: run n has draw n modulo their number, and what a run draws
+    itself, weights and batches, is that of n divided by it, so that both are crossed. The frozen
+    head goes with the draw.
+    """
+
+    kind: Literal["tick"] = "tick"
+    seed: Annotated[int, Strict(), Field(ge=0, le=MOST)] = 0
+    """of the first draw; the others have the next ones"""
+    draws: Annotated[Count, Field(le=1000)] = 1
+    """data sets that the seeds of the study are spread over"""
+    n_probe: Annotated[Count, Field(le=1_000_000)] = TICK_PROBE
+    """samples of each probe set: one feature is informative"""
+    margin: Annotated[float, Strict(), Field(ge=0, le=LARGEST_MARGIN)] = TICK_MARGIN
+    """distance of the classes from the curves between them"""
+
+    @property
+    def dataset(self) -> str:
+        return self.kind
+
+    def load(self, root: Path | None) -> "ImageData":
+        return self.draw(0)
+
+    @property
+    def num_draws(self) -> int:
+        return self.draws
+
+    def draw(self, number: int) -> "ImageData":
+        from fasttrain_data.synthetic.tick import tick
+
+        return tick(
+            self.seed + number,
+            n_train=self.n_train or TICK_TRAIN,
+            n_test=self.n_test or TICK_TEST,
+            n_probe=self.n_probe,
+            margin=self.margin,
+        )
+
+    def head_seed(self, draw: int) -> int | None:
+        return self.seed + draw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +257,7 @@ class CustomData(FromFactory, Data):
 
 
 AnyData = Annotated[
-    Named | Npz | Folder | HuggingFace | CustomData,
+    Named | Tick | Npz | Folder | HuggingFace | CustomData,
     Field(discriminator="kind"),
 ]
 DATA: dict[str, type[Any]] = {
@@ -203,6 +265,7 @@ DATA: dict[str, type[Any]] = {
     "cifar10": Named,
     "cifar100": Named,
     "fashion-mnist": Named,
+    "tick": Tick,
     "npz": Npz,
     "folder": Folder,
     "hugging-face": HuggingFace,

@@ -95,7 +95,7 @@ class StageDescription(_Shape):
     """training loss below which it ends before its last epoch"""
     path: Annotated[list[_Leg], Field(min_length=1)] | None = None
     """the legs from the root (`path_of`)"""
-    experiment: Literal["plr-flr", "chain"] = "plr-flr"
+    experiment: Literal["plr-flr", "chain", "beginning"] = "plr-flr"
     """what it was planned for; part of no identity"""
     setup: _Setup
     dataset: str

@@ -15,8 +15,8 @@ import pandas as pd
 from ..machine.text import readable
 from ..plan.config import TrainingConfig
 from ..plan.identity import LENGTH, digest, path_of
+from ..plan.stages import BEGINNING, NO_IDENTITY
 from ..plan.stages import KINDS as STAGE_KINDS
-from ..plan.stages import NO_IDENTITY
 from ..settings.data import Data
 from ..settings.knobs import Knobs
 from ..settings.networks.kinds import network_options
@@ -106,7 +106,9 @@ class Finished(NamedTuple):
             | {name: data[name] for name in data if name not in NO_IDENTITY["data"]},
             "network": network,
             "optimizer": options(optimizer["kind"]) | optimizer,
-            "training": {name: training[name] for name in ("batch_size", "steps", "precision")}
+            "training": {
+                name: training[name] for name in ("batch_size", "steps", "precision", "order")
+            }
             | {"loss": sections["loss"]["kind"]},
         }
 
@@ -142,7 +144,7 @@ def path_words(path: Sequence[Mapping[str, Any]]) -> str:
 
 
 def finished(store: str | Path) -> list[Finished]:
-    """Every finished stage.
+    """Every finished stage, but for beginnings of legs that only averages start from.
 
     Raises:
         EnvironmentProblem: not a store, or a damaged file in it.
@@ -150,7 +152,8 @@ def finished(store: str | Path) -> list[Finished]:
     opened = Store.open(Path(store), create=False)
     entries = ((stage, opened.entry(stage)) for stage in opened.stages())
     # A sweep may have taken one up again since it was listed.
-    return [Finished(stage, *entry) for stage, entry in entries if entry is not None]
+    found = [Finished(stage, *entry) for stage, entry in entries if entry is not None]
+    return [f for f in found if f.experiment != BEGINNING]
 
 
 def load(store: str | Path) -> pd.DataFrame:

@@ -33,14 +33,17 @@ def configured_images(config: Config, root: Path | None) -> ImageData:
         data = data.subset(config.data.n_train, config.data.n_test)
     except DataError as error:
         raise UsageError(str(error)) from None
-    size = min(data.train_images.shape[1:3])
+    if data.holds_floats and config.data.flip:
+        raise UsageError(f"flip = true: {data.name} holds no pictures")
+    size = 1 if data.holds_floats else min(data.train_images.shape[1:3])
     if config.data.crop_padding >= size:
         raise UsageError(
             f"crop_padding = {config.data.crop_padding}: images have {size} pixels a side"
         )
     LOSSES[config.training.loss].outputs(data.num_classes)
     batch_size, count = config.training.batch_size, len(data.train_labels)
-    if config.network.model == "mlp" and count % batch_size == 1:
+    batch_norm = config.network.model == "mlp" and config.network.norm == "batch"
+    if batch_norm and count % batch_size == 1:
         raise UsageError(
             f"batch_size = {batch_size}: the last batch of {count} images has one, of which batch"
             " normalisation of an mlp has no statistics; take another size, or another n_train"

@@ -9,10 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fasttrain_data import Loader
+
 from ..settings.knobs import Knobs
 from ..settings.networks.modules import fold, unfold
 from .evaluate import Score, reestimate_batch_norm_, score_in_eval_mode, score_test_set
-from .loop import filter_norms, train_epoch
+from .fused_mlp import fused
+from .loop import EpochTotals, filter_norms, train_epoch
 from .workbench import Lab, trained
 
 State = dict[str, Tensor]
@@ -60,6 +63,7 @@ class Pack:
         self.size = len(knobs)
         self.model = lab.new_model(seed, self.size, [model.noise for model in knobs])
         self.optimizer = lab.new_optimizer(self.model, seed, knobs)
+        self.fused = fused(lab, self.model, knobs)
         self.loader = lab.train_loader(seed)
         self.num_averaged = num_averaged
         if states is None:
@@ -79,18 +83,14 @@ class Pack:
             for name, weight in trained(self.model).all
         }
 
-    def train(self, epoch: int, *, tested: bool) -> Epoch:
-        """Train one epoch, with a test pass at its end or NaN in its place."""
+    def train(self, epoch: int, *, tested: bool, batches: int | None = None) -> Epoch:
+        """Train one epoch, with a test pass at its end or NaN in its place.
+
+        Args:
+            batches: the epoch of the loader that has its batches; the same if not given.
+        """
         lab = self.lab
-        with drawing(self.seed, epoch, lab.device):
-            totals = train_epoch(
-                self.model,
-                lab.loss,
-                self.optimizer,
-                self.loader.epoch(epoch),
-                lab.precision,
-                lab.device,
-            )
+        totals = self._train(epoch, epoch if batches is None else batches)
         nothing = torch.full_like(totals.train_loss, math.nan)
         scores = self.test() if tested else (nothing, nothing)
         probes = self.probe() if tested else nothing[:, None].expand(-1, 2 * len(lab.probe_loaders))
@@ -107,6 +107,21 @@ class Pack:
             self._on_host(self.optimizer.state()),
         )
 
+    def _train(self, epoch: int, batches: int) -> EpochTotals:
+        if self.fused is not None:
+            return self.fused.train_epoch(self.loader, batches)
+        lab = self.lab
+        arithmetic = lab.precision, lab.device
+        with drawing(self.seed, epoch, lab.device):
+            epoch_batches = self.loader.epoch(batches)
+            return train_epoch(self.model, lab.loss, self.optimizer, epoch_batches, *arithmetic)
+
+    def _score(self, loader: Loader) -> Score:
+        if self.fused is not None:
+            return self.fused.score(loader)
+        lab = self.lab
+        return score_test_set(self.model, lab.loss, loader, lab.precision, lab.device)
+
     def _on_host(self, state: State) -> list[State]:
         copies = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
         return unfold(copies, self.size)
@@ -121,17 +136,12 @@ class Pack:
 
     def test(self) -> Score:
         """Scores on the test set."""
-        lab = self.lab
-        return score_test_set(self.model, lab.loss, lab.test_loader, lab.precision, lab.device)
+        return self._score(self.lab.test_loader)
 
     def probe(self) -> Tensor:
         """Loss and accuracy on every probe set, in turn: (num_models, 2 * probe sets) fp64."""
-        lab = self.lab
-        scores = [
-            score_test_set(self.model, lab.loss, loader, lab.precision, lab.device)
-            for loader in lab.probe_loaders
-        ]
-        none = torch.empty(self.size, 0, dtype=torch.float64, device=lab.device)
+        scores = [self._score(loader) for loader in self.lab.probe_loaders]
+        none = torch.empty(self.size, 0, dtype=torch.float64, device=self.lab.device)
         return torch.cat([none, *(torch.stack([*score], dim=1) for score in scores)], dim=1)
 
     def score_average(self, epoch: int) -> tuple[Tensor, Tensor]:

@@ -40,6 +40,7 @@ def run_pack(stages: Sequence[Stage], lab: Lab, on_epoch: OnEpoch) -> None:
     training set than guessing. With `lab.stop_at_chance` hopeless runs end early, without a network
     too, and say so.
     """
+    lab = lab.of_seed(stages[0].seed)
     todo = [stage for stage in stages if lab.store.summary(stage.id) is None]
     for stage in todo:
         lab.store.begin(stage.id, {**stage.description(), **lab.about()})
@@ -148,7 +149,8 @@ def _run_epoch(
     """One epoch of the pack."""
     stage, epoch = runs[0].stage, runs[0].next_epoch
     started = time.monotonic()
-    result = pack.train(epoch, tested=is_due(stage, epoch + 1, lab))
+    due, batches = is_due(stage, epoch + 1, lab), epoch - lab.first_epoch(stage)
+    result = pack.train(epoch, tested=due, batches=batches)
     share = (time.monotonic() - started) / len(runs)
     for index, run in enumerate(runs):
         run.progress = _appended(run, result, index, share, lab.sphere_names)
@@ -220,7 +222,8 @@ def _finish(run: Run, scores: Tensor | None, lab: Lab) -> None:
         "result": result,
         "built_on": run.built_on,
         "time_s": round(progress.time_s, 3),
-        "provenance": lab.provenance,
+        # What runs, where it is not torch step by step.
+        "provenance": lab.provenance | ({"kernel": lab.kernel} if lab.kernel else {}),
     }
     files = {METRICS: _metrics(run, lab.columns)}
     if scores is not None:

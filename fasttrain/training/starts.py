@@ -86,7 +86,8 @@ def start_of(
         return Progress({}), start
     optimizer = end.optimizer if stage.inherit == "optimizer" else {}
     names = [*lab.sphere_names, *lab.free_names] if stage.kind == "swa" else []
-    return Progress(state, {name: state[name] for name in names}, optimizer), start
+    # Of one checkpoint the average is written as it starts, beside the network: a copy.
+    return Progress(state, {name: state[name].clone() for name in names}, optimizer), start
 
 
 def end_of(stage: Stage, lab: Lab) -> End:

@@ -1,5 +1,6 @@
 """What every stage of a sweep works with: data, device, arithmetic, and how to make a network."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,20 +15,27 @@ from fasttrain_data import Augment, ImageData, Loader, open_loader
 
 from ..machine.precision import set_exact_arithmetic
 from ..plan.config import Config, RunOptions
+from ..plan.stages import Stage
 from ..settings.knobs import Knobs
 from ..settings.losses import LOSSES, Loss
 from ..settings.networks.modules import ImageClassifier, fold
 from ..settings.networks.noise import add_noise_
+from ..settings.networks.own_module import OwnNetwork
 from ..settings.optimizers.fused import start_norms
-from ..settings.optimizers.groups import Built, Trained, trained_parameters
+from ..settings.optimizers.groups import Built
 from ..settings.optimizers.kinds import Sphere
 from ..store.columns import COLUMNS, probe_columns
 from ..store.sources import check_unchanged, sources
 from ..store.store import Store
+from .building import new_network, trained
 from .chance import Chance, chance_of
+from .fused_mlp import kernel_of
 from .loading import configured_images
 from .parts import check_parts
 from .step_epochs import StepEpochs
+
+SMALLEST_TEST_BATCH = 256
+"""A training batch has four times fewer images, or as few as it is told."""
 
 
 class End(NamedTuple):
@@ -57,19 +65,39 @@ class Lab:
     """ends of pre-trainings, by stage: those that the next packs start from"""
     radii: dict[int, list[Tensor]] = field(default_factory=dict)
     """of the spheres of filters or tensors, by seed"""
+    draw: int = 0
+    """which of several draws of the data these are"""
+    draws: "dict[int, Lab]" = field(init=False, default_factory=dict)
+    """labs of the draws that were asked for"""
     test_loader: Loader = field(init=False)
 
     def __post_init__(self) -> None:
         self.test_loader = open_loader(
-            self.data, "test", batch_size=self.config.training.batch_size * 4, device=self.device
+            self.data, "test", batch_size=self._test_batch_size, device=self.device
         )
+        self.draws[self.draw] = self
+
+    def of_seed(self, seed: int) -> "Lab":
+        """The lab in which the runs of a seed work: with the draw of the data that they have."""
+        draw = seed % self.config.data.num_draws
+        if draw not in self.draws:
+            data = self.config.data.draw(draw)
+            self.draws[draw] = dataclasses.replace(self, data=data, draw=draw)
+        return self.draws[draw]
+
+    def _own_seed(self, seed: int) -> int:
+        """What the weights and batches of a run are drawn from: runs on other draws share it."""
+        return seed // self.config.data.num_draws
+
+    @property
+    def _test_batch_size(self) -> int:
+        return max(SMALLEST_TEST_BATCH, 4 * self.config.training.batch_size)
 
     @functools.cached_property
     def probe_loaders(self) -> list[Loader]:
         """Those of the probe sets, in the order of their names."""
-        size = self.config.training.batch_size * 4
         return [
-            open_loader(self.data, name, batch_size=size, device=self.device)
+            open_loader(self.data, name, batch_size=self._test_batch_size, device=self.device)
             for name in sorted(self.data.probes)
         ]
 
@@ -93,8 +121,12 @@ class Lab:
         shape = self.data.train_images.shape[1:]
         make = functools.partial(new_network, self.config, shape, self.data.num_classes)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(self._own_seed(seed))
             model = make()
+            head_seed = self.config.data.head_seed(self.draw)
+            if head_seed is not None and not isinstance(model, OwnNetwork):
+                torch.manual_seed(head_seed)
+                model.head.load_state_dict(make().head.state_dict())
             if num_models > 1:
                 state = fold([model.state_dict()] * num_models)
                 model = make(num_models=num_models)
@@ -122,6 +154,15 @@ class Lab:
             torch._dynamo.config.fail_on_recompile_limit_hit = True
             model.compile(mode="reduce-overhead" if graphs else None, dynamic=False)
         return model
+
+    @property
+    def kernel(self) -> str | None:
+        """The backend of the kernel that takes all steps of an epoch; None: torch, one by one."""
+        return None if self.compiled else self._kernel
+
+    @functools.cached_property
+    def _kernel(self) -> str | None:
+        return kernel_of(self)[0]
 
     def new_optimizer(self, model: ImageClassifier, seed: int, knobs: Sequence[Knobs]) -> Built:
         """The optimiser of all that trains of a pack of networks of a seed, knobs for each."""
@@ -182,6 +223,7 @@ class Lab:
             "test_majority": float(np.bincount(self.data.test_labels).max() / num_test),
             "evaluate_every": self.config.training.evaluate_every,
             "probes": sorted(self.data.probes),
+            "pictures": not self.data.holds_floats,
             "source": self.config.data.origin(),
         }
 
@@ -196,6 +238,11 @@ class Lab:
         passes = self.passes(seed)
         return passes if steps is None else StepEpochs(passes, steps)
 
+    def first_epoch(self, stage: Stage) -> int:
+        """Which epoch of a stage's seed has the batches of epoch 0."""
+        repeats = self.config.training.order == "repeat"
+        return stage.legs[-1].start_epoch if repeats else 0
+
     def passes(self, seed: int) -> Loader:
         """The training batches of a seed, by passes over the training set."""
         data = self.config.data
@@ -204,37 +251,11 @@ class Lab:
             self.data,
             "train",
             batch_size=self.config.training.batch_size,
-            seed=seed,
+            seed=self._own_seed(seed),
             augment=augment if data.flip or data.crop_padding else None,
             loader=data.loader,
             device=self.device,
         )
-
-
-def new_network(
-    config: Config,
-    shape: Sequence[int],  # of an image: H, W, C
-    num_classes: int,
-    num_models: int = 1,
-) -> ImageClassifier:
-    """The network of a configuration, or a pack of it, initialised from torch's generator."""
-    height, width, channels = map(int, shape)
-    return config.network.build(
-        (channels, height, width),
-        LOSSES[config.training.loss].outputs(num_classes),
-        num_models,
-        on_sphere=isinstance(config.optimizer, Sphere),
-    )
-
-
-def trained(model: ImageClassifier) -> Trained:
-    """What of a pack of networks trains.
-
-    Raises:
-        UsageError: a parameter that no optimiser takes.
-    """
-    on_sphere, free = model.named_sphere_parameters(), model.named_free_parameters()
-    return trained_parameters(model, on_sphere, free, model.num_models)
 
 
 def open_lab(

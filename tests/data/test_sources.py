@@ -324,4 +324,4 @@ def test_unknown_names_are_refused_with_the_list_and_the_nearest(name, hint):
 
 
 def test_the_named_sets():
-    assert DATASETS == ("digits", "cifar10", "cifar100", "fashion-mnist")
+    assert DATASETS == ("digits", "cifar10", "cifar100", "fashion-mnist", "tick")

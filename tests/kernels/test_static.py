@@ -63,13 +63,20 @@ def is_wide(row):
     return static.triton.__version__.startswith("3.6.") and row["kernel"] == "adam"
 
 
+def streaming(rows):
+    """All but the kernels of small MLPs, which hold products: see `test_mlp_triton.py`."""
+    return [row for row in rows if not row["kernel"].startswith("mlp")]
+
+
 def test_at_most_64_registers(rows):
+    rows = streaming(rows)
     most = {label(row): 72 if is_wide(row) else 64 for row in rows}
     found = {label(row): row["registers"] for row in rows}
     assert not {name: count for name, count in found.items() if not 0 < count <= most[name]}
 
 
 def test_occupancy_is_at_least_a_half(rows):
+    rows = streaming(rows)
     least = {label(row): 0.43 if is_wide(row) else 0.5 for row in rows}
     found = {label(row): row["occupancy"] for row in rows}
     assert not {name: share for name, share in found.items() if not least[name] <= share <= 1}
@@ -77,7 +84,7 @@ def test_occupancy_is_at_least_a_half(rows):
 
 def test_accesses_are_vectors(rows):
     """128 bits of fp32; the 4 values of bf16 beside them are 64. Every byte moves in a vector."""
-    for row in rows:
+    for row in streaming(rows):
         if row["kernel"] in ("finish", "augment", "adam, groups"):
             continue
         half = row["gradients"] == "bfloat16"

@@ -1,4 +1,4 @@
-"""Runs the cases of `triton_cases.py` and `augment_triton_cases.py` in processes of their own.
+"""Runs the cases of `triton_cases.py` and those beside it in processes of their own.
 
 Triton reads TRITON_INTERPRET when a kernel is defined, and what is defined for the interpreter
 cannot be compiled; so the two do not share a process.
@@ -15,7 +15,8 @@ import torch
 
 triton = pytest.importorskip("triton", reason="Triton is not installed here")
 
-CASES = [Path(__file__).with_name(name) for name in ("triton_cases.py", "augment_triton_cases.py")]
+NAMES = "triton_cases.py", "augment_triton_cases.py", "mlp_triton_cases.py"
+CASES = [Path(__file__).with_name(name) for name in NAMES]
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
 
 REFUSED = pytest.mark.skipif(

@@ -23,6 +23,7 @@ from fasttrain_data.errors import DataUnavailable
 from fasttrain_data.images import ImageData, as_floats, channel_statistics
 from fasttrain_data.randomness import Stream, sample_words
 from fasttrain_data.sources.npz import load_npz
+from fasttrain_data.synthetic.tick import tick
 
 DOWNLOAD_TIMEOUT_S = 30.0
 DIGITS_TEST_PER_CLASS = 36
@@ -42,6 +43,8 @@ def load(name: str | os.PathLike[str], root: str | os.PathLike[str] | None = Non
     text = known(name)
     if isinstance(text, Path):
         return _at(text)
+    if text == "tick":
+        return tick()
     return _digits() if text == "digits" else _published(text, cache_dir(root))
 
 

@@ -21,6 +21,7 @@ from fasttrain.report.figures.phase import PHASE
 from fasttrain.report.figures.regimes import CURVES, OVERVIEW
 from fasttrain.report.figures.sets import SETS
 from fasttrain.report.figures.sharpness import SHARPNESS
+from fasttrain.report.figures.sparsity import SPARSITY, of_features
 from fasttrain.report.figures.starts import STARTS
 from fasttrain.settings.optimizers.kinds import KINDS
 
@@ -50,6 +51,8 @@ CHAIN_DRAWINGS: tuple[Drawing, ...] = (CHAIN_CURVES, CHAIN_ENDS)
 def drawings_of(grid: Grid) -> tuple[Drawing, ...]:
     """The figures that fit what a set-up was trained for, and on."""
     fitting = CHAIN_DRAWINGS if is_chain(grid) else DRAWINGS
+    if of_features(grid):
+        return (ACCURACY, SPARSITY, *fitting[1:])
     return (*fitting, SETS) if grid.sets["set"].nunique() > 1 else fitting
 
 

@@ -142,10 +142,8 @@ def fold(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 def unfold(state: dict[str, Tensor], num_models: int) -> list[dict[str, Tensor]]:
     """The state_dicts of a pack's models; views, of memory that they do not share."""
-    return [
-        {
-            name: value.chunk(num_models)[index] if value.ndim else value.clone()
-            for name, value in state.items()
-        }
-        for index in range(num_models)
-    ]
+    parts = {
+        name: value.chunk(num_models) if value.ndim else [value.clone() for _ in range(num_models)]
+        for name, value in state.items()
+    }
+    return [{name: part[index] for name, part in parts.items()} for index in range(num_models)]

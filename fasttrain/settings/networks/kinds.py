@@ -1,14 +1,14 @@
 """The networks of a setting, by kind: what each can be told, and what it builds.
 
     convnet, resnet18   of arXiv 2410.22113, in scale-invariant and practical form
-    mlp                 hidden layers of one width
+    mlp                 hidden layers of one width, with batch norm or layer norm
     custom              any nn.Module, from a function of the user's (`custom`)
 
 Only building one imports torch: options are checked before. The tag of a network is called `model`
 in tables and identities; TOML takes `kind` for it too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -66,9 +66,7 @@ class _Conv(Network):
         *,
         on_sphere: bool = True,
     ) -> "ImageClassifier":
-        from .modules import MODELS
-
-        return MODELS[getattr(self, "model")](  # noqa: B009
+        return self._class()(
             outputs,
             in_channels=shape[0],
             width=self.width,
@@ -76,6 +74,11 @@ class _Conv(Network):
             num_models=num_models,
             **self._own(shape),
         )
+
+    def _class(self) -> "Callable[..., ImageClassifier]":
+        from .modules import MODELS
+
+        return MODELS[getattr(self, "model")]  # noqa: B009
 
     def _own(self, shape: Sequence[int]) -> dict[str, Any]:
         """What this network is told besides."""
@@ -103,6 +106,14 @@ class MLP(_Conv):
     model: Literal["mlp"] = "mlp"
     layers: Annotated[Count, Field(le=100)] = 2
     """hidden layers"""
+    norm: Literal["batch", "layer"] = "batch"
+    """what follows each of them: batch norm, or layer norm, with weights from N(0, 1) and a head
+    without bias (scale-invariant form alone)"""
+
+    def _class(self) -> "Callable[..., ImageClassifier]":
+        from .modules import LayerNormMLP
+
+        return super()._class() if self.norm == "batch" else LayerNormMLP
 
     def _own(self, shape: Sequence[int]) -> dict[str, Any]:
         return {"image_size": tuple(shape[1:]), "num_layers": self.layers}

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from .convnet import ConvNet
 from .head import HEAD_NORM, ImageClassifier, fold, unfold
+from .layer_norm_mlp import LayerNormMLP
 from .mlp import MLP
 from .resnet import ResNet18
 
@@ -13,4 +14,14 @@ MODELS: dict[str, Callable[..., ImageClassifier]] = {
     "mlp": MLP,
 }
 
-__all__ = ["HEAD_NORM", "MLP", "MODELS", "ConvNet", "ImageClassifier", "ResNet18", "fold", "unfold"]
+__all__ = [
+    "HEAD_NORM",
+    "MLP",
+    "LayerNormMLP",
+    "MODELS",
+    "ConvNet",
+    "ImageClassifier",
+    "ResNet18",
+    "fold",
+    "unfold",
+]

@@ -29,6 +29,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from ..augment import triton as augment_triton
+from ..small_mlp import triton as mlp_triton
 from ..step.layout import CHUNK
 from ..step.triton import adam_step, group_sums, scale, sgd_step, sphere_apply, sphere_step
 from ..step.triton.launch import LAUNCH, block_options
@@ -53,6 +54,9 @@ _INTEGER_TABLES = {
 # Of the augmentation, whose values are moved as bits.
 _TYPES = {"p_images": "*u8", "p_rows": "*i64", "p_samples": "*i64", "seed": "i64", "epoch": "i64"}
 _TYPES |= {"p_out": "*i32", "p_table": "*i32"}
+# Of the small MLPs.
+_TYPES |= {name: "*i64" for name in ("p_targets", "p_order", "p_bounds")}
+_TYPES |= {"p_hits": "*i32", "radius": "fp32", "eps": "fp32"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +112,11 @@ def cases() -> list[Case]:
     made.append(Case(name="scale", kernel=scale._scale_kernel, constants={}, other=bf16))
     finish = {"ACC": triton.language.float32, "SCALES": True, "num_warps": 4, **LAUNCH}
     made.append(Case(name="finish", kernel=group_sums._finish_kernel, constants=finish))
+    for trains in (True, False):
+        sizes = mlp_triton.constants(2, 32, 32, 16, trains=trains)
+        sizes |= {"ACC": triton.language.float32, **mlp_triton.LAUNCH}
+        name = "mlp, steps" if trains else "mlp, scores"
+        made.append(Case(name=name, kernel=mlp_triton._mlp_kernel, constants=sizes))
     augment = augment_triton.constants(32, 32, 3, flip=True, padding=4, cutout=8)
     made.append(
         Case(

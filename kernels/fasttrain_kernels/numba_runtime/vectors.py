@@ -41,7 +41,7 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, vector, vector.ir)
 
 
-def _vector(like: types.Array) -> Vector:
+def vector_of(like: types.Array) -> Vector:
     """What elements of a stored type are computed in."""
     return _FP64 if like.dtype == types.float64 else _FP32
 
@@ -57,7 +57,7 @@ def _size(stored: types.Array) -> int:
     return stored.dtype.bitwidth // 8  # type: ignore[attr-defined]
 
 
-def _splat(builder: ir.IRBuilder, value: Any, lanes: int) -> Any:
+def splatted(builder: ir.IRBuilder, value: Any, lanes: int) -> Any:
     kind = ir.VectorType(value.type, lanes)
     single = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(INT32, 0))
     zeros = ir.Constant(ir.VectorType(INT32, lanes), [0] * lanes)
@@ -68,7 +68,7 @@ def _first(builder: ir.IRBuilder, count: Any, lanes: int) -> Any:
     """Mask of the first `count` lanes."""
     kind = ir.VectorType(count.type, lanes)
     return builder.icmp_signed(
-        "<", ir.Constant(kind, [*range(lanes)]), _splat(builder, count, lanes)
+        "<", ir.Constant(kind, [*range(lanes)]), splatted(builder, count, lanes)
     )
 
 
@@ -119,7 +119,7 @@ def load_as(_, like, stored, address):
 
 
 def _loading(like: types.Array, stored: types.Array, given: tuple[Any, ...]) -> Any:
-    vector = _vector(like)
+    vector = vector_of(like)
     kind = _stored(stored, vector)
 
     def codegen(context, builder, signature, arguments):
@@ -143,7 +143,7 @@ def load_part_as(_, like, stored, address, count, other):
 
 
 def _loading_part(like: types.Array, stored: types.Array, given: tuple[Any, ...]) -> Any:
-    vector = _vector(like)
+    vector = vector_of(like)
     kind = _stored(stored, vector)
 
     def codegen(context, builder, signature, arguments):
@@ -207,10 +207,10 @@ def add_to_fp64(_, address, value):
 @intrinsic
 def splat(_, like, value):
     """A vector of one number."""
-    vector = _vector(like)
+    vector = vector_of(like)
 
     def codegen(context, builder, signature, arguments):
         number = context.cast(builder, arguments[1], types.float64, vector.number)
-        return _splat(builder, number, vector.lanes)
+        return splatted(builder, number, vector.lanes)
 
     return vector(like, types.float64), codegen

@@ -84,7 +84,7 @@ class Memory:
         self.check(thetas, grads)
         tensors = [*thetas, *(grads or thetas)]
         addresses = _addresses(tensors)
-        _check_storage(tensors, addresses)
+        check_storage(tensors, addresses)
         return addresses
 
     def writing(self, thetas: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[int]:
@@ -95,7 +95,7 @@ class Memory:
         self.check(thetas, outputs)
         tensors = [*thetas, *outputs]
         addresses = _addresses(tensors)
-        _check_storage(tensors, addresses)
+        check_storage(tensors, addresses)
         spans, count = _spans(tensors, addresses), len(thetas)
         overlaps = _overlaps(_disjoint(spans[count:]), spans[:count])
         if outputs is not thetas and overlaps.any():
@@ -141,7 +141,7 @@ class Memory:
         written, read, count = _addresses(to_write), _addresses(grads), len(thetas)
         if kind != self._kind or written != self._written:
             self._written = []
-            _check_storage(to_write, written)
+            check_storage(to_write, written)
             self._spans = _disjoint(_spans(to_write, written))
             self._kind, self._written, self._read = kind, written, None
             self._known = [{0} for _ in thetas]
@@ -150,7 +150,7 @@ class Memory:
         if not all(map(set.__contains__, self._known, read)):
             new = [i for i, known in enumerate(self._known) if read[i] not in known]
             some, places = [grads[i] for i in new], [read[i] for i in new]
-            _check_storage(some, places)
+            check_storage(some, places)
             overlaps = _overlaps(self._spans, _spans(some, places))
             if overlaps.any():
                 grads = list(grads)
@@ -177,7 +177,7 @@ def _addresses(tensors: Some) -> list[int]:
     return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
-def _check_storage(tensors: Some, addresses: list[int]) -> None:
+def check_storage(tensors: Some, addresses: list[int]) -> None:
     """Refuse tensors that reach beyond their storage, as after a `resize_` of it."""
     for tensor, address in zip(tensors, addresses, strict=True):
         if tensor is None or tensor.numel() == 0:

@@ -1,0 +1,277 @@
+"""A training step of the settings of the studies, beside one model at a time in plain torch.
+
+    python -m bench studies                      # every setting
+    python -m bench studies tick --seconds 20    # some, and seconds for each way
+
+Each way takes the same batches, loader included, at the setting's first learning rate: plain torch
+(fp32 modules, autograd, SGD, and a rescaling as in `bench.grid.published`), a pack as
+`fasttrain.training.loop` takes its steps, and where there is one the pack's kernel. Ways take
+turns; times are CPU time of one thread, of a step and model, medians and quartiles. "loss" is the mean training
+loss of the first steps from the same weights: ways whose losses differ are not alternatives. Images
+of CIFAR are random ones: what they show takes no time.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.grid.networks import NETWORKS
+from bench.grid.published import rescale_
+from fasttrain.experiments.kinds import first_rates
+from fasttrain.machine.precision import resolve_precision
+from fasttrain.machine.provenance import about
+from fasttrain.plan.config import Config, load_config
+from fasttrain.settings.knobs import Knobs
+from fasttrain.settings.networks.kinds import MLP, ConvNet, ResNet18
+from fasttrain.settings.networks.modules import LayerNormMLP
+from fasttrain.store.store import Store
+from fasttrain.training.evaluate import score_test_set
+from fasttrain.training.loop import train_epoch
+from fasttrain.training.pack import Pack
+from fasttrain.training.step_epochs import StepEpochs
+from fasttrain.training.workbench import Lab
+from fasttrain_data import ImageData
+
+CPU = torch.device("cpu")
+EVALUATED = 5
+"""steps between two evaluations of the tick features as published"""
+
+
+class Setting(NamedTuple):
+    """A preset, the models of its pack, and steps at once."""
+
+    preset: str
+    size: int
+    steps: int
+
+
+SETTINGS = {
+    "tick": Setting("tick-demo", 48, 100),
+    "digits": Setting("digits", 16, 20),
+    "digits-mlp": Setting("digits", 16, 20),
+    "cifar10-convnet-cpu": Setting("cifar10-convnet-cpu", 4, 4),
+    "cifar10-convnet": Setting("cifar10-convnet", 1, 2),
+    "cifar10-resnet18": Setting("cifar10-resnet18", 1, 1),
+}
+
+
+class Way(NamedTuple):
+    """How steps are taken."""
+
+    steps: Callable[[int], Tensor]
+    """takes those of an epoch, and returns the mean loss of every model"""
+    num_models: int
+
+
+def lab_of(name: str, folder: Path) -> Lab:
+    """The lab of a setting."""
+    config = load_config(SETTINGS[name].preset)
+    if name == "digits-mlp":
+        config = dataclasses.replace(config, network=MLP(width=32))
+    data = random_images(config) if "cifar" in name else config.data.load(None)
+    precision = resolve_precision(config.training.precision, CPU)
+    return Lab(config, data, Store.open(folder, create=True), CPU, precision, {})
+
+
+def random_images(config: Config) -> ImageData:
+    """Images of CIFAR's size."""
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (1024, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(len(pixels), dtype=np.int64) % 10
+    return ImageData(
+        name=config.data.kind,
+        train_images=pixels,
+        train_labels=labels,
+        test_images=pixels[:10],
+        test_labels=labels[:10],
+        class_names=tuple("0123456789"),
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+    )
+
+
+def plain_network(lab: Lab) -> nn.Module:
+    """The network of seed 0 in plain modules, with the weights that a pack's models have."""
+    ours, network = lab.network(0), lab.config.network
+    channels, height, width = lab.shape()
+    if not isinstance(network, MLP):
+        assert isinstance(network, ConvNet | ResNet18)
+        torch.manual_seed(0)
+        with torch.no_grad():
+            make = NETWORKS[network.model]
+            return make(ours.num_outputs, in_channels=channels, width=network.width, side=height)
+    layers: list[nn.Module] = [nn.Flatten()]
+    for weight in ours.sphere_parameters():
+        layer = nn.Linear(weight[0].numel(), len(weight), bias=False)
+        layer.weight.data.copy_(weight.detach().flatten(1))
+        layers.append(layer)
+        if isinstance(ours, LayerNormMLP):
+            layers.append(nn.LayerNorm(len(weight), eps=ours.eps, elementwise_affine=False))
+        else:
+            layers.append(nn.BatchNorm1d(len(weight), affine=False))
+        layers.append(nn.ReLU())
+    return nn.Sequential(*layers, ours.head)
+
+
+def plain(lab: Lab, steps: int, evaluated: int | None = None) -> Way:
+    """One model in plain torch; with a pass over training and test set every so many steps."""
+    model, training = plain_network(lab), lab.config.training
+    thetas = [
+        module.weight
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.requires_grad
+    ]
+    radius = lab.config.network.radius
+    rescale_(thetas, radius)
+    optimizer = torch.optim.SGD(thetas, lr=first_rates(lab.config)[0] * radius**2)
+    loader = StepEpochs(lab.passes(0), steps)
+    train, test = (lab.data.split(split) for split in ("train", "test"))
+    sets = [(torch.from_numpy(images).flatten(1), labels) for images, labels in (train, test)]
+
+    def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
+        if training.loss == "binary-cross-entropy":
+            logits, target = logits.squeeze(1), labels.to(logits.dtype)
+            return nn.functional.binary_cross_entropy_with_logits(logits, target)
+        return nn.functional.cross_entropy(logits, labels)
+
+    def epoch(number: int) -> Tensor:
+        losses = []
+        for step, (images, labels) in enumerate(loader.epoch(number)):
+            loss = loss_of(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            rescale_(thetas, radius)
+            losses.append(loss.item())
+            if evaluated is not None and step % evaluated == 0:
+                with torch.no_grad():
+                    for inputs, _ in sets:
+                        model(inputs).mean().item()
+        return torch.tensor([statistics.fmean(losses)])
+
+    return Way(epoch, 1)
+
+
+def pack(lab: Lab, size: int, steps: int) -> Pack:
+    """So many models at the setting's first rate."""
+    made = Pack(lab, 0, [Knobs(lr=first_rates(lab.config)[0])] * size, None)
+    made.loader = StepEpochs(lab.passes(0), steps)
+    return made
+
+
+def packed(lab: Lab, size: int, steps: int) -> Way:
+    """A pack, step by step."""
+    made = pack(lab, size, steps)
+    arithmetic = lab.precision, lab.device
+
+    def epoch(number: int) -> Tensor:
+        batches = made.loader.epoch(number)
+        return train_epoch(made.model, lab.loss, made.optimizer, batches, *arithmetic).train_loss
+
+    return Way(epoch, size)
+
+
+def fused(lab: Lab, size: int, steps: int) -> Way:
+    """A pack whose steps are one call."""
+    made = pack(lab, size, steps)
+    kernel = made.fused
+    assert kernel is not None
+    return Way(lambda number: kernel.train_epoch(made.loader, number).train_loss, size)
+
+
+def ways_of(lab: Lab, setting: Setting) -> dict[str, Way]:
+    """Ways to take the setting's steps, the one to compare with first."""
+    _, size, steps = setting
+    ways = {"one by one": plain(lab, steps)}
+    if lab.kernel:
+        name = f"one by one, evaluated every {EVALUATED} steps"
+        ways = {name: plain(lab, steps, EVALUATED)} | ways
+    ways[f"pack of {size}, {lab.precision}"] = packed(lab, size, steps)
+    if lab.kernel:
+        ways[f"pack of {size}, kernel ({lab.kernel})"] = fused(lab, size, steps)
+    return ways
+
+
+def evaluations(lab: Lab, size: int) -> dict[str, Way]:
+    """Ways of a pack that a kernel trains to score the test set; losses are of that."""
+    made = pack(lab, size, 1)
+    kernel = made.fused
+    assert kernel is not None
+
+    def eager(_: int) -> Tensor:
+        return score_test_set(made.model, lab.loss, lab.test_loader, lab.precision, CPU).loss
+
+    ways = {f"{lab.precision}": eager, f"kernel ({lab.kernel})": lambda _: made.test().loss}
+    label = f"evaluation of {lab.config.training.batch_size} samples, pack of {size}, "
+    return {label + name: Way(way, size) for name, way in ways.items()}
+
+
+def measure(
+    ways: dict[str, Way], steps: float, seconds: float
+) -> Iterator[tuple[str, list[float]]]:
+    """Microseconds of a step and model of each way, in rounds of all ways."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    end = time.monotonic() + seconds * len(ways)
+    for number in itertools.count(1):
+        for name, way in ways.items():
+            begin = time.thread_time()
+            way.steps(number)
+            times[name].append((time.thread_time() - begin) / steps / way.num_models * 1e6)
+        if number >= 3 and time.monotonic() > end:
+            return iter(times.items())
+    raise AssertionError
+
+
+def rows(name: str, seconds: float) -> Iterator[list[str]]:
+    """Of every way: setting, way, rounds, median, quartiles, times as fast, loss."""
+    setting = SETTINGS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        lab = lab_of(name, Path(folder) / "store")
+        turns: list[tuple[dict[str, Way], float]] = [(ways_of(lab, setting), setting.steps)]
+        if lab.kernel:
+            num_batches = len(lab.data.test_labels) / lab.config.training.batch_size
+            turns.append((evaluations(lab, setting.size), num_batches))
+        for ways, steps in turns:
+            # The first steps also compile.
+            losses = {way: float(ways[way].steps(0).mean()) for way in ways}
+            first = None
+            for way, times in measure(ways, steps, seconds):
+                low, median, high = statistics.quantiles(times, n=4)
+                first = first or median
+                yield [
+                    *(name, way, str(len(times)), f"{median:.4g}", f"{low:.4g} to {high:.4g}"),
+                    *(f"{first / median:.3g}", f"{losses[way]:.5f}"),
+                ]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench studies", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("settings", nargs="*", help=f"of {', '.join(SETTINGS)}")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each way")
+    options = parser.parse_args(arguments)
+    for name in options.settings:
+        if name not in SETTINGS:
+            parser.error(f"{name!r}: known settings are {', '.join(SETTINGS)}")
+    torch.set_num_threads(1)
+    print(f"{about()}\n")
+    print("| setting | way | n | µs a step and model | quartiles | times as fast | loss |")
+    print("|---|---|---:|---:|---:|---:|---:|")
+    for name in options.settings or SETTINGS:
+        for cells in rows(name, options.seconds):
+            print(f"| {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
