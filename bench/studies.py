@@ -6,9 +6,9 @@
 Each way takes the same batches, loader included, at the setting's first learning rate: plain torch
 (fp32 modules, autograd, SGD, and a rescaling as in `bench.grid.published`), a pack as
 `fasttrain.training.loop` takes its steps, and where there is one the pack's kernel. Ways take
-turns; times are CPU time of one thread, of a step and model, medians and quartiles. "loss" is the mean training
-loss of the first steps from the same weights: ways whose losses differ are not alternatives. Images
-of CIFAR are random ones: what they show takes no time.
+turns; times are CPU time of one thread, of a step and model, medians and quartiles. "loss" is the
+mean training loss of the first steps from the same weights: ways whose losses differ are not
+alternatives. Images of CIFAR are random ones: what they show takes no time.
 """
 
 import argparse

@@ -33,7 +33,7 @@ def run(
     radius: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `mlp.train_mlp_`; what is given has been verified."""
+    """See `train.train_mlp_`; what is given has been verified."""
     num_models, width = head.shape
     sizes = _sizes(bounds, weights[0].shape[1], width, len(weights), head.element_size())
     threads = 1 if os.getpid() != OWNER else min(torch.get_num_threads(), num_models)
@@ -73,7 +73,7 @@ def run(
 def _sizes(
     bounds: Tensor, num_inputs: int, width: int, num_layers: int, size: int
 ) -> dict[str, int]:
-    """Padded sizes, and the scratch memory of a thread: as `cpu_mlp_kernels._places` divides it."""
+    """Padded sizes, and the scratch memory of a thread: as `cpu_loops._places` divides it."""
     lanes = VECTOR // size
     batch, outputs, inputs = (
         -(-number // lanes) * lanes for number in (int(bounds.diff().max()), width, num_inputs)

@@ -28,7 +28,7 @@ def run(
     radius: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `mlp.train_mlp_`."""
+    """See `train.train_mlp_`."""
     num_models = len(head)
     thetas = [weight.detach().view(num_models, head.shape[1], -1) for weight in weights]
     loss = torch.zeros(num_models, dtype=torch.float64, device=head.device)

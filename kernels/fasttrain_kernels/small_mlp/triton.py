@@ -222,7 +222,7 @@ def run(
     radius: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `mlp.train_mlp_`; what is given has been verified."""
+    """See `train.train_mlp_`; what is given has been verified."""
     num_models, width = head.shape
     num_steps, device, dtype = len(bounds) - 1, head.device, head.dtype
     batch = int(bounds.diff().max()) if num_steps else 1
