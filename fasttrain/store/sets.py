@@ -1,15 +1,12 @@
 """Scores on every evaluation set, the test set and the probe sets, as one long table."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from .columns import PROBE_COLUMNS
-from .entries import METRICS
-from .store import Store
-from .tables import Finished, finished
+from .tables import Finished, finished, measured_epochs
 
 COLUMNS = {"stage": "str", "epoch": "int64", "set": "str", "loss": "float64"}
 COLUMNS |= {"accuracy": "float64"}
@@ -28,20 +25,26 @@ def load_sets(store: str | Path, found: Sequence[Finished] | None = None) -> pd.
     Raises:
         EnvironmentProblem: not a store, or a damaged file in it.
     """
-    opened = Store.open(Path(store), create=False)
+    found = finished(store) if found is None else found
+    legs = [f for f in found if f.about["k"] is None]
+    averages = [
+        {"stage": f.stage, "epoch": f.done["epoch"], **f.done["result"]}
+        for f in found
+        if f.about["k"] is not None
+    ]
+    epochs = measured_epochs(store, legs)
+    epochs = pd.concat(
+        [table for table in (epochs, pd.DataFrame(averages)) if len(table)] or [epochs]
+    )
+    names = {"test": ("test_loss", "test_accuracy")}
+    probes = {name for f in found for name in f.about.get("probes", [])}
+    names |= {name: tuple(c.format(name) for c in PROBE_COLUMNS) for name in probes}
     tables = [pd.DataFrame(columns=list(COLUMNS))]
-    for f in finished(store) if found is None else found:
-        epochs = pd.read_parquet(io.BytesIO(opened.read(f.stage, METRICS)))
-        if f.about["k"] is not None:
-            epochs = pd.DataFrame([{"epoch": f.done["epoch"], **f.done["result"]}])
-        names = {"test": ("test_loss", "test_accuracy")}
-        names |= {n: tuple(c.format(n) for c in PROBE_COLUMNS) for n in f.about.get("probes", [])}
-        for name, (loss, accuracy) in names.items():
-            scores = epochs[["epoch", loss, accuracy]]
-            scores = scores.set_axis(["epoch", "loss", "accuracy"], axis=1)
-            scores = scores.astype({"loss": "float64", "accuracy": "float64"})
-            tested = scores[scores["accuracy"].notna()]
-            if len(tested):
-                tables.append(tested.assign(stage=f.stage, set=name)[list(COLUMNS)])
+    for name, (loss, accuracy) in names.items():
+        scores = epochs.reindex(columns=["stage", "epoch", loss, accuracy])
+        scores = scores.set_axis(["stage", "epoch", "loss", "accuracy"], axis=1)
+        tested = scores[scores["accuracy"].notna()].assign(set=name)
+        if len(tested):
+            tables.append(tested[list(COLUMNS)])
     whole = pd.concat(tables[1:] or tables, ignore_index=True)
     return whole.astype(COLUMNS).sort_values(["stage", "set", "epoch"], ignore_index=True)

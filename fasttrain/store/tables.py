@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..machine.text import readable
 from ..plan.config import TrainingConfig
@@ -214,17 +216,23 @@ def load_epochs(store: str | Path) -> pd.DataFrame:
 
 def epoch_table(store: str | Path, found: Sequence[Finished]) -> pd.DataFrame:
     """The table of `load_epochs` of these stages."""
-    opened = Store.open(Path(store), create=False)
     stages = pd.DataFrame([f.identity() for f in found], columns=list(IDENTITY))
-    tables = [
-        pd.read_parquet(io.BytesIO(opened.read(f.stage, METRICS))).assign(stage=f.stage)
-        for f in found
-    ]
     columns = ["epoch", *COLUMNS]
-    # Numbers alone: what is missing of a stage would take the type of a column with it.
-    epochs = pd.concat([t for t in tables if len(t)] or [pd.DataFrame(columns=["stage", *columns])])
+    epochs = measured_epochs(store, found).reindex(columns=["stage", *columns])
     whole = stages.merge(epochs, on="stage")[[*IDENTITY, *columns]]
     return in_order(whole.astype({"flr": "float64", "k": "Int64", "width": "Int64"}))
+
+
+def measured_epochs(store: str | Path, found: Sequence[Finished]) -> pd.DataFrame:
+    """The tables of epochs of these stages, one below the other, with their ids as `stage`."""
+    opened = Store.open(Path(store), create=False)
+    tables = [pq.read_table(io.BytesIO(opened.read(f.stage, METRICS))) for f in found]
+    # Numbers alone: what is missing of a stage would take the type of a column with it.
+    names = [f.stage for f, table in zip(found, tables, strict=True) for _ in range(len(table))]
+    whole = [table for table in tables if len(table)]
+    if not whole:
+        return pd.DataFrame(columns=["stage"])
+    return pa.concat_tables(whole, promote_options="permissive").to_pandas().assign(stage=names)
 
 
 def origin(found: Sequence[Finished]) -> dict[str, str | float | None]:
