@@ -33,7 +33,9 @@ def configured_images(config: Config, root: Path | None) -> ImageData:
         data = data.subset(config.data.n_train, config.data.n_test)
     except DataError as error:
         raise UsageError(str(error)) from None
-    size = min(data.train_images.shape[1:3])
+    if data.holds_floats and config.data.flip:
+        raise UsageError(f"flip = true: {data.name} holds no pictures")
+    size = 1 if data.holds_floats else min(data.train_images.shape[1:3])
     if config.data.crop_padding >= size:
         raise UsageError(
             f"crop_padding = {config.data.crop_padding}: images have {size} pixels a side"

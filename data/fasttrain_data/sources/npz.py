@@ -130,8 +130,10 @@ def _test_sibling(path: Path) -> Path:
 def save_npz(data: ImageData, path: Path) -> None:
     """Write a data set, its probe sets too, as one file that `load_npz` reads, whole or not at all.
 
-    Raises `DataUnavailable` where it cannot be written.
+    Raises `DataUnavailable` where it cannot be written, and `DataError` for what is no picture.
     """
+    if data.holds_floats:
+        raise DataError(f"{data.name} holds float32 values: an .npz here holds pictures alone")
     arrays = {
         "train_images": data.train_images,
         "train_labels": data.train_labels,
