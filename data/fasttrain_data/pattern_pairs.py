@@ -5,7 +5,7 @@ A sample is two vectors of d numbers, x = (x1, x2), and a class y = -1 or 1:
 
     x1 of P    y w* / sqrt(d) + z,   z ~ N(0, I/d), of which y <w*, z> >= 0;   w* a unit vector
     x2 of Q    y = -1: a s zeta0;    y = 1: a s (zeta0 + b r zeta)
-               a ~ U[0, 1], b = -1 or 1 by the flip of a coin; zeta0 and zeta orthogonal unit vectors
+               a ~ U[0, 1], b = -1 or 1, each as likely; zeta0 and zeta orthogonal unit vectors
 
 P is linear in x1 and holds as much noise as a sample of d dimensions can; Q has no noise, and no
 linear function of x2 tells it. Of the training samples a share has P alone (x2 = 0), a share Q
@@ -42,7 +42,7 @@ def pattern_pairs(
         p_share: of the samples that have P alone.
         q_share: of those that have Q alone.
         scale: s, the largest norm of x2.
-        separation: r, the distance of the two classes of Q at a = s = 1.
+        separation: r, the distance of the two classes of Q at a = s = 1, ||r zeta||.
 
     Raises `DataError` naming what lies outside its range.
     """

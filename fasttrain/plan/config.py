@@ -18,12 +18,13 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from ..errors import UsageError, nearest
 from ..experiments.kinds import Experiment, LossBound, PlrFlr, check_experiment, refuse_beside_chain
-from ..settings.data import AnyData, CustomData, Named, PatternPairs
+from ..settings.data import AnyData, Named
 from ..settings.fields import CLOSED, Count, limited
 from ..settings.limits import MAX_TOML_BYTES, MOST, in_one_line, shown
-from ..settings.networks.kinds import AnyNetwork, ConvNet, TwoLayer
+from ..settings.networks.kinds import AnyNetwork, ConvNet
 from ..settings.optimizers.kinds import SGD, Optimizer, Sphere
 from ..settings.rates import EpochCounts, LearningRates, OptionalRates, Seeds, known_device
+from .pairs import check_pairs
 from .tables import PARTS, part_keys, with_kinds
 
 T = TypeVar("T")
@@ -197,7 +198,7 @@ def _check_together(config: Config, origin: str) -> None:
     optimizer = config.optimizer
     if isinstance(optimizer, SGD) and optimizer.nesterov and not optimizer.momentum:
         raise UsageError(f"{origin}: optimizer.nesterov = true: needs a momentum above 0")
-    _check_two_layer(config, origin)
+    check_pairs(config, origin)
     # What lies on the sphere of a custom network is known when it is built.
     form = getattr(config.network, "form", None)
     if isinstance(optimizer, Sphere) and form == "practical":
@@ -212,42 +213,6 @@ def _check_together(config: Config, origin: str) -> None:
             f"{origin}: optimizer.free_lr = {optimizer.free_lr:g}: a scale-invariant network trains"
             " nothing beside the sphere"
         )
-
-
-def _check_two_layer(config: Config, origin: str) -> None:
-    """Raise for a network of two inputs where something else than it takes is given."""
-    two_inputs = isinstance(config.network, TwoLayer)
-    if isinstance(config.data, PatternPairs) and config.network.model not in TAKE_PAIRS:
-        raise UsageError(
-            f"{origin}: network.model = {config.network.model!r}: data of kind pattern-pairs are no"
-            f" pictures; allowed are {', '.join(TAKE_PAIRS)}"
-        )
-    if not two_inputs:
-        return
-    if not isinstance(config.data, PatternPairs | CustomData):
-        raise UsageError(
-            f"{origin}: data.kind = {config.data.dataset!r}: a two-layer network reads pairs of"
-            " vectors; allowed are pattern-pairs and custom"
-        )
-    if config.training.loss != "binary-cross-entropy":
-        raise UsageError(
-            f"{origin}: training.loss = {config.training.loss!r}: a two-layer network has one"
-            " output; allowed is binary-cross-entropy"
-        )
-    if isinstance(config.optimizer, Sphere):
-        raise UsageError(
-            f"{origin}: optimizer.kind = 'sphere': nothing of a two-layer network is"
-            " scale-invariant; allowed are sgd, adam and custom"
-        )
-    if config.network.width % 2:
-        raise UsageError(
-            f"{origin}: network.width = {config.network.width}: must be even, half of a group's"
-            " neurons have output weights of each sign"
-        )
-
-
-TAKE_PAIRS = ("mlp", "two-layer", "custom")
-"""networks that take data which are no pictures"""
 
 
 def check_options(

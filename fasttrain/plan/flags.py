@@ -15,7 +15,7 @@ from ..settings.networks.kinds import Form, network_options
 from ..settings.optimizers.kinds import changed
 from .tables import DEFAULT_RADIUS
 
-OF_SOME_KINDS = ("image_size", "dimension")
+OF_SOME_KINDS = ("image_size", "dimension", "kappa")
 """flags of data that not all kinds have"""
 
 
@@ -29,13 +29,15 @@ class DataFlags(Data):
     image_size: Count | None = None
     """side that the images of a folder are brought to"""
     dimension: Count | None = None
-    """pattern-pairs: numbers in a pattern"""
+    """pattern-pairs: d, numbers in a pattern"""
+    kappa: float | None = None
+    """pattern-pairs: there are d / kappa^2 training samples"""
 
     @classmethod
     def of(cls, data: Data) -> "DataFlags":
         """The flags' defaults, from configured data."""
-        own = {field.name: getattr(data, field.name) for field in fields(Data)}
-        of_kinds = {name: getattr(data, name, None) for name in OF_SOME_KINDS}
+        own: dict[str, Any] = {field.name: getattr(data, field.name) for field in fields(Data)}
+        of_kinds: dict[str, Any] = {name: getattr(data, name, None) for name in OF_SOME_KINDS}
         return cls(**own, dataset=data.dataset, **of_kinds)
 
     def applied(self, data: Data) -> dict[str, Any]:
@@ -63,6 +65,8 @@ class NetworkFlags:
     """practical: affine normalisation, and a head that trains"""
     layers: int | None = None
     """mlp: hidden layers"""
+    init_std: float | None = None
+    """two-layer: standard deviation of the initial weights"""
     radius: float | None = None
     """radius of the sphere that all convolution weights lie on together (sphere alone)"""
 
@@ -112,6 +116,8 @@ class OptimizerFlags:
     """adam: what is added to the denominator"""
     weight_decay: float | None = None
     """sgd, adam: weight decay of all parameters"""
+    gradient_noise: float | None = None
+    """sgd: standard deviation of noise on the gradient"""
     decoupled: bool | None = None
     """adam: weight decay beside the moments instead of in the gradient"""
 

@@ -114,7 +114,7 @@ class TwoLayer(Network):
     """f(x) = w . relu(W x1) + v . relu(V x2), w and v fixed: a reconstruction of 1907.04595."""
 
     model: Literal["two-layer"] = "two-layer"
-    width: Width = 32
+    width: Annotated[Width, Field(multiple_of=2)] = 32
     """neurons of each group, an even number: half of them have output weights of each sign"""
     init_std: Annotated[float, Strict(), Field(gt=0, le=1000)] = 1.0
     """tau_0, standard deviation of the initial W and V"""
