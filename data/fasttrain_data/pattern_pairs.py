@@ -48,11 +48,11 @@ def pattern_pairs(
     """
     count = check_pattern_pairs(dimension, kappa, p_share, q_share)
     generator = np.random.default_rng([seed])
-    directions = _directions(dimension, generator)
+    directions = unit_directions(dimension, generator)
 
     def drawn(num_samples: int, p_alone: float, q_alone: float) -> Samples:
         labels = np.arange(num_samples) % 2
-        y = 2.0 * labels - 1
+        y = np.where(labels == 1, 1.0, -1.0)
         x1 = _p(y, directions[0], generator)
         x2 = scale * _q(y, directions[1], separation * directions[2], generator)
         draw = generator.random(num_samples)
@@ -79,7 +79,7 @@ def pattern_pairs(
     )
 
 
-def _directions(dimension: int, generator: np.random.Generator) -> npt.NDArray[np.float64]:
+def unit_directions(dimension: int, generator: np.random.Generator) -> npt.NDArray[np.float64]:
     """Return w*, zeta0 and zeta as rows: unit vectors, the last two orthogonal."""
     w, zeta0, zeta = generator.standard_normal((3, dimension))
     w, zeta0 = w / np.linalg.norm(w), zeta0 / np.linalg.norm(zeta0)
