@@ -156,3 +156,36 @@ def cache_dir(root: str | os.PathLike[str] | None = None) -> Path:
     if chosen:
         return expanded(chosen)
     return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "fasttrain"
+
+
+MOST_PATTERN_NUMBERS = 50_000_000
+"""numbers that the training samples of a pair of patterns may have together"""
+
+
+def check_pattern_pairs(dimension: int, kappa: float, p_share: float, q_share: float) -> int:
+    """Return how many training samples pairs of patterns have: d / kappa^2.
+
+    Raises `DataError` naming what lies outside its range.
+    """
+    if dimension < 2:
+        raise DataError(
+            f"dimension is {dimension}, it must be 2 or more: Q has two orthogonal directions"
+        )
+    if not 0 < kappa < math.inf:
+        raise DataError(f"kappa is {kappa:g}, it must be a finite number above 0")
+    for key, share in (("p_share", p_share), ("q_share", q_share)):
+        if not 0 <= share <= 1:
+            raise DataError(f"{key} is {share:g}, it must lie in 0..1")
+    if p_share + q_share > 1:
+        raise DataError(
+            f"p_share is {p_share:g} and q_share {q_share:g}: of P alone and Q alone there can be"
+            " at most all samples, 1 together"
+        )
+    samples = dimension / kappa**2 if kappa > 1e-6 else math.inf
+    most = MOST_PATTERN_NUMBERS // (2 * dimension)
+    if not 4 <= samples <= most:
+        raise DataError(
+            f"dimension {dimension} and kappa {kappa:g} make N = d / kappa^2 = {samples:.4g}"
+            f" training samples: allowed are 4..{most}"
+        )
+    return round(samples)

@@ -10,6 +10,7 @@ from ..store.sets import load_sets
 from ..store.setups import load_grids
 from ..store.status import Planned, read_plan
 from ..store.tables import Finished, finished
+from .dimensions import across_dimensions
 from .records import load_analyses
 from .tables import Grid
 
@@ -35,7 +36,7 @@ def all_grids(store: str | Path, found: Sequence[Finished] | None = None) -> lis
     tables = load_analyses(store)
     if any(f.about.get("probes") for f in found):
         tables["sets"] = load_sets(store, found)
-    return [
+    grids = [
         Grid(
             setup=setup,
             configuration=configuration,
@@ -49,6 +50,7 @@ def all_grids(store: str | Path, found: Sequence[Finished] | None = None) -> lis
         )
         for setup, configuration in configurations.items()
     ]
+    return across_dimensions(grids, found)
 
 
 def planned_stages(plan: Sequence[Planned]) -> pd.DataFrame:

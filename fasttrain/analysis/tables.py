@@ -55,6 +55,7 @@ def empty(name: str) -> pd.DataFrame:
 
 
 SET_COLUMNS = ("stage", "epoch", "set", "loss", "accuracy")
+DIMENSION_COLUMNS = ("stage", "set", "accuracy", "parent", "path", "seed", "dimension")
 
 
 def _table(name: str) -> Any:
@@ -78,6 +79,10 @@ class Grid:
     """stage, kind, plr, flr, k and seed of all that the store was asked for; None if not known"""
     sets: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=SET_COLUMNS))
     """rows of `sets.load_sets`"""
+    dimensions: pd.DataFrame = field(
+        default_factory=lambda: pd.DataFrame(columns=DIMENSION_COLUMNS)
+    )
+    """of pairs of patterns: ends of the set-ups of the store that differ in the dimension alone"""
     pairs: pd.DataFrame = _table("pairs")
     paths: pd.DataFrame = _table("paths")
     angles: pd.DataFrame = _table("angles")

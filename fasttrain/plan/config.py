@@ -24,6 +24,7 @@ from ..settings.limits import MAX_TOML_BYTES, MOST, in_one_line, shown
 from ..settings.networks.kinds import AnyNetwork, ConvNet
 from ..settings.optimizers.kinds import SGD, Optimizer, Sphere
 from ..settings.rates import EpochCounts, LearningRates, OptionalRates, Seeds, known_device
+from .pairs import check_pairs
 from .tables import PARTS, part_keys, with_kinds
 
 T = TypeVar("T")
@@ -201,6 +202,7 @@ def _check_together(config: Config, origin: str) -> None:
     optimizer = config.optimizer
     if isinstance(optimizer, SGD) and optimizer.nesterov and not optimizer.momentum:
         raise UsageError(f"{origin}: optimizer.nesterov = true: needs a momentum above 0")
+    check_pairs(config, origin)
     # What lies on the sphere of a custom network is known when it is built.
     form = getattr(config.network, "form", None)
     if form == "practical" and getattr(config.network, "norm", None) == "layer":

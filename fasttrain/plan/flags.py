@@ -15,6 +15,9 @@ from ..settings.networks.kinds import Form, network_options
 from ..settings.optimizers.kinds import changed
 from .tables import DEFAULT_RADIUS
 
+OF_SOME_KINDS = ("image_size", "dimension", "kappa")
+"""flags of data that not all kinds have"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataFlags(Data):
@@ -25,18 +28,24 @@ class DataFlags(Data):
     images"""
     image_size: Count | None = None
     """side that the images of a folder are brought to"""
+    dimension: Count | None = None
+    """pattern-pairs: d, numbers in a pattern"""
+    kappa: float | None = None
+    """pattern-pairs: there are d / kappa^2 training samples"""
 
     @classmethod
     def of(cls, data: Data) -> "DataFlags":
         """The flags' defaults, from configured data."""
-        own = {field.name: getattr(data, field.name) for field in fields(Data)}
-        return cls(**own, dataset=data.dataset, image_size=getattr(data, "image_size", None))
+        own: dict[str, Any] = {field.name: getattr(data, field.name) for field in fields(Data)}
+        of_kinds: dict[str, Any] = {name: getattr(data, name, None) for name in OF_SOME_KINDS}
+        return cls(**own, dataset=data.dataset, **of_kinds)
 
     def applied(self, data: Data) -> dict[str, Any]:
         """The table of configured data with these flags."""
         flags = asdict(self)
-        if flags["image_size"] == getattr(data, "image_size", None):
-            del flags["image_size"]
+        for name in OF_SOME_KINDS:
+            if flags[name] == getattr(data, name, None):
+                del flags[name]
         if flags["dataset"] != data.dataset:
             return flags
         del flags["dataset"]
@@ -47,16 +56,19 @@ class DataFlags(Data):
 class NetworkFlags:
     """Networks of fasttrain, or the configured one."""
 
-    model: Literal["convnet", "resnet18", "mlp", "custom"] = "convnet"
+    model: Literal["convnet", "resnet18", "mlp", "two-layer", "custom"] = "convnet"
     """network"""
     width: int | None = None
-    """channels of the first convolution, or of each hidden layer of the mlp"""
+    """channels of the first convolution, of each hidden layer of the mlp, neurons of each group of
+    two-layer"""
     form: Form | None = None
     """practical: affine normalisation, and a head that trains"""
     layers: int | None = None
     """mlp: hidden layers"""
     norm: Literal["batch", "layer"] | None = None
     """mlp: what follows each hidden layer"""
+    init_std: float | None = None
+    """two-layer: standard deviation of the initial weights"""
     radius: float | None = None
     """radius of the sphere that all convolution weights lie on together (sphere alone)"""
 
@@ -106,6 +118,8 @@ class OptimizerFlags:
     """adam: what is added to the denominator"""
     weight_decay: float | None = None
     """sgd, adam: weight decay of all parameters"""
+    gradient_noise: float | None = None
+    """sgd: standard deviation of noise on the gradient"""
     decoupled: bool | None = None
     """adam: weight decay beside the moments instead of in the gradient"""
 

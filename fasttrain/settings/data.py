@@ -3,6 +3,7 @@
     digits, cifar10, cifar100, fashion-mnist   by name
     tick                                       drawn from seeds
     npz, folder, hugging-face                  from a path
+    pattern-pairs                              drawn from a seed
     custom                                     from a function of the user's (`custom`)
 
 `dataset = NAME or PATH` is short for all but the last. Where images lie is no part of identity:
@@ -218,6 +219,57 @@ class HuggingFace(_AtPath):
         return load_hugging_face(self.path, self.image, self.label, self.image_size)
 
 
+Number = Annotated[float, Strict()]
+Above0 = Annotated[float, Strict(), Field(gt=0, le=1000)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatternPairs(Data):
+    """Pairs of an easy, noisy pattern P and a hard, exact one, Q (`fasttrain_data.pattern_pairs`).
+
+    A reconstruction of the theoretical setting of 1907.04595. Probe sets `p-only`, `q-only` and
+    `mixed`. Data are drawn from the seed here, the same for all runs.
+    """
+
+    kind: Literal["pattern-pairs"] = "pattern-pairs"
+    dimension: Count = 100
+    """d, of each pattern"""
+    kappa: Number = 1.0
+    """the number of training samples is d / kappa^2"""
+    p_share: Number = 0.2
+    """of the samples that have P alone"""
+    q_share: Number = 0.2
+    """of the samples that have Q alone"""
+    scale: Above0 = 10.0
+    """largest norm of x2; that of x1 is about 1"""
+    separation: Above0 = 0.2
+    """distance of the classes of Q, relative to its norm"""
+    seed: Annotated[int, Strict(), Field(ge=0, le=MOST)] = 0
+    """of the data"""
+
+    @property
+    def dataset(self) -> str:
+        return self.kind
+
+    def check(self, root: Path | None) -> None:
+        from fasttrain_data.catalogue import check_pattern_pairs
+
+        check_pattern_pairs(self.dimension, self.kappa, self.p_share, self.q_share)
+
+    def load(self, root: Path | None) -> "ImageData":
+        from fasttrain_data.pattern_pairs import pattern_pairs
+
+        return pattern_pairs(
+            dimension=self.dimension,
+            kappa=self.kappa,
+            p_share=self.p_share,
+            q_share=self.q_share,
+            scale=self.scale,
+            separation=self.separation,
+            seed=self.seed,
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class CustomData(FromFactory, Data):
     """`factory(**options)`: an `ImageData`, or a mapping of the arrays that an .npz may hold."""
@@ -257,7 +309,7 @@ class CustomData(FromFactory, Data):
 
 
 AnyData = Annotated[
-    Named | Tick | Npz | Folder | HuggingFace | CustomData,
+    Named | Tick | Npz | Folder | HuggingFace | PatternPairs | CustomData,
     Field(discriminator="kind"),
 ]
 DATA: dict[str, type[Any]] = {
@@ -269,5 +321,6 @@ DATA: dict[str, type[Any]] = {
     "npz": Npz,
     "folder": Folder,
     "hugging-face": HuggingFace,
+    "pattern-pairs": PatternPairs,
     "custom": CustomData,
 }

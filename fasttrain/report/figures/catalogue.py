@@ -12,6 +12,7 @@ from fasttrain.report.figures.angles import MATRIX
 from fasttrain.report.figures.bands import BANDS
 from fasttrain.report.figures.chains import CHAIN_CURVES, CHAIN_ENDS
 from fasttrain.report.figures.convergence import BOUNDARY
+from fasttrain.report.figures.dimensions import DIMENSIONS
 from fasttrain.report.figures.drawing import Drawing, Drawn, Missing
 from fasttrain.report.figures.eigenvalues import EIGENVALUES
 from fasttrain.report.figures.geometry import GEOMETRY, LINES
@@ -53,7 +54,9 @@ def drawings_of(grid: Grid) -> tuple[Drawing, ...]:
     fitting = CHAIN_DRAWINGS if is_chain(grid) else DRAWINGS
     if of_features(grid):
         return (ACCURACY, SPARSITY, *fitting[1:])
-    return (*fitting, SETS) if grid.sets["set"].nunique() > 1 else fitting
+    if grid.sets["set"].nunique() > 1:
+        fitting = (*fitting, SETS)
+    return (*fitting, DIMENSIONS) if len(grid.dimensions) else fitting
 
 
 def drawn(

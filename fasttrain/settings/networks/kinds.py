@@ -2,6 +2,7 @@
 
     convnet, resnet18   of arXiv 2410.22113, in scale-invariant and practical form
     mlp                 hidden layers of one width, with batch norm or layer norm
+    two-layer           two groups of neurons on two inputs, of the theory of arXiv 1907.04595
     custom              any nn.Module, from a function of the user's (`custom`)
 
 Only building one imports torch: options are checked before. The tag of a network is called `model`
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, Strict
 
 from ..custom import Factory, FromFactory, Options, source_digest
 from ..fields import CLOSED, Count, Radius, Width
@@ -120,6 +121,29 @@ class MLP(_Conv):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TwoLayer(Network):
+    """f(x) = w . relu(W x1) + v . relu(V x2), w and v fixed: a reconstruction of 1907.04595."""
+
+    model: Literal["two-layer"] = "two-layer"
+    width: Annotated[Width, Field(multiple_of=2)] = 32
+    """neurons of each group, an even number: half of them have output weights of each sign"""
+    init_std: Annotated[float, Strict(), Field(gt=0, le=1000)] = 1.0
+    """tau_0, standard deviation of the initial W and V"""
+
+    def build(
+        self,
+        shape: tuple[int, int, int],
+        outputs: int,
+        num_models: int = 1,
+        *,
+        on_sphere: bool = True,
+    ) -> "ImageClassifier":
+        from .two_layer import TwoLayer as Module
+
+        return Module(shape, outputs, self.width, self.init_std, num_models=num_models)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CustomNetwork(FromFactory, Network):
     """`factory(shape, outputs, **options)`: a module from images (N, C, H, W) to (N, outputs)."""
 
@@ -150,13 +174,14 @@ class CustomNetwork(FromFactory, Network):
 
 
 AnyNetwork = Annotated[
-    ConvNet | ResNet18 | MLP | CustomNetwork,
+    ConvNet | ResNet18 | MLP | TwoLayer | CustomNetwork,
     Field(discriminator="model"),
 ]
 NETWORKS: dict[str, type[Any]] = {
     "convnet": ConvNet,
     "resnet18": ResNet18,
     "mlp": MLP,
+    "two-layer": TwoLayer,
     "custom": CustomNetwork,
 }
 

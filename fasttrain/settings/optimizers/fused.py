@@ -17,10 +17,17 @@ BUFFER = "momentum_buffer"
 class FusedPack:
     """One or two optimisers: of the sphere weights, which has the norms, and of the rest."""
 
-    def __init__(self, trained: Trained, first: SphereSGD | FusedSGD, rest: FusedSGD | None):
+    def __init__(
+        self,
+        trained: Trained,
+        first: SphereSGD | FusedSGD,
+        rest: FusedSGD | None,
+        gradient_noise: float = 0.0,
+    ) -> None:
         self.trained = trained
         self.first = first
         self.rest = rest
+        self.gradient_noise = gradient_noise
 
     def start_(self) -> None:
         """Put new networks onto their spheres."""
@@ -34,12 +41,27 @@ class FusedPack:
 
     def step(self) -> None:
         """Take one step of every model."""
+        if self.gradient_noise:
+            self._add_noise()
         self.first.step()
         if self.rest is not None:
             self.rest.step()
 
+    @torch.no_grad()
+    def _add_noise(self) -> None:
+        """Noise on the gradients, from torch's generator, which training seeds by seed and epoch.
+
+        The models of a pack share it: what one draws does not depend on the others.
+        """
+        for _, parameter in self.trained.all:
+            grad = parameter.grad
+            assert grad is not None, "a parameter without a gradient"
+            rows = grad.unflatten(0, (self.trained.num_models, -1))
+            noise = torch.randn(rows.shape[1:], dtype=grad.dtype, device=grad.device)
+            rows.add_(noise, alpha=self.gradient_noise)
+
     def effective_grad_norm(self) -> Tensor:
-        """||g|| * ||theta|| of the sphere weights: (num_models,)."""
+        """||g|| * ||theta|| of the sphere weights, noise included: (num_models,)."""
         totals = self.first.totals()
         return totals.grad_norm * totals.norm
 
@@ -138,7 +160,7 @@ def sgd(options: SGD, trained: Trained, knobs: Sequence[Knobs]) -> FusedPack:
         for named in (trained.sphere, trained.free)
         if named
     )
-    return FusedPack(trained, first, rest[0] if rest else None)
+    return FusedPack(trained, first, rest[0] if rest else None, options.gradient_noise)
 
 
 def _rates(knobs: Sequence[Knobs], trained: Trained) -> Tensor:

@@ -78,6 +78,8 @@ class SGD:
     momentum: Share = 0.0
     nesterov: Flag = False
     weight_decay: Decay = 0.0
+    gradient_noise: Decay = 0.0
+    """standard deviation of normal noise that every number of the gradient gets at every step"""
 
     @property
     def keeps_state(self) -> bool:

@@ -1,0 +1,48 @@
+"""Pairs of vectors as data, and the network that reads them: what fits what."""
+
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from ..settings.data import CustomData, PatternPairs
+from ..settings.networks.kinds import TwoLayer
+from ..settings.optimizers.kinds import Sphere
+
+if TYPE_CHECKING:
+    from .config import Config
+
+TAKE_PAIRS = ("mlp", "two-layer", "custom")
+"""networks that take data which are no pictures"""
+
+
+def check_pairs(config: "Config", origin: str) -> None:
+    """Return if data of pairs, or a network for them, stand beside what they can be trained with.
+
+    Raises:
+        UsageError: in one line, what does not fit.
+    """
+    pairs, two_layer = isinstance(config.data, PatternPairs), isinstance(config.network, TwoLayer)
+    if pairs and config.network.model not in TAKE_PAIRS:
+        raise UsageError(
+            f"{origin}: network.model = {config.network.model!r}: pattern-pairs are no pictures;"
+            f" allowed are {', '.join(TAKE_PAIRS)}"
+        )
+    if pairs and config.data.crop_padding:
+        raise UsageError(
+            f"{origin}: data.crop_padding = {config.data.crop_padding}: pattern-pairs are no"
+            " pictures, which could be augmented"
+        )
+    if two_layer and not isinstance(config.data, PatternPairs | CustomData):
+        raise UsageError(
+            f"{origin}: data.dataset = {config.data.dataset!r}: a two-layer network reads pairs of"
+            " vectors; allowed are pattern-pairs and custom"
+        )
+    if two_layer and config.training.loss != "binary-cross-entropy":
+        raise UsageError(
+            f"{origin}: training.loss = {config.training.loss!r}: a two-layer network has one"
+            " output; allowed is binary-cross-entropy"
+        )
+    if two_layer and isinstance(config.optimizer, Sphere):
+        raise UsageError(
+            f"{origin}: optimizer.kind = 'sphere': nothing of a two-layer network is"
+            " scale-invariant; allowed are sgd, adam and custom"
+        )
