@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fasttrain_data import DataError
-from fasttrain_data.pattern_pairs import pattern_pairs, unit_directions
+from fasttrain_data.synthetic.pattern_pairs import pattern_pairs, unit_directions
 
 SETTING = {"dimension": 20, "kappa": 0.1, "p_share": 0.2, "q_share": 0.3}
 SETTING |= {"scale": 3.0, "separation": 0.25}
