@@ -225,7 +225,7 @@ Above0 = Annotated[float, Strict(), Field(gt=0, le=1000)]
 
 @dataclass(frozen=True, kw_only=True)
 class PatternPairs(Data):
-    """Pairs of an easy, noisy pattern P and a hard, exact one, Q (`fasttrain_data.synthetic.pattern_pairs`).
+    """Pairs of an easy, noisy pattern P and a hard, exact one, Q.
 
     A reconstruction of the theoretical setting of 1907.04595. Probe sets `p-only`, `q-only` and
     `mixed`. Data are drawn from the seed here, the same for all runs.
