@@ -43,6 +43,11 @@ PUBLISHED = {
 DATASETS: tuple[str, ...] = ("digits", *PUBLISHED)
 
 
+def is_name(text: str) -> bool:
+    """Whether a data set is given by its name, not by a path."""
+    return text in DATASETS
+
+
 def known(name: str | os.PathLike[str]) -> str | Path:
     """Return the name if it is in `DATASETS`, or the path of a file or folder of images.
 

@@ -2,6 +2,7 @@
 
     digits, cifar10, cifar100, fashion-mnist   by name
     npz, folder, hugging-face                  from a path
+    noisy-labels                               of another data set, its labels partly at random
     custom                                     from a function of the user's (`custom`)
 
 `dataset = NAME or PATH` is short for all but the last. Where images lie is no part of identity:
@@ -13,16 +14,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, Strict
+
+from fasttrain_data.catalogue import is_name
 
 from .custom import Factory, FromFactory, Options, call, not_one, source_digest
 from .fields import CLOSED, Count, Flag, Pixels
+from .limits import MOST
 
 if TYPE_CHECKING:
     from fasttrain_data import ImageData
 
-NO_IDENTITY = ("kind", "path", "image_size", "image", "label", "n_train", "n_test", "loader")
+NO_IDENTITY = ("kind", "path", "of", "image_size", "image", "label", "n_train", "n_test", "loader")
 """keys that change no number, or whose effect the digest of the images holds"""
+
+
+DataSeed = Annotated[int, Strict(), Field(ge=0, le=MOST)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +80,8 @@ class Data:
         del where["loader"]
         if "path" in where:
             where["path"] = os.path.abspath(where["path"])
+        if "of" in where and not is_name(where["of"]):
+            where["of"] = os.path.abspath(where["of"])
         return {"dataset": where.get("path", self.dataset), **where}
 
 
@@ -157,6 +166,41 @@ class HuggingFace(_AtPath):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoisyLabels(Data):
+    """Another data set of which part of the training labels is drawn at random (1908.01878).
+
+    A reconstruction of the study of memorised noise there. Which labels, and which they become, is
+    a function of the seed here, the same for all runs; probe set `mislabelled` has the images whose
+    label is wrong, with these labels, and `mislabelled-true` has them with their true ones.
+    """
+
+    kind: Literal["noisy-labels"] = "noisy-labels"
+    of: str = "digits"
+    """the other data set, by name or path"""
+    share: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.1
+    """share of the training labels that are drawn anew, uniformly from all classes"""
+    seed: DataSeed = 0
+    """of the labels"""
+
+    @property
+    def dataset(self) -> str:
+        return self.kind
+
+    def check(self, root: Path | None) -> None:
+        from fasttrain_data.catalogue import known
+
+        known(self.of)
+
+    def load(self, root: Path | None) -> "ImageData":
+        from fasttrain_data import load
+        from fasttrain_data.labels import with_noisy_labels
+
+        # Subsets are balanced by the true labels.
+        data = load(self.of, root).subset(self.n_train, self.n_test)
+        return with_noisy_labels(data, self.share, self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CustomData(FromFactory, Data):
     """`factory(**options)`: an `ImageData`, or a mapping of the arrays that an .npz may hold."""
 
@@ -195,7 +239,7 @@ class CustomData(FromFactory, Data):
 
 
 AnyData = Annotated[
-    Named | Npz | Folder | HuggingFace | CustomData,
+    Named | Npz | Folder | HuggingFace | NoisyLabels | CustomData,
     Field(discriminator="kind"),
 ]
 DATA: dict[str, type[Any]] = {
@@ -206,5 +250,6 @@ DATA: dict[str, type[Any]] = {
     "npz": Npz,
     "folder": Folder,
     "hugging-face": HuggingFace,
+    "noisy-labels": NoisyLabels,
     "custom": CustomData,
 }
