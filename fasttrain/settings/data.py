@@ -3,6 +3,7 @@
     digits, cifar10, cifar100, fashion-mnist   by name
     npz, folder, hugging-face                  from a path
     noisy-labels                               of another data set, its labels partly at random
+    ps10                                       drawn from a seed
     custom                                     from a function of the user's (`custom`)
 
 `dataset = NAME or PATH` is short for all but the last. Where images lie is no part of identity:
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Strict
 
-from fasttrain_data.catalogue import is_name
+from fasttrain_data.catalogue import check_bits, is_name
 
 from .custom import Factory, FromFactory, Options, call, not_one, source_digest
 from .fields import CLOSED, Count, Flag, Pixels
@@ -29,6 +30,7 @@ NO_IDENTITY = ("kind", "path", "of", "image_size", "image", "label", "n_train", 
 """keys that change no number, or whose effect the digest of the images holds"""
 
 
+Bits = Annotated[float, Strict(), Field(gt=0)]
 DataSeed = Annotated[int, Strict(), Field(ge=0, le=MOST)]
 
 
@@ -201,6 +203,43 @@ class NoisyLabels(Data):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PS10(Data):
+    """A simple and a complex pattern side by side, ten classes (`fasttrain_data.ps10`).
+
+    A reconstruction of that of 1908.01878. Probe sets `simple-only` and `complex-only` lack the
+    other pattern.
+    """
+
+    kind: Literal["ps10"] = "ps10"
+    n_train: Count = 2000
+    n_test: Count = 1000
+    simple_bits: Bits = 0.5
+    """entropy of a step of the simple pattern, given the class"""
+    complex_bits: Bits = 2.5
+    """of the complex one"""
+    seed: DataSeed = 0
+    """of the patterns"""
+
+    @property
+    def dataset(self) -> str:
+        return self.kind
+
+    def check(self, root: Path | None) -> None:
+        check_bits(self.simple_bits, self.complex_bits)
+
+    def load(self, root: Path | None) -> "ImageData":
+        from fasttrain_data.ps10 import ps10
+
+        return ps10(
+            simple_bits=self.simple_bits,
+            complex_bits=self.complex_bits,
+            n_train=self.n_train,
+            n_test=self.n_test,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class CustomData(FromFactory, Data):
     """`factory(**options)`: an `ImageData`, or a mapping of the arrays that an .npz may hold."""
 
@@ -239,7 +278,7 @@ class CustomData(FromFactory, Data):
 
 
 AnyData = Annotated[
-    Named | Npz | Folder | HuggingFace | NoisyLabels | CustomData,
+    Named | Npz | Folder | HuggingFace | NoisyLabels | PS10 | CustomData,
     Field(discriminator="kind"),
 ]
 DATA: dict[str, type[Any]] = {
@@ -251,5 +290,6 @@ DATA: dict[str, type[Any]] = {
     "folder": Folder,
     "hugging-face": HuggingFace,
     "noisy-labels": NoisyLabels,
+    "ps10": PS10,
     "custom": CustomData,
 }
