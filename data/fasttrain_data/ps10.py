@@ -9,14 +9,16 @@ computed from the matrices, exactly (`complexity`). The rows of a matrix are per
 the seed, of one list of probabilities p_k ~ exp(-b k), with b such that its entropy is what is asked
 for: few bits a step make simple patterns, many make complex ones.
 
-The right half is complex. Probe sets `simple-only` and `complex-only` are test images whose other
-half is blank: the mean of the grey levels.
+The right half is complex. Of the training images a share has the simple pattern alone, and as many
+the complex one, so that neither suffices to fit all; the other half is then blank, grey. Probe sets
+`simple-only` and `complex-only` are all test images without the other pattern.
 """
 
 import numpy as np
 import numpy.typing as npt
 
 from fasttrain_data.catalogue import PS10_SIDE, PS10_SYMBOLS, check_bits
+from fasttrain_data.errors import DataError
 from fasttrain_data.images import ImageData, as_floats, channel_statistics
 
 NUM_CLASSES = 10
@@ -29,31 +31,46 @@ def ps10(
     complex_bits: float,
     n_train: int,
     n_test: int,
+    alone: float = 0.0,
     seed: int = 0,
 ) -> ImageData:
     """Return images (8, 16, 1), balanced over the classes, of patterns of these entropies a step.
 
-    Raises `DataError` for an entropy outside 0..3 bits, or a simple pattern above the complex one.
+    Args:
+        simple_bits: entropy of a step, given the class, of the simple pattern.
+        complex_bits: of the complex one.
+        alone: share of the training images that have the simple pattern alone, and as many the
+            complex one alone.
+
+    Raises `DataError` for an entropy outside 0..3 bits, a simple pattern above the complex one, or
+    a share outside 0..0.5.
     """
     check_bits(simple_bits, complex_bits)
+    if not 0 <= alone <= 0.5:
+        raise DataError(f"alone is {alone:g}, it must lie in 0..0.5")
     generator = np.random.default_rng([seed])
     matrices = [transitions(bits, generator) for bits in (simple_bits, complex_bits)]
     (train, train_labels), (test, test_labels) = (
         _images(n, matrices, generator) for n in (n_train, n_test)
     )
+    # Balanced as the whole is: of every ten images one of each class.
+    left, right = slice(None, PS10_SIDE), slice(PS10_SIDE, None)
+    number = round(alone * n_train)
+    train[:number] = _blanked(train[:number], right)
+    train[number : 2 * number] = _blanked(train[number : 2 * number], left)
     mean, std = channel_statistics(train)
     about = (
         f"{name} patterns have a complexity E_y H(P(x|y)) of {complexity(of, PS10_SIDE):.2f} bits"
         f" ({bits:g} a step); the likeliest class is right for"
         f" {100 * (likeliest(test[:, :, half], of) == test_labels).mean():.1f} % of the test set"
         for name, bits, of, half in (
-            ("simple", simple_bits, matrices[0], slice(None, PS10_SIDE)),
-            ("complex", complex_bits, matrices[1], slice(PS10_SIDE, None)),
+            ("simple", simple_bits, matrices[0], left),
+            ("complex", complex_bits, matrices[1], right),
         )
     )
     probes = {
-        "simple-only": (_blanked(test, slice(PS10_SIDE, None)), test_labels),
-        "complex-only": (_blanked(test, slice(None, PS10_SIDE)), test_labels),
+        "simple-only": (_blanked(test, right), test_labels),
+        "complex-only": (_blanked(test, left), test_labels),
     }
     return ImageData(
         name="ps10",

@@ -217,6 +217,8 @@ class PS10(Data):
     """entropy of a step of the simple pattern, given the class"""
     complex_bits: Bits = 2.5
     """of the complex one"""
+    alone: Annotated[float, Strict(), Field(ge=0, le=0.5)] = 0.2
+    """share of the training images with the simple pattern alone, and as many with the complex"""
     seed: DataSeed = 0
     """of the patterns"""
 
@@ -233,6 +235,7 @@ class PS10(Data):
         return ps10(
             simple_bits=self.simple_bits,
             complex_bits=self.complex_bits,
+            alone=self.alone,
             n_train=self.n_train,
             n_test=self.n_test,
             seed=self.seed,
