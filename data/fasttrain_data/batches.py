@@ -51,11 +51,13 @@ class Split:
     labels: npt.NDArray[np.int64]  # (N,)
     mean: tuple[float, ...]  # (C,)
     std: tuple[float, ...]  # (C,)
+    floats: bool = False
+    """float32 values, used as they are, instead of bytes of pictures"""
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the images as uint8."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        """Bytes of the images as they are held."""
+        return int(np.prod(self.shape, dtype=np.int64)) * (4 if self.floats else 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,8 @@ class Settings:
             )
         if part.split != "train" and self.augment != Augment():
             raise DataError(f"{self.augment} on split {part.split!r}: only 'train' is augmented")
+        if part.floats and self.augment != Augment():
+            raise DataError(f"{self.augment}: {part.name} holds no pictures that can be augmented")
         for field in ("crop_padding", "cutout"):
             value = getattr(self.augment, field)
             if value >= min(height, width):

@@ -1,4 +1,4 @@
-"""A data set in memory: uint8 images, integer labels and the normalisation that goes with them.
+"""A data set in memory: images, integer labels and the normalisation that goes with them.
 
 Everything downstream (loaders, plans, stores) sees this one form, whatever the source was.
 `ImageData.digest` identifies the content: it enters the identity of every stage trained on it.
@@ -54,18 +54,21 @@ class ImageData:
     `std` hold one value per channel for pixels scaled to [0, 1]. The arrays are shared with loaders
     and hashed once: do not write to them.
 
+    What is no picture is float32 of the same shape, in every set: networks are given these values
+    as they are, so that mean is 0 and std 1.
+
     Raises `DataError` at construction for anything else, naming the array and the value.
     """
 
     name: str
-    train_images: npt.NDArray[np.uint8]  # (num_train, H, W, C)
+    train_images: npt.NDArray[np.uint8 | np.float32]  # (num_train, H, W, C)
     train_labels: npt.NDArray[np.int64]  # (num_train,)
-    test_images: npt.NDArray[np.uint8]  # (num_test, H, W, C)
+    test_images: npt.NDArray[np.uint8 | np.float32]  # (num_test, H, W, C)
     test_labels: npt.NDArray[np.int64]  # (num_test,)
     class_names: tuple[str, ...]
     mean: tuple[float, ...]  # (C,), of pixels in [0, 1]
     std: tuple[float, ...]  # (C,), of pixels in [0, 1]
-    probes: Mapping[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]] = field(
+    probes: Mapping[str, tuple[npt.NDArray[np.uint8 | np.float32], npt.NDArray[np.int64]]] = field(
         default_factory=dict
     )
     """further evaluation sets by name: images and labels, as of the test set"""
@@ -96,8 +99,9 @@ class ImageData:
         self._check_statistics()
 
     def _check_split(self, split: str, images: np.ndarray, labels: np.ndarray) -> None:
+        pixels = np.float32 if self.holds_floats else np.uint8
         for key, array, dtype, ndim in (
-            ("images", images, np.uint8, 4),
+            ("images", images, pixels, 4),
             ("labels", labels, np.int64, 1),
         ):
             where = f"{self.name}: {split}_{key}"
@@ -140,13 +144,20 @@ class ImageData:
                 f"{self.name}: std is {self.std}, every channel needs a std above 0"
                 " (is a channel constant?)"
             )
+        if self.holds_floats and (set(self.mean), set(self.std)) != ({0.0}, {1.0}):
+            raise DataError(f"{self.name}: float32 values are not normalised: mean is 0 and std 1")
+
+    @property
+    def holds_floats(self) -> bool:
+        """Whether the values are float32, as networks are given them, and no bytes of pictures."""
+        return getattr(self.train_images, "dtype", None) == np.float32
 
     @property
     def num_classes(self) -> int:
         """Number of classes, with or without samples."""
         return len(self.class_names)
 
-    def split(self, split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    def split(self, split: str) -> tuple[npt.NDArray[np.uint8 | np.float32], npt.NDArray[np.int64]]:
         """Return (images, labels) of `"train"`, `"test"` or a probe set; else a `DataError`."""
         if split == "train":
             return self.train_images, self.train_labels

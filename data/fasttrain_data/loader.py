@@ -100,8 +100,11 @@ def _open_images(
         labels=labels,
         mean=data.mean,
         std=data.std,
+        floats=data.holds_floats,
     )
     settings.check(part)
+    if part.floats and loader == "ffcv":
+        raise DataError(f"loader is 'ffcv': {data.name} holds no pictures, resident takes it")
     chosen, reason = _choose(loader, part, settings.device, in_memory=True)
     if chosen == "resident":
         return ResidentLoader(part, images, settings, reason)
@@ -151,6 +154,8 @@ def _choose(
     """Return the loader to use and the reason."""
     if loader != "auto":
         return loader, "as asked for"
+    if part.floats:
+        return "resident", "FFCV files hold pictures alone"
     if device.type == "meta" or (in_memory and device.type == "cpu"):
         return "resident", "the set is in memory already"
     free = free_bytes(device)

@@ -18,7 +18,15 @@ from fasttrain_data.errors import DataError
 from fasttrain_kernels.augment import philox as augment_words
 from fasttrain_kernels.augment.philox import MASK, Words, philox, uniform_integers
 
-__all__ = ["Stream", "check_key", "epoch_order", "philox", "sample_words", "uniform_integers"]
+__all__ = [
+    "Stream",
+    "check_key",
+    "epoch_order",
+    "epoch_orders",
+    "philox",
+    "sample_words",
+    "uniform_integers",
+]
 
 
 class Stream(IntEnum):
@@ -71,7 +79,23 @@ def epoch_order(
     A stable sort of 63 random bits per sample; it depends on the arguments only, not the device.
     Raises `DataError` for a seed or epoch out of range.
     """
+    return epoch_orders(num_samples, seed, epoch, 1, device)[0]
+
+
+def epoch_orders(
+    num_samples: int,
+    seed: int,
+    first: int,
+    count: int,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Return those of `count` epochs from `first` on, (count, num_samples), at the cost of few."""
+    check_key(seed, first)
+    check_key(seed, first + count - 1)
     index = torch.arange(num_samples, device=device)
-    words = sample_words(index, seed=seed, epoch=epoch, stream=Stream.ORDER)
+    epochs = torch.arange(first, first + count, device=device)[:, None]
+    stream = torch.full_like(index, int(Stream.ORDER))
+    counter = torch.broadcast_tensors(index & MASK, index >> 32, epochs, stream)
+    words = philox((counter[0], counter[1], counter[2], counter[3]), (seed & MASK, seed >> 32))
     # 63 bits, for a sign bit would sort wrongly; at 32 bits CIFAR would have ties in most epochs.
-    return torch.argsort((words[0] << 31) | (words[1] >> 1), stable=True)
+    return torch.argsort((words[0] << 31) | (words[1] >> 1), dim=1, stable=True)

@@ -1,28 +1,32 @@
-"""The resident loader: the whole split on the device as uint8, augmented and normalised there.
+"""The resident loader: the whole split on the device, augmented and normalised there.
 
 An epoch is a permutation, a batch one fused kernel from bytes to the training precision. Nothing is
-read back to the host, so the loader never makes the training loop wait.
+read back to the host, so the loader never makes the training loop wait. Float32 values, which are
+no pictures, are gathered as they are.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fasttrain_data.batches import Loader, Settings, Split, on_device
+from fasttrain_data.randomness import epoch_orders
 from fasttrain_kernels.augment.augment import augment
 
 
 class ResidentLoader(Loader):
     """Batches of one split that lies whole on a device.
 
-    The split is held once as uint8; on a CPU it shares the memory of the array that it came from.
+    The split is held once, as it is; on a CPU it shares the memory of the array that it came from.
     """
 
     def __init__(
         self,
         part: Split,
-        images: np.ndarray,  # (N, H, W, C) uint8
+        images: np.ndarray,  # (N, H, W, C) uint8, or float32
         settings: Settings,
         reason: str,
     ) -> None:
@@ -31,18 +35,41 @@ class ResidentLoader(Loader):
 
     def explain(self) -> str:
         """See `Loader.explain`."""
-        part = self.part
+        part, kind = self.part, str(self._images.dtype).removeprefix("torch.")
+        size = self._images.nbytes / 2**20
         return (
-            f"resident: {part.name} {part.split}, {part.num_bytes / 2**20:.1f} MiB of uint8 on"
-            f" {self.device}; {self.reason}"
+            f"resident: {part.name} {part.split}, {size:.1f} MiB of {kind} on {self.device};"
+            f" {self.reason}"
         )
+
+    def order(self, epoch: int) -> Tensor:
+        """Return the rows of `samples` that an epoch consists of, in its order: int64 (N,)."""
+        size = self.settings.batch_size
+        return self._order(epoch, self.device)[: len(self) * size]
+
+    def orders(self, first: int, count: int) -> Tensor:
+        """Return the orders of training epochs from `first` on: int64 (count, N)."""
+        assert self.part.split == "train"
+        size = len(self) * self.settings.batch_size
+        return epoch_orders(self.num_samples, self.settings.seed, first, count, self.device)[
+            :, :size
+        ]
+
+    def samples(self) -> tuple[Tensor, Tensor]:
+        """Return images as batches hold them without augmentation, and labels, in stored order."""
+        return self._made(torch.arange(self.num_samples, device=self.device)), self._labels
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         size = self.settings.batch_size
-        order = self._order(epoch, self.device)[: len(self) * size]
+        order = self.order(epoch)
         labels = self._labels.index_select(0, order)
         draws = self._draws(epoch)
         for first in range(0, len(order), size):
             batch = slice(first, first + size)
-            images = augment(self._images, order[batch], self._values, **draws)
-            yield images, labels[batch]
+            yield self._made(order[batch], **draws), labels[batch]
+
+    def _made(self, rows: Tensor, **draws: Any) -> Tensor:
+        if self._images.dtype == torch.uint8:
+            return augment(self._images, rows, self._values, **draws)
+        values = self._images.index_select(0, rows).permute(0, 3, 1, 2)
+        return values.to(self.settings.dtype)
