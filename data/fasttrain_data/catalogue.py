@@ -59,6 +59,14 @@ def check_bits(simple_bits: float, complex_bits: float) -> None:
         )
 
 
+def check_shares(p_share: float, q_share: float) -> None:
+    """Raise `DataError` unless there are pattern pairs of these shares of a single pattern."""
+    if min(p_share, q_share) < 0 or p_share + q_share > 1:
+        raise DataError(
+            f"p_share {p_share:g} and q_share {q_share:g} must lie in 0..1, their sum too"
+        )
+
+
 def is_name(text: str) -> bool:
     """Whether a data set is given by its name, not by a path."""
     return text in DATASETS

@@ -5,9 +5,9 @@ symbols, grey levels that are equally far apart; every line of it is a Markov ch
 first symbol, with the transition matrix of the class: one for simple, one for complex patterns.
 
 Complexity is the entropy of a pattern given the class, mean over classes: E_y H(P(x|y)). It is
-computed from the matrices, exactly (`complexity`). The rows of a matrix are permutations, drawn from
-the seed, of one list of probabilities p_k ~ exp(-b k), with b such that its entropy is what is asked
-for: few bits a step make simple patterns, many make complex ones.
+computed from the matrices, exactly (`complexity`). The rows of a matrix are permutations, drawn
+from the seed, of one list of probabilities p_k ~ exp(-b k), with b such that its entropy is what is
+asked for: few bits a step make simple patterns, many make complex ones.
 
 The right half is complex. Of the training images a share has the simple pattern alone, and as many
 the complex one, so that neither suffices to fit all; the other half is then blank, grey. Probe sets
@@ -112,8 +112,8 @@ def _entropy(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def complexity(matrices: Matrices, side: int) -> float:
     """Return E_y H(P(x|y)) in bits, of squares of chains whose first symbol is uniform.
 
-    The chain rule makes it exact: H of the first symbol, and for each step the entropy of the row of
-    the symbol before it, in expectation over where the chain is then.
+    The chain rule makes it exact: H of the first symbol, and for each step the entropy of the row
+    of the symbol before it, in expectation over where the chain is then.
     """
     count = matrices.shape[-1]
     at = np.full((len(matrices), 1, count), 1 / count)

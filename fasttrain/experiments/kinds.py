@@ -183,7 +183,7 @@ def _check_leg(config: "Config", leg: Leg, place: int, where: str) -> None:
     if leg.weight_decay and kind in NO_DECAY:
         raise UsageError(
             f"{where}: weight_decay = {_shown(leg.weight_decay)}: the optimizer is {kind},"
-            f" {NO_DECAY[kind]}; allowed are sgd and adam"
+            f" {NO_DECAY[kind]}; allowed are sgd, adam and noisy-gd"
         )
     if any(leg.noise) and config.network.model not in NOISY:
         raise UsageError(

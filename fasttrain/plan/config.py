@@ -21,7 +21,7 @@ from ..experiments.kinds import Experiment, LossBound, PlrFlr, check_experiment,
 from ..settings.data import AnyData, Named
 from ..settings.fields import CLOSED, Count, limited
 from ..settings.limits import MAX_TOML_BYTES, MOST, in_one_line, shown
-from ..settings.networks.kinds import AnyNetwork, ConvNet
+from ..settings.networks.kinds import AnyNetwork, ConvNet, TwoLayer
 from ..settings.optimizers.kinds import SGD, Optimizer, Sphere
 from ..settings.rates import EpochCounts, LearningRates, OptionalRates, known_device
 from .tables import PARTS, part_keys, with_kinds
@@ -192,6 +192,17 @@ def _check_together(config: Config, origin: str) -> None:
     optimizer = config.optimizer
     if isinstance(optimizer, SGD) and optimizer.nesterov and not optimizer.momentum:
         raise UsageError(f"{origin}: optimizer.nesterov = true: needs a momentum above 0")
+    if isinstance(config.network, TwoLayer):
+        if isinstance(optimizer, Sphere):
+            raise UsageError(
+                f"{origin}: network.kind = 'two-layer': is not scale-invariant; take"
+                " optimizer.kind noisy-gd, sgd or adam"
+            )
+        if config.training.loss != "binary-cross-entropy":
+            raise UsageError(
+                f"{origin}: network.kind = 'two-layer': has one output; training.loss must be"
+                f" 'binary-cross-entropy', not {config.training.loss!r}"
+            )
     # What lies on the sphere of a custom network is known when it is built.
     form = getattr(config.network, "form", None)
     if isinstance(optimizer, Sphere) and form == "practical":

@@ -47,7 +47,7 @@ class DataFlags(Data):
 class NetworkFlags:
     """Networks of fasttrain, or the configured one."""
 
-    model: Literal["convnet", "resnet18", "mlp", "custom"] = "convnet"
+    model: Literal["convnet", "resnet18", "mlp", "two-layer", "custom"] = "convnet"
     """network"""
     width: int | None = None
     """channels of the first convolution, or of each hidden layer of the mlp"""
@@ -88,7 +88,7 @@ class NetworkFlags:
 class OptimizerFlags:
     """What to change of the configured optimiser; another kind begins at its own defaults."""
 
-    optimizer: Literal["sphere", "sgd", "adam"] | None = None
+    optimizer: Literal["sphere", "sgd", "adam", "noisy-gd"] | None = None
     """sphere: at effective rates; sgd, adam: all parameters at raw rates"""
     scope: Literal["joint", "filter", "tensor", "equal-norms"] | None = None
     """sphere: what has a sphere of its own"""

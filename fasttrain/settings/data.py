@@ -3,7 +3,7 @@
     digits, cifar10, cifar100, fashion-mnist   by name
     npz, folder, hugging-face                  from a path
     noisy-labels                               of another data set, its labels partly at random
-    ps10                                       drawn from a seed
+    ps10, pattern-pairs                        drawn from a seed
     custom                                     from a function of the user's (`custom`)
 
 `dataset = NAME or PATH` is short for all but the last. Where images lie is no part of identity:
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Strict
 
-from fasttrain_data.catalogue import check_bits, is_name
+from fasttrain_data.catalogue import check_bits, check_shares, is_name
 
+from ..errors import UsageError
 from .custom import Factory, FromFactory, Options, call, not_one, source_digest
 from .fields import CLOSED, Count, Flag, Pixels
 from .limits import MOST
@@ -243,6 +244,61 @@ class PS10(Data):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PatternPairs(Data):
+    """P and Q patterns in pairs (`fasttrain_data.pattern_pairs`), for network `two-layer`.
+
+    A reconstruction of the theory setting of 1907.04595. The number of training samples is given,
+    or what it is to the dimension: N = d / kappa^2.
+    """
+
+    kind: Literal["pattern-pairs"] = "pattern-pairs"
+    n_test: Count = 2000
+    """of the test set, and of each probe set"""
+    d: Annotated[Count, Field(ge=2, le=10_000)] = 100
+    """dimension of each pattern"""
+    kappa: Annotated[float, Strict(), Field(ge=0.01, le=10)] | None = None
+    """sqrt(d / N); 1 if n_train is not given either"""
+    radius: Annotated[float, Strict(), Field(gt=0, le=100)] = 0.5
+    """distance of the outer points of Q from the middle one"""
+    p_share: Annotated[float, Strict(), Field(ge=0, le=1)] = 0.2
+    """share of the samples with P alone"""
+    q_share: Annotated[float, Strict(), Field(ge=0, le=1)] = 0.2
+    """with Q alone; all others have both"""
+    seed: DataSeed = 0
+    """of the patterns and samples"""
+
+    @property
+    def dataset(self) -> str:
+        return self.kind
+
+    @property
+    def samples(self) -> int:
+        """N."""
+        return self.n_train or max(1, round(self.d / (self.kappa or 1.0) ** 2))
+
+    def check(self, root: Path | None) -> None:
+        if self.kappa is not None and self.n_train is not None:
+            raise UsageError(
+                f"data.kappa = {self.kappa:g}: and data.n_train = {self.n_train}, which says the"
+                " same with d; give one"
+            )
+        check_shares(self.p_share, self.q_share)
+
+    def load(self, root: Path | None) -> "ImageData":
+        from fasttrain_data.pattern_pairs import pattern_pairs
+
+        return pattern_pairs(
+            d=self.d,
+            n_train=self.samples,
+            n_test=self.n_test,
+            radius=self.radius,
+            p_share=self.p_share,
+            q_share=self.q_share,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class CustomData(FromFactory, Data):
     """`factory(**options)`: an `ImageData`, or a mapping of the arrays that an .npz may hold."""
 
@@ -281,7 +337,7 @@ class CustomData(FromFactory, Data):
 
 
 AnyData = Annotated[
-    Named | Npz | Folder | HuggingFace | NoisyLabels | PS10 | CustomData,
+    Named | Npz | Folder | HuggingFace | NoisyLabels | PS10 | PatternPairs | CustomData,
     Field(discriminator="kind"),
 ]
 DATA: dict[str, type[Any]] = {
@@ -294,5 +350,6 @@ DATA: dict[str, type[Any]] = {
     "hugging-face": HuggingFace,
     "noisy-labels": NoisyLabels,
     "ps10": PS10,
+    "pattern-pairs": PatternPairs,
     "custom": CustomData,
 }

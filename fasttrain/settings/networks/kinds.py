@@ -2,6 +2,7 @@
 
     convnet, resnet18   of arXiv 2410.22113, in scale-invariant and practical form
     mlp                 hidden layers of one width
+    two-layer           two groups of neurons for pairs of patterns (1907.04595, a reconstruction)
     custom              any nn.Module, from a function of the user's (`custom`)
 
 Only building one imports torch: options are checked before. The tag of a network is called `model`
@@ -12,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, Strict
 
+from ...errors import UsageError
 from ..custom import Factory, FromFactory, Options, source_digest
 from ..fields import CLOSED, Count, Radius, Width
 from ..part import defaults
@@ -109,6 +111,35 @@ class MLP(_Conv):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TwoLayer(Network):
+    """f = w . relu(W x1) + v . relu(V x2) with fixed w and v, for data of pairs of vectors."""
+
+    model: Literal["two-layer"] = "two-layer"
+    width: Width = 50
+    """neurons of each group"""
+    init_std: Annotated[float, Strict(), Field(gt=0, le=100)] = 0.1
+    """tau0, standard deviation of W and V where training starts"""
+
+    def build(
+        self,
+        shape: tuple[int, int, int],
+        outputs: int,
+        num_models: int = 1,
+        *,
+        on_sphere: bool = True,
+    ) -> "ImageClassifier":
+        from .two_layer import TwoLayer as Module
+
+        if shape[:2] != (1, 2):
+            raise UsageError(
+                "network.kind = 'two-layer': takes pairs of vectors, one channel of 2 x d, and the"
+                f" data have {shape[0]} of {shape[1]} x {shape[2]}; data.kind pattern-pairs fits"
+            )
+        assert outputs == 1 and not on_sphere
+        return Module(shape[2], width=self.width, init_std=self.init_std, num_models=num_models)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CustomNetwork(FromFactory, Network):
     """`factory(shape, outputs, **options)`: a module from images (N, C, H, W) to (N, outputs)."""
 
@@ -139,13 +170,14 @@ class CustomNetwork(FromFactory, Network):
 
 
 AnyNetwork = Annotated[
-    ConvNet | ResNet18 | MLP | CustomNetwork,
+    ConvNet | ResNet18 | MLP | TwoLayer | CustomNetwork,
     Field(discriminator="model"),
 ]
 NETWORKS: dict[str, type[Any]] = {
     "convnet": ConvNet,
     "resnet18": ResNet18,
     "mlp": MLP,
+    "two-layer": TwoLayer,
     "custom": CustomNetwork,
 }
 

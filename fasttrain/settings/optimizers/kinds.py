@@ -3,6 +3,7 @@
     sphere   SGD on the sphere at an effective rate; what is not scale-invariant takes plain SGD
     sgd      SGD of all parameters at a raw rate
     adam     Adam of all parameters at a raw rate
+    noisy-gd  gradient descent with Gaussian noise, at a raw rate (1907.04595, a reconstruction)
     custom   any torch.optim.Optimizer, from a function of the user's (`custom`)
 
 Only building one imports torch: options are checked before.
@@ -118,6 +119,31 @@ class Adam:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoisyGD:
+    """theta <- theta - gamma (g + lambda theta + tau xi), xi ~ N(0, I): see `noisy`."""
+
+    __pydantic_config__ = CLOSED
+    numerics: ClassVar[int] = 1
+    rate: ClassVar[str] = "raw"
+    kind: Literal["noisy-gd"] = "noisy-gd"
+    weight_decay: Decay = 0.0
+    """lambda"""
+    noise: Annotated[float, Strict(), Field(ge=0, le=1e6)] = 0.0
+    """tau, standard deviation of the noise on each entry of the gradient"""
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether a step depends on earlier ones besides the weights."""
+        return False
+
+    def build(self, trained: "Trained", knobs: Sequence[Knobs], **_: Any) -> "Built":
+        """The optimiser of a pack, a raw rate and a weight decay for each model."""
+        from .noisy import NoisyPack
+
+        return NoisyPack(self, trained, knobs)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CustomOptimizer(FromFactory):
     """`factory(parameters, lr, **options)`: a torch.optim.Optimizer of one model's parameters."""
 
@@ -147,11 +173,12 @@ class CustomOptimizer(FromFactory):
         return OwnPack(self, trained, [model.lr for model in knobs])
 
 
-Optimizer = Annotated[Sphere | SGD | Adam | CustomOptimizer, Field(discriminator="kind")]
+Optimizer = Annotated[Sphere | SGD | Adam | NoisyGD | CustomOptimizer, Field(discriminator="kind")]
 KINDS: dict[str, type[Any]] = {
     "sphere": Sphere,
     "sgd": SGD,
     "adam": Adam,
+    "noisy-gd": NoisyGD,
     "custom": CustomOptimizer,
 }
 
