@@ -89,7 +89,7 @@ class _Pair:
         self, count: int, p_share: float, q_share: float, generator: np.random.Generator
     ) -> Set:
         labels = generator.integers(0, 2, count)
-        y = 2.0 * labels - 1
+        y = np.where(labels == 1, 1.0, -1.0)
         place = generator.random(count)
         x1, x2 = self._p(y, generator), self._q(y, generator)
         x2[place < p_share] = 0

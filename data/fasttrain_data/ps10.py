@@ -97,11 +97,14 @@ def _row(bits: float) -> npt.NDArray[np.float64]:
     low, high = 0.0, 200.0
     for _ in range(200):
         middle = (low + high) / 2
-        row = np.exp(-middle * np.arange(PS10_SYMBOLS))
-        row /= row.sum()
         # The entropy falls as b grows.
-        low, high = (middle, high) if _entropy(row) > bits else (low, middle)
-    return row
+        low, high = (middle, high) if _entropy(_falling(middle)) > bits else (low, middle)
+    return _falling(high)
+
+
+def _falling(b: float) -> npt.NDArray[np.float64]:
+    row = np.exp(-b * np.arange(PS10_SYMBOLS))
+    return row / row.sum()
 
 
 def _entropy(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

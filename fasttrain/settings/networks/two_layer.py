@@ -34,7 +34,9 @@ class TwoLayer(ImageClassifier):
 
     def named_sphere_parameters(self) -> list[tuple[str, Tensor]]:
         """Names and weights of W and V: (num_models * m, d)."""
-        return [(f"groups.{i}.weight", group.weight) for i, group in enumerate(self.groups)]
+        return [
+            (name, value) for name, value in self.named_parameters() if name.startswith("groups.")
+        ]
 
     def features(self, images: Tensor) -> Tensor:
         pairs = images.flatten(1, 2)
