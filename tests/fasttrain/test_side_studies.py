@@ -21,6 +21,7 @@ from fasttrain.store.tables import finished
 from fasttrain.training.pack import Pack
 from fasttrain.training.run_pack import run_pack
 from fasttrain.training.workbench import open_lab
+from fasttrain_data import load
 
 PAIRS = {
     "data": {"kind": "pattern-pairs", "d": 8, "n_train": 12, "n_test": 20},
@@ -155,14 +156,15 @@ def test_a_finished_study_finds_its_data_again(tmp_path):
     for place in (Place(device="cpu"), Place(device="cpu", dataset="digits")):
         found = reopen(stage, tmp_path / "store", place)
         assert found.data.digest == lab.data.digest
+    digits, others = load("digits"), tmp_path / "others.npz"
+    np.savez(
+        others,
+        train_images=255 - digits.train_images,
+        train_labels=digits.train_labels,
+        test_images=digits.test_images,
+        test_labels=digits.test_labels,
+    )
     with pytest.raises(UsageError, match="other images"):
-        others = tmp_path / "others.npz"
-        arrays = lab.config.data.load(None)
-        split = {"train": arrays.train_images, "test": arrays.test_images}
-        labels = {"train": arrays.train_labels, "test": arrays.test_labels}
-        content = {f"{name}_images": 255 - images for name, images in split.items()}
-        content |= {f"{name}_labels": labels[name] for name in split}
-        np.savez(others, **content)
         reopen(stage, tmp_path / "store", Place(device="cpu", dataset=str(others)))
 
 
