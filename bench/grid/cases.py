@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fasttrain.plan.config import Config, GridConfig, TrainingConfig, check
-from fasttrain.settings.data import Named
+from fasttrain.settings.data.named import Named
 from fasttrain.settings.networks.kinds import ConvNet, ResNet18
 from fasttrain_data import cache_dir
 

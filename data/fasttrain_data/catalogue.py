@@ -49,6 +49,26 @@ LARGEST_MARGIN = 0.9
 
 DATASETS: tuple[str, ...] = ("digits", *PUBLISHED, "tick")
 
+PS10_SIDE, PS10_SYMBOLS = 8, 8
+"""of a pattern: pixels a side; grey levels, of which no step has more than log2 bits"""
+
+
+def check_bits(simple_bits: float, complex_bits: float) -> None:
+    """Raise `DataError` unless there are patterns of PS10 of these entropies a step."""
+    most = math.log2(PS10_SYMBOLS)
+    for key, bits in (("simple_bits", simple_bits), ("complex_bits", complex_bits)):
+        if not 0 < bits < most:
+            raise DataError(f"{key} is {bits:g}, it must lie between 0 and {most:g} bits a step")
+    if simple_bits >= complex_bits:
+        raise DataError(
+            f"simple_bits is {simple_bits:g}, it must be below complex_bits, {complex_bits:g}"
+        )
+
+
+def is_name(text: str) -> bool:
+    """Whether a data set is given by its name, not by a path."""
+    return text in DATASETS
+
 
 def known(name: str | os.PathLike[str]) -> str | Path:
     """Return the name if it is in `DATASETS`, or the path of a file or folder of images.

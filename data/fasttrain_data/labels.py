@@ -70,3 +70,32 @@ def relabelled(data: ImageData, view: LabelView, split: str = "train") -> ImageD
     if split == "train":
         return replace(data, train_labels=changed)
     return replace(data, test_labels=changed)
+
+
+def with_noisy_labels(data: ImageData, fraction: float, seed: int = 0) -> ImageData:
+    """Return the data set with randomised training labels, and what was mislabelled as probe sets.
+
+    `mislabelled` has the training images whose label has changed and these wrong labels, so that
+    accuracy on it is the share that is memorised; `mislabelled-true` has their true labels.
+
+    Raises `DataError` for a fraction outside 0..1, a seed out of range, or if no label has changed.
+    """
+    noisy = relabelled(data, RandomLabels(fraction=fraction, seed=seed))
+    wrong = np.flatnonzero(noisy.train_labels != data.train_labels)
+    if not wrong.size:
+        raise DataError(
+            f"{data.name}: randomising {fraction:g} of {len(data.train_labels)} labels with seed"
+            f" {seed} has changed none; take a larger share"
+        )
+    images = data.train_images[wrong]
+    probes = {
+        "mislabelled": (images, noisy.train_labels[wrong]),
+        "mislabelled-true": (images, data.train_labels[wrong]),
+    }
+    count = f"{len(wrong)} of {len(data.train_labels)}"
+    return replace(
+        noisy,
+        name=f"{data.name} with noisy labels",
+        probes={**data.probes, **probes},
+        notes=(*data.notes, f"{count} training labels are wrong: {fraction:g} were drawn anew"),
+    )

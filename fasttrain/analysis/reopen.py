@@ -90,6 +90,8 @@ def _kept(data: dict[str, Any], dataset: str | None) -> dict[str, Any]:
 def _source(about: Mapping[str, Any], dataset: str | None) -> dict[str, Any]:
     """What finds the images: a kind and what belongs to it, or a data set in their place."""
     source = dict(about["source"])
+    if dataset is not None and "base" in source:
+        source["base"], dataset = dataset, None
     if dataset is not None:
         subset = {name: source[name] for name in ("n_train", "n_test")}
         size = {"image_size": source["image_size"]} if source.get("image_size") else {}

@@ -9,7 +9,7 @@ from fasttrain_data import Beton, ImageData, Manifest, load, write_beton
 from fasttrain_data.sources.npz import save_npz
 
 from ..settings.custom import is_factory
-from ..settings.data import CustomData
+from ..settings.data.own import CustomData
 from ..store.inputs import one_line_errors
 
 

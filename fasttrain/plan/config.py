@@ -18,7 +18,8 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from ..errors import UsageError, nearest
 from ..experiments.kinds import Experiment, LossBound, PlrFlr, check_experiment, refuse_beside_chain
-from ..settings.data import AnyData, Named
+from ..settings.data.kinds import AnyData
+from ..settings.data.named import Named
 from ..settings.fields import CLOSED, Count, limited
 from ..settings.limits import MAX_TOML_BYTES, MOST, in_one_line, shown
 from ..settings.networks.kinds import AnyNetwork, ConvNet

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from ..settings.data import Data
+from ..settings.data.changed import OnBase
+from ..settings.data.part import Data
 from ..settings.fields import Count
 from ..settings.networks.kinds import Form, network_options
 from ..settings.optimizers.kinds import changed
@@ -46,7 +47,10 @@ class DataFlags(Data):
         for name in OF_SOME_KINDS:
             if flags[name] == getattr(data, name, None):
                 del flags[name]
-        if flags["dataset"] != data.dataset:
+        if isinstance(data, OnBase):
+            # What is changed stays, whatever it is changed of.
+            flags["base"] = flags["dataset"]
+        elif flags["dataset"] != data.dataset:
             return flags
         del flags["dataset"]
         return {**asdict(data), **flags}

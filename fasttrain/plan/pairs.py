@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from ..settings.data import CustomData, PatternPairs
+from ..settings.data.own import CustomData
+from ..settings.data.synthetic import PatternPairs
 from ..settings.networks.kinds import TwoLayer
 from ..settings.optimizers.kinds import Sphere
 

@@ -23,7 +23,7 @@ import torch
 
 from fasttrain_data import ImageData
 
-from ..settings.data import NO_IDENTITY as DATA_BESIDE_IDENTITY
+from ..settings.data.part import NO_IDENTITY as DATA_BESIDE_IDENTITY
 from ..settings.knobs import Knobs
 from ..settings.losses import LOSSES
 from ..settings.part import section

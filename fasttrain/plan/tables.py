@@ -19,7 +19,7 @@ from fasttrain_data.errors import DataError
 from ..errors import UsageError, nearest
 from ..experiments.kinds import KINDS as EXPERIMENTS
 from ..experiments.kinds import Chain, Leg, PlrFlr
-from ..settings.data import DATA
+from ..settings.data.kinds import DATA
 from ..settings.limits import shown
 from ..settings.networks.kinds import NETWORKS, ConvNet
 from ..settings.optimizers.kinds import KINDS

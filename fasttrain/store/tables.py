@@ -19,7 +19,7 @@ from ..plan.config import TrainingConfig
 from ..plan.identity import LENGTH, digest, path_of
 from ..plan.stages import BEGINNING, NO_IDENTITY
 from ..plan.stages import KINDS as STAGE_KINDS
-from ..settings.data import Data
+from ..settings.data.part import Data
 from ..settings.knobs import Knobs
 from ..settings.networks.kinds import network_options
 from ..settings.optimizers.kinds import KINDS, options

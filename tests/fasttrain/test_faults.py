@@ -18,7 +18,7 @@ from fasttrain.cli import commands
 from fasttrain.execution.journal import Journal
 from fasttrain.report.build import rebuild
 from fasttrain.report.page import html
-from fasttrain.settings.data import Named
+from fasttrain.settings.data.named import Named
 from fasttrain.store.status import PROGRESS
 from fasttrain.store.store import Store
 

@@ -21,7 +21,7 @@ from fasttrain.analysis.geometry import (
     score_pack,
 )
 from fasttrain.plan.config import Config, RunOptions, TrainingConfig
-from fasttrain.settings.data import Named
+from fasttrain.settings.data.named import Named
 from fasttrain.settings.networks.kinds import NETWORKS
 from fasttrain.training.angles import angle
 from fasttrain.training.workbench import Lab, open_lab

@@ -20,7 +20,8 @@ from fasttrain.plan.stages import setup_sections
 from fasttrain.plan.trees import build
 from fasttrain.report.figures import drawn
 from fasttrain.report.headline import headline
-from fasttrain.settings.data import Data, Named
+from fasttrain.settings.data.named import Named
+from fasttrain.settings.data.part import Data
 from fasttrain.settings.losses import LOSSES
 from fasttrain.settings.networks.kinds import ConvNet, ResNet18
 from fasttrain.settings.optimizers.kinds import SGD, Adam, Sphere
