@@ -148,7 +148,17 @@ def test_a_radius_in_python_is_refused_without_a_sphere_if_it_is_not_the_usual()
         check(Config(network=ConvNet(radius=3.0), optimizer=SGD()), "here")
 
 
-@pytest.mark.parametrize("model", NETWORKS)
+PAIRS = {"data": {"kind": "pattern-pairs"}, "optimizer": {"kind": "sgd"}}
+PAIRS |= {"training": {"loss": "binary-cross-entropy"}}
+
+
+def test_flags_that_are_not_given_change_no_network_without_a_sphere():
+    network = NETWORKS["two-layer"](width=6, init_std=0.5)
+    table = NetworkFlags.of(network).applied(network, sphere=False)
+    assert check({**PAIRS, "network": table}, "here").network == network
+
+
+@pytest.mark.parametrize("model", [model for model in NETWORKS if model != "two-layer"])
 def test_flags_that_are_not_given_change_no_network(model):
     own = {"factory": "a:b", "options": {"c": [1]}} if model == "custom" else {"width": 3}
     network = NETWORKS[model](radius=5.0, **own)
