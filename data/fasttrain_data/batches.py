@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fasttrain_data.errors import DataError
+from fasttrain_data.patches import Patches
 from fasttrain_data.randomness import check_key, epoch_order
 from fasttrain_kernels.augment.augment import DTYPES, byte_map
 
@@ -53,6 +54,7 @@ class Split:
     std: tuple[float, ...]  # (C,)
     floats: bool = False
     """float32 values, used as they are, instead of bytes of pictures"""
+    patches: Patches | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -111,6 +113,8 @@ class Loader:
             settings.dtype,
         ).to(self.device)
         self._labels = on_device(part.labels, self.device)
+        patches = part.patches
+        self._patch = None if patches is None else patches.on(self.device, settings.dtype)
         self._owner = os.getpid()
 
     def __len__(self) -> int:
@@ -150,10 +154,14 @@ class Loader:
 
     def _draws(self, epoch: int) -> dict[str, Any]:
         """Return what the augmentation is keyed by and consists of."""
-        augment = self.settings.augment
+        augment, patches = self.settings.augment, self.part.patches
+        seed = self.settings.seed
+        if patches is not None:
+            seed, epoch = patches.key(self.part.split, seed, epoch)
         return {
-            "seed": self.settings.seed,
+            "seed": seed,
             "epoch": epoch,
+            "patch": self._patch,
             "flip": augment.flip,
             "padding": augment.crop_padding,
             "cutout": augment.cutout,

@@ -10,11 +10,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from fasttrain_data.errors import DataError
+
+if TYPE_CHECKING:
+    from fasttrain_data.patches import Patches
 
 CHANNELS = (1, 3)
 PROBE_NAME = re.compile("[a-z0-9][a-z0-9_-]{0,63}")
@@ -72,6 +76,8 @@ class ImageData:
         default_factory=dict
     )
     """further evaluation sets by name: images and labels, as of the test set"""
+    patches: "Mapping[str, Patches]" = field(default_factory=dict)
+    """what loaders add to normalised images, by split"""
     notes: tuple[str, ...] = ()
     """what was converted when the images were read, and how; no part of the digest"""
 
@@ -96,6 +102,8 @@ class ImageData:
                     f"{self.name}: train_images are {train} (H, W, C) but {split}_images are"
                     f" {images.shape[1:]}"
                 )
+        for name in self.patches:
+            self.split(name)
         self._check_statistics()
 
     def _check_split(self, split: str, images: np.ndarray, labels: np.ndarray) -> None:
@@ -172,7 +180,7 @@ class ImageData:
     def digest(self) -> str:
         """SHA-256 (hex) of all arrays with shapes and dtypes, mean, std and the number of classes.
 
-        Of the arrays of probe sets too, where there are any.
+        Of the arrays of probe sets, and of patches, too, where there are any.
         The name does not enter: the same content has one digest wherever it lies.
         """
         state = hashlib.sha256(f"num_classes={self.num_classes}\n".encode())
@@ -190,6 +198,10 @@ class ImageData:
         for key, array in arrays.items():
             state.update(f"{key} {array.dtype.str} {array.shape}\n".encode())
             state.update(np.ascontiguousarray(array).data)
+        for name in sorted(self.patches):
+            state.update(f"patches of {name}\n".encode())
+            for part in self.patches[name].content():
+                state.update(part)
         return state.hexdigest()
 
     def subset(self, n_train: int | None = None, n_test: int | None = None) -> "ImageData":

@@ -101,6 +101,7 @@ def _open_images(
         mean=data.mean,
         std=data.std,
         floats=data.holds_floats,
+        patches=data.patches.get(split),
     )
     settings.check(part)
     if part.floats and loader == "ffcv":

@@ -9,6 +9,7 @@ from fasttrain_data.ffcv.writer import write_beton
 from fasttrain_data.images import ImageData
 from fasttrain_data.labels import MappedLabels, RandomLabels, relabelled
 from fasttrain_data.loader import open_loader
+from fasttrain_data.patches import Patches, patched
 from fasttrain_data.randomness import epoch_order
 from fasttrain_data.sources.named import load
 
@@ -22,11 +23,13 @@ __all__ = [
     "Loader",
     "Manifest",
     "MappedLabels",
+    "Patches",
     "RandomLabels",
     "cache_dir",
     "epoch_order",
     "load",
     "open_loader",
+    "patched",
     "relabelled",
     "write_beton",
 ]

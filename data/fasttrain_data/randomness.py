@@ -42,6 +42,8 @@ class Stream(IntEnum):
     SPLIT = 4
     CUTOUT = augment_words.CUTOUT
     LABELS = 6
+    PATCH_MASK = augment_words.PATCH_MASK
+    PATCH = augment_words.PATCH
 
 
 def sample_words(

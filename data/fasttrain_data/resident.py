@@ -57,7 +57,8 @@ class ResidentLoader(Loader):
 
     def samples(self) -> tuple[Tensor, Tensor]:
         """Return images as batches hold them without augmentation, and labels, in stored order."""
-        return self._made(torch.arange(self.num_samples, device=self.device)), self._labels
+        rows = torch.arange(self.num_samples, device=self.device)
+        return self._made(rows, self._labels), self._labels
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         size = self.settings.batch_size
@@ -66,10 +67,10 @@ class ResidentLoader(Loader):
         draws = self._draws(epoch)
         for first in range(0, len(order), size):
             batch = slice(first, first + size)
-            yield self._made(order[batch], **draws), labels[batch]
+            yield self._made(order[batch], labels[batch], **draws), labels[batch]
 
-    def _made(self, rows: Tensor, **draws: Any) -> Tensor:
+    def _made(self, rows: Tensor, labels: Tensor, **draws: Any) -> Tensor:
         if self._images.dtype == torch.uint8:
-            return augment(self._images, rows, self._values, **draws)
+            return augment(self._images, rows, self._values, labels=labels, **draws)
         values = self._images.index_select(0, rows).permute(0, 3, 1, 2)
         return values.to(self.settings.dtype)

@@ -217,7 +217,7 @@ NO_DECAY = {
     "custom": "whose factory is told the rate alone",
 }
 """optimisers that no leg can give a weight decay, and why"""
-NOISY = ("convnet", "resnet18", "custom")
+NOISY = ("convnet", "resnet18", "wide-resnet", "custom")
 """networks whose activations take noise; a custom one if it has a place for it"""
 
 

@@ -60,7 +60,7 @@ class DataFlags(Data):
 class NetworkFlags:
     """Networks of fasttrain, or the configured one."""
 
-    model: Literal["convnet", "resnet18", "mlp", "two-layer", "custom"] = "convnet"
+    model: Literal["convnet", "resnet18", "wide-resnet", "mlp", "two-layer", "custom"] = "convnet"
     """network"""
     width: int | None = None
     """channels of the first convolution, of each hidden layer of the mlp, neurons of each group of
@@ -73,6 +73,10 @@ class NetworkFlags:
     """mlp: what follows each hidden layer"""
     init_std: float | None = None
     """two-layer: standard deviation of the initial weights"""
+    depth: int | None = None
+    """wide-resnet: layers, 6 n + 4"""
+    widen: int | None = None
+    """wide-resnet: width of the first group, in widths of the first convolution"""
     radius: float | None = None
     """radius of the sphere that all convolution weights lie on together (sphere alone)"""
 

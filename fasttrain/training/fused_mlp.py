@@ -144,7 +144,7 @@ def kernel_of(lab: "Lab") -> tuple[str | None, str]:
             isinstance(optimizer, Sphere) and optimizer.scope == "joint"
         ),
         f"the loss is {training.loss}": not isinstance(lab.loss, BinaryCrossEntropy),
-        "images are augmented": bool(data.flip or data.crop_padding),
+        "images are augmented": bool(data.flip or data.crop_padding or lab.data.patches),
         "images are not resident": not isinstance(lab.passes(0), ResidentLoader),
         "activations have noise": isinstance(experiment, Chain) and experiment.has_noise(),
     }

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fasttrain_kernels.augment import triton as augment_triton
-from fasttrain_kernels.augment.augment import augment, byte_map
+from fasttrain_kernels.augment.augment import Patch, augment, byte_map
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 
@@ -23,20 +23,24 @@ DRAWS = [
 ]
 
 
-def pair(shape, dtype, *, seed, epoch, **draws):
+def pair(shape, dtype, *, seed, epoch, patch=None, **draws):
     """The batch of the kernel, and of the reference on the host."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (6, *shape), dtype=torch.uint8, generator=generator)
-    rows = torch.tensor([5, 0, 3])
-    samples = torch.tensor([2**33 + 1, 0, 77])
+    rows = torch.tensor([5, 0, 3] * (1 if patch is None else 8))
+    samples = torch.arange(len(rows)) * 77
+    samples[0] = 2**33 + 1
+    how = {} if patch is None else {"patch": patch, "labels": rows}
     mean = torch.linspace(0.2, 0.6, shape[2], dtype=torch.float64)
     values = byte_map(mean, mean / 2, dtype)
+    key = {"seed": seed, "epoch": epoch}
     expected = augment(
-        images, rows, values, samples=samples, backend="reference", seed=seed, epoch=epoch, **draws
+        images, rows, values, samples=samples, backend="reference", **key, **draws, **how
     )
-    out = torch.full((3, *shape), float("nan"), dtype=dtype, device=DEVICE)
+    out = torch.full((len(rows), *shape), float("nan"), dtype=dtype, device=DEVICE)
+    how = {name: value.to(DEVICE) for name, value in how.items()}
     given = (given.to(DEVICE) for given in (images, rows, samples, values))
-    augment_triton.augment(*given, out, seed=seed, epoch=epoch, **draws)
+    augment_triton.augment(*given, out, **key, **draws, **how)
     return out.permute(0, 3, 1, 2).cpu(), expected
 
 
@@ -59,3 +63,16 @@ def test_every_type(dtype):
 def test_seeds_and_epochs_of_any_size(seed, epoch):
     found, expected = pair((7, 9, 3), torch.float32, seed=seed, epoch=epoch, **DRAWS[-1])
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("seed", [3, 2**64 - 1])
+@pytest.mark.parametrize("blank", [False, True])
+def test_patches_are_the_references(blank, seed, dtype):
+    generator = torch.Generator().manual_seed(2)
+    wide = torch.promote_types(dtype, torch.float32)
+    own = torch.randn(6, 3, 4, 3, generator=generator, dtype=torch.float64).to(wide)
+    patch = Patch(own[0] * 2, own, 2, 5, 0.7, 0.4, 1.75, seed - 1, part=1, blank=blank)
+    for draws in (DRAWS[0], DRAWS[-1]):
+        found, expected = pair((7, 9, 3), dtype, seed=seed, epoch=4, patch=patch, **draws)
+        assert torch.equal(found, expected)

@@ -12,9 +12,10 @@ from fasttrain_kernels.augment.augment import augment, byte_map  # noqa: E402
 from fasttrain_kernels.compiled import static  # noqa: E402
 
 
+@pytest.mark.parametrize("name", ["augment", "augment, patches"])
 @pytest.mark.parametrize("target", static.TARGETS)
-def test_compiles_without_spills_to_vector_stores(target):
-    case = next(case for case in static.cases() if case.name == "augment")
+def test_compiles_without_spills_to_vector_stores(target, name):
+    case = next(case for case in static.cases() if case.name == name)
     row = static._row(case, target)
     assert row["spills"] == row["atomics"] == row["fp64"] == 0
     assert 0 < row["registers"] <= 64
@@ -40,7 +41,8 @@ def test_launch_is_one_program_per_image_and_part(monkeypatch):
     [(grid, arguments, constants)] = launches
     assert grid == (2, 2)
     assert arguments[0].dtype == arguments[4].dtype == torch.int16
-    assert arguments[5:] == (-1, 5)
+    assert arguments[5:7] == (-1, 5)
+    assert not constants["PATCHED"]
     assert constants["BLOCKS"] * constants["BLOCK"] * grid[1] >= 80 * 75 * 3
 
 

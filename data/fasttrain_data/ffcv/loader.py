@@ -153,7 +153,12 @@ class FfcvLoader(Loader):
             for number, pixels in enumerate(batches):
                 batch = slice(number * size, number * size + len(pixels))
                 images = augment(
-                    pixels, rows[: len(pixels)], self._values, samples=samples[batch], **draws
+                    pixels,
+                    rows[: len(pixels)],
+                    self._values,
+                    samples=samples[batch],
+                    labels=labels[batch],
+                    **draws,
                 )
                 # Whoever abandons the epoch ends the worker here.
                 yield images, labels[batch]

@@ -80,6 +80,9 @@ def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
             style = {"color": colour, "ls": dashes, "marker": mark, "ms": 3.5, "lw": 1.2}
             every = max(1, len(line) // 8) if by_epoch else 1
             (drawn,) = ax.plot(line["x"], 100 * line["mean"], markevery=every, **style)
+            if by_epoch and line["n"].max() > 1:
+                low, high = (100 * (line["mean"] + s * line["std"]) for s in (-1, 1))
+                ax.fill_between(line["x"], low, high, color=colour, alpha=0.15, lw=0)
             drawn.set_label(str(series))
             handles[series] = drawn
     for ax in axes[len(names) :]:
@@ -95,7 +98,8 @@ SETS = Drawing(
     title="Accuracy on every evaluation set",
     caption=(
         "Accuracy on the test set and on each probe set of the data: of a grid at the end of every "
-        "stage against PLR, of chains by epoch along every path. Means over seeds."
+        "stage against PLR, of chains by epoch along every path. Means over seeds; bands of chains "
+        "are ± sample standard deviation."
     ),
     published="LWM, accuracy on clean and on patch-only images",
     table=_table,

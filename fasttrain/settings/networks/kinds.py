@@ -1,6 +1,7 @@
 """The networks of a setting, by kind: what each can be told, and what it builds.
 
     convnet, resnet18   of arXiv 2410.22113, in scale-invariant and practical form
+    wide-resnet         WRN-n-k of arXiv 1605.07146
     mlp                 hidden layers of one width, with batch norm or layer norm
     two-layer           two groups of neurons on two inputs, of the theory of arXiv 1907.04595
     custom              any nn.Module, from a function of the user's (`custom`)
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, Strict
+from pydantic import AfterValidator, Field, Strict
 
 from ..custom import Factory, FromFactory, Options, source_digest
 from ..fields import CLOSED, Count, Radius, Width
@@ -100,6 +101,29 @@ class ResNet18(_Conv):
     model: Literal["resnet18"] = "resnet18"
 
 
+def _depth(value: int) -> int:
+    if value % 6 != 4 or value < 10:
+        below = max(10, value - (value - 4) % 6)
+        raise ValueError(f"must be 6 n + 4 for n blocks a group: {below} or {below + 6}")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class WideResNet(_Conv):
+    """Pre-activation blocks in three groups of widths kc, 2kc, 4kc."""
+
+    model: Literal["wide-resnet"] = "wide-resnet"
+    width: Width = 16
+    """channels of the first convolution"""
+    depth: Annotated[Count, Field(le=1000), AfterValidator(_depth)] = 16
+    """layers that convolve or classify"""
+    widen: Annotated[Count, Field(le=20)] = 10
+    """width of the first group, in widths of the first convolution"""
+
+    def _own(self, shape: Sequence[int]) -> dict[str, Any]:
+        return {"depth": self.depth, "widen": self.widen}
+
+
 @dataclass(frozen=True, kw_only=True)
 class MLP(_Conv):
     """Hidden layers of one width."""
@@ -174,12 +198,13 @@ class CustomNetwork(FromFactory, Network):
 
 
 AnyNetwork = Annotated[
-    ConvNet | ResNet18 | MLP | TwoLayer | CustomNetwork,
+    ConvNet | ResNet18 | WideResNet | MLP | TwoLayer | CustomNetwork,
     Field(discriminator="model"),
 ]
 NETWORKS: dict[str, type[Any]] = {
     "convnet": ConvNet,
     "resnet18": ResNet18,
+    "wide-resnet": WideResNet,
     "mlp": MLP,
     "two-layer": TwoLayer,
     "custom": CustomNetwork,

@@ -7,10 +7,12 @@ from .head import HEAD_NORM, ImageClassifier, fold, unfold
 from .layer_norm_mlp import LayerNormMLP
 from .mlp import MLP
 from .resnet import ResNet18
+from .wide_resnet import WideResNet
 
 MODELS: dict[str, Callable[..., ImageClassifier]] = {
     "convnet": ConvNet,
     "resnet18": ResNet18,
+    "wide-resnet": WideResNet,
     "mlp": MLP,
 }
 
@@ -22,6 +24,7 @@ __all__ = [
     "ConvNet",
     "ImageClassifier",
     "ResNet18",
+    "WideResNet",
     "fold",
     "unfold",
 ]

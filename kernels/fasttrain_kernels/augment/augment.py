@@ -1,4 +1,4 @@
-"""One fused pass from bytes to training batches: gather, crop, flip, cut out, normalise, cast.
+"""One fused pass from bytes to batches: gather, crop, flip, cut out, normalise, patch, cast.
 
 Read once as uint8, written once in the training precision: 1 + 4 bytes per value in fp32, 1 + 2 in
 bf16. `reference.py` states it; numba carries it out on a CPU, Triton on CUDA and ROCm,
@@ -51,11 +51,43 @@ def byte_map(
     return ByteMap(scale, shift, table)
 
 
+class Patch(NamedTuple):
+    """A patch that tells the class, added to some images after all else (arXiv 1907.04595).
+
+    Constant for an image are whether it is patched, and for a class v; drawn at each access are the
+    sign, whether the image is there or zeros in its place, and u in [0, 1):
+
+        image + (z ± v)        zeros + (z ± strength * u * v)
+    """
+
+    shared: Tensor  # (P, Q, C), z, of the type of a ByteMap's scale
+    own: Tensor  # (K, P, Q, C), v of every class, likewise
+    top: int
+    left: int
+    share: float
+    """probability that an image is patched"""
+    alone: float
+    """probability that a patched image is zeros but for the patch"""
+    strength: float
+    seed: int
+    """of which images are patched"""
+    part: int = 0
+    """which of several sets of images it is: others of each are patched"""
+    blank: bool = False
+    """whether every image is zeros, patched or not"""
+
+    def to(self, device: torch.device) -> "Patch":
+        """Return the same on a device."""
+        return self._replace(shared=self.shared.to(device), own=self.own.to(device))
+
+
 def augment(
     images: Tensor,  # (N, H, W, C) uint8
     rows: Tensor,  # (B,) int64, which images
     values: ByteMap,  # what each byte becomes
     *,
+    patch: Patch | None = None,
+    labels: Tensor | None = None,  # (B,) int64, of the images; a patch needs them
     samples: Tensor | None = None,  # (B,) int64, what the draws are keyed by; the rows if not given
     seed: int = 0,
     epoch: int = 0,
@@ -68,13 +100,16 @@ def augment(
 
     `flip` mirrors half of the images, `padding` crops at random from the image with that many
     pixels of byte 0 around it, `cutout` sets a square of that size to 0. The values of `rows` are
-    not checked: they must lie in 0..N-1, as a device value is never read on the host here.
+    not checked: they must lie in 0..N-1, as a device value is never read on the host here. Nor are
+    labels, in 0..K-1 of the K classes of a patch; the patch is added last.
 
     Raises:
         ValueError: tensors of another type, shape, device or layout; a backend of another device.
     """
     samples = rows if samples is None else samples
     _check(images, rows, samples, values)
+    if patch is not None:
+        _check_patch(patch, images, rows, labels, values)
     name = _choose(images.device.type, backend)
     out = torch.empty(
         (len(rows), *images.shape[1:]), dtype=values.table.dtype, device=images.device
@@ -89,6 +124,7 @@ def augment(
         module.augment(
             images, rows, samples, values, out,
             seed=seed, epoch=epoch, flip=flip, padding=padding, cutout=cutout,
+            patch=patch, labels=labels,
         )  # fmt: skip
     return out.permute(0, 3, 1, 2)
 
@@ -124,6 +160,42 @@ def _check(images: Tensor, rows: Tensor, samples: Tensor, values: ByteMap) -> No
         raise ValueError(
             f"tensors are on {', '.join(sorted(map(str, devices)))}: one device is needed"
         )
+
+
+def _check_patch(
+    patch: Patch, images: Tensor, rows: Tensor, labels: Tensor | None, values: ByteMap
+) -> None:
+    if labels is None or labels.dtype != torch.int64 or labels.shape != rows.shape:
+        found = "none" if labels is None else f"{labels.dtype} of shape {tuple(labels.shape)}"
+        raise ValueError(f"labels are {found}: a patch needs int64 ({len(rows)},)")
+    shared, own = patch.shared, patch.own
+    height, width, channels = images.shape[1:]
+    for tensor in (shared, own):
+        if tensor.dtype != values.scale.dtype or not tensor.is_contiguous():
+            raise ValueError(
+                f"a patch is {tensor.dtype}: contiguous {values.scale.dtype} is needed"
+            )
+    if shared.ndim != 3 or shared.shape[2] != channels or own.shape[1:] != shared.shape:
+        raise ValueError(
+            f"a patch is of shapes {tuple(shared.shape)} and {tuple(own.shape)}: (P, Q, {channels})"
+            f" and (K, P, Q, {channels}) are needed"
+        )
+    bottom, right = patch.top + shared.shape[0], patch.left + shared.shape[1]
+    if patch.top < 0 or patch.left < 0 or bottom > height or right > width:
+        raise ValueError(
+            f"a patch covers rows {patch.top}..{bottom - 1} and columns {patch.left}..{right - 1}:"
+            f" images are {height}x{width}"
+        )
+    devices = {tensor.device for tensor in (images, labels, shared, own)}
+    if len(devices) > 1:
+        raise ValueError(
+            f"tensors are on {', '.join(sorted(map(str, devices)))}: one device is needed"
+        )
+
+
+def threshold(probability: float) -> int:
+    """Return the bound below which so many of the 32-bit words lie."""
+    return round(probability * 2**32)
 
 
 def _choose(device: str, backend: str | None) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..numba_runtime.team import worker
-from .augment import OWNER, ByteMap
+from .augment import OWNER, ByteMap, Patch, threshold
 from .cpu_loops import Job, work
 from .philox import MASK
 
@@ -32,6 +32,8 @@ def augment(
     flip: bool,
     padding: int,
     cutout: int,
+    patch: Patch | None = None,
+    labels: Tensor | None = None,
 ) -> None:
     """See `augment.augment`."""
     _, height, width, channels = images.shape
@@ -44,6 +46,7 @@ def augment(
     # A line of scales, of shifts, and an image; whole lines of cache for each thread.
     size = -(-width * channels * (2 * scale.element_size() + height) // 64) * 64
     scratch = torch.empty(threads * size, dtype=torch.uint8)
+    labels = rows if labels is None else labels.contiguous()
     job = Job(
         images=images.data_ptr(),
         rows=rows.data_ptr(),
@@ -63,8 +66,31 @@ def augment(
         flip=flip,
         padding=padding,
         cutout=cutout,
+        labels=labels.data_ptr(),
+        **_patch_fields(patch),
     )
     worker(_make_worker, out.dtype, scale.dtype)(job, threads)
+
+
+def _patch_fields(patch: Patch | None) -> dict[str, Any]:
+    """What a job is told of a patch; nothing where there is none."""
+    if patch is None:
+        return {}
+    return {
+        "patch_shared": patch.shared.data_ptr(),
+        "patch_own": patch.own.data_ptr(),
+        "patch_height": patch.shared.shape[0],
+        "patch_width": patch.shared.shape[1],
+        "patch_top": patch.top,
+        "patch_left": patch.left,
+        "patch_share": threshold(patch.share),
+        "patch_alone": threshold(patch.alone),
+        "patch_strength": patch.strength,
+        "patch_seed_low": patch.seed & MASK,
+        "patch_seed_high": patch.seed >> 32,
+        "patch_part": patch.part,
+        "patch_blank": patch.blank,
+    }
 
 
 def _make_worker(source: str, like: np.ndarray, number: np.ndarray) -> Callable[[Any], None]:

@@ -15,9 +15,20 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import overload
 
-from ..numba_runtime.elements import BASE, INT64, array, intrinsic, narrow
+from ..numba_runtime.elements import BASE, INT64, array, intrinsic, load, narrow
 from ..numba_runtime.team import fields, member, share
-from .philox import CROP_X, CROP_Y, CUTOUT, FLIP, KEY_INCREMENTS, MASK, MULTIPLIERS, NUM_ROUNDS
+from .philox import (
+    CROP_X,
+    CROP_Y,
+    CUTOUT,
+    FLIP,
+    KEY_INCREMENTS,
+    MASK,
+    MULTIPLIERS,
+    NUM_ROUNDS,
+    PATCH,
+    PATCH_MASK,
+)
 
 # Said aloud, for numba hands a caller's `fastmath` down to functions that say nothing.
 EXACT = {**BASE, "fastmath": False}
@@ -35,8 +46,14 @@ class Job(ctypes.Structure):
             *("scratch", "scratch_size"),
             *("num_rows", "height", "width", "channels"),
             *("seed_low", "seed_high", "epoch", "flip", "padding", "cutout"),
+            # Addresses: int64 (B,); (P, Q, C) and (K, P, Q, C) to compute in.
+            *("labels", "patch_shared", "patch_own"),
+            # No height, no patch.
+            *("patch_height", "patch_width", "patch_top", "patch_left"),
+            *("patch_share", "patch_alone", "patch_seed_low", "patch_seed_high", "patch_part"),
+            "patch_blank",
         ),
-        (),
+        ("patch_strength",),
     )
 
 
@@ -60,19 +77,28 @@ def work(address, like, number):
     own += 2 * size * number.itemsize
     rows = array(job.rows, (job.num_rows,), INT64)
     samples = array(job.samples, (job.num_rows,), INT64)
+    labels = array(job.labels, (job.num_rows,), INT64)
     for b in range(*share(job.num_rows, thread, threads)):
         image = job.images + rows[b] * job.height * size
         out = job.out + b * job.height * size * like.itemsize
         _image(job, samples[b], image, out, like, own, scale, shift)
+        if job.patch_height:
+            _patch(job, samples[b], labels[b], out, like, number)
 
 
 @numba.njit(**EXACT)
 def _words(job, sample, stream):
+    """The first two words of a stream of the batch."""
+    return _philox(sample, job.epoch, stream, job.seed_low, job.seed_high)
+
+
+@numba.njit(**EXACT)
+def _philox(sample, epoch, stream, seed_low, seed_high):
     """The first two words of Philox4x32-10, as in `augment_words.philox`."""
     mask, half = np.uint64(MASK), np.uint64(32)
     c0, c1 = np.uint64(sample) & mask, np.uint64(sample) >> half
-    c2, c3 = np.uint64(job.epoch), np.uint64(stream)
-    k0, k1 = np.uint64(job.seed_low), np.uint64(job.seed_high)
+    c2, c3 = np.uint64(epoch), np.uint64(stream)
+    k0, k1 = np.uint64(seed_low), np.uint64(seed_high)
     for _ in range(NUM_ROUNDS):
         p0, p1 = c0 * np.uint64(MULTIPLIERS[0]), c2 * np.uint64(MULTIPLIERS[1])
         c0, c1, c2, c3 = (p1 >> half) ^ c1 ^ k0, p1 & mask, (p0 >> half) ^ c3 ^ k1, p0 & mask
@@ -191,6 +217,17 @@ def _half(_, value):
     return types.int16(types.float32), codegen
 
 
+@intrinsic
+def _whole(_, bits):
+    """The fp32 number of the bits of an fp16 one."""
+
+    def codegen(context, builder, signature, arguments):
+        half = builder.bitcast(arguments[0], ir.HalfType())
+        return builder.fpext(half, ir.FloatType())
+
+    return types.float32(types.int16), codegen
+
+
 def _cast(like, value):
     """A number as an element of `like`, rounded to the nearest, ties to even."""
     raise NotImplementedError
@@ -201,6 +238,18 @@ def _overload_cast(like, value):
     if like.dtype == types.int16:
         return lambda like, value: _half(value)
     return lambda like, value: narrow(like, value)
+
+
+def _widened(like, stored):
+    """An element of `like` in the type to compute in."""
+    raise NotImplementedError
+
+
+@overload(_widened)
+def _overload_widened(like, stored):
+    if like.dtype == types.int16:
+        return lambda like, stored: _whole(stored)
+    return lambda like, stored: load(like, stored)
 
 
 @numba.njit(**EXACT)
@@ -214,3 +263,33 @@ def _cut(job, sample, out, like):
     result = array(out, (job.height * row_size,), like)
     for y in range(max(0, top), min(job.height, top + size)):
         result[y * row_size + first : y * row_size + last] = 0
+
+
+@numba.njit(**EXACT)
+def _patch(job, sample, label, out, like, number):
+    """Add the patch to an image that has one, as `augment_reference` says."""
+    first, second = _words(job, sample, PATCH)
+    seed = job.patch_seed_low, job.patch_seed_high
+    chosen = _philox(sample, job.patch_part, PATCH_MASK, *seed)[0] < np.uint64(job.patch_share)
+    alone = first < np.uint64(job.patch_alone)
+    line = job.width * job.channels
+    if job.patch_blank or (chosen and alone):
+        array(out, (job.height * line,), like)[:] = 0
+    if not chosen:
+        return
+    factor = narrow(number, 1.0)
+    if alone:
+        uniform = narrow(number, np.float64(second & np.uint64(0xFFFFFF)) * 2.0**-24)
+        factor = narrow(number, job.patch_strength) * uniform
+    if second >> np.uint64(31):
+        factor = -factor
+    size = job.patch_width * job.channels
+    count = job.patch_height * size
+    shared = array(job.patch_shared, (count,), number)
+    own = array(job.patch_own + label * count * number.itemsize, (count,), number)
+    for y in range(job.patch_height):
+        begin = (job.patch_top + y) * line + job.patch_left * job.channels
+        result = array(out + begin * like.itemsize, (size,), like)
+        for i in range(size):
+            added = shared[y * size + i] + factor * own[y * size + i]
+            result[i] = _cast(like, _widened(like, result[i]) + added)

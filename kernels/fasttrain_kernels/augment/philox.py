@@ -16,7 +16,7 @@ KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
 NUM_ROUNDS = 10
 
 # Streams of the augmentation. The numbers decide what a seed means; never renumber them.
-FLIP, CROP_Y, CROP_X, CUTOUT = 1, 2, 3, 5
+FLIP, CROP_Y, CROP_X, CUTOUT, PATCH_MASK, PATCH = 1, 2, 3, 5, 7, 8
 
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
 

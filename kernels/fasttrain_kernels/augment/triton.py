@@ -2,12 +2,13 @@
 
 A program makes a part of one image: it draws the sample's words, then walks over blocks of values,
 each a byte from the image (0 outside it), looked up in the table. Values are moved as bits, so that
-nothing is rounded, contracted or converted on the way.
+nothing is rounded, contracted or converted on the way; but where there is a patch.
 """
 
 # Kernels are written in Triton's language, which Python's types do not describe.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # pyright: reportGeneralTypeIssues=false, reportIndexIssue=false
+# pyright: reportPossiblyUnboundVariable=false
 
 import torch
 import triton
@@ -15,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import philox as streams
-from .augment import ByteMap
+from .augment import ByteMap, Patch, threshold
 
 BLOCK = 1024
 """Values at once, 8 per thread."""
@@ -30,7 +31,15 @@ FLIP = tl.constexpr(streams.FLIP)
 CROP_Y = tl.constexpr(streams.CROP_Y)
 CROP_X = tl.constexpr(streams.CROP_X)
 CUTOUT = tl.constexpr(streams.CUTOUT)
+PATCH_MASK = tl.constexpr(streams.PATCH_MASK)
+PATCH = tl.constexpr(streams.PATCH)
 
+_TYPES = {
+    torch.bfloat16: tl.bfloat16,
+    torch.float16: tl.float16,
+    torch.float32: tl.float32,
+    torch.float64: tl.float64,
+}
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -43,11 +52,53 @@ def _draw(sample, epoch, seed, stream: tl.constexpr, num_y, num_x):
     return tl.umulhi(y, zero + num_y).to(tl.int32), tl.umulhi(x, zero + num_x).to(tl.int32)
 
 
-@triton.jit(do_not_specialize=["seed", "epoch"])
+@triton.jit
+def _words(sample, epoch, seed, stream: tl.constexpr):
+    """The first two words of a stream, as int64."""
+    low, high = sample.to(tl.uint32), (sample >> 32).to(tl.uint32)
+    zero = low * 0
+    first, second, _, _ = tl.philox(seed, low, high, zero + epoch.to(tl.uint32), zero + stream)
+    return first.to(tl.int64), second.to(tl.int64)
+
+
+@triton.jit
+def _narrow(value, like: tl.constexpr):
+    """The bits of a number rounded to the nearest, ties to even, as an element of type `like`."""
+    if like == tl.bfloat16:
+        # By hand: some versions of the interpreter cut off.
+        bits = value.to(tl.uint32, bitcast=True)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        return rounded.to(tl.uint16).to(tl.int16, bitcast=True)
+    elif like == tl.float16:
+        return value.to(tl.float16).to(tl.int16, bitcast=True)
+    elif like == tl.float32:
+        return value.to(tl.int32, bitcast=True)
+    else:
+        return value.to(tl.int64, bitcast=True)
+
+
+@triton.jit
+def _widen(bits, like: tl.constexpr):
+    """An element of type `like`, given by its bits, in the type to compute in."""
+    if like == tl.bfloat16:
+        return (bits.to(tl.int32) << 16).to(tl.float32, bitcast=True)
+    elif like == tl.float16:
+        return bits.to(tl.float16, bitcast=True).to(tl.float32)
+    elif like == tl.float32:
+        return bits.to(tl.float32, bitcast=True)
+    else:
+        return bits.to(tl.float64, bitcast=True)
+
+
+@triton.jit(do_not_specialize=["seed", "epoch", "patch_seed"])
 def _augment_kernel(
     p_out, p_images, p_rows, p_samples, p_table, seed, epoch,
+    p_labels, p_shared, p_own, p_strength, patch_seed,
     H: tl.constexpr, W: tl.constexpr, C: tl.constexpr,
     MIRROR: tl.constexpr, PADDING: tl.constexpr, HOLE: tl.constexpr,
+    PATCHED: tl.constexpr, SHARE: tl.constexpr, ALONE: tl.constexpr, PART: tl.constexpr,
+    BLANK: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, LIKE: tl.constexpr,
     BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     image, part = tl.program_id(0), tl.program_id(1)
@@ -62,6 +113,16 @@ def _augment_kernel(
     if HOLE:
         top, left = _draw(sample, epoch, seed, CUTOUT, H, W)
         top, left = top - HOLE // 2, left - HOLE // 2
+    if PATCHED:
+        chosen = _words(sample, epoch * 0 + PART, patch_seed.to(tl.uint64), PATCH_MASK)[0] < SHARE
+        first, second = _words(sample, epoch, seed, PATCH)
+        alone = first < ALONE
+        empty = (chosen & alone) | (BLANK == 1)
+        strength = tl.load(p_strength)
+        factor = strength * ((second & 0xFFFFFF).to(strength.dtype) * 5.9604644775390625e-08)
+        factor = tl.where(alone, factor, strength * 0 + 1)
+        factor = tl.where(second >= 2147483648, -factor, factor)
+        p_mine = p_own + tl.load(p_labels + image) * (ROWS * COLUMNS * C)
     SIZE: tl.constexpr = H * W * C
     p_image = p_images + row * SIZE
     p_result = p_out + image.to(tl.int64) * SIZE
@@ -78,6 +139,13 @@ def _augment_kernel(
         if HOLE:
             cut = (y >= top) & (y < top + HOLE) & (x >= left) & (x < left + HOLE)
             result = tl.where(cut, 0, result)
+        if PATCHED:
+            result = tl.where(empty, 0, result)
+            hit = (y >= TOP) & (y < TOP + ROWS) & (x >= LEFT) & (x < LEFT + COLUMNS) & chosen
+            at = ((y - TOP) * COLUMNS + x - LEFT) * C + channel
+            added = tl.load(p_shared + at, mask=hit, other=0)
+            added = added + factor * tl.load(p_mine + at, mask=hit, other=0)
+            result = tl.where(hit, _narrow(_widen(result, LIKE) + added, LIKE), result)
         tl.store(p_result + value, result, mask=value < SIZE)
 
 
@@ -93,12 +161,20 @@ def augment(
     flip: bool,
     padding: int,
     cutout: int,
+    patch: Patch | None = None,
+    labels: Tensor | None = None,
 ) -> None:
     """See `augment.augment`."""
     table = values.table
     bits = _BITS[table.element_size()]
     _, height, width, channels = images.shape
     num_blocks = triton.cdiv(height * width * channels, BLOCK)
+    patch_seed = 0 if patch is None else patch.seed
+    # Pointers that are not read where there is no patch.
+    patched: list[Tensor] = [samples, values.scale, values.scale, values.scale]
+    if patch is not None and labels is not None:
+        strength = torch.full_like(patch.shared[0, 0, :1], patch.strength)
+        patched = [labels.contiguous(), patch.shared, patch.own, strength]
     num_parts = triton.cdiv(num_blocks, MAX_BLOCKS)
     _augment_kernel[(len(out), num_parts)](
         out.view(bits),
@@ -106,12 +182,36 @@ def augment(
         rows.contiguous(),
         samples.contiguous(),
         table.contiguous().view(bits),
-        # Triton's widest integer is signed: the same bits.
-        seed - 2**64 if seed >= 2**63 else seed,
+        _signed(seed),
         epoch,
+        *patched,
+        _signed(patch_seed),
         **constants(height, width, channels, flip=flip, padding=padding, cutout=cutout),
+        **patch_constants(patch, table.dtype),
         **LAUNCH,
     )
+
+
+def _signed(seed: int) -> int:
+    """The same bits as Triton's widest integer, which is signed."""
+    return seed - 2**64 if seed >= 2**63 else seed
+
+
+def patch_constants(patch: Patch | None, dtype: torch.dtype) -> dict[str, object]:
+    """What the kernel is compiled for of a patch."""
+    height, width = (0, 0) if patch is None else patch.shared.shape[:2]
+    return {
+        "PATCHED": int(patch is not None),
+        "SHARE": 0 if patch is None else threshold(patch.share),
+        "ALONE": 0 if patch is None else threshold(patch.alone),
+        "PART": 0 if patch is None else patch.part,
+        "BLANK": 0 if patch is None else int(patch.blank),
+        "TOP": 0 if patch is None else patch.top,
+        "LEFT": 0 if patch is None else patch.left,
+        "ROWS": height,
+        "COLUMNS": width,
+        "LIKE": _TYPES[dtype],
+    }
 
 
 def constants(

@@ -29,6 +29,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from ..augment import triton as augment_triton
+from ..augment.augment import Patch
 from ..small_mlp import triton as mlp_triton
 from ..step.layout import CHUNK
 from ..step.triton import adam_step, group_sums, scale, sgd_step, sphere_apply, sphere_step
@@ -53,7 +54,7 @@ _INTEGER_TABLES = {
 }
 # Of the augmentation, whose values are moved as bits.
 _TYPES = {"p_images": "*u8", "p_rows": "*i64", "p_samples": "*i64", "seed": "i64", "epoch": "i64"}
-_TYPES |= {"p_out": "*i32", "p_table": "*i32"}
+_TYPES |= {"p_out": "*i32", "p_table": "*i32", "p_labels": "*i64", "patch_seed": "i64"}
 # Of the small MLPs.
 _TYPES |= {name: "*i64" for name in ("p_targets", "p_order", "p_bounds")}
 _TYPES |= {"p_hits": "*i32", "radius": "fp32", "eps": "fp32"}
@@ -118,13 +119,17 @@ def cases() -> list[Case]:
         name = "mlp, steps" if trains else "mlp, scores"
         made.append(Case(name=name, kernel=mlp_triton._mlp_kernel, constants=sizes))
     augment = augment_triton.constants(32, 32, 3, flip=True, padding=4, cutout=8)
-    made.append(
-        Case(
-            name="augment",
-            kernel=augment_triton._augment_kernel,
-            constants=augment | augment_triton.LAUNCH,
+    sizes = torch.empty(7, 7, 3), torch.empty(10, 7, 7, 3)
+    patch = Patch(*sizes, top=12, left=12, share=0.8, alone=0.2, strength=1.75, seed=0)
+    for name, given in (("augment", None), ("augment, patches", patch)):
+        own = augment_triton.patch_constants(given, torch.float32)
+        made.append(
+            Case(
+                name=name,
+                kernel=augment_triton._augment_kernel,
+                constants=augment | own | augment_triton.LAUNCH,
+            )
         )
-    )
     return made
 
 

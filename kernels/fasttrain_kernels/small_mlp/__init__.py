@@ -1,1 +1,0 @@
-"""Small MLPs of a pack, trained many steps in one call: reference, Triton and the CPU."""
