@@ -8,8 +8,8 @@ access a patched one is, with labels y,
     image + (z ± v_y)       or, with probability `alone`,       zeros + (z ± strength * u * v_y)
 
 with u ~ U[0, 1), by the fused kernel (`Patch` of `fasttrain_kernels.augment.augment`), keyed by
-(seed, epoch, sample index). An evaluation set is one draw of it, a function of `seed` alone, where the published
-code draws at each access there too.
+(seed, epoch, sample index). An evaluation set is one draw of it, a function of `seed` alone, where
+the published code draws at each access there too.
 """
 
 from collections.abc import Iterator
