@@ -146,6 +146,7 @@ def test_a_weight_decay_per_model(options, backend):
         refresh(rows, step)
         for model, own in enumerate(alone):
             for p, whole in zip(own, rows, strict=True):
+                assert whole.grad is not None
                 p.grad = whole.grad.chunk(3)[model].clone()
         for optimizer in (packed, *single):
             optimizer.step()

@@ -1,6 +1,7 @@
 """A step of the Triton kernels on some parameters, and its comparison with `reference.py`."""
 
 import os
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,7 +75,7 @@ class Problem:
 
     def step(self, backend: str = "triton") -> dict[str, list[Tensor]]:
         """Take the step in place; everything that it wrote."""
-        options = dict(momentum=self.momentum, nesterov=self.nesterov)
+        options: dict[str, Any] = dict(momentum=self.momentum, nesterov=self.nesterov)
         common = self.thetas, self.grads, self.buffers, self.layout, self.eta
         if self.kind == "adam":
             module = adam_step if backend == "triton" else reference

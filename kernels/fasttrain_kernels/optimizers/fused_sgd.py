@@ -110,7 +110,9 @@ class FusedSGD(GroupwiseSGD):
 
     def _call_torch(self, ready: Ready, indices: list[int], known: Sequence[Any]) -> None:
         group, _, thetas, fitted, _ = ready
-        lr, decay, buffers = group["lr"], group["weight_decay"], list(known)
+        lr, buffers = group["lr"], list(known)
+        # torch's function takes a tensor too.
+        decay: Any = group["weight_decay"]
         # Only their own gradients carry a graph.
         grads = [thetas[i].grad if group["differentiable"] else fitted.grads[i] for i in indices]
         # torch 2.11's fused step is wrong for 16 bits on a CPU.
