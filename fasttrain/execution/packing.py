@@ -119,13 +119,11 @@ def _prefixes(stages: Sequence[Stage]) -> dict[str, int]:
 def _waves(stages: Sequence[Stage], prefixes: Mapping[str, int]) -> Iterator[list[Stage]]:
     """Stages that can train in step: the shorter ones of a line before the longer ones.
 
-    Those that go on from a shorter one start later than those that have none. A pack has one weight
-    decay: the fused step takes a number.
+    Those that go on from a shorter one start later than those that have none.
     """
     waves: dict[tuple[object, ...], list[Stage]] = {}
     for stage in stages:
-        decay = stage.knobs.weight_decay
-        waves.setdefault((stage.shape, prefixes.get(stage.id, 0), decay), []).append(stage)
+        waves.setdefault((stage.shape, prefixes.get(stage.id, 0)), []).append(stage)
     yield from sorted(waves.values(), key=lambda wave: (wave[0].k is not None, wave[0].num_epochs))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Knobs:
-    """What is constant over a leg; rate and noise may differ between the models of a pack."""
+    """What is constant over a leg and may differ between the models of a pack."""
 
     lr: float
     """learning rate, in the optimiser's sense"""

@@ -85,6 +85,22 @@ def test_each_model_of_a_practical_pack_is_as_torch_trains_it(kind, model):
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_weight_decay_per_model_is_that_of_the_model_alone(kind):
+    decays = (None, 0.0, 0.3)
+    knobs = [Knobs(lr=3e-3, weight_decay=decay) for decay in decays]
+    net = packed("convnet")
+    before = unfold(copy.deepcopy(net.state_dict()), len(knobs))
+    train(net, OPTIMIZERS[kind].build(trained(net), knobs))
+    ends = unfold(net.state_dict(), len(knobs))
+    for own, start, end in zip(knobs, before, ends, strict=True):
+        alone = network("convnet").double()
+        alone.load_state_dict(start)
+        train(alone, OPTIMIZERS[kind].build(trained(alone), [own]))
+        for name, value in alone.state_dict().items():
+            torch.testing.assert_close(end[name], value, **TOLERANCES, msg=name)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_from_its_state_it_goes_on_in_the_same_bits(kind):
     """Through the states of the single models, as checkpoints hold them."""
     net = packed("convnet", torch.float32)

@@ -137,6 +137,18 @@ def test_packs_of_a_wave_are_as_few_and_as_even_as_possible():
     assert [len(pack) for pack in make_packs(plan(11, 0, (), 1), 4)] == [4, 4, 3]
 
 
+def test_legs_of_other_knobs_are_one_pack():
+    shared = {"seed": 0, "num_epochs": 2, "setup": ()}
+    knobs = [
+        Knobs(lr=lr, weight_decay=decay, noise=noise)
+        for lr in (1e-3, 1e-2)
+        for decay in (None, 0.0, 0.1)
+        for noise in (0.0, 0.1)
+    ]
+    stages = [Stage(knobs=own, **shared) for own in knobs]
+    assert make_packs(stages, 12) == [stages]
+
+
 def test_results_of_packs_and_of_single_runs_are_interchangeable(fasttrain, tiny, tmp_path):
     """Some stages by themselves, the others packed into the same store: like all by themselves.
 

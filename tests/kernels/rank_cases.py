@@ -34,6 +34,7 @@ MAKERS = {
     "group": lambda p: SphereSGD(p, elr=0.01, momentum=0.9, scope="group"),
     "group, tensors": lambda p: SphereSGD(p, elr=0.01, scope="group", groups="tensor"),
     "plain": lambda p: FusedSGD(p, 0.1, momentum=0.9, weight_decay=0.01),
+    "decay as a tensor": lambda p: FusedSGD(p, 0.1, weight_decay=torch.tensor([0.01])),
     "dampening": lambda p: FusedSGD(p, 0.1, momentum=0.9, dampening=0.5, maximize=True),
     "mixed": lambda p: SphereSGD(
         [{"params": p[:3]}, {"params": p[3:], "sphere": False, "lr": 0.1}], elr=0.01

@@ -26,7 +26,7 @@ from fasttrain_kernels.step.layout import make_layout
 RTOL = 1e-12
 ATOL_FP32 = 2**-23
 
-MODES = ["exact", "deferred", "group", "sgd"]
+MODES = ["exact", "deferred", "group", "sgd", "decays"]
 
 CASES = {
     "one": [(1, 1)],
@@ -63,8 +63,9 @@ def take(backend, mode, state, num_models, momentum=0.9, nesterov=False, groups=
     rates = eta * (1 + torch.arange(count, dtype=torch.float64) / 7)
     options = {"momentum": momentum, "nesterov": nesterov}
     held = buffers if momentum else None
-    if mode == "sgd":
-        sums = backend.sgd_step_(thetas, grads, held, layout, rates, weight_decay=0.01, **options)
+    if mode in ("sgd", "decays"):
+        decay = 0.01 * (1 + torch.arange(count, dtype=torch.float64)) if mode == "decays" else 0.01
+        sums = backend.sgd_step_(thetas, grads, held, layout, rates, weight_decay=decay, **options)
         return [*thetas, *buffers, sums]
     radius = 2 + torch.arange(count, dtype=torch.float64) / 5
     scale = torch.full((num_models,), 1.25, dtype=torch.float64) if mode == "deferred" else None
@@ -117,7 +118,7 @@ def test_a_pack_is_its_models_one_by_one(mode):
     start = state([(3 * rows, *rest) for rows, *rest in CASES["ragged"]])
     packed = take(cpu, mode, start, 3)
     rate = 0.1 * (1 + 1 / 7)
-    if mode in ("sgd", "deferred", "exact"):
+    if mode != "group":
         alone = tuple(
             [t.chunk(3)[1].clone(memory_format=torch.preserve_format) for t in part]
             for part in start
@@ -125,8 +126,9 @@ def test_a_pack_is_its_models_one_by_one(mode):
         thetas, grads, buffers = alone
         layout = make_layout(thetas)
         eta = torch.tensor([rate], dtype=torch.float64)
-        if mode == "sgd":
-            cpu.sgd_step_(thetas, grads, buffers, layout, eta, momentum=0.9, weight_decay=0.01)
+        if mode in ("sgd", "decays"):
+            decay = 0.02 if mode == "decays" else 0.01
+            cpu.sgd_step_(thetas, grads, buffers, layout, eta, momentum=0.9, weight_decay=decay)
         else:
             scale = torch.tensor([1.25], dtype=torch.float64) if mode == "deferred" else None
             radius = torch.tensor([2.2], dtype=torch.float64)

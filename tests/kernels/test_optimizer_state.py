@@ -170,6 +170,8 @@ def test_bad_gradients_and_options_of_fused_sgd():
         ({"lr": 0.1, "momentum": -1.0}, "momentum=-1.0"),
         ({"lr": 0.1, "nesterov": True}, "nesterov"),
         ({"lr": 0.1, "weight_decay": -1.0}, "weight_decay=-1.0"),
+        ({"lr": 0.1, "weight_decay": torch.tensor([-1.0])}, r"weight_decay=\[-1.0\]"),
+        ({"lr": 0.1, "weight_decay": torch.ones(3)}, r"weight decay of shape \(3,\)"),
         ({"lr": 0.1, "num_models": 2}, "num_models=2"),
         ({"lr": 0.1, "num_models": 0}, "num_models=0"),
         ({"lr": torch.ones(3)}, r"shape \(3,\)"),

@@ -129,6 +129,56 @@ def test_statistics_are_of_the_step_that_is_taken(options):
         torch.testing.assert_close(angle.cos(), cosine)
 
 
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}])
+def test_a_weight_decay_per_model(options, backend):
+    """A pack steps as its models do alone, whose weight decay is a number."""
+    decays = torch.tensor([0.0, 0.1, 0.4])
+    rows = [p for p in parameters() if len(p) % 3 == 0]
+    given = {"weight_decay": decays, "num_models": 3, "backend": backend}
+    packed = FusedSGD(rows, 0.05, **options, **given)
+    alone = [[nn.Parameter(p.detach().chunk(3)[m].clone()) for p in rows] for m in range(3)]
+    single = [
+        FusedSGD(own, 0.05, weight_decay=float(decay), backend=backend, **options)
+        for own, decay in zip(alone, decays, strict=True)
+    ]
+    for step in range(3):
+        refresh(rows, step)
+        for model, own in enumerate(alone):
+            for p, whole in zip(own, rows, strict=True):
+                assert whole.grad is not None
+                p.grad = whole.grad.chunk(3)[model].clone()
+        for optimizer in (packed, *single):
+            optimizer.step()
+        for model, own in enumerate(alone):
+            for p, whole in zip(own, rows, strict=True):
+                assert torch.equal(whole.detach().chunk(3)[model], p.detach())
+
+
+def test_a_weight_decay_may_be_changed_between_steps():
+    """In its tensor, or by another one; as torch takes it."""
+    params, decay = parameters(), torch.tensor(0.1)
+    twins = copied(params)
+    ours = FusedSGD(params, 0.1, weight_decay=decay)
+    theirs = torch.optim.SGD(twins, 0.1, weight_decay=0.1)
+    for value in (0.1, 0.3, 0.0):
+        decay.fill_(value)
+        theirs.param_groups[0]["weight_decay"] = value
+        for own in (params, twins):
+            refresh(own, 0)
+        ours.step()
+        theirs.step()
+        torch.testing.assert_close(flat(params), flat(twins), rtol=1e-7, atol=1e-9)
+    with pytest.raises(ValueError, match="weight decay of shape"):
+        ours.param_groups[0]["weight_decay"] = torch.ones(3)
+
+
+def test_a_weight_decay_per_model_goes_not_with_steps_of_torch():
+    rows = parameters()[:1]
+    with pytest.raises(ValueError, match="a weight decay per model goes not with dampening"):
+        FusedSGD(rows, 0.1, weight_decay=torch.ones(3), num_models=3, maximize=True)
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_a_differentiable_step(momentum):
     """The gradient of what comes after steps, with respect to what was before and to the rate."""

@@ -1,6 +1,7 @@
 """A step of the Triton kernels on some parameters, and its comparison with `reference.py`."""
 
 import os
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 # place, because the interpreter cuts digits off instead of rounding.
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 6e-7, torch.bfloat16: 2**-7}
 
-STEPS = ["exact", "deferred", "group", "sgd", "adam"]
+STEPS = ["exact", "deferred", "group", "sgd", "decays", "adam"]
+"""`decays` is sgd with a weight decay per model."""
 MOMENTA = {"plain": (0.0, False), "momentum": (0.9, False), "nesterov": (0.9, True)}
 
 
@@ -56,32 +58,33 @@ class Problem:
         self.eta = 0.1 * uniform(count)
         self.radius = size * (1 + uniform(count))
         self.scale = 0.5 + uniform(num_models) if kind == "deferred" else None
+        self.decay = 0.05 * uniform(num_models) if kind == "decays" else 0.01
 
     def copy(self, dtype: torch.dtype | None = None) -> "Problem":
         """The same, or the same numbers in another dtype."""
         new = object.__new__(Problem)
         new.__dict__ |= self.__dict__
-        for name in ("thetas", "grads", "buffers", "eta", "radius", "scale"):
+        for name in ("thetas", "grads", "buffers", "eta", "radius", "scale", "decay"):
             value = getattr(self, name)
             if isinstance(value, list):
                 value = [t.to(dtype or t.dtype, copy=True) for t in value]
-            elif value is not None:
+            elif isinstance(value, Tensor):
                 value = value.to(dtype or value.dtype, copy=True)
             setattr(new, name, value)
         return new
 
     def step(self, backend: str = "triton") -> dict[str, list[Tensor]]:
         """Take the step in place; everything that it wrote."""
-        options = dict(momentum=self.momentum, nesterov=self.nesterov)
+        options: dict[str, Any] = dict(momentum=self.momentum, nesterov=self.nesterov)
         common = self.thetas, self.grads, self.buffers, self.layout, self.eta
         if self.kind == "adam":
             module = adam_step if backend == "triton" else reference
             steps = torch.tensor([[2.0, 3.0]] * len(self.thetas), dtype=torch.float64)
             moments = dict(betas=(self.momentum or 0.8, 0.95), eps=1e-3)
             sums = module.adam_step_(*common, steps, **moments)
-        elif self.kind == "sgd":
+        elif self.kind in ("sgd", "decays"):
             module = sgd_step if backend == "triton" else reference
-            sums = module.sgd_step_(*common, **options, weight_decay=0.01)
+            sums = module.sgd_step_(*common, **options, weight_decay=self.decay)
         else:
             module = sphere_step if backend == "triton" else reference
             scope = "group" if self.kind == "group" else "joint"

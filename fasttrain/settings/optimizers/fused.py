@@ -146,14 +146,19 @@ def start_norms(scope: str, weights: Sequence[Tensor], radius: float) -> list[Te
 def sgd(options: SGD, trained: Trained, knobs: Sequence[Knobs]) -> FusedPack:
     """Plain SGD of all parameters at raw rates."""
     rates = _rates(knobs, trained)
-    [given] = {model.weight_decay for model in knobs}
+    decays = [
+        options.weight_decay if model.weight_decay is None else model.weight_decay
+        for model in knobs
+    ]
+    # One for all models stays a number, which the kernels know beforehand.
+    decay = decays[0] if len(set(decays)) == 1 else rates.new_tensor(decays)
     first, *rest = (
         FusedSGD(
             named,
             lr=rates,
             momentum=options.momentum,
             nesterov=options.nesterov,
-            weight_decay=options.weight_decay if given is None else given,
+            weight_decay=decay,
             num_models=trained.num_models,
             track=named is trained.sphere,
         )

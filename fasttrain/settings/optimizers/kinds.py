@@ -87,7 +87,7 @@ class SGD:
         return self.momentum > 0
 
     def build(self, trained: "Trained", knobs: Sequence[Knobs], **_: Any) -> "Built":
-        """The optimiser of a pack, a raw rate for each model, and one weight decay for all."""
+        """The optimiser of a pack, a raw rate and weight decay for each model."""
         from .fused import sgd
 
         return sgd(self, trained, knobs)
@@ -113,7 +113,7 @@ class Adam:
         return True
 
     def build(self, trained: "Trained", knobs: Sequence[Knobs], **_: Any) -> "Built":
-        """The optimiser of a pack, a raw rate for each model, and one weight decay for all."""
+        """The optimiser of a pack, a raw rate and weight decay for each model."""
         from .adam import AdamPack
 
         return AdamPack(self, trained, knobs)

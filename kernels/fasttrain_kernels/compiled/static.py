@@ -92,7 +92,8 @@ def cases() -> list[Case]:
             ("sphere exact, pass 2", sphere_apply._apply_kernel, joint),
             ("sphere deferred", sphere_step._step_kernel, joint | {"DEFERRED": True}),
             ("sphere per group", sphere_step._step_kernel, group | {"DEFERRED": False}),
-            ("sgd", sgd_step._sgd_kernel, step | {"WEIGHT_DECAY": 5e-4}),
+            ("sgd", sgd_step._sgd_kernel, step | {"WEIGHT_DECAY": 5e-4, "DECAYS": False}),
+            ("sgd decays", sgd_step._sgd_kernel, step | {"WEIGHT_DECAY": 0.0, "DECAYS": True}),
         ):
             made.append(
                 Case(

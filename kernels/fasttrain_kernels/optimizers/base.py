@@ -220,7 +220,7 @@ class GroupwiseSGD(Optimizer):
             eta,
             momentum=group["momentum"],
             nesterov=group["nesterov"],
-            weight_decay=group["weight_decay"],
+            weight_decay=self._decay(group, eta),
             track=self.track,
         )
         if binding.complete:
@@ -284,6 +284,14 @@ class GroupwiseSGD(Optimizer):
             binding.rates = (lr,), ones * lr, None
             return binding.rates[1]
         return known[1]
+
+    def _decay(self, group: dict[str, Any], eta: Tensor) -> float | Tensor:
+        """Weight decay as a step takes it: a number, or (num_models,)."""
+        decay = group["weight_decay"]
+        if not isinstance(decay, Tensor):
+            return decay
+        check_rate(decay, group["num_models"], eta.device, "weight decay")
+        return torch.ones_like(eta) * decay
 
 
 _NOTHING: dict[str, Any] = {}

@@ -22,8 +22,8 @@ class FusedSGD(GroupwiseSGD):
         params: parameters, (name, parameter) pairs, or param groups, as for any torch optimiser.
         lr: learning rate; a number, or a tensor, 0-d or one per model.
         momentum, dampening, weight_decay, nesterov, maximize, differentiable: as in
-            torch.optim.SGD, of which a step with dampening, maximize, differentiable or a weight
-            decay that is a tensor takes the function; the sums take a pass more then.
+            torch.optim.SGD, of which a step with dampening, maximize or differentiable takes the
+            function; the sums take a pass more then. A weight decay may be a tensor as `lr` may.
         foreach, fused: for such steps, as in torch.optim.SGD; no other step needs them.
         capturable: accepted as other optimisers of torch have it: every step is capturable.
         groups, num_models, backend: as in `SphereSGD`.
@@ -111,6 +111,8 @@ class FusedSGD(GroupwiseSGD):
     def _call_torch(self, ready: Ready, indices: list[int], known: Sequence[Any]) -> None:
         group, _, thetas, fitted, _ = ready
         lr, buffers = group["lr"], list(known)
+        # torch's function takes a tensor too.
+        decay: Any = group["weight_decay"]
         # Only their own gradients carry a graph.
         grads = [thetas[i].grad if group["differentiable"] else fitted.grads[i] for i in indices]
         # torch 2.11's fused step is wrong for 16 bits on a CPU.
@@ -125,7 +127,7 @@ class FusedSGD(GroupwiseSGD):
                 lr=lr.squeeze() if isinstance(lr, Tensor) else lr,
                 momentum=group["momentum"],
                 dampening=group["dampening"],
-                weight_decay=group["weight_decay"],
+                weight_decay=decay.squeeze() if isinstance(decay, Tensor) else decay,
                 nesterov=group["nesterov"],
                 maximize=group["maximize"],
             )

@@ -40,11 +40,11 @@ class ParamGroup(dict[str, Any]):
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key == "lr":
-            _check_rate(value, self["num_models"])
+            _check_per_model("learning rate", value, self["num_models"])
         elif key == "elr":
             if not self.get("sphere"):
                 raise ValueError("elr: only a param group on a sphere has an effective rate")
-            _check_rate(value, self["num_models"])
+            _check_per_model("learning rate", value, self["num_models"])
             key = "lr"
             super().__setitem__("effective", True)
         elif key not in ("params", "scale"):
@@ -67,7 +67,7 @@ def check_options(group: Mapping[str, Any]) -> None:
     num_models = group["num_models"]
     if not isinstance(num_models, int) or num_models < 1:
         raise ValueError(f"num_models={num_models}: must be a whole number of at least 1")
-    _check_rate(group["lr"], num_models)
+    _check_per_model("learning rate", group["lr"], num_models)
     if "betas" in group:
         _check_adam(group)
     if not 0 <= group["momentum"] < math.inf:
@@ -76,33 +76,29 @@ def check_options(group: Mapping[str, Any]) -> None:
         raise ValueError(f"dampening={group['dampening']}: must be a finite number")
     if group["nesterov"] and (group["momentum"] == 0 or group.get("dampening", 0) != 0):
         raise ValueError("nesterov=True: needs a momentum above 0, and dampening=0")
-    if not group["weight_decay"] >= 0:
-        raise ValueError(f"weight_decay={group['weight_decay']}: must be at least 0")
+    _check_per_model("weight_decay", group["weight_decay"], num_models)
     if group.get("sphere"):
         _check_sphere(group)
-    elif num_models > 1 and by_torch(group) and torch.is_tensor(group["lr"]) and group["lr"].ndim:
-        raise ValueError(
-            "a learning rate per model goes neither with dampening, maximize and differentiable "
-            "nor with a weight_decay that is a tensor"
-        )
+    elif num_models > 1 and by_torch(group):
+        for name, option in (("learning rate", "lr"), ("weight decay", "weight_decay")):
+            if torch.is_tensor(group[option]) and group[option].ndim:
+                raise ValueError(
+                    f"a {name} per model goes not with dampening, maximize or differentiable"
+                )
 
 
 def by_torch(group: Mapping[str, Any]) -> bool:
     """Whether plain SGD with these options is left to torch's own function."""
-    return bool(
-        group.get("dampening")
-        or group.get("maximize")
-        or group.get("differentiable")
-        or isinstance(group["weight_decay"], Tensor)
-    )
+    return bool(group.get("dampening") or group.get("maximize") or group.get("differentiable"))
 
 
-def _check_rate(lr: Any, num_models: int) -> None:
-    if isinstance(lr, Tensor) and lr.ndim and lr.shape != (num_models,):
+def _check_per_model(name: str, values: Any, num_models: int) -> None:
+    if isinstance(values, Tensor) and values.ndim and values.shape != (num_models,):
         raise ValueError(
-            f"a learning rate of shape {tuple(lr.shape)}: must be 0-d or ({num_models},)"
+            f"a {name.replace('_', ' ')} of shape {tuple(values.shape)}: must be 0-d or "
+            f"({num_models},)"
         )
-    _check_values("learning rate", lr, zero=True)
+    _check_values(name, values, zero=True)
 
 
 def _check_adam(group: Mapping[str, Any]) -> None:
@@ -119,7 +115,7 @@ def _check_sphere(group: Mapping[str, Any]) -> None:
     radius = group["radius"]
     if group["momentum"] >= 1:
         raise ValueError(f"momentum={group['momentum']}: must be at least 0 and below 1")
-    if group["weight_decay"] != 0:
+    if isinstance(group["weight_decay"], Tensor) or group["weight_decay"] != 0:
         raise ValueError("weight_decay needs sphere=False: on a sphere it has no meaning")
     if group["scope"] == "group" and group["projection"] == "deferred":
         raise ValueError(
@@ -144,7 +140,7 @@ def _check_values(name: str, values: Any, *, zero: bool) -> None:
     if not (least >= 0 if zero else 0 < least < math.inf):
         found = values.tolist() if isinstance(values, Tensor) else values
         must = "at least 0" if zero else "above 0 and finite"
-        raise ValueError(f"{name}{'=' if name == 'radius' else ' '}{found}: must be {must}")
+        raise ValueError(f"{name}{' ' if ' ' in name else '='}{found}: must be {must}")
 
 
 def _fitting(radius: Any, old: Tensor) -> Tensor:

@@ -108,19 +108,19 @@ def group_statistics(
     return joined_statistics(listed, [chosen.describe(sums, eta, layout)])
 
 
-def check_rate(lr: Tensor, num_models: int, device: torch.device) -> None:
+def check_rate(
+    lr: Tensor, num_models: int, device: torch.device, what: str = "learning rate"
+) -> None:
     """Refuse a tensor that is no learning rate of `num_models` models on this device.
 
     A tensor of one number may lie on the CPU.
     """
     if lr.ndim and lr.shape != (num_models,):
-        raise ValueError(
-            f"a learning rate of shape {tuple(lr.shape)}: must be 0-d or ({num_models},)"
-        )
+        raise ValueError(f"a {what} of shape {tuple(lr.shape)}: must be 0-d or ({num_models},)")
     if lr.device != device and (lr.ndim or lr.device.type != "cpu"):
-        raise ValueError(f"a learning rate on {lr.device} for parameters on {device}")
+        raise ValueError(f"a {what} on {lr.device} for parameters on {device}")
     if oddity(lr) and not is_readable(lr):
-        raise ValueError(f"a learning rate must be a number or a plain tensor; got {shown(lr)}")
+        raise ValueError(f"a {what} must be a number or a plain tensor; got {shown(lr)}")
 
 
 def joined_statistics(

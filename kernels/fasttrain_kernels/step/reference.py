@@ -70,7 +70,7 @@ def sgd_step_(
     *,
     momentum: float = 0.0,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
+    weight_decay: float | Tensor = 0.0,  # a tensor: (num_models,)
     track: bool = True,
 ) -> Tensor:  # (3, num_groups)
     """One step of SGD as torch.optim.SGD takes it; the sums are without the weight decay.
@@ -78,7 +78,8 @@ def sgd_step_(
     Without `track` nobody asks for the sums: they may be anything.
     """
     eta = layout.per_group(eta)
-    return move_(thetas, grads, buffers, layout, eta, None, momentum, nesterov, weight_decay)[0]
+    decay = layout.per_group(weight_decay) if isinstance(weight_decay, Tensor) else weight_decay
+    return move_(thetas, grads, buffers, layout, eta, None, momentum, nesterov, decay)[0]
 
 
 def group_sums(
@@ -154,7 +155,7 @@ def move_(
     scale: Tensor | None = None,  # (num_groups,)
     momentum: float = 0.0,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
+    decay: float | Tensor = 0.0,  # a tensor: (num_groups,)
 ) -> tuple[Tensor, Tensor]:  # (3, num_groups), (num_groups,)
     """theta <- scale * theta - eta * d; the sums before, and ||theta_i||^2 after."""
     dtype = _accumulator(thetas)
@@ -171,7 +172,11 @@ def move_(
         sums[0, part] = theta.square().sum(1)
         sums[1, part] = (theta * grad).sum(1)
         sums[2, part] = grad.square().sum(1)
-        direction = grad + weight_decay * theta if weight_decay else grad
+        direction = grad
+        if isinstance(decay, Tensor):
+            direction = grad + decay[part, None].to(dtype) * theta
+        elif decay:
+            direction = grad + decay * theta
         if buffer is not None:
             velocity = momentum * rows(buffer, num_rows).to(dtype) + direction
             buffer.copy_(velocity.reshape(shape))

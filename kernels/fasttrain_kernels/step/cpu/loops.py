@@ -32,8 +32,9 @@ class Job(ctypes.Structure):
             *("stripes", "tensors", "spans", "long_groups", "model_of_group"),
             # (num_tensors,) int64, addresses; buffers is 0 without momentum, sums if not tracked.
             *("thetas", "grads", "buffers"),
-            # (num_models,) or (num_groups,) fp64; scale is 0 where it is 1.
-            *("eta", "radius", "scale"),
+            # (num_models,) or (num_groups,) fp64; scale is 0 where it is 1, decays where all have
+            # the weight decay below.
+            *("eta", "radius", "scale", "decays"),
             # (3, num_groups), (4, num_chunks), (threads, num_models) fp64; of Adam 6 sums each.
             *("sums", "parts", "totals"),
             # (num_tensors, 2) fp64: see `adam.py`, as of beta1, beta2 and eps.
@@ -57,21 +58,29 @@ def place_of(job, s):
 
 
 @numba.njit(**INLINE)
+def _decay(job, model):
+    """Weight decay of a model."""
+    if job.decays != 0:
+        return array(job.decays, (job.num_models,), FP64)[model]
+    return job.weight_decay
+
+
+@numba.njit(**INLINE)
 def _rates(job, like, group, model):
     """Scale before the step, and (keep, eta) rounded as they will be applied."""
     scale = array(job.scale, (job.num_models,), FP64)[model] if job.scale != 0 else 1.0
     eta = array(job.eta, (job.num_groups,), FP64)[group if job.mode == PER_GROUP else model]
-    keep = scale * (1.0 - eta * job.weight_decay)
+    keep = scale * (1.0 - eta * _decay(job, model))
     if fits(keep) and fits(eta):
         return scale, np.float64(load(like, keep)), np.float64(load(like, eta))
     return scale, keep, eta
 
 
 @numba.njit(**INLINE)
-def _acceleration(job, scale, eta):
+def _acceleration(job, scale, eta, model):
     """Factors of `accelerate`."""
     along, beside = (eta, eta * job.momentum) if job.nesterov != 0.0 else (0.0, eta)
-    return scale, scale * job.weight_decay, job.momentum, along, beside
+    return scale, scale * _decay(job, model), job.momentum, along, beside
 
 
 @numba.njit(**OPTIONS)
@@ -107,7 +116,7 @@ def _move_stripe(job, like, like_grad, a_theta, a_grad, tensor, model, group, pl
         combine(a_theta, a_grad, like, like_grad, place, keep, eta)
     else:
         a_buffer = array(job.buffers, (job.num_tensors,), INT64)[tensor]
-        factors = _acceleration(job, scale, eta)
+        factors = _acceleration(job, scale, eta, model)
         accelerate(a_theta, a_grad, a_buffer, like, like_grad, place, factors)
 
 
@@ -130,7 +139,7 @@ def _sum_stripe(job, like, like_grad, s, a_theta, a_grad):
         row = row_of(place, i)
         moved = 0.0
         if a_buffer != 0:
-            factors = _acceleration(job, scale, eta)
+            factors = _acceleration(job, scale, eta, model)
             theta_theta, theta_grad, grad_grad, moved = sum_and_accelerate(
                 a_theta, a_grad, a_buffer, like, like_grad, row, factors, again
             )

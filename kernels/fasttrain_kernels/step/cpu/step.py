@@ -60,7 +60,7 @@ def sgd_step_(
     *,
     momentum: float = 0.0,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
+    weight_decay: float | Tensor = 0.0,
     track: bool = True,
 ) -> Tensor:
     """See `reference.sgd_step_`."""
@@ -138,7 +138,7 @@ def _step(
     scale: Tensor | None = None,
     momentum: float = 0.0,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
+    weight_decay: float | Tensor = 0.0,
 ) -> Tensor:
     tables = tables_of(layout)
     grads, addresses = tables.memory.step(thetas, grads, buffers)
@@ -151,7 +151,12 @@ def _step(
     job.sums = _address(sums)
     job.eta, job.radius = eta.data_ptr(), radius.data_ptr()
     job.scale = 0 if wide is None else wide.data_ptr()
-    job.momentum, job.nesterov, job.weight_decay = momentum, nesterov, weight_decay
+    job.momentum, job.nesterov = momentum, nesterov
+    if isinstance(weight_decay, Tensor):
+        weight_decay = _vector(weight_decay, count)
+        job.decays = weight_decay.data_ptr()
+    else:
+        job.weight_decay = weight_decay
     _run(tables, job, addresses, thetas, grads)
     if scale is not None and wide is not None and wide is not scale:
         scale.copy_(wide)

@@ -48,6 +48,7 @@ def _sgd_kernel(
     p_first_chunk,  # (num_groups + 1,)
     p_blocks,  # (num_blocks, 3) first chunk, end chunk, model
     p_eta,  # (num_models,)
+    p_decay,  # (num_models,), read where DECAYS
     p_sums,  # (3, num_groups) out
     p_partials,  # (3, num_chunks) out: sums of the groups of several chunks
     num_groups,
@@ -62,9 +63,11 @@ def _sgd_kernel(
     MOMENTUM: tl.constexpr,
     NESTEROV: tl.constexpr,
     WEIGHT_DECAY: tl.constexpr,
+    DECAYS: tl.constexpr,
 ):
     p_block = p_blocks + 3 * tl.program_id(0)
     eta = tl.load(p_eta + tl.load(p_block + 2))
+    decay = tl.load(p_decay + tl.load(p_block + 2))
     for chunk in range(tl.load(p_block), tl.load(p_block + 1)):
         a_theta, a_grad, a_buffer, count, begin, num_rows, run, wide = chunk_addresses(
             p_thetas, p_grads, p_buffers, p_tensors, p_chunks, chunk,
@@ -74,13 +77,13 @@ def _sgd_kernel(
         count = tl.where(tl.load(p_grads + tl.load(p_chunks + 4 * chunk)) == 0, 0, count)
         if wide:
             tt, tg, gg = _sgd_wide(
-                a_theta, a_grad, a_buffer, count, eta, THETA, GRAD, ACC, VECTOR, BLOCK,
-                HAS_BUFFER, MOMENTUM, NESTEROV, WEIGHT_DECAY,
+                a_theta, a_grad, a_buffer, count, eta, decay, THETA, GRAD, ACC, VECTOR, BLOCK,
+                HAS_BUFFER, MOMENTUM, NESTEROV, WEIGHT_DECAY, DECAYS,
             )  # fmt: skip
         else:
             tt, tg, gg = _sgd_narrow(
-                a_theta, a_grad, a_buffer, count, begin, num_rows, run, eta, THETA, GRAD, ACC,
-                NARROW, HAS_BUFFER, MOMENTUM, NESTEROV, WEIGHT_DECAY,
+                a_theta, a_grad, a_buffer, count, begin, num_rows, run, eta, decay, THETA, GRAD,
+                ACC, NARROW, HAS_BUFFER, MOMENTUM, NESTEROV, WEIGHT_DECAY, DECAYS,
             )  # fmt: skip
         group = tl.load(p_group_of_chunk + chunk)
         alone = is_alone(p_first_chunk + group)
@@ -89,10 +92,10 @@ def _sgd_kernel(
 
 @triton.jit
 def _sgd_wide(
-    a_theta, a_grad, a_buffer, count, eta,
+    a_theta, a_grad, a_buffer, count, eta, decay,
     THETA: tl.constexpr, GRAD: tl.constexpr, ACC: tl.constexpr, VECTOR: tl.constexpr,
     BLOCK: tl.constexpr, HAS_BUFFER: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr,
-    WEIGHT_DECAY: tl.constexpr,
+    WEIGHT_DECAY: tl.constexpr, DECAYS: tl.constexpr,
 ):  # fmt: skip
     """Step a chunk of whole vectors; its sums before the step."""
     p_theta = vector_pointer(a_theta, THETA, VECTOR)
@@ -108,7 +111,7 @@ def _sgd_wide(
         tt += tl.sum(theta * theta)
         tg += tl.sum(theta * grad)
         gg += tl.sum(grad * grad)
-        grad += WEIGHT_DECAY * theta
+        grad += (decay if DECAYS else WEIGHT_DECAY) * theta
         theta -= eta * advance(p_buffer, offset, mask, grad, HAS_BUFFER, MOMENTUM, NESTEROV)
         write(p_theta, offset, mask, theta)
     return tt, tg, gg
@@ -116,10 +119,10 @@ def _sgd_wide(
 
 @triton.jit
 def _sgd_narrow(
-    a_theta, a_grad, a_buffer, count, begin, num_rows, run, eta,
+    a_theta, a_grad, a_buffer, count, begin, num_rows, run, eta, decay,
     THETA: tl.constexpr, GRAD: tl.constexpr, ACC: tl.constexpr, NARROW: tl.constexpr,
     HAS_BUFFER: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr,
-    WEIGHT_DECAY: tl.constexpr,
+    WEIGHT_DECAY: tl.constexpr, DECAYS: tl.constexpr,
 ):  # fmt: skip
     """The same for any chunk, a few elements at a time."""
     p_theta = a_theta.to(tl.pointer_type(THETA))
@@ -135,7 +138,7 @@ def _sgd_narrow(
         tt += theta * theta
         tg += theta * grad
         gg += grad * grad
-        grad += WEIGHT_DECAY * theta
+        grad += (decay if DECAYS else WEIGHT_DECAY) * theta
         theta -= eta * advance(p_buffer, offset, mask, grad, HAS_BUFFER, MOMENTUM, NESTEROV)
         write(p_theta, offset, mask, theta)
     return tl.sum(tt), tl.sum(tg), tl.sum(gg)
@@ -150,7 +153,7 @@ def sgd_step_(
     *,
     momentum: float = 0.0,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
+    weight_decay: float | Tensor = 0.0,  # a tensor: (num_models,)
     track: bool = True,
 ) -> Tensor:  # (3, num_groups) fp32, fp64 for fp64 parameters
     """See `reference.sgd_step_`; eta should have the dtype of the sums: another costs a launch.
@@ -158,9 +161,11 @@ def sgd_step_(
     Memory is what bounds it: the sums are taken whether or not they are asked for.
     """
     check(layout, thetas, grads, buffers)
+    decays = weight_decay if isinstance(weight_decay, Tensor) else None
     blocks, dtype, device = blocks_of(layout), accumulator(thetas[0].dtype), layout.chunks.device
     sums = torch.empty(3, layout.num_groups, dtype=dtype, device=device)
     partials = torch.empty(3, layout.num_chunks, dtype=dtype, device=device)
+    eta = eta.to(dtype).contiguous()
     if len(blocks.blocks):
         _sgd_kernel[(len(blocks.blocks),)](
             blocks.table(thetas),
@@ -171,7 +176,8 @@ def sgd_step_(
             layout.group_of_chunk,
             layout.first_chunk_of_group,
             blocks.blocks,
-            eta.to(dtype).contiguous(),
+            eta,
+            eta if decays is None else decays.to(dtype).contiguous(),
             sums,
             partials,
             layout.num_groups,
@@ -179,7 +185,8 @@ def sgd_step_(
             HAS_BUFFER=buffers is not None,
             MOMENTUM=momentum,
             NESTEROV=nesterov,
-            WEIGHT_DECAY=weight_decay,
+            WEIGHT_DECAY=weight_decay if decays is None else 0.0,
+            DECAYS=decays is not None,
             **options(blocks, thetas, grads),
         )
     finish_sums(blocks, layout, partials, sums)
