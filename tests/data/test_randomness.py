@@ -61,6 +61,8 @@ def test_streams_keep_their_numbers():
         "SPLIT": 4,
         "CUTOUT": 5,
         "LABELS": 6,
+        "PATCH_MASK": 7,
+        "PATCH": 8,
     }
 
 

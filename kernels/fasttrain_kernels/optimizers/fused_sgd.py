@@ -113,6 +113,7 @@ class FusedSGD(GroupwiseSGD):
         lr, buffers = group["lr"], list(known)
         # torch's function takes a tensor too.
         decay: Any = group["weight_decay"]
+        decay = decay.squeeze() if isinstance(decay, Tensor) else decay
         # Only their own gradients carry a graph.
         grads = [thetas[i].grad if group["differentiable"] else fitted.grads[i] for i in indices]
         # torch 2.11's fused step is wrong for 16 bits on a CPU.
@@ -127,7 +128,7 @@ class FusedSGD(GroupwiseSGD):
                 lr=lr.squeeze() if isinstance(lr, Tensor) else lr,
                 momentum=group["momentum"],
                 dampening=group["dampening"],
-                weight_decay=decay.squeeze() if isinstance(decay, Tensor) else decay,
+                weight_decay=cast(float, decay),
                 nesterov=group["nesterov"],
                 maximize=group["maximize"],
             )
