@@ -95,8 +95,6 @@ def _source(about: Mapping[str, Any], dataset: str | None) -> dict[str, Any]:
     if dataset is not None:
         subset = {name: source[name] for name in ("n_train", "n_test")}
         size = {"image_size": source["image_size"]} if source.get("image_size") else {}
-        if source.get("kind") == "patched":
-            return {"kind": "patched", "base": dataset, **subset}
         return {"dataset": dataset, **subset, **size}
     if "kind" in source:
         del source["dataset"]

@@ -13,7 +13,11 @@ from .head import Head, ImageClassifier, batch_norm, conv
 
 
 class PreActBlock(nn.Module):
-    """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
+    """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride).
+
+    Args:
+        norm_shortcut: whether a shortcut that changes the shape has a BN of its own.
+    """
 
     def __init__(
         self,
@@ -24,6 +28,7 @@ class PreActBlock(nn.Module):
         scale_invariant: bool,
         eps: float,
         num_models: int,
+        norm_shortcut: bool = True,
     ) -> None:
         super().__init__()
 
@@ -39,7 +44,7 @@ class PreActBlock(nn.Module):
         self.downsample: nn.Sequential | None = None
         if stride != 1 or inputs != outputs:
             self.downsample = nn.Sequential(
-                norm(inputs, relu=False),
+                *([norm(inputs, relu=False)] if norm_shortcut else []),
                 conv(inputs, outputs, 1, num_models=num_models, stride=stride),
             )
 

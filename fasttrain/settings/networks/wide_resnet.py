@@ -11,41 +11,8 @@ import math
 
 from torch import Tensor, nn
 
-from fasttrain_kernels import NormReLUPool
-
 from .head import Head, ImageClassifier, batch_norm, conv
-
-
-class WideBlock(nn.Module):
-    """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
-
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        stride: int,
-        *,
-        scale_invariant: bool,
-        eps: float,
-        num_models: int,
-    ) -> None:
-        super().__init__()
-
-        def norm(channels: int) -> NormReLUPool:
-            return batch_norm(num_models * channels, scale_invariant=scale_invariant, eps=eps)
-
-        self.bn1 = norm(inputs)
-        self.conv1 = conv(inputs, outputs, 3, num_models=num_models, stride=stride)
-        self.bn2 = norm(outputs)
-        self.conv2 = conv(outputs, outputs, 3, num_models=num_models)
-        self.shortcut: nn.Conv2d | None = None
-        if stride != 1 or inputs != outputs:
-            self.shortcut = conv(inputs, outputs, 1, num_models=num_models, stride=stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.bn1(x)
-        shortcut = x if self.shortcut is None else self.shortcut(out)
-        return self.conv2(self.bn2(self.conv1(out))) + shortcut
+from .resnet import PreActBlock
 
 
 class WideResNet(ImageClassifier):
@@ -70,13 +37,14 @@ class WideResNet(ImageClassifier):
             outputs = width * widen * 2**group
             for block in range((depth - 4) // 6):
                 blocks.append(
-                    WideBlock(
+                    PreActBlock(
                         inputs,
                         outputs,
                         stride if block == 0 else 1,
                         scale_invariant=scale_invariant,
                         eps=eps,
                         num_models=num_models,
+                        norm_shortcut=False,
                     )
                 )
                 inputs = outputs
