@@ -4,21 +4,21 @@ import functools
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from ..analysis.grids import IDS, all_grids
 from ..analysis.records import load_analyses
 from ..analysis.regimes import classify
 from ..analysis.tables import Grid
 from ..errors import UsageError, nearest
-from ..report import drawings_of, drawn
-from ..report.build import rebuild
-from ..report.figures.sets import SETS
 from ..store.sets import load_sets
 from ..store.store import Store
 from ..store.tables import epoch_table, finished, stage_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Results:
@@ -72,7 +72,7 @@ class Results:
     def _grids(self) -> dict[str, Grid]:
         return {grid.setup: grid for grid in all_grids(self.store, self._found)}
 
-    def figure(self, name: str, setup: str | None = None) -> Figure:
+    def figure(self, name: str, setup: str | None = None) -> "Figure":
         """A figure of docs/figures.md.
 
         Args:
@@ -81,6 +81,10 @@ class Results:
         Raises:
             UsageError: no such figure or set-up, or the results lack what it shows.
         """
+        # matplotlib is for those who draw.
+        from ..report import drawings_of, drawn
+        from ..report.figures.sets import SETS
+
         grid = self._grid(setup)
         drawings = {drawing.name: drawing for drawing in (*drawings_of(grid), SETS)}
         if name not in drawings:
@@ -107,4 +111,6 @@ class Results:
 
     def report(self) -> Path:
         """Rebuild tables, figures and page of the whole store; returns the path of report.html."""
+        from ..report.build import rebuild
+
         return rebuild(Store.open(self.store, create=False))
