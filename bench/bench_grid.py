@@ -13,7 +13,7 @@ from fasttrain.plan.config import RunOptions
 from fasttrain.settings.knobs import Knobs
 from fasttrain.training.loading import configured_images
 from fasttrain.training.pack import Pack
-from fasttrain.training.workbench import open_lab
+from fasttrain.training.workbench import open_workbench
 
 CONFIG = CASES["digits"].config
 GROUP = "an epoch of training and a test pass, digits, ConvNet of width 8"
@@ -29,6 +29,6 @@ def bench_published_loop(benchmark, tmp_path):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("size", [1, 4, 16])
 def bench_pack(benchmark, tmp_path, size, precision):
-    lab = open_lab(CONFIG, RunOptions(), tmp_path, torch.device("cpu"), precision, {})
-    pack = Pack(lab, 0, [Knobs(lr=1e-3)] * size, None)
+    workbench = open_workbench(CONFIG, RunOptions(), tmp_path, torch.device("cpu"), precision, {})
+    pack = Pack(workbench, 0, [Knobs(lr=1e-3)] * size, None)
     benchmark(pack.train, 0, tested=True)

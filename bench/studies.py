@@ -39,7 +39,7 @@ from fasttrain.training.evaluate import score_test_set
 from fasttrain.training.loop import train_epoch
 from fasttrain.training.pack import Pack
 from fasttrain.training.step_epochs import StepEpochs
-from fasttrain.training.workbench import Lab
+from fasttrain.training.workbench import Workbench
 from fasttrain_data import ImageData
 
 CPU = torch.device("cpu")
@@ -73,14 +73,14 @@ class Way(NamedTuple):
     num_models: int
 
 
-def lab_of(name: str, folder: Path) -> Lab:
-    """The lab of a setting."""
+def workbench_of(name: str, folder: Path) -> Workbench:
+    """The workbench of a setting."""
     config = load_config(SETTINGS[name].preset)
     if name == "digits-mlp":
         config = dataclasses.replace(config, network=MLP(width=32))
     data = random_images(config) if "cifar" in name else config.data.load(None)
     precision = resolve_precision(config.training.precision, CPU)
-    return Lab(config, data, Store.open(folder, create=True), CPU, precision, {})
+    return Workbench(config, data, Store.open(folder, create=True), CPU, precision, {})
 
 
 def random_images(config: Config) -> ImageData:
@@ -100,10 +100,10 @@ def random_images(config: Config) -> ImageData:
     )
 
 
-def plain_network(lab: Lab) -> nn.Module:
+def plain_network(workbench: Workbench) -> nn.Module:
     """The network of seed 0 in plain modules, with the weights that a pack's models have."""
-    ours, network = lab.network(0), lab.config.network
-    channels, height, width = lab.shape()
+    ours, network = workbench.network(0), workbench.config.network
+    channels, height, width = workbench.shape()
     if not isinstance(network, MLP):
         assert isinstance(network, ConvNet | ResNet18)
         torch.manual_seed(0)
@@ -123,19 +123,19 @@ def plain_network(lab: Lab) -> nn.Module:
     return nn.Sequential(*layers, ours.head)
 
 
-def plain(lab: Lab, steps: int, evaluated: int | None = None) -> Way:
+def plain(workbench: Workbench, steps: int, evaluated: int | None = None) -> Way:
     """One model in plain torch; with a pass over training and test set every so many steps."""
-    model, training = plain_network(lab), lab.config.training
+    model, training = plain_network(workbench), workbench.config.training
     thetas = [
         module.weight
         for module in model.modules()
         if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.requires_grad
     ]
-    radius = lab.config.network.radius
+    radius = workbench.config.network.radius
     rescale_(thetas, radius)
-    optimizer = torch.optim.SGD(thetas, lr=first_rates(lab.config)[0] * radius**2)
-    loader = StepEpochs(lab.passes(0), steps)
-    train, test = (lab.data.split(split) for split in ("train", "test"))
+    optimizer = torch.optim.SGD(thetas, lr=first_rates(workbench.config)[0] * radius**2)
+    loader = StepEpochs(workbench.passes(0), steps)
+    train, test = (workbench.data.split(split) for split in ("train", "test"))
     sets = [(torch.from_numpy(images).flatten(1), labels) for images, labels in (train, test)]
 
     def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
@@ -162,57 +162,64 @@ def plain(lab: Lab, steps: int, evaluated: int | None = None) -> Way:
     return Way(epoch, 1)
 
 
-def pack(lab: Lab, size: int, steps: int) -> Pack:
+def pack(workbench: Workbench, size: int, steps: int) -> Pack:
     """So many models at the setting's first rate."""
-    made = Pack(lab, 0, [Knobs(lr=first_rates(lab.config)[0])] * size, None)
-    made.loader = StepEpochs(lab.passes(0), steps)
+    made = Pack(workbench, 0, [Knobs(lr=first_rates(workbench.config)[0])] * size, None)
+    made.loader = StepEpochs(workbench.passes(0), steps)
     return made
 
 
-def packed(lab: Lab, size: int, steps: int) -> Way:
+def packed(workbench: Workbench, size: int, steps: int) -> Way:
     """A pack, step by step."""
-    made = pack(lab, size, steps)
-    arithmetic = lab.precision, lab.device
+    made = pack(workbench, size, steps)
+    arithmetic = workbench.precision, workbench.device
 
     def epoch(number: int) -> Tensor:
         batches = made.loader.epoch(number)
-        return train_epoch(made.model, lab.loss, made.optimizer, batches, *arithmetic).train_loss
+        return train_epoch(
+            made.model, workbench.loss, made.optimizer, batches, *arithmetic
+        ).train_loss
 
     return Way(epoch, size)
 
 
-def fused(lab: Lab, size: int, steps: int) -> Way:
+def fused(workbench: Workbench, size: int, steps: int) -> Way:
     """A pack whose steps are one call."""
-    made = pack(lab, size, steps)
+    made = pack(workbench, size, steps)
     kernel = made.fused
     assert kernel is not None
     return Way(lambda number: kernel.train_epoch(made.loader, number).train_loss, size)
 
 
-def ways_of(lab: Lab, setting: Setting) -> dict[str, Way]:
+def ways_of(workbench: Workbench, setting: Setting) -> dict[str, Way]:
     """Ways to take the setting's steps, the one to compare with first."""
     _, size, steps = setting
-    ways = {"one by one": plain(lab, steps)}
-    if lab.kernel:
+    ways = {"one by one": plain(workbench, steps)}
+    if workbench.kernel:
         name = f"one by one, evaluated every {EVALUATED} steps"
-        ways = {name: plain(lab, steps, EVALUATED)} | ways
-    ways[f"pack of {size}, {lab.precision}"] = packed(lab, size, steps)
-    if lab.kernel:
-        ways[f"pack of {size}, kernel ({lab.kernel})"] = fused(lab, size, steps)
+        ways = {name: plain(workbench, steps, EVALUATED)} | ways
+    ways[f"pack of {size}, {workbench.precision}"] = packed(workbench, size, steps)
+    if workbench.kernel:
+        ways[f"pack of {size}, kernel ({workbench.kernel})"] = fused(workbench, size, steps)
     return ways
 
 
-def evaluations(lab: Lab, size: int) -> dict[str, Way]:
+def evaluations(workbench: Workbench, size: int) -> dict[str, Way]:
     """Ways of a pack that a kernel trains to score the test set; losses are of that."""
-    made = pack(lab, size, 1)
+    made = pack(workbench, size, 1)
     kernel = made.fused
     assert kernel is not None
 
     def eager(_: int) -> Tensor:
-        return score_test_set(made.model, lab.loss, lab.test_loader, lab.precision, CPU).loss
+        return score_test_set(
+            made.model, workbench.loss, workbench.test_loader, workbench.precision, CPU
+        ).loss
 
-    ways = {f"{lab.precision}": eager, f"kernel ({lab.kernel})": lambda _: made.test().loss}
-    label = f"evaluation of {lab.config.training.batch_size} samples, pack of {size}, "
+    ways = {
+        f"{workbench.precision}": eager,
+        f"kernel ({workbench.kernel})": lambda _: made.test().loss,
+    }
+    label = f"evaluation of {workbench.config.training.batch_size} samples, pack of {size}, "
     return {label + name: Way(way, size) for name, way in ways.items()}
 
 
@@ -236,11 +243,11 @@ def rows(name: str, seconds: float) -> Iterator[list[str]]:
     """Of every way: setting, way, rounds, median, quartiles, times as fast, loss."""
     setting = SETTINGS[name]
     with tempfile.TemporaryDirectory() as folder:
-        lab = lab_of(name, Path(folder) / "store")
-        turns: list[tuple[dict[str, Way], float]] = [(ways_of(lab, setting), setting.steps)]
-        if lab.kernel:
-            num_batches = len(lab.data.test_labels) / lab.config.training.batch_size
-            turns.append((evaluations(lab, setting.size), num_batches))
+        workbench = workbench_of(name, Path(folder) / "store")
+        turns: list[tuple[dict[str, Way], float]] = [(ways_of(workbench, setting), setting.steps)]
+        if workbench.kernel:
+            num_batches = len(workbench.data.test_labels) / workbench.config.training.batch_size
+            turns.append((evaluations(workbench, setting.size), num_batches))
         for ways, steps in turns:
             # The first steps also compile.
             losses = {way: float(ways[way].steps(0).mean()) for way in ways}

@@ -50,13 +50,13 @@ def published(config: Config, options: RunOptions, seed: int, folder: Path) -> d
 def ours(config: Config, options: RunOptions, seed: int, folder: Path) -> dict[str, object]:
     """The grid by fasttrain's sweep."""
     sweep = OurSweep(config, options, folder / "store", seed)
-    with sweep.choice.engine(sweep.lab, options) as engine:
-        run_packs(sweep.start_packs(), sweep.lab.store, engine)
+    with sweep.execution.engine(sweep.workbench, options) as engine:
+        run_packs(sweep.start_packs(), sweep.workbench.store, engine)
         before = folder_bytes(folder)
         started = time.perf_counter()
-        run_packs(sweep.choice.packs, sweep.lab.store, engine)
+        run_packs(sweep.execution.packs, sweep.workbench.store, engine)
         seconds = time.perf_counter() - started
-    how = f"{sweep.choice.explain()}; {sweep.precision}"
+    how = f"{sweep.execution.explain()}; {sweep.precision}"
     return result(seconds, folder, before, sweep.cells(), how)
 
 

@@ -9,9 +9,9 @@ import torch
 from rich.console import Console
 
 from fasttrain.errors import EnvironmentProblem
-from fasttrain.execution.choice import choose
 from fasttrain.execution.cost import epochs_left
 from fasttrain.execution.engines.local import Engine
+from fasttrain.execution.execution import plan_execution
 from fasttrain.execution.progress import ProgressView
 from fasttrain.execution.run import run_sweep
 from fasttrain.machine.precision import resolve_precision
@@ -19,7 +19,7 @@ from fasttrain.plan.config import Config, RunOptions
 from fasttrain.plan.stages import Stage, setup_sections
 from fasttrain.plan.trees import build
 from fasttrain.store.store import Store
-from fasttrain.training.workbench import open_lab
+from fasttrain.training.workbench import open_workbench
 
 from .cases import Cell
 
@@ -38,14 +38,16 @@ class OurSweep:
 
     def __post_init__(self) -> None:
         self.precision = resolve_precision(self.config.training.precision, CPU)
-        self.lab = open_lab(self.config, self.options, self.store, CPU, self.precision, {})
+        self.workbench = open_workbench(
+            self.config, self.options, self.store, CPU, self.precision, {}
+        )
         Store.open(self.store, create=True)
         self.stages = self.plan(self.config, self.seed)
-        self.choice = choose(self.stages, self.lab, self.options)
+        self.execution = plan_execution(self.stages, self.workbench, self.options)
 
     def plan(self, config: Config, seed: int) -> list[Stage]:
         """The stages of one seed."""
-        return build(config, setup_sections(config, self.lab.data, self.precision), [seed])
+        return build(config, setup_sections(config, self.workbench.data, self.precision), [seed])
 
     def start_packs(self) -> list[list[Stage]]:
         """One epoch of one model for every process: what has to be loaded is, and is used once."""
@@ -54,14 +56,14 @@ class OurSweep:
         config = dataclasses.replace(self.config, grid=grid, training=training)
         # Of a seed that the grid does not have: none of its own stages may be done before.
         stages = self.plan(config, self.seed + OTHER_SEEDS)
-        return [[stage] for stage in stages[: self.choice.processes]]
+        return [[stage] for stage in stages[: self.execution.processes]]
 
     def cells(self) -> list[Cell]:
         """PLR, FLR and final test accuracy of the finished cells; NaN for one that was lost."""
         found = []
         for stage in self.stages:
             if stage.flr is not None:
-                accuracy = (self.lab.store.summary(stage.id) or {})["result"]["test_accuracy"]
+                accuracy = (self.workbench.store.summary(stage.id) or {})["result"]["test_accuracy"]
                 found.append((stage.plr, stage.flr, float("nan") if accuracy is None else accuracy))
         return found
 

@@ -17,7 +17,7 @@ from fasttrain.settings.knobs import Knobs
 from fasttrain.settings.networks.modules import ImageClassifier
 from fasttrain.settings.optimizers.groups import Built
 from fasttrain.store.store import Store
-from fasttrain.training.workbench import Lab
+from fasttrain.training.workbench import Workbench
 
 from .ours import CPU, OurSweep, run_packs
 
@@ -76,8 +76,8 @@ class TimedLoader:
 
 
 @dataclass
-class ProfiledLab(Lab):
-    """A lab whose loaders, optimisers and store are timed. On a CPU an operation ends when it
+class ProfiledLab(Workbench):
+    """A workbench whose loaders, optimisers and store are timed. On a CPU an operation ends when it
     returns, so that the time between two points is that of what stands between them."""
 
     clock: Clock = field(default_factory=Clock)
@@ -130,22 +130,22 @@ def profile(sweep: OurSweep, folder: Path) -> Profile:
 
     With as many threads as the sweep gives each of its own.
     """
-    torch.set_num_threads(sweep.choice.share.num_threads)
+    torch.set_num_threads(sweep.execution.share.num_threads)
     store = Store.open(folder, create=True)
-    lab = ProfiledLab(sweep.config, sweep.lab.data, store, CPU, sweep.precision, {})
-    run_packs(sweep.start_packs()[:1], store, InProcess(lab))
-    lab.clock.seconds.clear()
-    lab.model_steps = 0
-    first = sweep.choice.packs[0]
+    workbench = ProfiledLab(sweep.config, sweep.workbench.data, store, CPU, sweep.precision, {})
+    run_packs(sweep.start_packs()[:1], store, InProcess(workbench))
+    workbench.clock.seconds.clear()
+    workbench.model_steps = 0
+    first = sweep.execution.packs[0]
     packs = itertools.takewhile(
-        lambda pack: pack is first or pack[0].parent is not None, sweep.choice.packs
+        lambda pack: pack is first or pack[0].parent is not None, sweep.execution.packs
     )
     started = time.perf_counter()
-    run_packs(list(packs), store, InProcess(lab))
+    run_packs(list(packs), store, InProcess(workbench))
     whole = time.perf_counter() - started
-    found = lab.clock.seconds
+    found = workbench.clock.seconds
     inner = found["data"] + found["step"] + found["statistics"]
     found["forward and backward"] = found["training"] - inner
     shown = {part: found[part] for part in PARTS}
     shown[REST] = whole - sum(shown.values())
-    return Profile(shown, found["training"] / lab.model_steps * 1e3, len(first))
+    return Profile(shown, found["training"] / workbench.model_steps * 1e3, len(first))

@@ -8,18 +8,18 @@ import math
 from collections.abc import Callable, Sequence
 
 from ..errors import EnvironmentProblem, UsageError
-from ..execution.choice import Share, open_engine, shared, threads_of
 from ..execution.console import Console
+from ..execution.execution import Share, open_engine, shared, threads_of
 from ..execution.pack_size import fastest, measure_packs, models_in_memory
 from ..store.entries import STATE
-from ..store.setups import load_grids
+from ..store.setups import load_setups
 from ..store.store import Store
 from ..store.tables import Finished, finished
-from ..training.workbench import Lab
+from ..training.workbench import Workbench
 from .measuring import Analyses, Pack
 from .progress import AnalysisView
 from .records import Analysis, choose, is_done
-from .reopen import Place, reopen
+from .reopen import Location, reopen
 from .selection import Request, Selection, missing_rates, select
 
 AT_ONCE = {"cpu": 21, "cuda": 63}
@@ -33,7 +33,7 @@ SECOND_DERIVATIVES = 4
 def analyse(
     store: Store,
     request: Request,
-    place: Place,
+    location: Location,
     console: Console,
     on_change: Callable[[AnalysisView, bool], None],
 ) -> dict[str, str]:
@@ -46,7 +46,7 @@ def analyse(
         UsageError: learning rates that the store does not have.
         EnvironmentProblem: nothing to analyse; the store cannot be read or written.
     """
-    stages, _, configurations = load_grids(store.path)
+    stages, _, configurations = load_setups(store.path)
     if stages.empty:
         raise EnvironmentProblem(f"{store.path}: no stage is finished: nothing to analyse")
     _check_rates(request, stages)
@@ -68,7 +68,7 @@ def analyse(
     with AnalysisView(console, on_change) as view:
         for setup, selection in selections.items():
             several = f"set-up {setup}: " if len(selections) > 1 else ""
-            failures |= _analyse_setup(selection, examples[setup], several, store, place, view)
+            failures |= _analyse_setup(selection, examples[setup], several, store, location, view)
     return failures
 
 
@@ -85,7 +85,7 @@ def _analyse_setup(
     example: Finished,
     several: str,
     store: Store,
-    place: Place,
+    location: Location,
     view: AnalysisView,
 ) -> dict[str, str]:
     """What one set-up lacks; images that are not there are one failure of the whole set-up."""
@@ -98,26 +98,26 @@ def _analyse_setup(
     if not left:
         return {}
     try:
-        lab = reopen(example, store.path, place)
+        workbench = reopen(example, store.path, location)
     except (UsageError, EnvironmentProblem) as error:
         if not several:
             raise
         return {several.removesuffix(": "): str(error)}
-    options = place.options()
-    share = shared(len(left), lab, options)
+    options = location.options()
+    share = shared(len(left), workbench, options)
     view.add(left, share.processes)
-    packs = _packs(left, lab, share)
+    packs = _packs(left, workbench, share)
     if share.processes > 1:
         view.note(f"in {share.processes} processes, {share.num_threads} threads each")
-    with open_engine(lab, options, share, store.lock_file) as engine:
+    with open_engine(workbench, options, share, store.lock_file) as engine:
         return Analyses(packs, engine, view, store).run()
 
 
-def _packs(analyses: Sequence[Analysis], lab: Lab, share: Share) -> list[Pack]:
+def _packs(analyses: Sequence[Analysis], workbench: Workbench, share: Share) -> list[Pack]:
     """Packs that fit into memory, small enough for every process to have one of a kind."""
     with threads_of(share):
-        fitting = models_in_memory(lab, AT_ONCE[lab.device.type], share.on_device)
-        size = fastest(measure_packs(lab, fitting, share.on_device)).size
+        fitting = models_in_memory(workbench, AT_ONCE[workbench.device.type], share.on_device)
+        size = fastest(measure_packs(workbench, fitting, share.on_device)).size
     counts_at_once = {
         # A path is packs by itself; those that share their ends share the evaluation of these.
         "lines": 3,

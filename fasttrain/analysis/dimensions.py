@@ -7,22 +7,24 @@ from dataclasses import replace
 import pandas as pd
 
 from ..store.tables import Finished
-from .tables import Grid
+from .tables import SetupResults
 
 KIND = "pattern-pairs"
 ABOUT = ["stage", "parent", "path", "seed"]
 
 
-def across_dimensions(grids: Sequence[Grid], found: Sequence[Finished]) -> list[Grid]:
+def across_dimensions(
+    setups: Sequence[SetupResults], found: Sequence[Finished]
+) -> list[SetupResults]:
     """The set-ups, each with the scores of those that differ from it in the dimension alone."""
     pairs = [f for f in found if f.about["source"].get("kind") == KIND]
     dimensions = {f.setup: int(f.about["image_shape"][1]) for f in pairs}
     keys = {f.setup: _but_dimension(f) for f in pairs}
     return [
-        replace(grid, dimensions=_scores(grids, keys, dimensions, keys[grid.setup]))
-        if grid.setup in keys
-        else grid
-        for grid in grids
+        replace(results, dimensions=_scores(setups, keys, dimensions, keys[results.setup]))
+        if results.setup in keys
+        else results
+        for results in setups
     ]
 
 
@@ -34,13 +36,13 @@ def _but_dimension(found: Finished) -> str:
 
 
 def _scores(
-    grids: Sequence[Grid], keys: dict[str, str], dimensions: dict[str, int], key: str
+    setups: Sequence[SetupResults], keys: dict[str, str], dimensions: dict[str, int], key: str
 ) -> pd.DataFrame:
     """One row per stage of such set-ups and evaluation set: what it scores at its end."""
     tables = []
-    for grid in grids:
-        if keys.get(grid.setup) == key:
-            last = grid.sets.sort_values("epoch").groupby(["stage", "set"], sort=False).tail(1)
-            rows = last[["stage", "set", "accuracy"]].merge(grid.stages[ABOUT], on="stage")
-            tables.append(rows.assign(dimension=dimensions[grid.setup]))
+    for results in setups:
+        if keys.get(results.setup) == key:
+            last = results.sets.sort_values("epoch").groupby(["stage", "set"], sort=False).tail(1)
+            rows = last[["stage", "set", "accuracy"]].merge(results.stages[ABOUT], on="stage")
+            tables.append(rows.assign(dimension=dimensions[results.setup]))
     return pd.concat(tables, ignore_index=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..settings.networks.modules import fold
 from ..training.evaluate import score, score_test_set
 from ..training.pack import State
-from ..training.workbench import Lab
+from ..training.workbench import Workbench
 
 EDGES = (1.0, 9.0, 25.0, 33.0)
 """where bands end, in periods per 32 pixels"""
@@ -52,40 +52,44 @@ def keep_band(images: Tensor, mask: Tensor) -> Tensor:
     return torch.fft.ifft2(torch.fft.fft2(images) * mask).real
 
 
-def band_accuracy(lab: Lab, states: Sequence[State]) -> pd.DataFrame:
+def band_accuracy(workbench: Workbench, states: Sequence[State]) -> pd.DataFrame:
     """Test accuracy of models per band, as one pack, with their running statistics.
 
     One row per model and band, bands within models in the order of states. Columns: model (its
     place in `states`), band (0 is the unfiltered image), low, high (of d) and accuracy. Computed in
     the precision that the stages are tested in.
     """
-    model = lab.new_model(0, len(states))
+    model = workbench.new_model(0, len(states))
     model.load_state_dict(fold(states))
     unfiltered = score_test_set(
-        model, lab.loss, lab.test_loader, lab.precision, lab.device
+        model, workbench.loss, workbench.test_loader, workbench.precision, workbench.device
     ).accuracy
-    size = lab.data.test_images.shape[1:3]
+    size = workbench.data.test_images.shape[1:3]
     bounds = edges(*size)
     rows = [_rows(ALL, 0.0, bounds[-1][1], unfiltered)]
     model.eval()
-    for index, mask in enumerate(band_masks(*size).to(lab.device)):
-        batches = _filtered(lab, mask, normalised=index == 0)
-        found = score(model, lab.loss, batches, lab.precision, lab.device).accuracy
+    for index, mask in enumerate(band_masks(*size).to(workbench.device)):
+        batches = _filtered(workbench, mask, normalised=index == 0)
+        found = score(
+            model, workbench.loss, batches, workbench.precision, workbench.device
+        ).accuracy
         rows.append(_rows(index + 1, *bounds[index], found))
     return pd.concat(rows).sort_values(["model", "band"], ignore_index=True)
 
 
-def _filtered(lab: Lab, mask: Tensor, *, normalised: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    images, labels = (torch.from_numpy(array) for array in lab.data.split("test"))
+def _filtered(
+    workbench: Workbench, mask: Tensor, *, normalised: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    images, labels = (torch.from_numpy(array) for array in workbench.data.split("test"))
     mean, std = (
-        torch.tensor(values, device=lab.device).view(-1, 1, 1)
-        for values in (lab.data.mean, lab.data.std)
+        torch.tensor(values, device=workbench.device).view(-1, 1, 1)
+        for values in (workbench.data.mean, workbench.data.std)
     )
-    batch_size = lab.test_loader.settings.batch_size
+    batch_size = workbench.test_loader.settings.batch_size
     for part, targets in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        pixels = part.to(lab.device).permute(0, 3, 1, 2).float() / 255
+        pixels = part.to(workbench.device).permute(0, 3, 1, 2).float() / 255
         kept = keep_band(pixels, mask)
-        yield (kept - mean) / std if normalised else kept, targets.to(lab.device)
+        yield (kept - mean) / std if normalised else kept, targets.to(workbench.device)
 
 
 def _rows(band: int, low: float, high: float, accuracy: Tensor) -> pd.DataFrame:

@@ -30,7 +30,7 @@ from ..settings.networks.modules import fold
 from ..training.angles import angle
 from ..training.evaluate import reestimate_batch_norm_, score_test_set
 from ..training.pack import State
-from ..training.workbench import Lab
+from ..training.workbench import Workbench
 
 NUM_POINTS = 21
 """of a path, its ends among them"""
@@ -112,7 +112,7 @@ def follow(
     lines: Sequence[Line],
     states: Mapping[str, State],
     seed: int,
-    lab: Lab,
+    workbench: Workbench,
     size: int,
     num_points: int = NUM_POINTS,
 ) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
@@ -126,20 +126,22 @@ def follow(
     keys = list(dict.fromkeys(_key(line, alpha) for line in lines for alpha in alphas))
     weights, free = (
         {name: [state[n] for n in names] for name, state in states.items()}
-        for names in (lab.sphere_names, lab.free_names)
+        for names in (workbench.sphere_names, workbench.free_names)
     )
-    radius = lab.config.network.radius if lab.config.optimizer.kind == "sphere" else None
+    radius = (
+        workbench.config.network.radius if workbench.config.optimizer.kind == "sphere" else None
+    )
 
     def point(key: tuple[str, str, float]) -> State:
         a, b, alpha = key
         mixed = interpolate(weights[a], weights[b], alpha, radius)
         beside = interpolate(free[a], free[b], alpha, None)
-        names = [*lab.sphere_names, *lab.free_names]
+        names = [*workbench.sphere_names, *workbench.free_names]
         return {**states[a], **dict(zip(names, [*mixed, *beside], strict=True))}
 
     scores: dict[tuple[str, str, float], list[float]] = {}
     for part in evenly(keys, size):
-        rows = score_pack([point(key) for key in part], seed, lab).tolist()
+        rows = score_pack([point(key) for key in part], seed, workbench).tolist()
         scores |= dict(zip(part, rows, strict=True))
     found = []
     for line in lines:
@@ -182,11 +184,15 @@ def barriers(path: pd.DataFrame, alphas: np.ndarray) -> dict[str, float]:
     return result
 
 
-def score_pack(states: Sequence[State], seed: int, lab: Lab) -> Tensor:
+def score_pack(states: Sequence[State], seed: int, workbench: Workbench) -> Tensor:
     """`SCORES` of models as one pack, statistics re-estimated: (num_models, 4) fp64 on the host."""
-    model = lab.new_model(seed, len(states)).to(states[0][lab.sphere_names[0]].dtype)
+    model = workbench.new_model(seed, len(states)).to(states[0][workbench.sphere_names[0]].dtype)
     model.load_state_dict(fold(states))
-    batches = lab.train_loader(seed).epoch(0)
-    train = reestimate_batch_norm_(model, lab.loss, batches, lab.precision, lab.device)
-    test = score_test_set(model, lab.loss, lab.test_loader, lab.precision, lab.device)
+    batches = workbench.train_loader(seed).epoch(0)
+    train = reestimate_batch_norm_(
+        model, workbench.loss, batches, workbench.precision, workbench.device
+    )
+    test = score_test_set(
+        model, workbench.loss, workbench.test_loader, workbench.precision, workbench.device
+    )
     return torch.stack([*train, *test], dim=1).cpu()

@@ -15,7 +15,7 @@ from ..store.entries import STATE
 from ..training.evaluate import reestimate_batch_norm_
 from ..training.pack import State
 from ..training.progress import Progress
-from ..training.workbench import Lab
+from ..training.workbench import Workbench
 from .features import band_accuracy
 from .geometry import Line, Weights, angle_matrix, follow
 from .norms import describe, filter_norms, histograms, raw_rate
@@ -23,18 +23,20 @@ from .records import Analysis
 from .sharpness import HessianSettings, measure
 
 Tables = dict[str, pd.DataFrame]
-Work = Callable[[Sequence[Analysis], Lab, int], list[Tables]]
-"""(analyses, lab, most models in a pack) -> tables of each"""
+Analyser = Callable[[Sequence[Analysis], Workbench, int], list[Tables]]
+"""(analyses, workbench, most models in a pack) -> tables of each"""
 
 
-def angles(analyses: Sequence[Analysis], lab: Lab, size: int) -> list[Tables]:
+def angles(analyses: Sequence[Analysis], workbench: Workbench, size: int) -> list[Tables]:
     """ANGLES between all the stages of each analysis."""
-    return [{"angles": _angles(analysis.stages, lab)} for analysis in analyses]
+    return [{"angles": _angles(analysis.stages, workbench)} for analysis in analyses]
 
 
-def _angles(stages: Sequence[str], lab: Lab) -> pd.DataFrame:
-    networks = [Weights(lab.store.checked(s, STATE), f"{_part(s, lab)}.") for s in stages]
-    matrix = angle_matrix(networks, lab.sphere_names)
+def _angles(stages: Sequence[str], workbench: Workbench) -> pd.DataFrame:
+    networks = [
+        Weights(workbench.store.checked(s, STATE), f"{_part(s, workbench)}.") for s in stages
+    ]
+    matrix = angle_matrix(networks, workbench.sphere_names)
     first, second = np.triu_indices(len(stages), 1)
     ids = np.array(stages, dtype=object)
     return pd.DataFrame(
@@ -42,40 +44,40 @@ def _angles(stages: Sequence[str], lab: Lab) -> pd.DataFrame:
     )
 
 
-def lines(analyses: Sequence[Analysis], lab: Lab, size: int) -> list[Tables]:
+def lines(analyses: Sequence[Analysis], workbench: Workbench, size: int) -> list[Tables]:
     """PAIRS and PATHS of pairs of stages of one seed."""
     ids = dict.fromkeys(stage for analysis in analyses for stage in analysis.stages)
-    states = {stage: end_state(stage, lab) for stage in ids}
+    states = {stage: end_state(stage, workbench) for stage in ids}
     wanted = [
-        Line(a.settings["pair"], *a.stages, k=lab.store.description(a.stages[0])["k"])
+        Line(a.settings["pair"], *a.stages, k=workbench.store.description(a.stages[0])["k"])
         for a in analyses
     ]
     points = analyses[0].settings["points"]
-    found = follow(wanted, states, analyses[0].seed, lab, size, points)
+    found = follow(wanted, states, analyses[0].seed, workbench, size, points)
     return [{"pairs": pair, "paths": path} for pair, path in found]
 
 
-def norms(analyses: Sequence[Analysis], lab: Lab, size: int) -> list[Tables]:
+def norms(analyses: Sequence[Analysis], workbench: Workbench, size: int) -> list[Tables]:
     """NORMS and HISTOGRAMS of stages, one at a time."""
-    return [_norms(analysis.stages[0], lab) for analysis in analyses]
+    return [_norms(analysis.stages[0], workbench) for analysis in analyses]
 
 
-def _norms(stage: str, lab: Lab) -> Tables:
-    about = lab.store.description(stage)
+def _norms(stage: str, workbench: Workbench) -> Tables:
+    about = workbench.store.description(stage)
     parent = about["parent"]
     if parent is None:
-        initial = lab.initial_state(about["seed"])
-        start = filter_norms([initial[name] for name in lab.sphere_names])
+        initial = workbench.initial_state(about["seed"])
+        start = filter_norms([initial[name] for name in workbench.sphere_names])
     else:
-        start = lab.store.read_tensors(parent, STATE)["norms"][-1]
-    tensors = lab.store.read_tensors(stage, STATE)
+        start = workbench.store.read_tensors(parent, STATE)["norms"][-1]
+    tensors = workbench.store.read_tensors(stage, STATE)
     series = torch.cat([start.double()[None], tensors["norms"].double()]).numpy()
-    filters = [len(tensors[f"model.{name}"]) for name in lab.sphere_names]
+    filters = [len(tensors[f"model.{name}"]) for name in workbench.sphere_names]
     first = about["start_epoch"]
     lr = about["plr"] if about["flr"] is None else about["flr"]
-    optimizer = lab.config.optimizer
-    radius = lab.config.network.radius if optimizer.kind == "sphere" else None
-    eta = raw_rate(optimizer, lr, lab.config.network.radius)
+    optimizer = workbench.config.optimizer
+    radius = workbench.config.network.radius if optimizer.kind == "sphere" else None
+    eta = raw_rate(optimizer, lr, workbench.config.network.radius)
     table = describe(series, filters, start_epoch=first, eta=eta)
     shown = {first + len(series) - 1: series[-1]}
     if parent is None:
@@ -84,10 +86,12 @@ def _norms(stage: str, lab: Lab) -> Tables:
     return {name: _of(stage, rows) for name, rows in tables.items()}
 
 
-def sharpness(analyses: Sequence[Analysis], lab: Lab, size: int) -> list[Tables]:
+def sharpness(analyses: Sequence[Analysis], workbench: Workbench, size: int) -> list[Tables]:
     """SHARPNESS and EIGENVALUES of stages of one seed, as one pack."""
-    states = [end_state(analysis.stages[0], lab) for analysis in analyses]
-    found = measure(lab, states, analyses[0].seed, hessian=HessianSettings(**analyses[0].settings))
+    states = [end_state(analysis.stages[0], workbench) for analysis in analyses]
+    found = measure(
+        workbench, states, analyses[0].seed, hessian=HessianSettings(**analyses[0].settings)
+    )
     return [
         {
             "sharpness": _of(analysis.stages[0], found.sharpness.iloc[[index]]),
@@ -97,16 +101,16 @@ def sharpness(analyses: Sequence[Analysis], lab: Lab, size: int) -> list[Tables]
     ]
 
 
-def features(analyses: Sequence[Analysis], lab: Lab, size: int) -> list[Tables]:
+def features(analyses: Sequence[Analysis], workbench: Workbench, size: int) -> list[Tables]:
     """BANDS of stages of one seed, as one pack."""
-    table = band_accuracy(lab, scored_states(analyses, lab))
+    table = band_accuracy(workbench, scored_states(analyses, workbench))
     return [
         {"bands": _of(analysis.stages[0], _rows_of(index, table))}
         for index, analysis in enumerate(analyses)
     ]
 
 
-WORKS: dict[str, Work] = {
+ANALYSERS: dict[str, Analyser] = {
     "angles": angles,
     "lines": lines,
     "norms": norms,
@@ -116,39 +120,43 @@ WORKS: dict[str, Work] = {
 """By kind."""
 
 
-def end_state(stage: str, lab: Lab) -> State:
+def end_state(stage: str, workbench: Workbench) -> State:
     """The network that a stage ended as; of an average the statistics are those of its last run."""
-    progress = Progress.from_tensors(lab.store.read_tensors(stage, STATE))
+    progress = Progress.from_tensors(workbench.store.read_tensors(stage, STATE))
     return {**progress.model, **progress.average}
 
 
-def scored_states(analyses: Sequence[Analysis], lab: Lab) -> list[State]:
+def scored_states(analyses: Sequence[Analysis], workbench: Workbench) -> list[State]:
     """Networks of stages of one seed as they were tested, averages with their own statistics."""
-    states = [end_state(analysis.stages[0], lab) for analysis in analyses]
-    averages = [index for index, a in enumerate(analyses) if _part(a.stages[0], lab) == "average"]
+    states = [end_state(analysis.stages[0], workbench) for analysis in analyses]
+    averages = [
+        index for index, a in enumerate(analyses) if _part(a.stages[0], workbench) == "average"
+    ]
     if averages:
-        epoch = lab.store.summary(analyses[averages[0]].stages[0])
+        epoch = workbench.store.summary(analyses[averages[0]].stages[0])
         assert epoch is not None
         seed = analyses[0].seed
-        normed = with_statistics([states[i] for i in averages], seed, epoch["epoch"], lab)
+        normed = with_statistics([states[i] for i in averages], seed, epoch["epoch"], workbench)
         for index, state in zip(averages, normed, strict=True):
             states[index] = state
     return states
 
 
-def with_statistics(states: Sequence[State], seed: int, epoch: int, lab: Lab) -> list[State]:
+def with_statistics(
+    states: Sequence[State], seed: int, epoch: int, workbench: Workbench
+) -> list[State]:
     """States with batch-normalisation statistics re-estimated, as an average is scored."""
-    model = lab.new_model(seed, len(states))
+    model = workbench.new_model(seed, len(states))
     model.load_state_dict(fold(states))
-    batches = lab.train_loader(seed).epoch(epoch)
-    reestimate_batch_norm_(model, lab.loss, batches, lab.precision, lab.device)
+    batches = workbench.train_loader(seed).epoch(epoch)
+    reestimate_batch_norm_(model, workbench.loss, batches, workbench.precision, workbench.device)
     copies = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     return unfold(copies, len(states))
 
 
-def _part(stage: str, lab: Lab) -> str:
+def _part(stage: str, workbench: Workbench) -> str:
     """Which part of its state a stage ended as."""
-    return "average" if lab.store.description(stage)["kind"] == "swa" else "model"
+    return "average" if workbench.store.description(stage)["kind"] == "swa" else "model"
 
 
 def _rows_of(model: int, table: pd.DataFrame) -> pd.DataFrame:

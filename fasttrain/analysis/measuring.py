@@ -7,8 +7,8 @@ from ..errors import EnvironmentProblem
 from ..execution.driver import Driver, Waiting, halves
 from ..execution.engines.local import Engine, Report, Task
 from ..store.store import Store
-from ..training.workbench import Lab
-from .kinds import WORKS
+from ..training.workbench import Workbench
+from .kinds import ANALYSERS
 from .progress import AnalysisView
 from .records import Analysis, is_done, save
 
@@ -25,18 +25,18 @@ class Measuring:
     size: int
     """most models in a pack"""
 
-    def run(self, lab: Lab, report: Report) -> None:
+    def run(self, workbench: Workbench, report: Report) -> None:
         """Make them and put them into the store."""
-        lab = lab.of_seed(self.analyses[0].seed)
+        workbench = workbench.of_seed(self.analyses[0].seed)
         try:
-            made = WORKS[self.analyses[0].kind](self.analyses, lab, self.size)
+            made = ANALYSERS[self.analyses[0].kind](self.analyses, workbench, self.size)
         except EnvironmentProblem as error:
             # Of a stage that is gone or damaged, which is in nobody else's way.
             raise RuntimeError(str(error)) from error
         # Before anything is kept, since a worker looks at its threads then.
         report()
         for analysis, tables in zip(self.analyses, made, strict=True):
-            save(analysis, tables, lab.provenance, lab.store)
+            save(analysis, tables, workbench.provenance, workbench.store)
 
 
 class Pack(Waiting[Analysis]):

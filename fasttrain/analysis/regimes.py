@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..training.chance import NON_FINITE
 from .rules import Curves, Verdict, converged_epoch, judge, split_equilibrium
-from .tables import Grid
+from .tables import SetupResults
 
 EQUILIBRIA = {"2", "2A", "2B"}
 BELOW: dict[str, tuple[set[str], set[str]]] = {
@@ -32,25 +32,25 @@ BOUNDARY_COLUMNS = {"boundary": "str"} | dict.fromkeys(("plr", "low", "high", "r
 BOUNDARY_COLUMNS |= {"num_seeds": "int64", "note": "str"}
 
 
-def classify(grid: Grid) -> pd.DataFrame:
+def classify(results: SetupResults) -> pd.DataFrame:
     """One row per finished pre-training, by PLR and seed.
 
     Columns: stage, plr, seed, regime (1, 2A, 2B, 2 if A or B cannot be told, 3, undecided), reason
     (one sentence), train_loss, grad_norm (of the last epoch), step_angle (rad, of that),
     converged_epoch (the first with a training loss below 1e-2, or NaN).
     """
-    runs = grid.stages[grid.stages["kind"] == "pretrain"].sort_values(["plr", "seed"])
-    if grid.configuration.get("experiment", {}).get("kind") == "chain":
+    runs = results.stages[results.stages["kind"] == "pretrain"].sort_values(["plr", "seed"])
+    if results.configuration.get("experiment", {}).get("kind") == "chain":
         # First legs of several lengths and knobs are no row of PLRs.
         runs = runs.iloc[:0]
-    withheld = not_judged(grid.configuration)
-    by_stage = dict(iter(grid.epochs.groupby("stage")))
+    withheld = not_judged(results.configuration)
+    by_stage = dict(iter(results.epochs.groupby("stage")))
     rows = []
     for run in runs.to_dict("records"):
-        curves = curves_of(run, by_stage.get(run["stage"]), grid.configuration)
+        curves = curves_of(run, by_stage.get(run["stage"]), results.configuration)
         verdict = Verdict("undecided", withheld) if withheld else judge(curves)
         if verdict.regime == "2":
-            half = _subregime(grid, run)
+            half = _subregime(results, run)
             verdict = Verdict(half.regime, f"{verdict.reason}; {half.reason}")
         rows.append(
             {name: run[name] for name in ("stage", "plr", "seed")}
@@ -249,17 +249,17 @@ def _unknown(name: str, found: Sequence[Cut]) -> str:
     return f"no run {'below' if highs else 'above'} it: it is {place}"
 
 
-def _subregime(grid: Grid, run: dict) -> Verdict:
+def _subregime(results: SetupResults, run: dict) -> Verdict:
     """Whether an equilibrium is 2A or 2B, by its end points at the lowest and the highest FLR."""
-    stages = grid.stages
+    stages = results.stages
     same = (stages["plr"] == run["plr"]) & (stages["seed"] == run["seed"])
     ends = stages[same & (stages["kind"] == "finetune")].sort_values("flr")
     if ends["flr"].nunique() < 2:
         return Verdict("2", "A or B needs fine-tunings at two FLRs")
     low, high = str(ends["stage"].iloc[0]), str(ends["stage"].iloc[-1])
-    pairs = grid.pairs[grid.pairs["pair"] == "low-high"]
+    pairs = results.pairs[results.pairs["pair"] == "low-high"]
     found = _of_two(pairs, low, high)
-    angles = pd.concat([found["angle"], _of_two(grid.angles, low, high)["angle"]])
+    angles = pd.concat([found["angle"], _of_two(results.angles, low, high)["angle"]])
     accuracy = ends["train_accuracy"].iloc[[0, -1]].min(skipna=False)
     return split_equilibrium(_last(angles), _last(found["train_barrier"]), float(accuracy))
 

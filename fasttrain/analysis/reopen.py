@@ -1,4 +1,4 @@
-"""The lab of a finished set-up: its configuration and its images, found again from the store."""
+"""The workbench of a finished set-up: its configuration and images, found from the store."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from ..plan.config import Config, RunOptions, check
 from ..plan.tables import PARTS
 from ..settings.part import given
 from ..store.tables import Finished
-from ..training.workbench import Lab, open_lab
+from ..training.workbench import Workbench, open_workbench
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Place:
+class Location:
     """Where analyses run, and where their images are."""
 
     device: str = "auto"
@@ -33,17 +33,17 @@ class Place:
         return RunOptions(device=self.device, processes=self.processes, data_root=self.data_root)
 
 
-def reopen(stage: Finished, store: Path, place: Place) -> Lab:
-    """The lab that a finished stage was made in, with the images that it was trained on.
+def reopen(stage: Finished, store: Path, location: Location) -> Workbench:
+    """The workbench that a finished stage was made in, with the images that it was trained on.
 
     Raises:
         UsageError, EnvironmentProblem: the images are not there, or are others.
     """
-    device = resolve_device(place.device)
+    device = resolve_device(location.device)
     sections = stage.about["setup"]
     data = sections["data"]
-    source = _source(stage.about, place.dataset)
-    config = configuration(stage, store, {**source, **_kept(given(data), place.dataset)})
+    source = _source(stage.about, location.dataset)
+    config = configuration(stage, store, {**source, **_kept(given(data), location.dataset)})
     for name in PARTS:
         part, then = getattr(config, name), sections[name].get("source")
         if then is not None and getattr(part, "source", then) != then:
@@ -52,19 +52,19 @@ def reopen(stage: Finished, store: Path, place: Place) -> Lab:
                 f" {store} was made ({part.source}, not {then}): give back the one that made it"
             )
     precision = config.training.precision
-    record = provenance(device, precision, place.command)
+    record = provenance(device, precision, location.command)
     try:
-        lab = open_lab(config, place.options(), store, device, precision, record)
+        workbench = open_workbench(config, location.options(), store, device, precision, record)
     except (UsageError, EnvironmentProblem) as error:
-        remedy = "" if place.dataset else "; say where they are with --dataset"
+        remedy = "" if location.dataset else "; say where they are with --dataset"
         raise type(error)(f"images of {stage.about['dataset']}: {error}{remedy}") from None
-    if lab.data.digest != data["digest"]:
+    if workbench.data.digest != data["digest"]:
         raise UsageError(
             f"{config.data.dataset!r} holds other images than those of {stage.about['dataset']!r}"
-            f" in {store} (digest {lab.data.digest[:12]}, not {data['digest'][:12]}): give theirs"
-            " with --dataset"
+            f" in {store} (digest {workbench.data.digest[:12]}, not {data['digest'][:12]}):"
+            " give theirs with --dataset"
         )
-    return lab
+    return workbench
 
 
 def configuration(stage: Finished, store: Path, data: Mapping[str, Any]) -> Config:

@@ -29,7 +29,7 @@ from fasttrain_data import open_loader
 from ..settings.losses import Loss
 from ..settings.networks.modules import ImageClassifier, fold
 from ..training.pack import State
-from ..training.workbench import Lab
+from ..training.workbench import Workbench
 from .spectrum import SphereHessian, Top, by_model, rademacher, top_eigenvalues, trace
 from .tables import TABLES
 
@@ -63,7 +63,7 @@ class Measured(NamedTuple):
 
 
 def measure(
-    lab: Lab,
+    workbench: Workbench,
     states: Sequence[State],
     seed: int,
     *,
@@ -77,27 +77,27 @@ def measure(
     has NaN but for its accuracy. The states stay as they are: batch normalisation counts in a copy.
     """
     # torch.compile has no second derivatives; the pass is too short to be worth it.
-    eager = dataclasses.replace(lab, compiled=False)
+    eager = dataclasses.replace(workbench, compiled=False)
     model = eager.new_model(seed, len(states))
     model.load_state_dict(fold(states))
     model.to(dtype).train()
     loader = open_loader(
-        lab.data,
+        workbench.data,
         "train",
-        batch_size=lab.config.training.batch_size,
+        batch_size=workbench.config.training.batch_size,
         seed=seed,
-        loader=lab.config.data.loader,
-        device=lab.device,
+        loader=workbench.config.data.loader,
+        device=workbench.device,
         dtype=dtype,
         augment=None,
     )
-    table = gradient_norms(model, lab.loss, loader.epoch(0))
+    table = gradient_norms(model, workbench.loss, loader.epoch(0))
     found: dict[str, Any] = {"num_images": 0}
     ranked = {name: [] for name in ("model", *_columns("eigenvalues"))}
     if hessian is not None:
         count = math.ceil(hessian.num_images / loader.settings.batch_size)
         batches = list(itertools.islice(loader.epoch(0), count))
-        found, top = curvature(model, lab.loss, batches, seed, hessian)
+        found, top = curvature(model, workbench.loss, batches, seed, hessian)
         ranked = _ranked(top)
     columns, rows = _columns("sharpness"), {"model": "int64"} | _columns("eigenvalues")
     return Measured(

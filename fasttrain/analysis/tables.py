@@ -1,7 +1,7 @@
 """The tables that analyses fill, and everything known of one set-up together.
 
-Every table is tidy, one row per thing. Stages appear by their ids, which join to `Grid.stages`:
-PLR, FLR, k and seed stand there and nowhere else. What is not known is NaN.
+Every table is tidy, one row per thing. Stages appear by their ids, which join to
+`SetupResults.stages`: PLR, FLR, k and seed stand there and nowhere else. What is not known is NaN.
 """
 
 from dataclasses import dataclass, field
@@ -63,13 +63,13 @@ def _table(name: str) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grid:
+class SetupResults:
     """Everything known of one set-up: what figures draw and sentences say."""
 
     setup: str
-    """its id, as in `results.load_grids`"""
+    """its id, as in `setups.load_setups`"""
     configuration: dict[str, Any]
-    """as in `results.load_grids`: data, network, training, versions, num_classes, num_train,
+    """as in `setups.load_setups`: data, network, training, versions, num_classes, num_train,
     num_test"""
     stages: pd.DataFrame
     """rows of `results.load`"""

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ..analysis.grids import IDS, all_grids
 from ..analysis.records import load_analyses
 from ..analysis.regimes import classify
-from ..analysis.tables import Grid
+from ..analysis.setups import IDS, all_setups
+from ..analysis.tables import SetupResults
 from ..errors import UsageError, nearest
 from ..store.sets import load_sets
 from ..store.store import Store
@@ -69,8 +69,8 @@ class Results:
         }
 
     @functools.cached_property
-    def _grids(self) -> dict[str, Grid]:
-        return {grid.setup: grid for grid in all_grids(self.store, self._found)}
+    def _grids(self) -> dict[str, SetupResults]:
+        return {results.setup: results for results in all_setups(self.store, self._found)}
 
     def figure(self, name: str, setup: str | None = None) -> "Figure":
         """A figure of docs/figures.md.
@@ -85,18 +85,18 @@ class Results:
         from ..report import drawings_of, drawn
         from ..report.figures.sets import SETS
 
-        grid = self._grid(setup)
-        drawings = {drawing.name: drawing for drawing in (*drawings_of(grid), SETS)}
+        results = self._grid(setup)
+        drawings = {drawing.name: drawing for drawing in (*drawings_of(results), SETS)}
         if name not in drawings:
             raise UsageError(
                 f"no figure {name!r}{nearest(name, drawings)}; allowed are {', '.join(drawings)}"
             )
-        [found] = drawn(grid, classify(grid), [drawings[name]])
+        [found] = drawn(results, classify(results), [drawings[name]])
         if found.table is None:
             raise UsageError(f"figure {name}: {found.missing}")
         return found.figure
 
-    def _grid(self, setup: str | None) -> Grid:
+    def _grid(self, setup: str | None) -> SetupResults:
         if not self._grids:
             raise UsageError(f"{self.store}: no stage is finished: there is nothing to draw")
         names = ", ".join(self._grids)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 import pandas as pd
 import torch
 
-from ..analysis.reopen import Place
+from ..analysis.reopen import Location
 from ..analysis.request import Name, check_request
 from ..boundaries.locate import locate as find_boundaries
 from ..boundaries.task import Task, plan_search
@@ -79,7 +79,7 @@ def sweep(study: "Study | AnyPath", **options: Unpack[Options]) -> Results:
         opened = session.open_session(study.config, chosen, name=study.name, command=call)
         failures = session.sweep(opened, Console(quiet=chosen.quiet))
     raise_failures(failures)
-    return Results(opened.lab.store.path, only={stage.id for stage in opened.stages})
+    return Results(opened.workbench.store.path, only={stage.id for stage in opened.stages})
 
 
 def analyse(
@@ -117,9 +117,11 @@ def analyse(
     check_dataset(dataset, root)
     check_store(path, create=False)
     call = command(written("analyse", repr(os.fspath(store)), **asked))
-    place = Place(device=device, processes=processes, data_root=root, dataset=dataset, command=call)
+    location = Location(
+        device=device, processes=processes, data_root=root, dataset=dataset, command=call
+    )
     with _as_before():
-        failures = session.analyse(path, request, place, Console(quiet=quiet))
+        failures = session.analyse(path, request, location, Console(quiet=quiet))
     raise_failures(failures, "analyses", f" below {path / 'analyses'}")
     return Results(path)
 

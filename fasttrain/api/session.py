@@ -9,11 +9,11 @@ from pathlib import Path
 
 from ..analysis.analyse import analyse as run_analyses
 from ..analysis.progress import AnalysisView
-from ..analysis.reopen import Place
+from ..analysis.reopen import Location
 from ..analysis.request import Request
-from ..execution.choice import choose
 from ..execution.console import Console
 from ..execution.cost import epochs_left
+from ..execution.execution import plan_execution
 from ..execution.journal import Journal
 from ..execution.progress import ProgressView
 from ..execution.run import outdated_line, reopen_outdated, run_sweep
@@ -28,17 +28,17 @@ from ..store.sources import change_lines
 from ..store.store import Store
 from ..training.fused_mlp import explain
 from ..training.parts import notes
-from ..training.workbench import Lab, open_lab
+from ..training.workbench import Workbench, open_workbench
 
 ANALYSING = "analysing finished stages"
 
 
 @dataclass(frozen=True)
 class Session:
-    """A study on this machine: the lab that its stages run in, and what it leaves to run."""
+    """A study on this machine: the workbench that its stages run in, and what it leaves to run."""
 
     stages: list[Stage]
-    lab: Lab
+    workbench: Workbench
     options: RunOptions
     command: str
     """for the record"""
@@ -47,7 +47,7 @@ class Session:
 
     def states(self) -> list[tuple[Stage, str]]:
         """Every stage, and how it stands."""
-        return [(stage, self.lab.store.state(stage.id)) for stage in self.stages]
+        return [(stage, self.workbench.store.state(stage.id)) for stage in self.stages]
 
 
 def open_session(
@@ -75,14 +75,20 @@ def open_session(
     path = options.store or Path("runs") / name
     fresh = not path.exists() or (path.is_dir() and is_empty(path))
     record = provenance(device, precision, command)
-    lab = open_lab(config, options, path, device, precision, record)
+    workbench = open_workbench(config, options, path, device, precision, record)
     if create or not fresh:
         Store.open(path, create=create)
-    stages = build(config, setup_sections(config, lab.data, precision), seeds)
+    stages = build(config, setup_sections(config, workbench.data, precision), seeds)
     with one_line_errors():
-        batches = f"batches: {lab.train_loader(0).explain()}"
-    changed = [] if fresh else change_lines(config, lab.store)
-    return Session(stages, lab, options, command, [*notes(lab), *changed, batches, *explain(lab)])
+        batches = f"batches: {workbench.train_loader(0).explain()}"
+    changed = [] if fresh else change_lines(config, workbench.store)
+    return Session(
+        stages,
+        workbench,
+        options,
+        command,
+        [*notes(workbench), *changed, batches, *explain(workbench)],
+    )
 
 
 def sweep(session: Session, console: Console, *, every_epoch: bool = False) -> dict[str, str]:
@@ -91,44 +97,44 @@ def sweep(session: Session, console: Console, *, every_epoch: bool = False) -> d
     Args:
         every_epoch: without a live table, a line per epoch instead of one per stage.
     """
-    stages, lab, options = session.stages, session.lab, session.options
+    stages, workbench, options = session.stages, session.workbench, session.options
     say(console, "\n".join(session.notes))
-    with lab.store.lock():
-        lab.store.clean()
-        if outdated := reopen_outdated(stages, lab.store):
+    with workbench.store.lock():
+        workbench.store.clean()
+        if outdated := reopen_outdated(stages, workbench.store):
             say(console, outdated_line(outdated))
         states = session.states()
-        with Journal(lab.store.path, session.command, "choosing packs") as journal:
+        with Journal(workbench.store.path, session.command, "choosing packs") as journal:
             journal.plan(stages, accept_stopped=options.stop_at_chance)
             if not any(state in ("todo", "failed") for _, state in states):
                 return {}
-            choice = choose(stages, lab, options)
-            say(console, choice.explain())
-            journal.processes = choice.processes
+            execution = plan_execution(stages, workbench, options)
+            say(console, execution.explain())
+            journal.processes = execution.processes
             view = ProgressView(
                 states,
-                epochs_left(stages, lab.store),
+                epochs_left(stages, workbench.store),
                 console,
                 every_epoch=every_epoch,
                 on_change=journal.report,
             )
-            with view, choice.engine(lab, options) as engine:
-                return run_sweep(stages, choice.packs, lab.store, engine, view)
+            with view, execution.engine(workbench, options) as engine:
+                return run_sweep(stages, execution.packs, workbench.store, engine, view)
 
 
-def analyse(path: Path, request: Request, place: Place, console: Console) -> dict[str, str]:
+def analyse(path: Path, request: Request, location: Location, console: Console) -> dict[str, str]:
     """Measure what a store holds; returns the errors of what failed, by label."""
     store = Store.open(path, create=False)
     with store.lock():
         store.clean()
-        with Journal(path, place.command, ANALYSING, counts_stages=False) as journal:
+        with Journal(path, location.command, ANALYSING, counts_stages=False) as journal:
 
             def told(view: AnalysisView, started: bool) -> None:
                 journal.phase = f"{ANALYSING}, {view.finished} of {view.totals.total()} done"
                 journal.processes = view.processes
                 journal.report(view, started)
 
-            return run_analyses(store, request, place, console, told)
+            return run_analyses(store, request, location, console, told)
 
 
 def say(console: Console, text: str) -> None:

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from fasttrain.errors import raise_failures
-from fasttrain.execution.choice import Choice, choose
 from fasttrain.execution.console import Console
 from fasttrain.execution.cost import epochs_left
 from fasttrain.execution.engines.local import Engine
+from fasttrain.execution.execution import Execution, plan_execution
 from fasttrain.execution.journal import Journal
 from fasttrain.execution.pack_size import models_in_memory
 from fasttrain.execution.packing import form_packs
@@ -33,10 +33,10 @@ from fasttrain.store.status import duration
 from fasttrain.store.store import Store
 from fasttrain.training.chance import ENDS
 from fasttrain.training.starts import is_lost
-from fasttrain.training.workbench import Lab, open_lab
+from fasttrain.training.workbench import Workbench, open_workbench
 
 from ..analysis.geometry import NUM_POINTS
-from ..analysis.kinds import WORKS
+from ..analysis.kinds import ANALYSERS
 from ..analysis.records import is_done, load, save
 from ..analysis.regimes import curves_of
 from ..analysis.rules import Verdict, judge, split_equilibrium
@@ -64,15 +64,18 @@ def locate(
         command: what repeats this, for the record.
         console: for what is to be known meanwhile.
     """
-    run, choice = _open(config, options, task, name, command, console, create=True)
-    search, lab = run.search, run.lab
-    with lab.store.lock():
-        lab.store.clean()
-        console.print("\n".join([*length_lines(search, config), choice.explain()]))
-        path = lab.store.path
-        with Journal(path, command, "locating") as journal, choice.engine(lab, options) as engine:
-            journal.processes = choice.processes
-            run.to_the_end(choice, engine, options, journal)
+    run, execution = _open(config, options, task, name, command, console, create=True)
+    search, workbench = run.search, run.workbench
+    with workbench.store.lock():
+        workbench.store.clean()
+        console.print("\n".join([*length_lines(search, config), execution.explain()]))
+        path = workbench.store.path
+        with (
+            Journal(path, command, "locating") as journal,
+            execution.engine(workbench, options) as engine,
+        ):
+            journal.processes = execution.processes
+            run.to_the_end(execution, engine, options, journal)
         located = Located(Findings(search, run.outcomes, run.purposes), run.table())
         folder = make_folder(path / "report")
         tables = {"boundaries": located.findings.boundaries(), "probes": located.probes}
@@ -85,8 +88,8 @@ def cost_lines(
     config: Config, options: RunOptions, task: Task, *, name: str, command: str
 ) -> list[str]:
     """What the search may take at most."""
-    run, choice = _open(config, options, task, name, command, Console(quiet=True), create=False)
-    return _cost_lines(run.search, run.lab, choice)
+    run, execution = _open(config, options, task, name, command, Console(quiet=True), create=False)
+    return _cost_lines(run.search, run.workbench, execution)
 
 
 def _open(
@@ -97,7 +100,7 @@ def _open(
     command: str,
     console: Console,
     create: bool,
-) -> tuple["_Run", Choice]:
+) -> tuple["_Run", Execution]:
     """The search, and how its first round would be carried out."""
     search = plan_search(config, task)
     device = resolve_device(options.device)
@@ -107,26 +110,28 @@ def _open(
     record = provenance(device, precision, command)
     # Measurements of packs take the first PLR of a configuration.
     grid = dataclasses.replace(config.grid, plr=(search.first, search.last))
-    lab = open_lab(dataclasses.replace(config, grid=grid), options, path, device, precision, record)
+    workbench = open_workbench(
+        dataclasses.replace(config, grid=grid), options, path, device, precision, record
+    )
     if create or not fresh:
         Store.open(path, create=create)
-    run = _Run(search, lab, setup_sections(config, lab.data, precision), console)
-    return run, choose(run.stages(search.next_round({})), lab, options)
+    run = _Run(search, workbench, setup_sections(config, workbench.data, precision), console)
+    return run, plan_execution(run.stages(search.next_round({})), workbench, options)
 
 
-def end_points(low: Stage, high: Stage, lab: Lab) -> tuple[float, float]:
+def end_points(low: Stage, high: Stage, workbench: Workbench) -> tuple[float, float]:
     """Of two finished fine-tunings the angle, rad, and the train barrier; NaN if one has no end.
 
     Made once, as `fasttrain analyse` makes it, and found again in the store. It takes passes over
     the images, no training: they are not among the epochs.
     """
-    if is_lost(low, lab.store) or is_lost(high, lab.store):
+    if is_lost(low, workbench.store) or is_lost(high, workbench.store):
         return math.nan, math.nan
     path = path_between("low-high", (low.id, high.id), low.plr, low.seed)
-    if not is_done(path, lab.store):
-        [tables] = WORKS[path.kind]([path], lab, models_in_memory(lab, NUM_POINTS))
-        save(path, tables, lab.provenance, lab.store)
-    pair = load(path, "pairs", lab.store)
+    if not is_done(path, workbench.store):
+        [tables] = ANALYSERS[path.kind]([path], workbench, models_in_memory(workbench, NUM_POINTS))
+        save(path, tables, workbench.provenance, workbench.store)
+    pair = load(path, "pairs", workbench.store)
     return float(pair["angle"].iloc[0]), float(pair["train_barrier"].iloc[0])
 
 
@@ -140,12 +145,12 @@ class _Run:
     def __init__(
         self,
         search: Search,
-        lab: Lab,
+        workbench: Workbench,
         sections: tuple[tuple[str, str], ...],
         console: Console,
     ) -> None:
         self.search = search
-        self.lab = lab
+        self.workbench = workbench
         self.sections = sections
         self.console = console
         self.outcomes: dict[Probe, str] = {}
@@ -161,7 +166,7 @@ class _Run:
         root = Stage(knobs=Knobs(lr=probe.plr), num_epochs=probe.epochs, **about)
         if not probe.tuned:
             return [root]
-        flr, length = self.lab.config.grid.flr, self.lab.config.training.finetune_epochs
+        flr, length = self.workbench.config.grid.flr, self.workbench.config.training.finetune_epochs
         ends = [
             Stage(knobs=Knobs(lr=rate), num_epochs=length, parent=root, **about)
             for rate in (flr[0], flr[-1])
@@ -169,7 +174,7 @@ class _Run:
         return [root, *ends]
 
     def to_the_end(
-        self, choice: Choice, engine: Engine, options: RunOptions, journal: Journal
+        self, execution: Execution, engine: Engine, options: RunOptions, journal: Journal
     ) -> None:
         """Round after round.
 
@@ -182,7 +187,7 @@ class _Run:
             journal.plan(planned, accept_stopped=options.stop_at_chance, more=True)
             purposes = list(dict.fromkeys(want.boundary for want in wants))
             self.console.print(f"{len(wants)} probes: {', '.join(purposes)}")
-            self._round(wants, choice, engine, options, journal)
+            self._round(wants, execution, engine, options, journal)
             for want in wants:
                 verdict = self._verdict(want.probe)
                 self.outcomes[want.probe], self.reasons[want.probe] = verdict
@@ -192,14 +197,14 @@ class _Run:
     def _round(
         self,
         wants: list[Want],
-        choice: Choice,
+        execution: Execution,
         engine: Engine,
         options: RunOptions,
         journal: Journal,
     ) -> None:
-        stages, store = self.stages(wants), self.lab.store
+        stages, store = self.stages(wants), self.workbench.store
         roots = sum(stage.parent is None for stage in stages)
-        packs = form_packs(stages, store, choice.size, math.ceil(roots / choice.processes))
+        packs = form_packs(stages, store, execution.size, math.ceil(roots / execution.processes))
         if outdated := reopen_outdated(stages, store):
             self.console.print(outdated_line(outdated), highlight=False, soft_wrap=True)
         states = [(stage, store.state(stage.id)) for stage in stages]
@@ -212,23 +217,23 @@ class _Run:
 
     def _verdict(self, probe: Probe) -> Verdict:
         root, *ends = self._chain(probe)
-        store = self.lab.store
+        store = self.workbench.store
         if ends:
             results = [(store.summary(stage.id) or {})["result"] for stage in ends]
             fitted = [result["train_accuracy"] for result in results]
             accuracy = math.nan if None in fitted else min(fitted)
             # A few passes over the data are not worth a compilation.
-            eager = dataclasses.replace(self.lab, compiled=False)
+            eager = dataclasses.replace(self.workbench, compiled=False)
             turned, barrier = end_points(ends[0], ends[1], eager)
             return split_equilibrium(turned, barrier, accuracy)
         done = store.summary(root.id) or {}
         epochs = pd.read_parquet(io.BytesIO(store.read(root.id, METRICS)))
         about = {"plr": probe.plr, "state": done["state"], "stopped": done["stopped"]}
-        of_config = self.lab.config.training
+        of_config = self.workbench.config.training
         training = {"batch_size": of_config.batch_size, "steps": of_config.steps}
-        counts = {"num_train": len(self.lab.data.train_images)}
-        counts |= {"num_classes": self.lab.data.num_classes}
-        counts |= {"guess_loss": self.lab.chance.loss}
+        counts = {"num_train": len(self.workbench.data.train_images)}
+        counts |= {"num_classes": self.workbench.data.num_classes}
+        counts |= {"guess_loss": self.workbench.chance.loss}
         return judge(curves_of(about, epochs, {"training": training, **counts}))
 
     def table(self) -> pd.DataFrame:
@@ -242,18 +247,18 @@ class _Run:
         )
 
 
-def _cost_lines(search: Search, lab: Lab, choice: Choice) -> list[str]:
+def _cost_lines(search: Search, workbench: Workbench, execution: Execution) -> list[str]:
     """What the search may take at most."""
     most = search.budget * search.num_seeds
-    step_s = min(timing.model_step_s for timing in choice.measured(lab))
-    time_s = most * lab.steps_per_epoch * step_s / choice.processes
+    step_s = min(timing.model_step_s for timing in execution.measured(workbench))
+    time_s = most * workbench.steps_per_epoch * step_s / execution.processes
     return [
-        *length_lines(search, lab.config),
+        *length_lines(search, workbench.config),
         f"PLR {search.first:g} to {search.last:g}, boundaries {', '.join(search.boundaries)}"
         f" to a ratio of {search.ratio:g}, {search.num_seeds} seeds",
         f"probes of {', '.join(map(str, search.lengths))} epochs; at most {most} epochs in all,"
         f" {100 * search.share:.3g} % of the {search.uniform_epochs} of a uniform grid of"
         f" {search.num_uniform} PLRs",
-        choice.explain(),
-        f"estimate: at most {duration(time_s)} in {lab.store.path}, test passes apart",
+        execution.explain(),
+        f"estimate: at most {duration(time_s)} in {workbench.store.path}, test passes apart",
     ]

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..analysis.reopen import Place
+from ..analysis.reopen import Location
 from ..analysis.request import Request
 from ..api import session
 from ..api.session import Session, say
@@ -13,9 +13,9 @@ from ..boundaries.locate import cost_lines
 from ..boundaries.locate import locate as find_boundaries
 from ..boundaries.task import Task
 from ..errors import raise_failures
-from ..execution.choice import choose
 from ..execution.console import Console
 from ..execution.cost import estimate
+from ..execution.execution import plan_execution
 from ..execution.progress import STATES
 from ..plan.config import Config, RunOptions
 from ..plan.stages import KINDS, Stage, unshared_epochs
@@ -52,7 +52,7 @@ def sweep(
         _print_plan(opened, Console())
         return 0
     failures = session.sweep(opened, console, every_epoch=every_epoch)
-    store = opened.lab.store
+    store = opened.workbench.store
     page = rebuild(store)
     _print_outcome(opened.stages, store, page, console)
     raise_failures(failures)
@@ -87,9 +87,9 @@ def locate(
     return 0
 
 
-def analyse(path: Path, request: Request, place: Place) -> int:
+def analyse(path: Path, request: Request, location: Location) -> int:
     """Measure what a store holds, and rebuild its report."""
-    failures = session.analyse(path, request, place, Console())
+    failures = session.analyse(path, request, location, Console())
     print(f"report: {rebuild(Store.open(path, create=False))}")
     raise_failures(failures, "analyses", f" below {path / 'analyses'}")
     return 0
@@ -108,7 +108,7 @@ def report(path: Path, watch_s: float | None = None) -> int:
 
 
 def _print_plan(opened: Session, console: Console) -> None:
-    stages, lab, states = opened.stages, opened.lab, opened.states()
+    stages, workbench, states = opened.stages, opened.workbench, opened.states()
     say(console, "\n".join(opened.notes))
     left = [stage for stage, state in states if state in ("todo", "failed")]
     for kind in KINDS:
@@ -125,15 +125,15 @@ def _print_plan(opened: Session, console: Console) -> None:
     if not left:
         console.print("nothing left to run")
         return
-    choice = choose(stages, lab, opened.options)
-    cost = estimate(choice.packs, choice.measured(lab), choice.processes, lab)
+    execution = plan_execution(stages, workbench, opened.options)
+    cost = estimate(execution.packs, execution.measured(workbench), execution.processes, workbench)
     lines = [
         f"left: {len(left)} stages, {cost.num_epochs} epochs"
         f" ({unshared_epochs(left)} if nothing were shared)",
-        choice.explain(),
-        f"measured on {lab.provenance['device']}, {lab.precision}",
-        f"estimate: {duration(cost.time_s)}, {cost.disk_bytes / 2**20:.1f} MiB in {lab.store.path}"
-        f" ({lab.store.free_bytes() / 2**30:.1f} GiB free)",
+        execution.explain(),
+        f"measured on {workbench.provenance['device']}, {workbench.precision}",
+        f"estimate: {duration(cost.time_s)}, {cost.disk_bytes / 2**20:.1f} MiB in"
+        f" {workbench.store.path} ({workbench.store.free_bytes() / 2**30:.1f} GiB free)",
     ]
     say(console, "\n".join(lines))
 

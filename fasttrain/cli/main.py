@@ -247,14 +247,14 @@ def _analyse(arguments: list[str]) -> int:
     request = check_request(values, "command line")
     check_dataset(command.dataset, command.data_root)
     check_store(command.store, create=False)
-    from ..analysis.reopen import Place
+    from ..analysis.reopen import Location
     from .commands import analyse
 
-    place = Place(
+    location = Location(
         device=command.device,
         processes=command.processes,
         data_root=command.data_root,
         dataset=command.dataset,
         command=shlex.join(["fasttrain", "analyse", *arguments]),
     )
-    return analyse(command.store, request, place)
+    return analyse(command.store, request, location)

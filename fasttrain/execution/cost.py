@@ -7,7 +7,7 @@ from ..machine.files import tensors_to_bytes
 from ..plan.stages import Stage, lengths_of, predecessors
 from ..store.pack_records import PackRecords
 from ..store.store import Store
-from ..training.workbench import Lab
+from ..training.workbench import Workbench
 from .pack_size import Timing
 
 SMALL_FILES_BYTES = 12_000
@@ -45,13 +45,16 @@ def epochs_left(stages: Sequence[Stage], store: Store) -> dict[str, int]:
 
 
 def estimate(
-    packs: Sequence[Sequence[Stage]], timings: Sequence[Timing], processes: int, lab: Lab
+    packs: Sequence[Sequence[Stage]],
+    timings: Sequence[Timing],
+    processes: int,
+    workbench: Workbench,
 ) -> Estimate:
     """Scale what was measured to the stages of the packs that are not finished."""
-    todo = [stage for pack in packs for stage in pack if lab.store.summary(stage.id) is None]
-    left = epochs_left(todo, lab.store)
-    num_steps = lab.steps_per_epoch
-    num_tests = len(lab.test_loader) / lab.config.training.evaluate_every
+    todo = [stage for pack in packs for stage in pack if workbench.store.summary(stage.id) is None]
+    left = epochs_left(todo, workbench.store)
+    num_steps = workbench.steps_per_epoch
+    num_tests = len(workbench.test_loader) / workbench.config.training.evaluate_every
     seconds = 0.0
     for pack in packs:
         members = [stage for stage in pack if stage.id in left]
@@ -64,11 +67,11 @@ def estimate(
         epochs = max(left[stage.id] for stage in members)
         # An average adds two passes over the training set, each about a third of training on it.
         seconds += epochs * (step_s + test_s) + (members[0].kind == "swa") * step_s * 2 / 3
-    model = lab.new_model(0)
+    model = workbench.new_model(0)
     size = len(tensors_to_bytes(model.state_dict()))
     # Two moments, or a buffer, of every parameter: about as many again each.
-    if lab.config.optimizer.keeps_state:
-        size *= 3 if lab.config.optimizer.kind in ("adam", "custom") else 2
+    if workbench.config.optimizer.keeps_state:
+        size *= 3 if workbench.config.optimizer.kind in ("adam", "custom") else 2
     num_filters = sum(weight.shape[0] for weight in model.sphere_parameters())
     return Estimate(
         sum(left.values()),

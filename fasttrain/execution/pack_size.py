@@ -31,7 +31,7 @@ from ..settings.knobs import Knobs
 from ..settings.part import section
 from ..training.fused_mlp import FusedMLP, fused
 from ..training.loop import train_epoch
-from ..training.workbench import Lab
+from ..training.workbench import Workbench
 
 WINDOWS = 4
 WINDOW_S = 0.1
@@ -63,32 +63,32 @@ class Timing:
         return self.step_s / self.size
 
 
-def measure_packs(lab: Lab, largest: int, sharing: int) -> list[Timing]:
+def measure_packs(workbench: Workbench, largest: int, sharing: int) -> list[Timing]:
     """Timings of packs of 1, 2, 4, ... models, at most `largest`, from the cache if it has them.
 
     Args:
-        sharing: processes that share the memory of the lab's device.
+        sharing: processes that share the memory of the workbench's device.
 
     Raises:
         EnvironmentProblem: not even one model can be run on this device.
     """
-    largest = lab.at_most(largest)
-    key = _key(lab, largest, sharing)
+    largest = workbench.at_most(largest)
+    key = _key(workbench, largest, sharing)
     timings = _kept(key)
     if timings:
         return timings
     for size in _sizes(largest):
-        if timings and not _fits(timings[-1], size, sharing, lab.device):
+        if timings and not _fits(timings[-1], size, sharing, workbench.device):
             # Not kept: there may be more memory another time.
             return timings
         try:
-            timings.append(measure(lab, size))
+            timings.append(measure(workbench, size))
         except EnvironmentProblem:
             raise
         except (RuntimeError, MemoryError) as error:
             if not timings:
                 reason = str(error).splitlines()[0] if str(error) else "out of memory"
-                text = f"the network cannot be run on {lab.device}: {reason}"
+                text = f"the network cannot be run on {workbench.device}: {reason}"
                 raise EnvironmentProblem(text) from None
             return timings
         least = min(timing.model_step_s for timing in timings)
@@ -98,16 +98,16 @@ def measure_packs(lab: Lab, largest: int, sharing: int) -> list[Timing]:
     return timings
 
 
-def measure_compiled(lab: Lab, size: int, sharing: int) -> tuple[list[Timing], str]:
+def measure_compiled(workbench: Workbench, size: int, sharing: int) -> tuple[list[Timing], str]:
     """The timing of a pack of compiled networks, from the cache if it has it.
 
     Empty where they cannot be compiled, for want of a C++ compiler perhaps, and why.
     """
-    key = f"{_key(lab, size, sharing)}-compiled"
+    key = f"{_key(workbench, size, sharing)}-compiled"
     timings = _kept(key)
     if not timings:
         try:
-            timings = [measure(dataclasses.replace(lab, compiled=True), size)]
+            timings = [measure(dataclasses.replace(workbench, compiled=True), size)]
         except Exception as error:
             reason = next(iter(str(error).strip().splitlines()), "")
             return [], f"not compiled: {type(error).__name__}: {reason}"
@@ -122,66 +122,68 @@ def fastest(timings: Sequence[Timing]) -> Timing:
     return min(good, key=lambda timing: timing.size)
 
 
-def measure(lab: Lab, size: int) -> Timing:
+def measure(workbench: Workbench, size: int) -> Timing:
     """Time steps and a test batch of a pack of so many models."""
-    before = _reset_peak(lab.device)
-    model = lab.new_model(0, size)
-    knobs = [Knobs(lr=first_rates(lab.config)[0])] * size
-    optimizer = lab.new_optimizer(model, 0, knobs)
+    before = _reset_peak(workbench.device)
+    model = workbench.new_model(0, size)
+    knobs = [Knobs(lr=first_rates(workbench.config)[0])] * size
+    optimizer = workbench.new_optimizer(model, 0, knobs)
     optimizer.start_()
-    kernel = fused(lab, model, knobs)
+    kernel = fused(workbench, model, knobs)
     if kernel is not None:
-        times = _measure_fused(lab, kernel)
-        return Timing(size, *times, _peak_bytes(lab.device) - before)
-    loader = lab.train_loader(0)
+        times = _measure_fused(workbench, kernel)
+        return Timing(size, *times, _peak_bytes(workbench.device) - before)
+    loader = workbench.train_loader(0)
     epochs = itertools.chain.from_iterable(loader.epoch(epoch) for epoch in itertools.count())
     # Of full batches, where there are any: a short one may be compiled apart.
-    largest = min(lab.config.training.batch_size, len(lab.data.train_images))
+    largest = min(workbench.config.training.batch_size, len(workbench.data.train_images))
     forever = (batch for batch in epochs if len(batch[1]) == largest)
-    arithmetic = lab.precision, lab.device
-    train_epoch(model, lab.loss, optimizer, itertools.islice(forever, 2), *arithmetic)
-    timed = _Timed(forever, lab.device)
-    train_epoch(model, lab.loss, optimizer, timed, *arithmetic)
-    images, _ = next(iter(lab.test_loader.epoch(0)))
+    arithmetic = workbench.precision, workbench.device
+    train_epoch(model, workbench.loss, optimizer, itertools.islice(forever, 2), *arithmetic)
+    timed = _Timed(forever, workbench.device)
+    train_epoch(model, workbench.loss, optimizer, timed, *arithmetic)
+    images, _ = next(iter(workbench.test_loader.epoch(0)))
     model.eval()
-    with torch.no_grad(), autocast(lab.precision, lab.device):
+    with torch.no_grad(), autocast(workbench.precision, workbench.device):
         model(images)
-        _wait(lab.device)
+        _wait(workbench.device)
         started = time.perf_counter()
         model(images)
-        _wait(lab.device)
+        _wait(workbench.device)
     test_batch_s = time.perf_counter() - started
-    return Timing(size, timed.step_s, test_batch_s, _peak_bytes(lab.device) - before, lab.compiled)
+    return Timing(
+        size, timed.step_s, test_batch_s, _peak_bytes(workbench.device) - before, workbench.compiled
+    )
 
 
-def _measure_fused(lab: Lab, kernel: FusedMLP) -> tuple[float, float]:
+def _measure_fused(workbench: Workbench, kernel: FusedMLP) -> tuple[float, float]:
     """Seconds of a step and of a test batch of a pack whose epochs run in a kernel."""
-    loader = lab.train_loader(0)
+    loader = workbench.train_loader(0)
     kernel.train_epoch(loader, 0)
-    kernel.score(lab.test_loader)
+    kernel.score(workbench.test_loader)
     found = []
     for what, count in (
         (lambda epoch: kernel.train_epoch(loader, epoch), len(loader)),
-        (lambda _: kernel.score(lab.test_loader), len(lab.test_loader)),
+        (lambda _: kernel.score(workbench.test_loader), len(workbench.test_loader)),
     ):
-        timed = _Timed(map(what, itertools.count()), lab.device)
+        timed = _Timed(map(what, itertools.count()), workbench.device)
         collections.deque(timed, maxlen=0)
         found.append(timed.step_s / count)
     return found[0], found[1]
 
 
-def models_in_memory(lab: Lab, most: int, sharing: int = 1) -> int:
+def models_in_memory(workbench: Workbench, most: int, sharing: int = 1) -> int:
     """How many models of a pack fit into memory, by what one takes to train; at most `most`.
 
     Args:
-        sharing: processes that share the memory of the lab's device, with such a pack each.
+        sharing: processes that share the memory of the workbench's device, with such a pack each.
 
     Raises:
         EnvironmentProblem: not even one model can be run on this device.
     """
-    most = lab.at_most(most)
-    [one] = measure_packs(lab, 1, 1)
-    free = MEMORY_SHARE * free_bytes(lab.device) / sharing
+    most = workbench.at_most(most)
+    [one] = measure_packs(workbench, 1, 1)
+    free = MEMORY_SHARE * free_bytes(workbench.device) / sharing
     return max(1, min(most, int(free / max(1, one.memory_bytes))))
 
 
@@ -217,17 +219,18 @@ def _sizes(largest: int) -> Iterator[int]:
     yield largest
 
 
-def _key(lab: Lab, largest: int, sharing: int) -> str:
+def _key(workbench: Workbench, largest: int, sharing: int) -> str:
+    config = workbench.config
     return digest(
         {
-            "parts": [section(part) for part in (lab.config.network, lab.config.optimizer)],
-            "loss": lab.loss.kind,
-            "images": [int(size) for size in lab.data.train_images.shape[1:]],
-            "classes": lab.data.num_classes,
-            "kernel": lab.kernel,
-            "batch_size": lab.config.training.batch_size,
-            "precision": lab.precision,
-            "device": [platform.node(), device_name(lab.device), torch.get_num_threads()],
+            "parts": [section(part) for part in (config.network, config.optimizer)],
+            "loss": workbench.loss.kind,
+            "images": [int(size) for size in workbench.data.train_images.shape[1:]],
+            "classes": workbench.data.num_classes,
+            "kernel": workbench.kernel,
+            "batch_size": config.training.batch_size,
+            "precision": workbench.precision,
+            "device": [platform.node(), device_name(workbench.device), torch.get_num_threads()],
             "versions": [torch.__version__, numba.__version__],
             "search": [largest, sharing, WINDOWS, WORSE],
         }

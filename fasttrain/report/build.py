@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..analysis.grids import all_grids
+from ..analysis.setups import all_setups
 from ..errors import EnvironmentProblem
 from ..machine.files import make_folder, parquet, write_atomically
 from ..machine.interrupts import exit_code
@@ -38,7 +38,7 @@ def rebuild(store: Store, pictures: Pictures | None = None, refresh_s: int | Non
     write_atomically(folder / "results.parquet", parquet(stages))
     return write_report(
         folder,
-        all_grids(store.path, found),
+        all_setups(store.path, found),
         origin(found),
         commands={f.stage: str(f.done["provenance"].get("command") or "") for f in found},
         analysed_by=analysis_commands(store.path),

@@ -6,7 +6,7 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.best import result_words
 from fasttrain.report.seed_means import number, percent
 from fasttrain.report.waiting import waited_for
@@ -15,9 +15,9 @@ from fasttrain.training.chance import ENDS
 SUMMARY_HEADINGS = ("path", "k", "epochs", "train %", "test %", "seeds", "state")
 
 
-def is_chain(grid: Grid) -> bool:
+def is_chain(results: SetupResults) -> bool:
     """Whether a set-up is of chains of legs, not a grid of PLR x FLR."""
-    return grid.configuration.get("experiment", {}).get("kind") == "chain"
+    return results.configuration.get("experiment", {}).get("kind") == "chain"
 
 
 def path_means(stages: pd.DataFrame) -> pd.DataFrame:
@@ -82,14 +82,14 @@ def chain_table(stages: pd.DataFrame) -> Table:
     return shown
 
 
-def chain_headline(grid: Grid) -> list[str]:
+def chain_headline(results: SetupResults) -> list[str]:
     """The best path, what a single leg reaches beside it, and what is not finished."""
-    stages = grid.stages
+    stages = results.stages
     if stages.empty:
         return ["No stage has finished yet."]
     means = path_means(stages)
     count = ", ".join(f"{int((stages['state'] == state).sum())} {state}" for state in ENDS)
-    waiting = waited_for(grid)
+    waiting = waited_for(results)
     sentences = []
     known = means[means["n"] > 0]
     if len(waiting):
@@ -97,7 +97,7 @@ def chain_headline(grid: Grid) -> list[str]:
         verb = "is" if len(waiting) == 1 else "are"
         sentences.append(f"{left} of the plan {verb} not finished: no path is judged yet.")
     elif len(known):
-        sentences += _verdict(known, grid.configuration.get("num_test"))
+        sentences += _verdict(known, results.configuration.get("num_test"))
     sentences.append("Regimes are read from grids of single pre-trainings, not from chains.")
     return [*sentences, f"Stages: {count}."]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.best import best_sentences
 from fasttrain.report.seed_means import number
 from fasttrain.report.waiting import rates_words, waited_for, waiting_words
@@ -23,7 +23,7 @@ REGIME_NAMES = {
 }
 
 
-def headline(grid: Grid, regimes: pd.DataFrame, bounds: pd.DataFrame) -> list[str]:
+def headline(results: SetupResults, regimes: pd.DataFrame, bounds: pd.DataFrame) -> list[str]:
     """The regimes' boundaries, the best result, its distance from the best small rate, the count.
 
     Verdicts are of the seeds of which all is finished that `grid.planned` asks for; without such a
@@ -31,13 +31,13 @@ def headline(grid: Grid, regimes: pd.DataFrame, bounds: pd.DataFrame) -> list[st
     `regimes` and `bounds` are what `fasttrain.analysis.regimes` makes of the grid.
     Raises ValueError if the stages belong to several set-ups.
     """
-    stages = grid.stages
+    stages = results.stages
     if stages.empty:
         return ["No stage has finished yet."]
     ends = {state: int((stages["state"] == state).sum()) for state in ENDS}
     count = f"Stages: {', '.join(f'{number} {state}' for state, number in ends.items())}."
-    waiting = waited_for(grid)
-    if grid.planned is None:
+    waiting = waited_for(results)
+    if results.planned is None:
         count += (
             " Plan unknown: what is said here is of these stages, be they the whole grid or not."
         )
@@ -45,8 +45,8 @@ def headline(grid: Grid, regimes: pd.DataFrame, bounds: pd.DataFrame) -> list[st
         count += f" Not finished: {waiting_words(waiting)}."
     by_plr = regime_by_plr(regimes)
     return [
-        *_rate_sentences(grid.configuration.get("optimizer", {})),
-        *best_sentences(stages, by_plr, waiting, grid.configuration.get("num_test")),
+        *_rate_sentences(results.configuration.get("optimizer", {})),
+        *best_sentences(stages, by_plr, waiting, results.configuration.get("num_test")),
         *_regime_sentences(by_plr, regimes, bounds, waiting),
         count,
     ]

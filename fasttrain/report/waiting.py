@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.seed_means import number
 
 _KINDS = {"pretrain": "pre-training", "finetune": "fine-tuning", "swa": "averaging"}
@@ -12,11 +12,11 @@ MOST_NAMED = 6
 """learning rates that are listed one by one"""
 
 
-def waited_for(grid: Grid) -> pd.DataFrame:
+def waited_for(results: SetupResults) -> pd.DataFrame:
     """The rows of `grid.planned` that are not finished; none where no plan is known."""
-    if grid.planned is None:
+    if results.planned is None:
         return pd.DataFrame(columns=["stage", "kind", "plr", "flr", "k", "seed"])
-    return grid.planned[~grid.planned["stage"].isin(grid.stages["stage"])]
+    return results.planned[~results.planned["stage"].isin(results.stages["stage"])]
 
 
 def complete_seeds(stages: pd.DataFrame, waiting: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pandas as pd
 from .tables import CHAIN, Finished, epoch_table, finished, in_order, stage_table
 
 
-class Grids(NamedTuple):
+class Setups(NamedTuple):
     """What a report draws. Here a set-up has one way of fine-tuning: one figure, one grid.
 
     A pre-training that serves two lengths, starts with and without the optimiser's state, or serves
@@ -22,7 +22,7 @@ class Grids(NamedTuple):
     configurations: dict[str, dict[str, Any]]
 
 
-def load_grids(store: str | Path, found: Sequence[Finished] | None = None) -> Grids:
+def load_setups(store: str | Path, found: Sequence[Finished] | None = None) -> Setups:
     """The tables of `load` and `load_epochs` by grid, and the configuration of each grid.
 
     That names a cadence of test passes only where all stages have the same.
@@ -56,7 +56,7 @@ def load_grids(store: str | Path, found: Sequence[Finished] | None = None) -> Gr
             named[name] = {**configuration, "training": training}
     stages = pd.concat(parts, ignore_index=True)
     epochs = epoch_table(store, found).drop(columns="setup")
-    return Grids(stages, epochs.merge(stages[["setup", "stage"]], on="stage"), named)
+    return Setups(stages, epochs.merge(stages[["setup", "stage"]], on="stage"), named)
 
 
 def _with_ancestors(table: pd.DataFrame, found: Sequence[Finished]) -> pd.DataFrame:

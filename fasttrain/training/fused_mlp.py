@@ -25,7 +25,7 @@ from .loop import EpochTotals
 from .step_epochs import StepEpochs
 
 if TYPE_CHECKING:
-    from .workbench import Lab
+    from .workbench import Workbench
 
 
 ORDERS = 2**14
@@ -112,52 +112,58 @@ class FusedMLP:
         return self._samples[id(loader)][1:]
 
 
-def fused(lab: "Lab", model: ImageClassifier, knobs: Sequence[Knobs]) -> FusedMLP | None:
-    """What trains and scores a pack of a lab through the kernel, where that is what runs."""
-    backend = lab.kernel
+def fused(
+    workbench: "Workbench", model: ImageClassifier, knobs: Sequence[Knobs]
+) -> FusedMLP | None:
+    """What trains and scores a pack of a workbench through the kernel, where that is what runs."""
+    backend = workbench.kernel
     if backend is None:
         return None
     assert isinstance(model, LayerNormMLP)
-    radius = lab.config.network.radius
+    radius = workbench.config.network.radius
     rates = torch.tensor([one.lr * radius**2 for one in knobs], dtype=torch.float64)
     return FusedMLP(model, rates, radius, backend)
 
 
-def kernel_of(lab: "Lab") -> tuple[str | None, str]:
-    """The backend of the kernel that takes the steps of a lab's packs, and why there is none.
+def kernel_of(workbench: "Workbench") -> tuple[str | None, str]:
+    """The backend of the kernel that takes the steps of a workbench's packs, and why there is none.
 
     Other networks than an MLP with layer norm have none, without a reason.
     """
-    network, training, data = lab.config.network, lab.config.training, lab.config.data
+    network, training, data = (
+        workbench.config.network,
+        workbench.config.training,
+        workbench.config.data,
+    )
     if not (isinstance(network, MLP) and network.norm == "layer"):
         return None, ""
-    optimizer, experiment = lab.config.optimizer, lab.config.experiment
+    optimizer, experiment = workbench.config.optimizer, workbench.config.experiment
     sizes = {
         "layers": network.layers,
         "width": network.width,
-        "inputs": lab.data.train_images[0].size,
-        "batch": min(training.batch_size, len(lab.data.train_labels)),
+        "inputs": workbench.data.train_images[0].size,
+        "batch": min(training.batch_size, len(workbench.data.train_labels)),
     }
     reasons = {
-        f"the precision is {lab.precision}, not fp32": lab.precision != "fp32",
+        f"the precision is {workbench.precision}, not fp32": workbench.precision != "fp32",
         "the optimiser is not one on the joint sphere": not (
             isinstance(optimizer, Sphere) and optimizer.scope == "joint"
         ),
-        f"the loss is {training.loss}": not isinstance(lab.loss, BinaryCrossEntropy),
-        "images are augmented": bool(data.flip or data.crop_padding or lab.data.patches),
-        "images are not resident": not isinstance(lab.passes(0), ResidentLoader),
+        f"the loss is {training.loss}": not isinstance(workbench.loss, BinaryCrossEntropy),
+        "images are augmented": bool(data.flip or data.crop_padding or workbench.data.patches),
+        "images are not resident": not isinstance(workbench.passes(0), ResidentLoader),
         "activations have noise": isinstance(experiment, Chain) and experiment.has_noise(),
     }
     reasons |= {f"{k} = {n}, more than {MOST[k]}": n > MOST[k] for k, n in sizes.items()}
     for reason, holds in reasons.items():
         if holds:
             return None, reason
-    return choose_mlp_backend(lab.device.type, sizes["width"], sizes["batch"]), ""
+    return choose_mlp_backend(workbench.device.type, sizes["width"], sizes["batch"]), ""
 
 
-def explain(lab: "Lab") -> list[str]:
+def explain(workbench: "Workbench") -> list[str]:
     """A line about what takes the steps of an MLP with layer norm; nothing of other networks."""
-    backend, reason = kernel_of(lab)
+    backend, reason = kernel_of(workbench)
     if backend:
         return [f"steps: one fused kernel for all of an epoch ({backend})"]
     return [f"steps: one by one in torch, not in the fused kernel: {reason}"] if reason else []

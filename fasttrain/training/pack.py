@@ -16,7 +16,7 @@ from ..settings.networks.modules import fold, unfold
 from .evaluate import Score, reestimate_batch_norm_, score_in_eval_mode, score_test_set
 from .fused_mlp import fused
 from .loop import EpochTotals, filter_norms, train_epoch
-from .workbench import Lab, trained
+from .workbench import Workbench, trained
 
 State = dict[str, Tensor]
 """What one model's state_dict holds."""
@@ -50,7 +50,7 @@ class Pack:
 
     def __init__(
         self,
-        lab: Lab,
+        workbench: Workbench,
         seed: int,
         knobs: Sequence[Knobs],
         states: Sequence[State] | None,
@@ -58,13 +58,13 @@ class Pack:
         num_averaged: int = 0,
         optimizers: Sequence[State] = (),
     ) -> None:
-        self.lab = lab
+        self.workbench = workbench
         self.seed = seed
         self.size = len(knobs)
-        self.model = lab.new_model(seed, self.size, [model.noise for model in knobs])
-        self.optimizer = lab.new_optimizer(self.model, seed, knobs)
-        self.fused = fused(lab, self.model, knobs)
-        self.loader = lab.train_loader(seed)
+        self.model = workbench.new_model(seed, self.size, [model.noise for model in knobs])
+        self.optimizer = workbench.new_optimizer(self.model, seed, knobs)
+        self.fused = fused(workbench, self.model, knobs)
+        self.loader = workbench.train_loader(seed)
         self.num_averaged = num_averaged
         if states is None:
             self.optimizer.start_()
@@ -89,11 +89,15 @@ class Pack:
         Args:
             batches: the epoch of the loader that has its batches; the same if not given.
         """
-        lab = self.lab
+        workbench = self.workbench
         totals = self._train(epoch, epoch if batches is None else batches)
         nothing = torch.full_like(totals.train_loss, math.nan)
         scores = self.test() if tested else (nothing, nothing)
-        probes = self.probe() if tested else nothing[:, None].expand(-1, 2 * len(lab.probe_loaders))
+        probes = (
+            self.probe()
+            if tested
+            else nothing[:, None].expand(-1, 2 * len(workbench.probe_loaders))
+        )
         if self.average:
             self.num_averaged += 1
             for name, weight in trained(self.model).all:
@@ -110,17 +114,21 @@ class Pack:
     def _train(self, epoch: int, batches: int) -> EpochTotals:
         if self.fused is not None:
             return self.fused.train_epoch(self.loader, batches)
-        lab = self.lab
-        arithmetic = lab.precision, lab.device
-        with drawing(self.seed, epoch, lab.device):
+        workbench = self.workbench
+        arithmetic = workbench.precision, workbench.device
+        with drawing(self.seed, epoch, workbench.device):
             epoch_batches = self.loader.epoch(batches)
-            return train_epoch(self.model, lab.loss, self.optimizer, epoch_batches, *arithmetic)
+            return train_epoch(
+                self.model, workbench.loss, self.optimizer, epoch_batches, *arithmetic
+            )
 
     def _score(self, loader: Loader) -> Score:
         if self.fused is not None:
             return self.fused.score(loader)
-        lab = self.lab
-        return score_test_set(self.model, lab.loss, loader, lab.precision, lab.device)
+        workbench = self.workbench
+        return score_test_set(
+            self.model, workbench.loss, loader, workbench.precision, workbench.device
+        )
 
     def _on_host(self, state: State) -> list[State]:
         copies = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
@@ -136,12 +144,12 @@ class Pack:
 
     def test(self) -> Score:
         """Scores on the test set."""
-        return self._score(self.lab.test_loader)
+        return self._score(self.workbench.test_loader)
 
     def probe(self) -> Tensor:
         """Loss and accuracy on every probe set, in turn: (num_models, 2 * probe sets) fp64."""
-        scores = [self._score(loader) for loader in self.lab.probe_loaders]
-        none = torch.empty(self.size, 0, dtype=torch.float64, device=self.lab.device)
+        scores = [self._score(loader) for loader in self.workbench.probe_loaders]
+        none = torch.empty(self.size, 0, dtype=torch.float64, device=self.workbench.device)
         return torch.cat([none, *(torch.stack([*score], dim=1) for score in scores)], dim=1)
 
     def score_average(self, epoch: int) -> tuple[Tensor, Tensor]:
@@ -156,11 +164,15 @@ class Pack:
         with torch.no_grad():
             for name, weight in trained(self.model).all:
                 weight.copy_(self.average[name])
-        arithmetic = self.lab.precision, self.lab.device
-        passes = self.lab.passes(self.seed)
-        with drawing(self.seed, epoch, self.lab.device):
-            reestimate_batch_norm_(self.model, self.lab.loss, passes.epoch(epoch), *arithmetic)
-        train = score_in_eval_mode(self.model, self.lab.loss, passes.epoch(epoch), *arithmetic)
+        arithmetic = self.workbench.precision, self.workbench.device
+        passes = self.workbench.passes(self.seed)
+        with drawing(self.seed, epoch, self.workbench.device):
+            reestimate_batch_norm_(
+                self.model, self.workbench.loss, passes.epoch(epoch), *arithmetic
+            )
+        train = score_in_eval_mode(
+            self.model, self.workbench.loss, passes.epoch(epoch), *arithmetic
+        )
         unknown = torch.full_like(train.loss, math.nan)
         scores = torch.stack([*train, unknown, unknown, *self.test()], dim=1)
         return scores.cpu(), self.probe().cpu()

@@ -15,27 +15,27 @@ from ..settings.networks.own_module import OwnNetwork
 from ..settings.optimizers.kinds import CustomOptimizer, Sphere
 
 if TYPE_CHECKING:
-    from .workbench import Lab
+    from .workbench import Workbench
 
 TRIAL_LR = 0.01
 """rate of the steps that an optimiser is tried with"""
 
 
-def check_parts(lab: "Lab") -> None:
-    """Check network and optimiser of a lab.
+def check_parts(workbench: "Workbench") -> None:
+    """Check network and optimiser of a workbench.
 
     Raises:
         UsageError: parameters that no optimiser takes; a part of the user's that does not do.
     """
-    network, optimizer = lab.config.network, lab.config.optimizer
+    network, optimizer = workbench.config.network, workbench.config.optimizer
     # Raises for parameters in neither list, or in both.
-    names, free = lab.sphere_names, lab.free_names
+    names, free = workbench.sphere_names, workbench.free_names
     if isinstance(network, CustomNetwork):
         if isinstance(optimizer, Sphere):
             _check_free(optimizer, names, free)
-        own, again = lab.network(0), lab.network(0)
+        own, again = workbench.network(0), workbench.network(0)
         assert isinstance(own, OwnNetwork) and isinstance(again, OwnNetwork)
-        experiment = lab.config.experiment
+        experiment = workbench.config.experiment
         if isinstance(experiment, Chain) and experiment.has_noise() and not takes_noise(own):
             raise UsageError(
                 f"experiment.legs: noise: network.factory = {network.factory!r} has no place for"
@@ -44,13 +44,13 @@ def check_parts(lab: "Lab") -> None:
             )
         from ..settings.networks.own import BATCH, try_out
 
-        rest = len(lab.data.train_labels) % lab.config.training.batch_size
-        try_out(network, own, again, lab.shape(), min(rest, BATCH) or BATCH)
+        rest = len(workbench.data.train_labels) % workbench.config.training.batch_size
+        try_out(network, own, again, workbench.shape(), min(rest, BATCH) or BATCH)
     if isinstance(optimizer, CustomOptimizer):
         from ..settings.optimizers.own import try_out as try_optimizer
         from .workbench import trained
 
-        model = lab.new_model(0)
+        model = workbench.new_model(0)
         try_optimizer(optimizer, [trained(copy.deepcopy(model)) for _ in range(2)], TRIAL_LR)
 
 
@@ -69,15 +69,19 @@ def _check_free(optimizer: Sphere, names: list[str], free: list[str]) -> None:
         )
 
 
-def notes(lab: "Lab") -> list[str]:
+def notes(workbench: "Workbench") -> list[str]:
     """What a user should know of the data as they were read and the network as it was divided."""
-    lines = [f"data: {note}" for note in lab.data.notes]
-    if isinstance(lab.config.network, CustomNetwork):
-        names = lab.sphere_names
+    lines = [f"data: {note}" for note in workbench.data.notes]
+    if isinstance(workbench.config.network, CustomNetwork):
+        names = workbench.sphere_names
         listed = ", ".join(names[:5]) + (", ..." if names[5:] else "")
-        where = "on the sphere" if isinstance(lab.config.optimizer, Sphere) else "norms are told of"
+        where = (
+            "on the sphere"
+            if isinstance(workbench.config.optimizer, Sphere)
+            else "norms are told of"
+        )
         lines.append(
-            f"network: {len(names)} of {len(names) + len(lab.free_names)} tensors that train"
+            f"network: {len(names)} of {len(names) + len(workbench.free_names)} tensors that train"
             f" {where}: {listed}"
         )
     return lines

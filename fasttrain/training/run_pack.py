@@ -26,58 +26,58 @@ from .chance import AT_CHANCE, DONE, NON_FINITE
 from .pack import Epoch, Pack
 from .progress import Progress, Run, is_at_chance, is_hopeless, set_tested
 from .starts import ended_with, is_due, lost_before, start_of, state_digest
-from .workbench import End, Lab
+from .workbench import End, Workbench
 
 OnEpoch = Callable[[Stage, int, dict[str, float]], None]
 
 
-def run_pack(stages: Sequence[Stage], lab: Lab, on_epoch: OnEpoch) -> None:
+def run_pack(stages: Sequence[Stage], workbench: Workbench, on_epoch: OnEpoch) -> None:
     """Run stages of one seed and the same epochs to their end, into the store.
 
     Finished ones train along without a result, so that the others end in the bits of their pack.
     "non-finite" is a result like any other: the stage ends where its loss became so, without a
     network, and so do its children. So is "at-chance": at its end the network does no better on its
-    training set than guessing. With `lab.stop_at_chance` hopeless runs end early, without a network
-    too, and say so.
+    training set than guessing. With `workbench.stop_at_chance` hopeless runs end early, without a
+    network too, and say so.
     """
-    lab = lab.of_seed(stages[0].seed)
-    todo = [stage for stage in stages if lab.store.summary(stage.id) is None]
+    workbench = workbench.of_seed(stages[0].seed)
+    todo = [stage for stage in stages if workbench.store.summary(stage.id) is None]
     for stage in todo:
-        lab.store.begin(stage.id, {**stage.description(), **lab.about()})
-    pack, records = [], PackRecords(lab.store)
+        workbench.store.begin(stage.id, {**stage.description(), **workbench.about()})
+    pack, records = [], PackRecords(workbench.store)
     lengths = records.lengths()
     for stage in stages:
-        lost = lost_before(stage, lab.store, lengths)
+        lost = lost_before(stage, workbench.store, lengths)
         if lost is None:
             pack.append(stage)
         elif stage in todo:
-            _finish(ended_with(stage, lost, lab.store), None, lab)
+            _finish(ended_with(stage, lost, workbench.store), None, workbench)
     continued = records.continued(pack)
     built_on = {
-        stage.id: {b.id: state_digest(b.id, lab.store) for b in foundations(stage, continued)}
+        stage.id: {b.id: state_digest(b.id, workbench.store) for b in foundations(stage, continued)}
         for stage in pack
     }
     name = digest([[stage.id, built_on[stage.id]] for stage in pack])
-    while left := {stage.id for stage in pack if lab.store.summary(stage.id) is None}:
+    while left := {stage.id for stage in pack if workbench.store.summary(stage.id) is None}:
         # What has parted from the pack before has no part in a later checkpoint. If just that is
         # left, because it was deleted, the pack begins again.
-        standing = lab.store.checkpoints.load(name, left)
+        standing = workbench.store.checkpoints.load(name, left)
         runs = []
         for stage in pack:
             if not standing or stage.id in standing:
-                progress, start = start_of(stage, standing.get(stage.id), continued, lab)
+                progress, start = start_of(stage, standing.get(stage.id), continued, workbench)
                 run = Run(stage, progress, start, stage.id in left, built_on=built_on[stage.id])
-                run.stopped = _is_given_up(run, lab)
+                run.stopped = _is_given_up(run, workbench)
                 runs.append(run)
-        _run_in_step(runs, name, lab, on_epoch)
-    lab.store.checkpoints.tidy()
+        _run_in_step(runs, name, workbench, on_epoch)
+    workbench.store.checkpoints.tidy()
 
 
-def _pack(runs: Sequence[Run], lab: Lab) -> Pack:
+def _pack(runs: Sequence[Run], workbench: Workbench) -> Pack:
     """The runs on the device."""
     first = runs[0]
     return Pack(
-        lab,
+        workbench,
         first.stage.seed,
         [run.stage.knobs for run in runs],
         [run.progress.model for run in runs] if first.progress.model else None,
@@ -88,28 +88,28 @@ def _pack(runs: Sequence[Run], lab: Lab) -> Pack:
     )
 
 
-def _run_in_step(runs: list[Run], pack: str, lab: Lab, on_epoch: OnEpoch) -> None:
+def _run_in_step(runs: list[Run], pack: str, workbench: Workbench, on_epoch: OnEpoch) -> None:
     """Train runs that stand at the same epoch, as one pack of this name, and finish them.
 
     A run whose loss becomes non-finite, that is given up, or that has reached its training loss,
     ends there; the others go on, as long as one of them is wanted.
     """
     stage = runs[0].stage
-    with CheckpointWriter(lab.store.checkpoints, pack, lab.checkpoint_s) as writer:
+    with CheckpointWriter(workbench.store.checkpoints, pack, workbench.checkpoint_s) as writer:
         while True:
             for run in runs:
                 if run.over and run.wanted:
-                    _finish(run, run.progress.series[-1] if run.reached else None, lab)
+                    _finish(run, run.progress.series[-1] if run.reached else None, workbench)
             runs = [run for run in runs if not run.over]
             if not any(run.wanted for run in runs):
                 return
             with _kept(runs, writer):
                 if runs[0].next_epoch == stage.end_epoch:
-                    _finish_pack(runs, lab)
+                    _finish_pack(runs, workbench)
                     return
-                trained = _pack(runs, lab)
+                trained = _pack(runs, workbench)
                 while runs[0].next_epoch < stage.end_epoch and not any(run.over for run in runs):
-                    _run_epoch(trained, runs, lab, on_epoch, writer)
+                    _run_epoch(trained, runs, workbench, on_epoch, writer)
             if any(run.over for run in runs):
                 # From here the others are another pack: a resumed one must part at the same place.
                 writer.write(functools.partial(_content, runs))
@@ -128,40 +128,46 @@ def _kept(runs: Sequence[Run], writer: CheckpointWriter) -> Iterator[None]:
         raise
 
 
-def _finish_pack(runs: Sequence[Run], lab: Lab) -> None:
+def _finish_pack(runs: Sequence[Run], workbench: Workbench) -> None:
     """Finish runs that have come to their end."""
     stage = runs[0].stage
     if stage.kind == "swa":
-        pack = _pack(runs, lab)
+        pack = _pack(runs, workbench)
         scores, probes = pack.score_average(stage.end_epoch)
         # An average has no distance.
         rows = torch.cat([scores, torch.full_like(scores[:, :1], math.nan), probes], dim=1)
         for run, statistics in zip(runs, pack.statistics(), strict=True):
             run.progress.statistics = statistics
-        _finish_all(runs, rows, lab)
+        _finish_all(runs, rows, workbench)
     else:
-        _finish_all(runs, [run.progress.series[-1] for run in runs], lab)
+        _finish_all(runs, [run.progress.series[-1] for run in runs], workbench)
 
 
 def _run_epoch(
-    pack: Pack, runs: Sequence[Run], lab: Lab, on_epoch: OnEpoch, writer: CheckpointWriter
+    pack: Pack,
+    runs: Sequence[Run],
+    workbench: Workbench,
+    on_epoch: OnEpoch,
+    writer: CheckpointWriter,
 ) -> None:
     """One epoch of the pack."""
     stage, epoch = runs[0].stage, runs[0].next_epoch
     started = time.monotonic()
-    due, batches = is_due(stage, epoch + 1, lab), epoch - lab.first_epoch(stage)
+    due, batches = is_due(stage, epoch + 1, workbench), epoch - workbench.first_epoch(stage)
     result = pack.train(epoch, tested=due, batches=batches)
     share = (time.monotonic() - started) / len(runs)
     for index, run in enumerate(runs):
-        run.progress = _appended(run, result, index, share, lab.sphere_names)
-        run.stopped = _is_given_up(run, lab)
+        run.progress = _appended(run, result, index, share, workbench.sphere_names)
+        run.stopped = _is_given_up(run, workbench)
     _test_reached(pack, runs)
     if not any(run.over for run in runs):
         writer.offer(functools.partial(_content, runs))
     for run in runs:
         if run.wanted:
             row = run.progress.series[-1].tolist()
-            on_epoch(run.stage, epoch + 1, dict[str, float](zip(lab.columns, row, strict=True)))
+            on_epoch(
+                run.stage, epoch + 1, dict[str, float](zip(workbench.columns, row, strict=True))
+            )
 
 
 def _test_reached(pack: Pack, runs: Sequence[Run]) -> None:
@@ -196,50 +202,53 @@ def _appended(
     )
 
 
-def _is_given_up(run: Run, lab: Lab) -> bool:
+def _is_given_up(run: Run, workbench: Workbench) -> bool:
     unfinished = run.next_epoch < run.stage.end_epoch
-    if not (lab.stop_at_chance and unfinished):
+    if not (workbench.stop_at_chance and unfinished):
         return False
-    return is_hopeless(run, lab.chance, lab.steps_per_epoch)
+    return is_hopeless(run, workbench.chance, workbench.steps_per_epoch)
 
 
-def _finish_all(runs: Sequence[Run], results: Sequence[Tensor] | Tensor, lab: Lab) -> None:
+def _finish_all(
+    runs: Sequence[Run], results: Sequence[Tensor] | Tensor, workbench: Workbench
+) -> None:
     """Finish the runs that are wanted; results have one row of scores per run."""
     for run, row in zip(runs, results, strict=True):
         if run.wanted:
-            _finish(run, row, lab)
+            _finish(run, row, workbench)
 
 
-def _finish(run: Run, scores: Tensor | None, lab: Lab) -> None:
+def _finish(run: Run, scores: Tensor | None, workbench: Workbench) -> None:
     """Put a run's results into the store, with its final scores if any."""
     progress = run.progress
-    values = {} if scores is None else dict(zip(lab.columns, scores.tolist(), strict=True))
-    result = {name: _json_number(values.get(name)) for name in lab.columns}
+    values = {} if scores is None else dict(zip(workbench.columns, scores.tolist(), strict=True))
+    result = {name: _json_number(values.get(name)) for name in workbench.columns}
     summary = {
-        "state": _state(run, scores, lab),
+        "state": _state(run, scores, workbench),
         "stopped": run.stopped,
         "epoch": run.next_epoch,
         "result": result,
         "built_on": run.built_on,
         "time_s": round(progress.time_s, 3),
         # What runs, where it is not torch step by step.
-        "provenance": lab.provenance | ({"kernel": lab.kernel} if lab.kernel else {}),
+        "provenance": workbench.provenance
+        | ({"kernel": workbench.kernel} if workbench.kernel else {}),
     }
-    files = {METRICS: _metrics(run, lab.columns)}
+    files = {METRICS: _metrics(run, workbench.columns)}
     if scores is not None:
         files[STATE] = tensors_to_bytes(progress.tensors())
         if run.stage.parent is None:
-            lab.final_states[run.stage.id] = End(progress.model, progress.optimizer)
-    lab.store.finish(run.stage.id, files, summary)
+            workbench.final_states[run.stage.id] = End(progress.model, progress.optimizer)
+    workbench.store.finish(run.stage.id, files, summary)
 
 
-def _state(run: Run, scores: Tensor | None, lab: Lab) -> str:
+def _state(run: Run, scores: Tensor | None, workbench: Workbench) -> str:
     """How it ended, of `ENDS`; an average as the run that it averages."""
     if scores is None:
         return AT_CHANCE if run.stopped else NON_FINITE
     if run.stage.kind == "swa" and run.stage.parent is not None:
-        return lab.store.state(run.stage.parent.id)
-    return AT_CHANCE if is_at_chance(scores, lab.chance) else DONE
+        return workbench.store.state(run.stage.parent.id)
+    return AT_CHANCE if is_at_chance(scores, workbench.chance) else DONE
 
 
 def _metrics(run: Run, columns: Sequence[str]) -> bytes:

@@ -15,7 +15,7 @@ from ..store.entries import METRICS, STATE
 from ..store.pack_records import foundations
 from ..store.store import Store
 from .progress import Progress, Run, set_tested
-from .workbench import End, Lab
+from .workbench import End, Workbench
 
 
 def lost_before(stage: Stage, store: Store, lengths: Collection[int]) -> Stage | None:
@@ -61,49 +61,49 @@ def is_outdated(stage: Stage, store: Store) -> bool:
 
 
 def start_of(
-    stage: Stage, tensors: dict[str, Tensor] | None, continued: int, lab: Lab
+    stage: Stage, tensors: dict[str, Tensor] | None, continued: int, workbench: Workbench
 ) -> tuple[Progress, list[Tensor]]:
     """Where the stage stands: its checkpoint, what it builds on, or a new network.
 
     And the sphere weights that it starts from, whether or not it is there any more.
     """
     if stage.parent is None:
-        end = End(lab.initial_state(stage.seed), {})
+        end = End(workbench.initial_state(stage.seed), {})
     else:
-        end = end_of(stage.parent, lab)
-    state, start = end.model, [end.model[name] for name in lab.sphere_names]
+        end = end_of(stage.parent, workbench)
+    state, start = end.model, [end.model[name] for name in workbench.sphere_names]
     if tensors is not None:
         return Progress.from_tensors(tensors), start
     if continued:
         shorter = foundations(stage, continued)[-1]
-        progress = Progress.from_tensors(lab.store.read_tensors(shorter.id, STATE))
+        progress = Progress.from_tensors(workbench.store.read_tensors(shorter.id, STATE))
         reached = Run(stage, progress).reached
-        if stage.k is None and not reached and not is_due(stage, shorter.end_epoch, lab):
+        if stage.k is None and not reached and not is_due(stage, shorter.end_epoch, workbench):
             # Its last epoch was tested because it was the last.
             set_tested(progress.series[-1], torch.tensor(math.nan))
         return progress, start
     if stage.parent is None:
         return Progress({}), start
     optimizer = end.optimizer if stage.inherit == "optimizer" else {}
-    names = [*lab.sphere_names, *lab.free_names] if stage.kind == "swa" else []
+    names = [*workbench.sphere_names, *workbench.free_names] if stage.kind == "swa" else []
     # Of one checkpoint the average is written as it starts, beside the network: a copy.
     return Progress(state, {name: state[name].clone() for name in names}, optimizer), start
 
 
-def end_of(stage: Stage, lab: Lab) -> End:
+def end_of(stage: Stage, workbench: Workbench) -> End:
     """What a finished pre-training ended as."""
-    end = lab.final_states.get(stage.id)
+    end = workbench.final_states.get(stage.id)
     if end is None:
-        progress = Progress.from_tensors(lab.store.read_tensors(stage.id, STATE))
+        progress = Progress.from_tensors(workbench.store.read_tensors(stage.id, STATE))
         end = End(progress.model, progress.optimizer)
     return end
 
 
-def is_due(stage: Stage, epoch: int, lab: Lab) -> bool:
+def is_due(stage: Stage, epoch: int, workbench: Workbench) -> bool:
     """Whether there is a test pass after so many epochs.
 
     A run that goes on for an average is tested by the cadence alone, so that it does not depend on
     where the averages of fewer checkpoints ended.
     """
     last = epoch == stage.end_epoch and stage.k is None
-    return last or epoch % lab.config.training.evaluate_every == 0
+    return last or epoch % workbench.config.training.evaluate_every == 0

@@ -46,7 +46,7 @@ class End(NamedTuple):
 
 
 @dataclass
-class Lab:
+class Workbench:
     """Data, device and settings; the makers of models, optimisers and loaders."""
 
     config: Config
@@ -67,7 +67,7 @@ class Lab:
     """of the spheres of filters or tensors, by seed"""
     draw: int = 0
     """which of several draws of the data these are"""
-    draws: "dict[int, Lab]" = field(init=False, default_factory=dict)
+    draws: "dict[int, Workbench]" = field(init=False, default_factory=dict)
     """labs of the draws that were asked for"""
     test_loader: Loader = field(init=False)
 
@@ -77,8 +77,8 @@ class Lab:
         )
         self.draws[self.draw] = self
 
-    def of_seed(self, seed: int) -> "Lab":
-        """The lab in which the runs of a seed work: with the draw of the data that they have."""
+    def of_seed(self, seed: int) -> "Workbench":
+        """The workbench of the runs of a seed: with the draw of the data that they have."""
         draw = seed % self.config.data.num_draws
         if draw not in self.draws:
             data = self.config.data.draw(draw)
@@ -258,7 +258,7 @@ class Lab:
         )
 
 
-def open_lab(
+def open_workbench(
     config: Config,
     options: RunOptions,
     store: Path,
@@ -266,14 +266,14 @@ def open_lab(
     precision: str,
     provenance: dict[str, str | None],
     compiled: bool = False,
-) -> Lab:
-    """The lab of a sweep on one device, in whatever process."""
+) -> Workbench:
+    """The workbench of a sweep on one device, in whatever process."""
     set_exact_arithmetic()
     check_unchanged(config, provenance)
     if device.type == "cuda":
         # Kernels are launched on the current device, whatever device their tensors are on.
         torch.cuda.set_device(device)
-    lab = Lab(
+    workbench = Workbench(
         config,
         configured_images(config, options.data_root),
         Store(store, accept_stopped=options.stop_at_chance),
@@ -285,5 +285,5 @@ def open_lab(
         compiled,
         options.stop_at_chance,
     )
-    check_parts(lab)
-    return lab
+    check_parts(workbench)
+    return workbench

@@ -6,24 +6,24 @@ import numpy as np
 import pandas as pd
 
 from fasttrain.analysis.regimes import classify
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.figures import Drawn, drawn
 
 NAN = float("nan")
 
 
-def of(grid: Grid, name: str) -> Drawn:
+def of(results: SetupResults, name: str) -> Drawn:
     """The figure of a grid."""
-    return next(item for item in drawn(grid, classify(grid)) if item.drawing.name == name)
+    return next(item for item in drawn(results, classify(results)) if item.drawing.name == name)
 
 
-def mark(grid: Grid, accuracy: float = NAN, **cell: float | str) -> Grid:
+def mark(results: SetupResults, accuracy: float = NAN, **cell: float | str) -> SetupResults:
     """Cells without a finite loss, or with an accuracy at chance."""
     state = "non-finite" if np.isnan(accuracy) else "at-chance"
-    stages = grid.stages.copy()
+    stages = results.stages.copy()
     chosen = np.logical_and.reduce([stages[key] == value for key, value in cell.items()])
     stages.loc[chosen, ["state", "test_accuracy"]] = [state, accuracy]
-    return dataclasses.replace(grid, stages=stages)
+    return dataclasses.replace(results, stages=stages)
 
 
 def mean_of(rows: pd.DataFrame, column: str) -> np.ndarray:

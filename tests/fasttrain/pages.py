@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.machine.files import write_atomically
 from fasttrain.report import figures
 from fasttrain.report.page import html, pictures
@@ -43,7 +43,7 @@ def make_grid(
     seeds: Sequence[int] = (0, 1),
     num_epochs: int = 3,
     **names: Any,
-) -> Grid:
+) -> SetupResults:
     """A grid whose test accuracies rise with the PLR and differ by 0.01 from seed to seed."""
     noise = np.random.default_rng(0)
     base = {"setup": "s1", "dataset": "digits", "model": "convnet", "width": 8} | names
@@ -65,7 +65,7 @@ def make_grid(
                 for epoch in range(start + 1, start + num_epochs + 1):
                     row = {name: value * noise.uniform(0.9, 1) for name, value in values.items()}
                     epochs.append(row | cell | {"setup": base["setup"], "epoch": epoch})
-    return Grid(
+    return SetupResults(
         setup=base["setup"],
         configuration=CONFIG,
         stages=pd.DataFrame(stages).assign(stopped=False),
@@ -73,12 +73,12 @@ def make_grid(
     )
 
 
-def decreed_regimes(grid: Grid) -> pd.DataFrame:
+def decreed_regimes(results: SetupResults) -> pd.DataFrame:
     """In place of `regimes.classify`: REGIMES, "undecided" for any other PLR."""
     columns = ["stage", "plr", "seed", "regime", "reason", "train_loss"]
-    if grid.stages.empty:
+    if results.stages.empty:
         return pd.DataFrame(columns=columns)
-    rows = grid.stages[grid.stages["kind"] == "pretrain"]
+    rows = results.stages[results.stages["kind"] == "pretrain"]
     regime = [REGIMES.get(plr, "undecided") for plr in rows["plr"]]
     return rows.assign(regime=regime, reason="by decree <i>")[columns]
 
@@ -118,9 +118,9 @@ class Figure:
         return None if self.missing else self.csv
 
 
-def few_figures(grid: Grid, regimes: pd.DataFrame) -> Iterator[Figure]:
+def few_figures(results: SetupResults, regimes: pd.DataFrame) -> Iterator[Figure]:
     """In place of `figures.drawn`: one that depends on the stages, and one that lacks data."""
-    yield Figure("accuracy", grid.stages.to_csv().encode())
+    yield Figure("accuracy", results.stages.to_csv().encode())
     yield Figure("barriers", b"", missing="Barriers are missing: run fasttrain analyse.")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 
 STEPS = 391
 CONFIGURATION = {
@@ -69,7 +69,9 @@ def published(epochs: int, seed: int) -> dict[float, Curve]:
     return {elr: make(end, epochs, rng) for make, table in kinds for elr, end in table.items()}
 
 
-def grid_of(runs: Mapping[tuple[float, int], Curve], ends: pd.DataFrame | None = None) -> Grid:
+def grid_of(
+    runs: Mapping[tuple[float, int], Curve], ends: pd.DataFrame | None = None
+) -> SetupResults:
     """A grid of pre-trainings by (PLR, seed), stages named `plr/seed`, and rows of fine-tunings."""
     epochs, stages = [], []
     for (plr, seed), curve in runs.items():
@@ -83,7 +85,9 @@ def grid_of(runs: Mapping[tuple[float, int], Curve], ends: pd.DataFrame | None =
             | {"epochs": len(table), "state": "done", "stopped": False, "train_accuracy": math.nan}
         )
     table = pd.concat([pd.DataFrame(stages), *([] if ends is None else [ends])], ignore_index=True)
-    return Grid(setup="s", configuration=CONFIGURATION, stages=table, epochs=pd.concat(epochs))
+    return SetupResults(
+        setup="s", configuration=CONFIGURATION, stages=table, epochs=pd.concat(epochs)
+    )
 
 
 def end_points(plrs: list[float], accuracy: float = 1.0) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Grids that look like the published curves, made of formulas: every table filled, no training.
+"""Setups that look like the published curves, made of formulas: every table filled, no training.
 
 Boundaries as published for ResNet-18 on CIFAR-10 (1|2 at 3e-4, 2A|2B at 1.4e-3, 2|3 at 2e-2), test
 accuracies roughly so; noise is a function of the seed alone.
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 
 PLRS = (1e-5, 1e-4, 2e-4, 5e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 FLRS = (1e-5, 3e-4)
@@ -31,7 +31,7 @@ def published_grid(
     seeds: Sequence[int] = (0, 1, 2),
     num_epochs: int = 40,
     analysed: bool = True,
-) -> Grid:
+) -> SetupResults:
     """A grid of one set-up, with or without what `fasttrain analyse` makes."""
     noise = np.random.default_rng(7)
     stages, epochs = [], []
@@ -49,7 +49,9 @@ def published_grid(
     configuration = {"num_classes": 10, "guess_loss": math.log(10), "num_train": 50_000}
     configuration["training"] = {"batch_size": 128}
     tables = _analyses(table, noise) if analysed else {}
-    return Grid(setup="s1", configuration=configuration, stages=table, epochs=curves, **tables)
+    return SetupResults(
+        setup="s1", configuration=configuration, stages=table, epochs=curves, **tables
+    )
 
 
 def _stage(

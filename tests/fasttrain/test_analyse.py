@@ -12,9 +12,9 @@ import torch
 import fasttrain
 from fasttrain.analysis import analyse
 from fasttrain.analysis import kinds as works
-from fasttrain.analysis.grids import all_grids
 from fasttrain.analysis.records import Analysis, choose, save
 from fasttrain.analysis.selection import Request, select
+from fasttrain.analysis.setups import all_setups
 from fasttrain.analysis.sharpness import HessianSettings
 from fasttrain.analysis.tables import TABLES
 from fasttrain.cli.main import run
@@ -175,21 +175,21 @@ def test_only_what_is_asked_for_and_at_the_rates_asked_for(analysed, fresh, caps
     assert kinds(fresh) == {"norms": 2 + 4}
     assert run(["analyse", str(fresh), "--only", "norms", "--low", "0.02"]) == 0
     assert fasttrain.load_analyses(fresh)["norms"]["stage"].nunique() == 2 + 2
-    [grid] = all_grids(fresh)
+    [grid] = all_setups(fresh)
     assert grid.norms["stage"].nunique() == 4
     assert grid.bands.empty
 
 
 def test_a_failure_is_told_at_the_end_and_the_others_go_on(fresh, capsys, monkeypatch):
-    work, tried = works.WORKS["norms"], []
+    work, tried = works.ANALYSERS["norms"], []
 
-    def fails_once(analyses, lab, size):
+    def fails_once(analyses, workbench, size):
         tried.append(len(analyses))
         if "high plr 0.1 " in analyses[0].title:
             raise RuntimeError("no good")
-        return work(analyses, lab, size)
+        return work(analyses, workbench, size)
 
-    monkeypatch.setitem(works.WORKS, "norms", fails_once)
+    monkeypatch.setitem(works.ANALYSERS, "norms", fails_once)
     assert run(["analyse", str(fresh), "--only", "norms"]) == 1
     err = capsys.readouterr().err
     assert err.startswith("fasttrain: 1 analyses failed (see failed.txt in theirs below ")
@@ -204,7 +204,7 @@ def test_a_failure_is_told_at_the_end_and_the_others_go_on(fresh, capsys, monkey
 
 
 def test_rates_that_one_of_two_set_ups_has_are_missed_in_the_other(fresh, capsys):
-    [stages] = [grid.stages for grid in all_grids(fresh)]
+    [stages] = [grid.stages for grid in all_setups(fresh)]
     found = select(stages, list(stages["stage"]), Request(low=0.3, high=0.5))
     assert [note for note in found.notes if "low FLR" in note or "high FLR" in note] == [
         "no stages at the low FLR asked for: there are 0.01, 0.02",
@@ -232,15 +232,15 @@ def large_packs(monkeypatch):
 def test_what_does_not_fit_into_memory_is_made_in_smaller_parts(
     fresh, capsys, monkeypatch, large_packs
 ):
-    work, made = works.WORKS["features"], []
+    work, made = works.ANALYSERS["features"], []
 
-    def hungry(analyses, lab, size):
+    def hungry(analyses, workbench, size):
         if len(analyses) > 2:
             raise torch.OutOfMemoryError("out of memory")
         made.append([analysis.label() for analysis in analyses])
-        return work(analyses, lab, size)
+        return work(analyses, workbench, size)
 
-    monkeypatch.setitem(works.WORKS, "features", hungry)
+    monkeypatch.setitem(works.ANALYSERS, "features", hungry)
     assert run(["analyse", str(fresh), "--only", "features"]) == 0
     out = capsys.readouterr().out
     assert "8 analyses left of a failed pack (torch.OutOfMemoryError: out of memory)" in out
@@ -254,15 +254,15 @@ def test_what_does_not_fit_into_memory_is_made_in_smaller_parts(
 def test_a_path_that_does_not_fit_into_memory_is_evaluated_in_smaller_packs(
     fresh, monkeypatch, large_packs
 ):
-    work, sizes = works.WORKS["lines"], []
+    work, sizes = works.ANALYSERS["lines"], []
 
-    def hungry(analyses, lab, size):
+    def hungry(analyses, workbench, size):
         sizes.append((len(analyses), size))
         if size > 6:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return work(analyses, lab, size)
+        return work(analyses, workbench, size)
 
-    monkeypatch.setitem(works.WORKS, "lines", hungry)
+    monkeypatch.setitem(works.ANALYSERS, "lines", hungry)
     assert run(["analyse", str(fresh), "--only", "geometry"]) == 0
     assert kinds(fresh) == {"angles": 1, "lines": 6}
     assert min(size for _, size in sizes) == 5

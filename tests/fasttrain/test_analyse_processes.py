@@ -131,15 +131,15 @@ def test_an_interrupted_analysis_goes_on_where_it_stood(fresh, expected, capsys,
 def test_a_pack_that_fails_once_is_made_again_as_a_whole(fresh, capsys, monkeypatch):
     timing = Timing(4, step_s=1.0, test_batch_s=0.1, memory_bytes=1)
     monkeypatch.setattr(analyse, "measure_packs", lambda *_: [timing])
-    work, tried = works.WORKS["features"], []
+    work, tried = works.ANALYSERS["features"], []
 
-    def fails_once(analyses, lab, size):
+    def fails_once(analyses, workbench, size):
         tried.append([analysis.id for analysis in analyses])
         if len(tried) == 1:
             raise RuntimeError("no good")
-        return work(analyses, lab, size)
+        return work(analyses, workbench, size)
 
-    monkeypatch.setitem(works.WORKS, "features", fails_once)
+    monkeypatch.setitem(works.ANALYSERS, "features", fails_once)
     assert run(["analyse", str(fresh), "--only", "features", "--processes", "1"]) == 0
     assert "its pack of 4 runs again (RuntimeError: no good)" in capsys.readouterr().out
     assert len(tried[0]) == 4 and tried[1] == tried[0]

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 
 import fasttrain as package
-from fasttrain.analysis.grids import all_grids
+from fasttrain.analysis.setups import all_setups
 from fasttrain.errors import UsageError
 from fasttrain.plan.config import check
 from fasttrain.plan.identity import path_of, stage_identity
 from fasttrain.plan.trees import build
 from fasttrain.report.chains import chain_headline
-from fasttrain.store.setups import load_grids
+from fasttrain.store.setups import load_setups
 from fasttrain.store.store import Store
 
 SETTING = """
@@ -191,7 +191,7 @@ def test_grid_and_chain_of_one_store_share_legs_and_stand_apart(fasttrain, tmp_p
     assert fasttrain("sweep", study(tmp_path, grid), *lengths, "--store", "s").code == 0
     assert fasttrain("sweep", study(tmp_path, chain), "--store", "s").code == 0
     assert len(package.load("s")) == 5
-    stages, _, configurations = load_grids("s")
+    stages, _, configurations = load_setups("s")
     kinds = {c["experiment"]["kind"]: setup for setup, c in configurations.items()}
     assert set(kinds) == {"plr-flr", "chain"}
     of_chain = stages[stages["setup"] == kinds["chain"]]
@@ -275,7 +275,7 @@ def test_tables_of_a_store_from_before_there_were_chains_have_their_paths(
 
 def test_the_headline_names_the_best_end_and_waits_for_the_plan(fasttrain, tmp_path):
     assert fasttrain("sweep", study(tmp_path, THREE), "--store", "s", "--pack", "4").code == 0
-    [grid] = all_grids("s")
+    [grid] = all_setups("s")
     best = max(grid.stages["test_accuracy"])
     first, *_ = chain_headline(grid)
     assert first.startswith("Best end: ") and f"{100 * best:.2f} ± " in first

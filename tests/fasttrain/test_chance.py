@@ -10,8 +10,8 @@ import torch
 
 import fasttrain as package
 from fasttrain.analysis import rules
-from fasttrain.analysis.grids import all_grids
 from fasttrain.analysis.regimes import classify
+from fasttrain.analysis.setups import all_setups
 from fasttrain.plan.stages import Stage
 from fasttrain.settings.knobs import Knobs
 from fasttrain.settings.losses import CrossEntropy
@@ -130,7 +130,7 @@ def test_with_92_per_cent_of_one_class_only_what_guesses_is_at_chance(fasttrain,
     long = table[table["kind"] == "pretrain"].set_index("plr")
     assert long["state"].to_dict() == {1e-3: "done", 1.0: "at-chance"}
     assert long["stopped"].to_dict() == {1e-3: False, 1.0: True}
-    [judged] = all_grids(tmp_path / "long")
+    [judged] = all_setups(tmp_path / "long")
     assert judged.configuration["guess_loss"] == pytest.approx(0.279, abs=1e-3)
     assert judged.configuration["test_majority"] == 0.9
     regimes = classify(judged).set_index("plr")["regime"]

@@ -23,7 +23,7 @@ def measured(monkeypatch, tmp_path) -> list[int]:
     # The second as if something else had run meanwhile.
     per_model_ms = {1: 4.0, 2: 6.0, 4: 1.0, 8: 0.99, 16: 3.0, 32: 3.0}
 
-    def measure(lab, size):
+    def measure(workbench, size):
         sizes.append(size)
         return timing(size, per_model_ms.get(size, 1.0))
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fasttrain.errors import EnvironmentProblem, UsageError
-from fasttrain.execution import choice
+from fasttrain.execution import execution
 from fasttrain.execution import pack_size as tuning
 from fasttrain.execution.pack_size import Timing
 from fasttrain.execution.packing import largest_wave
@@ -15,7 +15,7 @@ from fasttrain.machine.precision import device_name, resolve_device, resolve_pre
 from fasttrain.machine.provenance import provenance
 from fasttrain.plan.config import Config, GridConfig, RunOptions
 from fasttrain.plan.trees import build
-from fasttrain.training import workbench as lab_module
+from fasttrain.training import workbench as module
 
 FREE_BYTES = 1000
 
@@ -114,12 +114,14 @@ def test_arithmetic_is_that_of_the_device_named(machine, name, precision):
 
 
 @pytest.mark.parametrize(("count", "name", "index"), FOUND)
-def test_a_lab_makes_its_device_the_current_one(machine, monkeypatch, tmp_path, count, name, index):
+def test_a_workbench_makes_its_device_the_current_one(
+    machine, monkeypatch, tmp_path, count, name, index
+):
     gpus = machine(count)
     loaders = []
-    monkeypatch.setattr(lab_module, "open_loader", lambda *_, device, **__: loaders.append(device))
+    monkeypatch.setattr(module, "open_loader", lambda *_, device, **__: loaders.append(device))
     device = resolve_device(name)
-    lab_module.open_lab(Config(), RunOptions(device=name), tmp_path, device, "fp32", {})
+    module.open_workbench(Config(), RunOptions(device=name), tmp_path, device, "fp32", {})
     assert gpus.current == index
     assert loaders == [torch.device("cuda", index)]
 
@@ -142,7 +144,7 @@ def test_processes_take_the_gpus_in_turn_and_share_their_memory(
 ):
     machine(count)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(lab_module, "open_loader", lambda *_, **__: range(1))
+    monkeypatch.setattr(module, "open_loader", lambda *_, **__: range(1))
     # What two models take, of the half of a GPU's memory that packs may have.
     share = max(expected.count(index) for index in expected)
     monkeypatch.setattr(
@@ -151,13 +153,13 @@ def test_processes_take_the_gpus_in_turn_and_share_their_memory(
     options = RunOptions(device=name, processes=processes)
     device = resolve_device(name)
     config = Config(grid=GridConfig(plr=tuple(10**-x for x in range(1, 9)), flr=(), k=()))
-    lab = lab_module.open_lab(config, options, tmp_path, device, "fp32", {})
+    workbench = module.open_workbench(config, options, tmp_path, device, "fp32", {})
     stages = build(config, {}, None)
     assert largest_wave(stages) == 8
-    chosen = choice.choose(stages, lab, options)
+    chosen = execution.plan_execution(stages, workbench, options)
     assert chosen.processes == len(expected)
     assert [timing.size for timing in chosen.timings] == [1, 2]
     if len(expected) > 1:
-        workers = chosen.engine(lab, options)
+        workers = chosen.engine(workbench, options)
         devices = [make.args[3] for make in workers.make_labs]
         assert devices == [torch.device("cuda", index) for index in expected]

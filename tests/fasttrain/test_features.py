@@ -13,7 +13,7 @@ from fasttrain.plan.config import RunOptions, load_config
 from fasttrain.settings.knobs import Knobs
 from fasttrain.store.columns import SCORES
 from fasttrain.training.pack import Pack
-from fasttrain.training.workbench import Lab, open_lab
+from fasttrain.training.workbench import Workbench, open_workbench
 
 SIZES = [(8, 8), (28, 28), (32, 32), (33, 33), (64, 64), (2, 2), (1, 1), (32, 20), (9, 31)]
 EDGES = {
@@ -24,9 +24,9 @@ EDGES = {
 
 
 @pytest.fixture
-def lab(tiny: Path, tmp_path: Path) -> Lab:
+def workbench(tiny: Path, tmp_path: Path) -> Workbench:
     config = load_config(str(tiny))
-    return open_lab(config, RunOptions(), tmp_path / "store", torch.device("cpu"), "fp32", {})
+    return open_workbench(config, RunOptions(), tmp_path / "store", torch.device("cpu"), "fp32", {})
 
 
 @pytest.mark.parametrize("size", EDGES)
@@ -68,11 +68,11 @@ def test_frequencies_of_images_that_are_not_square_count_per_pixel():
         assert np.argmax(kept) == 1 and sum(kept) == pytest.approx(kept[1], rel=1e-4)
 
 
-def test_unfiltered_images_have_the_test_accuracy_of_every_model(lab):
-    pack = Pack(lab, 0, [Knobs(lr=lr) for lr in (1e-3, 1e-2, 5e-2)], None)
+def test_unfiltered_images_have_the_test_accuracy_of_every_model(workbench):
+    pack = Pack(workbench, 0, [Knobs(lr=lr) for lr in (1e-3, 1e-2, 5e-2)], None)
     scores = [pack.train(epoch, tested=True).scores for epoch in range(3)]
     states = pack.states()
-    table = band_accuracy(lab, states)
+    table = band_accuracy(workbench, states)
     columns = {"model": "int64"} | {n: k for n, k in TABLES["bands"].items() if n != "stage"}
     assert {name: str(kind) for name, kind in table.dtypes.items()} == columns
     assert table.model.tolist() == [0] * 5 + [1] * 5 + [2] * 5
@@ -83,15 +83,15 @@ def test_unfiltered_images_have_the_test_accuracy_of_every_model(lab):
     )
     assert table[table.model == 1].low.tolist() == [0, 0, 1, 2.25, 6.25]
     for place, state in enumerate(states):
-        alone = band_accuracy(lab, [state])
+        alone = band_accuracy(workbench, [state])
         of_pack = table[table.model == place].reset_index(drop=True)
         assert alone.drop(columns="model").equals(of_pack.drop(columns="model"))
 
 
-def test_the_mean_brightness_is_normalised_and_other_bands_are_not(lab):
-    pack = Pack(lab, 0, [Knobs(lr=1e-2)], None)
+def test_the_mean_brightness_is_normalised_and_other_bands_are_not(workbench):
+    pack = Pack(workbench, 0, [Knobs(lr=1e-2)], None)
     pack.train(0, tested=False)
-    model, data = pack.model.eval(), lab.data
+    model, data = pack.model.eval(), workbench.data
     black = torch.zeros(1, 1, 8, 8)
     with torch.no_grad():
         label = model(black).argmax().item()
@@ -102,6 +102,6 @@ def test_the_mean_brightness_is_normalised_and_other_bands_are_not(lab):
     labels = np.full_like(data.test_labels, label)
     labels[:5] = (label + 1) % 10
     data = dataclasses.replace(data, test_images=flat, test_labels=labels)
-    table = band_accuracy(dataclasses.replace(lab, data=data), pack.states()).accuracy
+    table = band_accuracy(dataclasses.replace(workbench, data=data), pack.states()).accuracy
     assert table[1] == table[ALL] < 0.9
     assert table[2] == table[3] == table[4] == 0.9

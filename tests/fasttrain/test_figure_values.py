@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from synthetic_grids import PLRS, published_grid
 
 from fasttrain.analysis.regimes import classify
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.figures import Drawn, drawn
 
 from .drawings import mark, of
@@ -18,13 +18,13 @@ NAN = float("nan")
 
 
 @pytest.fixture(scope="module")
-def grid() -> Grid:
+def results() -> SetupResults:
     return published_grid()
 
 
 @pytest.fixture(scope="module")
-def items(grid) -> dict[str, Drawn]:
-    return {item.drawing.name: item for item in drawn(grid, classify(grid))}
+def items(results) -> dict[str, Drawn]:
+    return {item.drawing.name: item for item in drawn(results, classify(results))}
 
 
 def _lines(figure: Figure, panel: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -39,13 +39,13 @@ def _lines(figure: Figure, panel: int) -> dict[str, tuple[np.ndarray, np.ndarray
     return found
 
 
-def test_points_are_means_and_bars_are_sample_standard_deviations(grid):
-    item = of(grid, "accuracy")
+def test_points_are_means_and_bars_are_sample_standard_deviations(results):
+    item = of(results, "accuracy")
     finetuned = _lines(item.figure, 0)
     assert list(finetuned) == ["pre-trained", "FLR 1e-05", "FLR 0.0003"]
     assert list(_lines(item.figure, 1)) == ["pre-trained", "k = 5"]
     points, bars = finetuned["FLR 0.0003"]
-    rows = grid.stages[(grid.stages["kind"] == "finetune") & (grid.stages["flr"] == 3e-4)]
+    rows = results.stages[(results.stages["kind"] == "finetune") & (results.stages["flr"] == 3e-4)]
     for plr, point, bar in zip(PLRS, points, bars, strict=True):
         values = 100 * rows.loc[rows["plr"] == plr, "test_accuracy"].to_numpy()
         spread = np.sqrt(((values - values.mean()) ** 2).sum() / 2)
@@ -62,8 +62,8 @@ def test_one_seed_has_no_error_bar():
     assert "n = 1 seed: no error bars" in item.caption
 
 
-def test_points_at_chance_are_hollow_and_lost_ones_crossed(grid):
-    changed = mark(grid, 0.1, kind="pretrain", plr=1e-2, seed=1)
+def test_points_at_chance_are_hollow_and_lost_ones_crossed(results):
+    changed = mark(results, 0.1, kind="pretrain", plr=1e-2, seed=1)
     changed = mark(changed, kind="finetune", plr=1e-3, flr=1e-5)
     figure = of(changed, "accuracy").figure
     lines = [line for line in figure.axes[0].lines if len(line.get_xdata())]
@@ -77,9 +77,9 @@ def test_points_at_chance_are_hollow_and_lost_ones_crossed(grid):
     assert labels == ["chance level", marked, "no finite accuracy"]
 
 
-def test_training_curves_are_means_over_seeds(grid):
-    table = of(grid, "curves").table
-    rows = grid.epochs[(grid.epochs["kind"] == "pretrain") & (grid.epochs["plr"] == 1e-2)]
+def test_training_curves_are_means_over_seeds(results):
+    table = of(results, "curves").table
+    rows = results.epochs[(results.epochs["kind"] == "pretrain") & (results.epochs["plr"] == 1e-2)]
     line = table[(table["plr"] == 1e-2) & (table["quantity"] == "train_loss")]
     np.testing.assert_allclose(line["mean"], rows.groupby("epoch")["train_loss"].mean())
     accuracy = table[(table["plr"] == 1e-2) & (table["quantity"] == "test_accuracy")]
@@ -87,29 +87,33 @@ def test_training_curves_are_means_over_seeds(grid):
     assert accuracy["epoch"].tolist() == list(range(2, 41, 2))
 
 
-def test_regimes_have_a_point_per_seed(grid):
-    figure = of(grid, "regimes").figure
+def test_regimes_have_a_point_per_seed(results):
+    figure = of(results, "regimes").figure
     for ax in figure.axes[:4]:
         assert sum(len(line.get_xdata()) for line in ax.lines if line.get_ls() == "None") == 27
     assert [ax.get_yscale() for ax in figure.axes] == ["log", "log", "log", "linear"]
-    lost = of(dataclasses.replace(grid, stages=grid.stages.assign(train_accuracy=NAN)), "regimes")
+    lost = of(
+        dataclasses.replace(results, stages=results.stages.assign(train_accuracy=NAN)), "regimes"
+    )
     crosses = [line for line in lost.figure.axes[3].lines if line.get_marker() == "x"]
     assert len(crosses) == 1 and len(crosses[0].get_xdata()) == 27
 
 
-def test_phase_ends_are_last_epochs_of_all_seeds(grid):
-    table = of(grid, "phase").table
+def test_phase_ends_are_last_epochs_of_all_seeds(results):
+    table = of(results, "phase").table
     ends = table[table["is_end"]]
     assert len(ends) == 27 and (ends["epoch"] == 40).all()
-    last = grid.epochs[(grid.epochs["kind"] == "pretrain") & (grid.epochs["epoch"] == 40)]
+    last = results.epochs[(results.epochs["kind"] == "pretrain") & (results.epochs["epoch"] == 40)]
     assert sorted(ends["grad_norm"]) == sorted(last["grad_norm"])
     assert set(table.loc[~table["is_end"], "seed"]) == {0}
 
 
-def test_convergence_marks_the_runs_that_do_not(grid):
-    item = of(grid, "convergence")
+def test_convergence_marks_the_runs_that_do_not(results):
+    item = of(results, "convergence")
     reached = item.table["converged_epoch"].notna()
-    rows = grid.epochs[(grid.epochs["kind"] == "pretrain") & (grid.epochs["train_loss"] < 1e-2)]
+    rows = results.epochs[
+        (results.epochs["kind"] == "pretrain") & (results.epochs["train_loss"] < 1e-2)
+    ]
     first = rows.groupby("stage")["epoch"].min()
     expected = item.table.loc[reached, "stage"].map(first)
     np.testing.assert_array_equal(item.table.loc[reached, "converged_epoch"], expected)
@@ -119,7 +123,7 @@ def test_convergence_marks_the_runs_that_do_not(grid):
     assert f"{(~reached).sum()} did not converge" in item.caption
 
 
-def test_starts_are_one_rate_of_each_regime(grid):
+def test_starts_are_one_rate_of_each_regime(results):
     with_flr = published_grid((*PLRS[:2], 3e-4 - 1e-9, *PLRS[3:]), (1e-5, 1e-4))
     table = of(with_flr, "starts").table
     assert table["start"].tolist() == ["none", "3", "2B", "2A", "1"] * 2
@@ -135,22 +139,22 @@ def test_starts_are_one_rate_of_each_regime(grid):
     box, width = figure.legends[0].get_window_extent(), figure.bbox.width
     assert box.x0 >= 0 and box.x1 <= width
     # FLR 3e-4 is no PLR here: nothing was trained at it from the initialisation.
-    apart = of(grid, "starts").table
+    apart = of(results, "starts").table
     assert apart.loc[apart["flr"] == 3e-4, "start"].tolist() == ["3", "2B", "2A", "1"]
 
 
 def test_starts_that_are_not_yet_tuned_at_the_ends_are_left_out():
-    grid = published_grid((1e-4, 2e-4, 1e-1), (1e-5, 1e-4, 3e-4), seeds=(0,))
-    tuned = grid.stages["kind"] == "finetune"
+    results = published_grid((1e-4, 2e-4, 1e-1), (1e-5, 1e-4, 3e-4), seeds=(0,))
+    tuned = results.stages["kind"] == "finetune"
     for waiting, starts in (({1e-4}, ["3", "1"]), ({1e-4, 2e-4}, ["3"])):
-        gone = tuned & grid.stages["plr"].isin(waiting) & (grid.stages["flr"] != 1e-4)
-        partly = dataclasses.replace(grid, stages=grid.stages[~gone])
+        gone = tuned & results.stages["plr"].isin(waiting) & (results.stages["flr"] != 1e-4)
+        partly = dataclasses.replace(results, stages=results.stages[~gone])
         table = of(partly, "starts").table
         assert table.loc[table["flr"] == 3e-4, "start"].tolist() == starts
         assert 1e-4 not in set(table.loc[table["start"] == "1", "plr"])
-    nothing = tuned & (grid.stages["plr"] < 1e-1) & (grid.stages["flr"] != 1e-4)
-    unknown = (grid.stages["kind"] == "pretrain") & (grid.stages["plr"] == 1e-1)
-    partly = dataclasses.replace(grid, stages=grid.stages[~nothing & ~unknown])
+    nothing = tuned & (results.stages["plr"] < 1e-1) & (results.stages["flr"] != 1e-4)
+    unknown = (results.stages["kind"] == "pretrain") & (results.stages["plr"] == 1e-1)
+    partly = dataclasses.replace(results, stages=results.stages[~nothing & ~unknown])
     assert "agree on a regime" in of(partly, "starts").missing
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from synthetic_grids import PLRS, published_grid
 
 from fasttrain.analysis.regimes import classify, shades
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.figures import DRAWINGS, Drawn, Missing, drawn, save
 from fasttrain.report.figures.rows import MAX_POINTS, MAX_POINTS_PER_LINE, over_seeds, thinned
 from fasttrain.report.figures.style import panels, plr_axes
@@ -25,30 +25,30 @@ ANALYSED = {"geometry", "lines", "angles", "norms", "heterogeneity", "sharpness"
 ANALYSED |= {"eigenvalues"}
 
 
-def _all_lost() -> Grid:
+def _all_lost() -> SetupResults:
     """Every run lost in its second epoch."""
-    grid = published_grid((1e-3, 1e-1), seeds=(0, 1), num_epochs=2, analysed=False)
+    results = published_grid((1e-3, 1e-1), seeds=(0, 1), num_epochs=2, analysed=False)
     lost = ["train_loss", "test_loss", "test_accuracy", "grad_norm", "train_accuracy"]
-    epochs = grid.epochs.copy()
+    epochs = results.epochs.copy()
     epochs.loc[epochs["epoch"] % 2 == 0, lost] = NAN
     return dataclasses.replace(
-        grid,
-        stages=grid.stages.assign(state="non-finite", **dict.fromkeys(lost, NAN)),
+        results,
+        stages=results.stages.assign(state="non-finite", **dict.fromkeys(lost, NAN)),
         epochs=epochs,
     )
 
 
-def _unfinished() -> Grid:
+def _unfinished() -> SetupResults:
     """Nothing but pre-training, of different seeds at different rates."""
-    grid = published_grid(seeds=(0, 1), flrs=(), ks=(), num_epochs=12)
-    gone = (grid.stages["seed"] == 1) & (grid.stages["plr"] > 1e-3)
-    return dataclasses.replace(grid, stages=grid.stages[~gone])
+    results = published_grid(seeds=(0, 1), flrs=(), ks=(), num_epochs=12)
+    gone = (results.stages["seed"] == 1) & (results.stages["plr"] > 1e-3)
+    return dataclasses.replace(results, stages=results.stages[~gone])
 
 
-def _without_columns_of_later() -> Grid:
+def _without_columns_of_later() -> SetupResults:
     """A store from before the distance was recorded."""
-    grid = published_grid(seeds=(0,), num_epochs=12)
-    return dataclasses.replace(grid, epochs=grid.epochs.drop(columns="distance"))
+    results = published_grid(seeds=(0,), num_epochs=12)
+    return dataclasses.replace(results, epochs=results.epochs.drop(columns="distance"))
 
 
 GRIDS = {
@@ -75,8 +75,8 @@ RENDERED = {
 """Figures that look another way there; all of them in the other cases."""
 
 
-def _all(grid: Grid) -> list[Drawn]:
-    return list(drawn(grid, classify(grid)))
+def _all(results: SetupResults) -> list[Drawn]:
+    return list(drawn(results, classify(results)))
 
 
 @pytest.fixture(scope="module")
@@ -106,18 +106,20 @@ def test_every_grid_gives_figures_or_sentences(case):
 
 def test_one_average_is_shown_the_published_one_if_there_is_a_choice():
     for ks, chosen in {(2, 5, 10): 5, (2,): 2, (10, 50): 10}.items():
-        grid = published_grid((1e-3,), ks=ks, seeds=(0,), num_epochs=2)
-        table = next(item for item in _all(grid) if item.drawing.name == "bands").table
+        results = published_grid((1e-3,), ks=ks, seeds=(0,), num_epochs=2)
+        table = next(item for item in _all(results) if item.drawing.name == "bands").table
         assert table is not None
         assert [name for name in table["series"].unique() if name[0] == "k"] == [f"k = {chosen}"]
 
 
 def test_what_is_missing_is_said_with_what_provides_it():
-    grid = published_grid(seeds=(0,), num_epochs=12, analysed=False)
-    missing = {item.drawing.name: item.missing for item in _all(grid) if item.table is None}
+    results = published_grid(seeds=(0,), num_epochs=12, analysed=False)
+    missing = {item.drawing.name: item.missing for item in _all(results) if item.table is None}
     assert set(missing) == ANALYSED
     assert all("fasttrain analyse STORE --only" in sentence for sentence in missing.values())
-    nothing = dataclasses.replace(grid, stages=grid.stages.iloc[:0], epochs=grid.epochs.iloc[:0])
+    nothing = dataclasses.replace(
+        results, stages=results.stages.iloc[:0], epochs=results.epochs.iloc[:0]
+    )
     sentences = {item.drawing.name: item.missing for item in _all(nothing)}
     assert all(sentences.values())
     assert all("fasttrain" in sentence for sentence in sentences.values())

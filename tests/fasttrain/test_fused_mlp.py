@@ -12,7 +12,7 @@ from fasttrain.settings.knobs import Knobs
 from fasttrain.training.fused_mlp import FusedMLP, explain
 from fasttrain.training.pack import Pack
 from fasttrain.training.step_epochs import StepEpochs
-from fasttrain.training.workbench import Lab, open_lab
+from fasttrain.training.workbench import Workbench, open_workbench
 
 from .conftest import contents
 
@@ -48,22 +48,22 @@ k = [2]
 """
 
 
-def lab_of(folder, precision: str = "fp32", **changes) -> Lab:
+def workbench_of(folder, precision: str = "fp32", **changes) -> Workbench:
     table = {name: part | changes.get(name, {}) for name, part in TICK.items()}
     table |= {name: part for name, part in changes.items() if name not in TICK}
     config: Config = check(table, "test")
-    return open_lab(config, RunOptions(), folder / "store", CPU, precision, {})
+    return open_workbench(config, RunOptions(), folder / "store", CPU, precision, {})
 
 
-def pack_of(lab: Lab, *rates: float) -> Pack:
-    return Pack(lab, 0, [Knobs(lr=rate) for rate in rates], None)
+def pack_of(workbench: Workbench, *rates: float) -> Pack:
+    return Pack(workbench, 0, [Knobs(lr=rate) for rate in rates], None)
 
 
 def test_the_kernel_runs_where_it_fits(tmp_path):
-    lab = lab_of(tmp_path)
-    assert lab.kernel == "numba"
-    assert isinstance(pack_of(lab, 1e-3).fused, FusedMLP)
-    assert explain(lab) == ["steps: one fused kernel for all of an epoch (numba)"]
+    workbench = workbench_of(tmp_path)
+    assert workbench.kernel == "numba"
+    assert isinstance(pack_of(workbench, 1e-3).fused, FusedMLP)
+    assert explain(workbench) == ["steps: one fused kernel for all of an epoch (numba)"]
 
 
 @pytest.mark.parametrize(
@@ -79,25 +79,25 @@ def test_the_kernel_runs_where_it_fits(tmp_path):
     ],
 )
 def test_it_is_said_why_it_does_not(tmp_path, precision, changes, reason):
-    lab = lab_of(tmp_path, precision, **changes)
-    assert lab.kernel is None
-    assert pack_of(lab, 1e-3).fused is None
-    [line] = explain(lab)
+    workbench = workbench_of(tmp_path, precision, **changes)
+    assert workbench.kernel is None
+    assert pack_of(workbench, 1e-3).fused is None
+    [line] = explain(workbench)
     assert line.startswith("steps: one by one in torch, not in the fused kernel: ")
     assert reason in line
 
 
 def test_compiled_networks_and_other_networks_take_torch(tmp_path):
-    assert dataclasses.replace(lab_of(tmp_path), compiled=True).kernel is None
+    assert dataclasses.replace(workbench_of(tmp_path), compiled=True).kernel is None
     network = {"kind": "mlp", "norm": "batch"}
-    other = lab_of(tmp_path, network=network)
+    other = workbench_of(tmp_path, network=network)
     assert other.kernel is None and explain(other) == []
 
 
 @pytest.mark.parametrize("steps", [50, None])
 def test_batches_are_those_of_the_loader(tmp_path, steps):
-    lab = lab_of(tmp_path, training={"steps": steps})
-    loader, kernel = lab.train_loader(0), pack_of(lab, 1e-3).fused
+    workbench = workbench_of(tmp_path, training={"steps": steps})
+    loader, kernel = workbench.train_loader(0), pack_of(workbench, 1e-3).fused
     passes = loader.passes if isinstance(loader, StepEpochs) else loader
     inputs, labels = passes.samples()
     for epoch in (0, 1, 7, 3):
@@ -113,9 +113,9 @@ def test_batches_are_those_of_the_loader(tmp_path, steps):
 
 def test_an_epoch_is_that_of_the_loop(tmp_path, monkeypatch):
     rates = 1e-4, 1e-3
-    fused = pack_of(lab_of(tmp_path), *rates)
-    monkeypatch.setattr(Lab, "kernel", None)
-    eager = pack_of(lab_of(tmp_path), *rates)
+    fused = pack_of(workbench_of(tmp_path), *rates)
+    monkeypatch.setattr(Workbench, "kernel", None)
+    eager = pack_of(workbench_of(tmp_path), *rates)
     assert eager.fused is None
     for epoch in range(2):
         ours, theirs = (pack.train(epoch, tested=True) for pack in (fused, eager))
@@ -125,16 +125,16 @@ def test_an_epoch_is_that_of_the_loop(tmp_path, monkeypatch):
 
 
 def test_a_model_of_a_pack_has_the_bits_of_a_single_run(tmp_path):
-    lab, rates = lab_of(tmp_path), (1e-3, 1e-1, 1.0)
-    together = pack_of(lab, *rates)
+    workbench, rates = workbench_of(tmp_path), (1e-3, 1e-1, 1.0)
+    together = pack_of(workbench, *rates)
     with torch.no_grad():
-        sick = pack_of(lab, *rates)
+        sick = pack_of(workbench, *rates)
         sick.model.layers[0].weight.chunk(3)[2].fill_(torch.nan)
     results = [together.train(epoch, tested=True) for epoch in range(2)][-1]
     beside = [sick.train(epoch, tested=True) for epoch in range(2)][-1]
     assert beside.scores[2, 0].isnan()
     for index, rate in enumerate(rates):
-        single = pack_of(lab, rate)
+        single = pack_of(workbench, rate)
         own = [single.train(epoch, tested=True) for epoch in range(2)][-1]
         for found in [results] if index == 2 else [results, beside]:
             assert torch.equal(found.scores[index], own.scores[0])

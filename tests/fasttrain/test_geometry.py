@@ -24,28 +24,28 @@ from fasttrain.plan.config import Config, RunOptions, TrainingConfig
 from fasttrain.settings.data.named import Named
 from fasttrain.settings.networks.kinds import NETWORKS
 from fasttrain.training.angles import angle
-from fasttrain.training.workbench import Lab, open_lab
+from fasttrain.training.workbench import Workbench, open_workbench
 
 SHAPES = {"first.weight": (5, 3, 3, 3), "second.weight": (7, 5, 1, 1)}
 
 
-def make_lab(model: str, path: Path) -> Lab:
+def make_workbench(model: str, path: Path) -> Workbench:
     config = Config(
         data=Named(n_train=90, n_test=40),
         network=NETWORKS[model](width=2, radius=3.0),
         training=TrainingConfig(batch_size=32),
     )
-    return open_lab(config, RunOptions(), path, torch.device("cpu"), "fp32", {})
+    return open_workbench(config, RunOptions(), path, torch.device("cpu"), "fp32", {})
 
 
-def neighbours(lab: Lab, count: int) -> list[dict[str, torch.Tensor]]:
+def neighbours(workbench: Workbench, count: int) -> list[dict[str, torch.Tensor]]:
     """Networks of one seed, hence with one head, that differ in their conv weights."""
     generator = torch.Generator().manual_seed(1)
-    first = lab.initial_state(0)
+    first = workbench.initial_state(0)
     return [
         {
             name: value + 0.3 * index * torch.randn(value.shape, generator=generator) * value.std()
-            if name in lab.sphere_names
+            if name in workbench.sphere_names
             else value
             for name, value in first.items()
         }
@@ -53,15 +53,15 @@ def neighbours(lab: Lab, count: int) -> list[dict[str, torch.Tensor]]:
     ]
 
 
-def in_fp64(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_fp64(workbench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every batch be in fp64."""
 
     def widened(loader):
         return SimpleNamespace(epoch=lambda e: ((x.double(), y) for x, y in loader.epoch(e)))
 
-    plain = lab.train_loader
-    monkeypatch.setattr(lab, "train_loader", lambda seed: widened(plain(seed)))
-    monkeypatch.setattr(lab, "test_loader", widened(lab.test_loader))
+    plain = workbench.train_loader
+    monkeypatch.setattr(workbench, "train_loader", lambda seed: widened(plain(seed)))
+    monkeypatch.setattr(workbench, "test_loader", widened(workbench.test_loader))
 
 
 @pytest.mark.parametrize("budget", [1, 4000, 2**28], ids=["row by row", "parts", "whole"])
@@ -128,43 +128,43 @@ def test_barriers_are_excesses_over_the_line_between_the_ends():
 
 @pytest.mark.parametrize("model", ["convnet", "resnet18"])
 def test_points_evaluated_as_a_pack_are_what_each_is_alone(model, tmp_path, monkeypatch):
-    lab = make_lab(model, tmp_path)
-    points = neighbours(lab, 4)
-    single = torch.cat([score_pack([point], 0, lab) for point in points])
-    together = score_pack(points, 0, lab)
+    workbench = make_workbench(model, tmp_path)
+    points = neighbours(workbench, 4)
+    single = torch.cat([score_pack([point], 0, workbench) for point in points])
+    together = score_pack(points, 0, workbench)
     assert len(single.unique(dim=0)) == len(points)
     torch.testing.assert_close(together, single, rtol=1e-4, atol=1e-5)
-    in_fp64(lab, monkeypatch)
+    in_fp64(workbench, monkeypatch)
     points = [{n: v.double() if v.ndim else v for n, v in point.items()} for point in points]
-    single = torch.cat([score_pack([point], 0, lab) for point in points])
-    torch.testing.assert_close(score_pack(points, 0, lab), single, rtol=0, atol=1e-9)
+    single = torch.cat([score_pack([point], 0, workbench) for point in points])
+    torch.testing.assert_close(score_pack(points, 0, workbench), single, rtol=0, atol=1e-9)
 
 
 def test_paths_follow_the_protocol_whatever_the_size_of_packs(tmp_path, monkeypatch):
-    lab = make_lab("convnet", tmp_path)
-    low, high, average = neighbours(lab, 3)
+    workbench = make_workbench("convnet", tmp_path)
+    low, high, average = neighbours(workbench, 3)
     states = {"l": low, "h": high, "s": average}
     lines = [Line("low-high", "l", "h"), Line("swa-low", "s", "l", 5)]
     sizes = []
 
-    def counted(points, seed, lab):
+    def counted(points, seed, workbench):
         sizes.append(len(points))
-        return score_pack(points, seed, lab)
+        return score_pack(points, seed, workbench)
 
     monkeypatch.setattr(geometry, "score_pack", counted)
-    found = follow(lines, states, 0, lab, 12)
+    found = follow(lines, states, 0, workbench, 12)
     # The end l is shared, and no pack is larger than allowed.
     assert sum(sizes) == 2 * NUM_POINTS - 1
     assert max(sizes) <= 12
     for (pair, path), line in zip(found, lines, strict=True):
         assert path["alpha"].tolist() == pytest.approx(np.linspace(0, 1, 21).tolist())
         assert (path[["stage_a", "stage_b"]] == [line.a, line.b]).all(axis=None)
-        weights = [[states[end][n] for n in lab.sphere_names] for end in (line.a, line.b)]
+        weights = [[states[end][n] for n in workbench.sphere_names] for end in (line.a, line.b)]
         assert pair["angle"].item() == angle(*weights)
         for index in (0, 13, 20):
             mixed = interpolate(*weights, index / 20, 3.0)
-            state = {**states[line.a], **dict(zip(lab.sphere_names, mixed, strict=True))}
-            alone = score_pack([state], 0, lab)[0]
+            state = {**states[line.a], **dict(zip(workbench.sphere_names, mixed, strict=True))}
+            alone = score_pack([state], 0, workbench)[0]
             row = path.iloc[index][list(geometry.SCORES)].astype(float)
             np.testing.assert_allclose(row, alone, rtol=1e-4, atol=1e-5)
     assert found[0][0]["k"].isna().all()
@@ -172,8 +172,8 @@ def test_paths_follow_the_protocol_whatever_the_size_of_packs(tmp_path, monkeypa
 
 
 def test_statistics_of_the_stored_states_do_not_matter(tmp_path):
-    lab = make_lab("resnet18", tmp_path)
-    state = lab.initial_state(0)
+    workbench = make_workbench("resnet18", tmp_path)
+    state = workbench.initial_state(0)
     spoilt = {n: torch.full_like(v, 9) if "running" in n else v for n, v in state.items()}
     assert any(not torch.equal(state[name], spoilt[name]) for name in state)
-    assert torch.equal(score_pack([state], 0, lab), score_pack([spoilt], 0, lab))
+    assert torch.equal(score_pack([state], 0, workbench), score_pack([spoilt], 0, workbench))

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from synthetic_grids import FLRS, PLRS, published_grid, regime_of
 
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 
 from .drawings import mark, of
 
 
 @pytest.fixture(scope="module")
-def grid() -> Grid:
+def results() -> SetupResults:
     return published_grid()
 
 
-def test_heatmap_holds_the_means_and_outlines_the_best(grid):
-    changed = mark(grid, 0.1, kind="finetune", plr=1e-1, flr=3e-4)
+def test_heatmap_holds_the_means_and_outlines_the_best(results):
+    changed = mark(results, 0.1, kind="finetune", plr=1e-1, flr=3e-4)
     changed = mark(changed, kind="finetune", plr=1e-2, flr=3e-4, seed=0)
     changed = mark(changed, kind="finetune", plr=1e-3, flr=1e-5)
     gone = (changed.stages["plr"] == 1e-5) & (changed.stages["flr"] == 3e-4)
@@ -49,12 +49,12 @@ def test_heatmap_holds_the_means_and_outlines_the_best(grid):
     assert f"{expected.iloc[0, 0]:.1f}\n± {100 * first.std(ddof=1):.1f}" in texts
 
 
-def test_heatmap_outlines_all_that_are_equally_good(grid):
+def test_heatmap_outlines_all_that_are_equally_good(results):
     ties = [(1e-3, 1e-5), (1e-2, 3e-4)]
     for plr, flr in ties:
-        grid = mark(grid, 0.999, kind="finetune", plr=plr, flr=flr)
-    grid.stages.loc[grid.stages["test_accuracy"] == 0.999, "state"] = "done"
-    figure = of(grid, "heatmap").figure
+        results = mark(results, 0.999, kind="finetune", plr=plr, flr=flr)
+    results.stages.loc[results.stages["test_accuracy"] == 0.999, "state"] = "done"
+    figure = of(results, "heatmap").figure
     outlined = [patch.get_xy() for patch in figure.axes[0].patches if patch.get_linewidth() == 2.5]
     assert outlined == [(PLRS.index(plr), FLRS.index(flr)) for plr, flr in ties]
     label, *_ = [text.get_text() for text in figure.legends[0].get_texts()]

@@ -11,10 +11,10 @@ from .conftest import contents
 def test_a_failing_stage_leaves_the_others_and_is_tried_again(
     fasttrain, tiny, tmp_path, monkeypatch
 ):
-    def fails_once(stages, lab, on_epoch):
+    def fails_once(stages, workbench, on_epoch):
         if any(stage.kind == "pretrain" and stage.plr == 0.01 for stage in stages):
             raise RuntimeError("out of memory")
-        return run_pack(stages, lab, on_epoch)
+        return run_pack(stages, workbench, on_epoch)
 
     monkeypatch.setattr("fasttrain.execution.engines.local.run_pack", fails_once)
     outcome = fasttrain("sweep", tiny)
@@ -33,8 +33,8 @@ def test_a_failing_stage_leaves_the_others_and_is_tried_again(
 def test_what_a_failed_pack_had_finished_is_not_lost_from_sight(
     fasttrain, tiny, tmp_path, monkeypatch
 ):
-    def dies_after_the_first(stages, lab, on_epoch):
-        run_pack(stages[:1], lab, on_epoch)
+    def dies_after_the_first(stages, workbench, on_epoch):
+        run_pack(stages[:1], workbench, on_epoch)
         if len(stages) > 1:
             raise RuntimeError("killed")
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fasttrain.analysis.reopen import Place, reopen
+from fasttrain.analysis.reopen import Location, reopen
 from fasttrain.errors import UsageError
 from fasttrain.plan.config import Config, RunOptions, check, load_config
 from fasttrain.plan.flags import DataFlags, NetworkFlags
@@ -23,7 +23,7 @@ from fasttrain.settings.optimizers.kinds import SGD
 from fasttrain.store.store import Store
 from fasttrain.store.tables import finished
 from fasttrain.training.run_pack import run_pack
-from fasttrain.training.workbench import open_lab
+from fasttrain.training.workbench import open_workbench
 
 DATA = SimpleNamespace(digest="d" * 64)
 SETUPS = {
@@ -228,13 +228,17 @@ def test_a_folder_of_images_trains_and_is_found_again(fasttrain, tiny, tmp_path,
     store = tmp_path / "store"
     Store.open(store, create=True)
     config = load_config(str(tiny))
-    lab = open_lab(config, RunOptions(), store, torch.device("cpu"), "fp32", {})
-    run_pack(build(config, setup_sections(config, lab.data, "fp32"))[:1], lab, lambda *_: None)
+    workbench = open_workbench(config, RunOptions(), store, torch.device("cpu"), "fp32", {})
+    run_pack(
+        build(config, setup_sections(config, workbench.data, "fp32"))[:1],
+        workbench,
+        lambda *_: None,
+    )
     [stage] = finished(store)
     assert stage.identity()["dataset"] == "pets"
-    again = reopen(stage, store, Place())
-    assert again.data.digest == lab.data.digest and again.config.data.dataset == str(pets)
-    assert reopen(stage, store, Place(dataset=str(pets))).data.digest == lab.data.digest
+    again = reopen(stage, store, Location())
+    assert again.data.digest == workbench.data.digest and again.config.data.dataset == str(pets)
+    assert reopen(stage, store, Location(dataset=str(pets))).data.digest == workbench.data.digest
     refused = fasttrain("sweep", "digits", "--dataset", pets)
     assert refused.code == 2 and "give image_size" in refused.err
     assert (

@@ -1,6 +1,6 @@
 """The loader of a sweep: said in its output, and of no consequence to its results."""
 
-from fasttrain.training import workbench as lab_module
+from fasttrain.training import workbench as module
 from fasttrain_data import DataUnavailable
 
 from .conftest import contents
@@ -29,7 +29,7 @@ def test_a_loader_that_cannot_be_had_is_one_line(fasttrain, tiny, monkeypatch):
     def unavailable(*arguments, **options):
         raise DataUnavailable("FFCV cannot be used; to install it: ...")
 
-    monkeypatch.setattr(lab_module.Lab, "train_loader", unavailable)
+    monkeypatch.setattr(module.Workbench, "train_loader", unavailable)
     outcome = fasttrain("sweep", tiny, "--loader", "ffcv")
     assert outcome.code == 1
     assert outcome.err == "fasttrain: FFCV cannot be used; to install it: ...\n"

@@ -35,8 +35,8 @@ def toy(monkeypatch):
 
     measure = module.end_points
 
-    def compare(low, high, lab) -> tuple[float, float]:
-        turned, barrier = measure(low, high, lab)
+    def compare(low, high, workbench) -> tuple[float, float]:
+        turned, barrier = measure(low, high, workbench)
         assert 0 < turned < math.pi and 0 <= barrier <= 1
         return low.plr, math.nan
 

@@ -10,7 +10,7 @@ from fasttrain.errors import UsageError
 from fasttrain.plan.config import Config, RunOptions, check
 from fasttrain.settings.networks.modules import MODELS
 from fasttrain.settings.networks.noise import Noise, NoisyNorm, add_noise_
-from fasttrain.training.workbench import open_lab
+from fasttrain.training.workbench import open_workbench
 from fasttrain_kernels import NormReLUPool
 
 from .own_parts import PlainNet
@@ -86,14 +86,14 @@ def lab_with_noise(net: type[nn.Module], folder: Path):
     experiment = {"kind": "chain", "legs": [leg]}
     config = check({"network": net, "optimizer": {"kind": "sgd"}, "experiment": experiment}, "here")
     assert isinstance(config, Config)
-    return open_lab(config, RunOptions(), folder, torch.device("cpu"), "fp32", {})
+    return open_workbench(config, RunOptions(), folder, torch.device("cpu"), "fp32", {})
 
 
 @pytest.mark.parametrize("net", [Placed, Pooled])
 def test_a_network_of_ones_own_has_noise_in_its_places_while_it_trains(tmp_path, net):
-    lab = lab_with_noise(net, tmp_path)
-    images = torch.randn(8, *lab.shape())
-    silent, noisy = lab.new_model(0), lab.new_model(0, 1, (0.5,))
+    workbench = lab_with_noise(net, tmp_path)
+    images = torch.randn(8, *workbench.shape())
+    silent, noisy = workbench.new_model(0), workbench.new_model(0, 1, (0.5,))
     assert noisy.state_dict().keys() == silent.state_dict().keys()
     with torch.no_grad():
         torch.manual_seed(1)

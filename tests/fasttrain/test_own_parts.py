@@ -19,7 +19,7 @@ from fasttrain.settings.optimizers.kinds import CustomOptimizer, Sphere
 from fasttrain.store.store import Store
 from fasttrain.training import pack
 from fasttrain.training.run_pack import run_pack
-from fasttrain.training.workbench import open_lab, trained
+from fasttrain.training.workbench import open_workbench, trained
 
 from .conftest import contents
 from .own_parts import SMALL, TOML, PlainNet
@@ -45,18 +45,21 @@ def forget() -> None:
         sys.modules.pop(name, None)
 
 
-def lab_of(config: Config, folder: Path, store: str = "store"):
-    return open_lab(config, RunOptions(), folder / store, CPU, "fp32", {})
+def workbench_of(config: Config, folder: Path, store: str = "store"):
+    return open_workbench(config, RunOptions(), folder / store, CPU, "fp32", {})
 
 
-def ids(lab) -> list[str]:
-    return [s.id for s in build(lab.config, setup_sections(lab.config, lab.data, "fp32"))]
+def ids(workbench) -> list[str]:
+    return [
+        s.id
+        for s in build(workbench.config, setup_sections(workbench.config, workbench.data, "fp32"))
+    ]
 
 
-def run(lab) -> None:
+def run(workbench) -> None:
     """Every stage of the grid, one after the other, in this process."""
-    for stage in build(lab.config, setup_sections(lab.config, lab.data, "fp32")):
-        run_pack([stage], lab, lambda *_: None)
+    for stage in build(workbench.config, setup_sections(workbench.config, workbench.data, "fp32")):
+        run_pack([stage], workbench, lambda *_: None)
 
 
 def test_own_parts_train_by_the_whole_program(fasttrain, own):
@@ -75,7 +78,7 @@ def test_own_parts_train_by_the_whole_program(fasttrain, own):
     tensors = store.read_tensors(table["stage"][0], "state.safetensors")
     assert {"model.conv.weight", "model.head.bias"} <= set(tensors)
     # Workers find the parts as this process does.
-    here = lab_of(load_config("own.toml"), own, "here")
+    here = workbench_of(load_config("own.toml"), own, "here")
     run(here)
     assert contents(own / "here") == contents(own / "store")
     assert fasttrain("analyse", "store", "--only", "norms", "sharpness", "features").code == 0
@@ -89,7 +92,7 @@ def test_stopped_anywhere_it_ends_in_the_same_bits(own, monkeypatch, dropout):
     text = TOML.replace("width = 6", f"width = 6\ndropout = {dropout}")
     (own / "own.toml").write_text(text)
     config = load_config("own.toml")
-    run(lab_of(config, own, "whole"))
+    run(workbench_of(config, own, "whole"))
     real, calls = pack.Pack.train, []
 
     def stopping(self, epoch, **how):
@@ -104,7 +107,7 @@ def test_stopped_anywhere_it_ends_in_the_same_bits(own, monkeypatch, dropout):
         try:
             # As a new process: nothing is remembered, and torch's generator is where it is.
             torch.manual_seed(1 + num_stops)
-            run(lab_of(config, own, "parts"))
+            run(workbench_of(config, own, "parts"))
             break
         except KeyboardInterrupt:
             num_stops += 1
@@ -113,11 +116,11 @@ def test_stopped_anywhere_it_ends_in_the_same_bits(own, monkeypatch, dropout):
 
 
 def test_a_network_that_cannot_fold_trains_one_by_one(own):
-    lab = lab_of(load_config("own.toml"), own)
-    assert lab.at_most(8) == 1
+    workbench = workbench_of(load_config("own.toml"), own)
+    assert workbench.at_most(8) == 1
     with pytest.raises(AssertionError, match="cannot fold"):
-        lab.new_model(0, 2)
-    folded = lab_of(Config(optimizer=CustomOptimizer(factory="own:Lion")), own)
+        workbench.new_model(0, 2)
+    folded = workbench_of(Config(optimizer=CustomOptimizer(factory="own:Lion")), own)
     assert folded.at_most(8) == 8
 
 
@@ -126,11 +129,11 @@ def test_models_of_a_pack_take_the_steps_that_they_take_alone(own):
         Config(network=ConvNet(width=2, form="practical")),
         optimizer=CustomOptimizer(factory="torch.optim:RMSprop", options={"momentum": 0.9}),
     )
-    lab = lab_of(config, own)
-    together = pack.Pack(lab, 0, [Knobs(lr=1e-3), Knobs(lr=1e-2)], None)
+    workbench = workbench_of(config, own)
+    together = pack.Pack(workbench, 0, [Knobs(lr=1e-3), Knobs(lr=1e-2)], None)
     found = together.train(0, tested=False)
     for model, lr in enumerate((1e-3, 1e-2)):
-        alone = pack.Pack(lab, 0, [Knobs(lr=lr)], None).train(0, tested=False)
+        alone = pack.Pack(workbench, 0, [Knobs(lr=lr)], None).train(0, tested=False)
         for mine, other in (
             (found.states[model], alone.states[0]),
             (found.optimizers[model], alone.optimizers[0]),
@@ -155,22 +158,22 @@ def test_functions_stand_for_their_names():
 def test_what_lies_on_the_sphere_is_named_or_found(own):
     for factory in ("own:Net", "own:Unnamed"):
         network = CustomNetwork(factory=factory)
-        lab = lab_of(Config(network=network, optimizer=Sphere(free_lr=0.1)), own)
-        assert lab.sphere_names == ["conv.weight"]
-        assert lab.free_names == ["norm.weight", "norm.bias", "head.weight", "head.bias"]
-        parts = trained(lab.network(0))
-        every = {n for n, p in lab.network(0).net.named_parameters() if p.requires_grad}
+        workbench = workbench_of(Config(network=network, optimizer=Sphere(free_lr=0.1)), own)
+        assert workbench.sphere_names == ["conv.weight"]
+        assert workbench.free_names == ["norm.weight", "norm.bias", "head.weight", "head.bias"]
+        parts = trained(workbench.network(0))
+        every = {n for n, p in workbench.network(0).net.named_parameters() if p.requires_grad}
         assert {name for name, _ in parts.all} == every
 
 
 def test_a_change_of_the_source_is_another_identity_and_said(fasttrain, own):
-    lab = lab_of(load_config("own.toml"), own)
-    before = ids(lab)
+    workbench = workbench_of(load_config("own.toml"), own)
+    before = ids(workbench)
     Store.open(own / "store", create=True)
-    run(lab)
+    run(workbench)
     (own / "own.py").write_text(SMALL + "\n# A remark.\n")
     forget()
-    assert not set(ids(lab_of(load_config("own.toml"), own))) & set(before)
+    assert not set(ids(workbench_of(load_config("own.toml"), own))) & set(before)
     outcome = fasttrain("sweep", "own.toml", "--store", "store", "--dry-run", "--pack", "1")
     assert outcome.code == 0
     for part, name in (("network", "Net"), ("data", "stripes"), ("optimizer", "Lion")):
@@ -179,23 +182,23 @@ def test_a_change_of_the_source_is_another_identity_and_said(fasttrain, own):
     assert refused.code == 2 and "its source has changed since" in refused.err
     (own / "own.py").write_text(SMALL)
     forget()
-    assert ids(lab_of(load_config("own.toml"), own)) == before
+    assert ids(workbench_of(load_config("own.toml"), own)) == before
     again = fasttrain("sweep", "own.toml", "--store", "store", "--dry-run", "--pack", "1")
     assert "has changed" not in again.out and "nothing left to run" in again.out
 
 
 def test_a_source_that_changes_while_a_sweep_runs_stops_its_workers(own):
     config = load_config("own.toml")
-    record = lab_of(config, own).provenance
+    record = workbench_of(config, own).provenance
     (own / "own.py").write_text(SMALL + "\n")
     with pytest.raises(UsageError, match="source was changed while the sweep ran"):
-        open_lab(config, RunOptions(), own / "store", CPU, "fp32", record)
+        open_workbench(config, RunOptions(), own / "store", CPU, "fp32", record)
 
 
 def test_options_are_part_of_identity_and_the_radius_of_the_sphere(own):
     def of(**keys):
         return ids(
-            lab_of(
+            workbench_of(
                 Config(
                     network=CustomNetwork(factory="own:Net", **keys), optimizer=Sphere(free_lr=0.1)
                 ),
@@ -210,7 +213,7 @@ def test_options_are_part_of_identity_and_the_radius_of_the_sphere(own):
 def test_probe_sets_of_a_factory(own):
     text = TOML.replace('"own:stripes"', '"own:stripes"\noptions = { probe = true }')
     (own / "own.toml").write_text(text)
-    data = lab_of(load_config("own.toml"), own).data
+    data = workbench_of(load_config("own.toml"), own).data
     assert list(data.probes) == ["turned"]
 
 
@@ -355,8 +358,10 @@ def test_parameters_beside_the_sphere_need_a_rate(fasttrain, own):
 def test_a_network_without_anything_scale_invariant_has_no_sphere(own):
     network = CustomNetwork(factory=PlainNet)
     with pytest.raises(UsageError, match="no parameter is scale-invariant"):
-        lab_of(Config(network=network), own)
-    plain = lab_of(Config(network=network, optimizer=CustomOptimizer(factory="own:Lion")), own)
+        workbench_of(Config(network=network), own)
+    plain = workbench_of(
+        Config(network=network, optimizer=CustomOptimizer(factory="own:Lion")), own
+    )
     assert plain.sphere_names == ["linear.weight"] and plain.free_names == ["linear.bias"]
 
 
@@ -365,7 +370,7 @@ def test_a_report_gives_the_command_of_a_cell_of_its_file(own):
     from fasttrain.store.tables import finished
 
     Store.open(own / "store", create=True)
-    run(lab_of(load_config("own.toml"), own))
+    run(workbench_of(load_config("own.toml"), own))
     configuration = json.loads(json.dumps(finished("store")[0].configuration()))
     command = train_command(configuration, ["fasttrain sweep own.toml --store store"])
     assert command.split()[:4] == ["fasttrain", "train", "own.toml", "--store"]

@@ -119,11 +119,11 @@ def test_a_pack_that_fails_once_runs_again_as_a_whole(
 ):
     failures = []
 
-    def fails_once(stages, lab, on_epoch):
+    def fails_once(stages, workbench, on_epoch):
         if [stage.id for stage in stages] not in failures:
             failures.append([stage.id for stage in stages])
             raise RuntimeError("the worker process was ended by signal SIGKILL")
-        run_pack(stages, lab, on_epoch)
+        run_pack(stages, workbench, on_epoch)
 
     monkeypatch.setattr("fasttrain.execution.engines.local.run_pack", fails_once)
     outcome = fasttrain("sweep", tiny, *GRID, "--store", "parts")
@@ -133,10 +133,10 @@ def test_a_pack_that_fails_once_runs_again_as_a_whole(
 
 
 def test_halves_are_packs_of_their_own_from_then_on(fasttrain, tiny, tmp_path, monkeypatch):
-    def too_large(stages, lab, on_epoch):
+    def too_large(stages, workbench, on_epoch):
         if len(stages) > 2:
             raise RuntimeError("out of memory")
-        run_pack(stages, lab, on_epoch)
+        run_pack(stages, workbench, on_epoch)
 
     monkeypatch.setattr("fasttrain.execution.engines.local.run_pack", too_large)
     outcome = fasttrain("sweep", tiny, *GRID, "--store", "halves")

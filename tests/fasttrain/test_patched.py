@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import fasttrain as ft
-from fasttrain.analysis.reopen import Place, reopen
+from fasttrain.analysis.reopen import Location, reopen
 from fasttrain.errors import UsageError
 from fasttrain.plan.config import check, load_config
 from fasttrain.plan.flags import DataFlags
@@ -38,9 +38,9 @@ def test_a_sweep_scores_the_three_sets_and_is_found_again(tmp_path):
     assert (results.stages["state"] == "done").all()
     found = finished(tmp_path / "s")[0]
     assert found.about["dataset"] == "digits-patched"
-    for place in (Place(device="cpu"), Place(device="cpu", dataset="digits")):
-        lab = reopen(found, tmp_path / "s", place)
-        assert lab.data.patches.keys() == {"train", "mixed", "patch-only"}
+    for location in (Location(device="cpu"), Location(device="cpu", dataset="digits")):
+        workbench = reopen(found, tmp_path / "s", location)
+        assert workbench.data.patches.keys() == {"train", "mixed", "patch-only"}
 
 
 def test_patches_are_part_of_identity():

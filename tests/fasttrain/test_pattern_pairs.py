@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fasttrain.analysis.grids import all_grids
 from fasttrain.analysis.regimes import classify
+from fasttrain.analysis.setups import all_setups
 from fasttrain.errors import UsageError
 from fasttrain.plan.config import RunOptions, check, load_table
 from fasttrain.report import drawn
@@ -17,7 +17,7 @@ from fasttrain.settings.networks.two_layer import TwoLayer
 from fasttrain.settings.optimizers.groups import Trained
 from fasttrain.settings.optimizers.kinds import SGD
 from fasttrain.training.pack import Pack
-from fasttrain.training.workbench import open_lab
+from fasttrain.training.workbench import open_workbench
 
 
 def changed(**sections):
@@ -26,9 +26,9 @@ def changed(**sections):
     return {**table, **{name: table[name] | values for name, values in sections.items()}}
 
 
-def lab(folder, **sections):
+def workbench(folder, **sections):
     config = check(changed(**{"data": {"dimension": 6}, **sections}), "here")
-    return open_lab(config, RunOptions(), folder, torch.device("cpu"), "fp32", {})
+    return open_workbench(config, RunOptions(), folder, torch.device("cpu"), "fp32", {})
 
 
 def test_the_network_is_two_groups_with_fixed_outputs():
@@ -77,7 +77,7 @@ def test_noise_on_gradients_is_one_draw_for_all_models():
 
 
 def test_training_with_noise_goes_on_to_the_same_bits(tmp_path):
-    own = lab(tmp_path)
+    own = workbench(tmp_path)
     knobs = [Knobs(lr=4.0), Knobs(lr=0.4)]
     whole = Pack(own, 0, knobs, None)
     first, second = (whole.train(epoch, tested=True) for epoch in (0, 1))
@@ -93,7 +93,7 @@ def test_training_with_noise_goes_on_to_the_same_bits(tmp_path):
 
 
 def test_an_epoch_is_so_many_steps_of_the_whole_training_set(tmp_path):
-    own = lab(tmp_path, training={"steps": 3})
+    own = workbench(tmp_path, training={"steps": 3})
     batches = list(own.train_loader(0).epoch(1))
     assert [len(labels) for _, labels in batches] == [6, 6, 6]
     assert batches[0][0].shape == (6, 1, 2, 6)
@@ -177,7 +177,7 @@ def test_the_figure_has_the_dimensions_of_a_store_that_differ_in_nothing_else(fa
             "sweep", file, "--store", store, "--pack", "1", "--processes", "1", *flags
         )
         assert outcome.code == 0, outcome.err
-        return all_grids(store)
+        return all_setups(store)
 
     [alone] = grids()
     [drawing] = [d for d in drawn(alone, classify(alone)) if d.drawing.name == "dimensions"]

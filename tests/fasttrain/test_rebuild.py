@@ -105,7 +105,7 @@ def test_a_set_up_whose_first_stage_finishes_meanwhile_waits_for_the_next_rebuil
 
     monkeypatch.setattr(rebuilding, "finished", meanwhile)
     monkeypatch.setattr(setups, "finished", meanwhile)
-    assert setups.load_grids(store.path).stages.empty
+    assert setups.load_setups(store.path).stages.empty
     rebuilding.rebuild(store)
     assert len(looks) == 2 and f"All {len(store.stages())} stages" in _page(store)
 

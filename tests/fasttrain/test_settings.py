@@ -11,8 +11,8 @@ import torch
 
 import fasttrain as package
 from fasttrain.analysis.geometry import Line, follow
-from fasttrain.analysis.grids import all_grids
 from fasttrain.analysis.regimes import classify, not_judged
+from fasttrain.analysis.setups import all_setups
 from fasttrain.plan import config as configuration
 from fasttrain.plan.config import Config, TrainingConfig, load_config
 from fasttrain.plan.identity import stage_identity
@@ -28,7 +28,7 @@ from fasttrain.settings.optimizers.kinds import SGD, Adam, Sphere
 from fasttrain.store.store import Store
 from fasttrain.training.chance import chance_of
 from fasttrain.training.progress import Progress
-from fasttrain.training.workbench import Lab
+from fasttrain.training.workbench import Workbench
 from fasttrain_data import load
 
 DIGITS = load("digits").subset(150, 50)
@@ -171,7 +171,7 @@ def test_tables_and_report_say_that_rates_are_raw_and_regimes_not_judged(practic
     store, _ = practical
     table = package.load(store)
     assert set(table["optimizer"]) == {"sgd"} and set(table["rate"]) == {"raw"}
-    [grid] = all_grids(store)
+    [grid] = all_setups(store)
     regimes = classify(grid)
     assert set(regimes["regime"]) == {"undecided"} and regimes["step_angle"].isna().all()
     from fasttrain.analysis.regimes import boundaries
@@ -206,17 +206,19 @@ def test_rules_are_withheld_where_they_do_not_hold(optimizer, network, judged):
 
 def test_without_a_sphere_a_path_is_straight_in_everything_that_trains(practical):
     store, config = practical
-    lab = Lab(config, DIGITS, Store.open(store, create=False), torch.device("cpu"), "fp32", {})
-    ends = {"a": lab.initial_state(0), "b": lab.initial_state(1)}
+    workbench = Workbench(
+        config, DIGITS, Store.open(store, create=False), torch.device("cpu"), "fp32", {}
+    )
+    ends = {"a": workbench.initial_state(0), "b": workbench.initial_state(1)}
     middle = {**ends["a"]}
-    for name in (*lab.sphere_names, *lab.free_names):
+    for name in (*workbench.sphere_names, *workbench.free_names):
         middle[name] = (ends["a"][name] + ends["b"][name]) / 2
     line = [Line("pair", "a", "b")]
-    [(_, path)] = follow(line, ends, 0, lab, 7)
-    [(_, there)] = follow([Line("pair", "m", "m")], {"m": middle}, 0, lab, 7)
+    [(_, path)] = follow(line, ends, 0, workbench, 7)
+    [(_, there)] = follow([Line("pair", "m", "m")], {"m": middle}, 0, workbench, 7)
     row = path[path["alpha"] == 0.5].iloc[0]
     assert row["train_loss"] == pytest.approx(there["train_loss"].iloc[0], rel=1e-5)
-    assert {"head.weight", "norms.0.bias"} <= set(lab.free_names)
+    assert {"head.weight", "norms.0.bias"} <= set(workbench.free_names)
 
 
 BAD = {

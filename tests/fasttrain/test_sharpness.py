@@ -14,7 +14,7 @@ from fasttrain.settings.losses import CrossEntropy
 from fasttrain.settings.networks.modules import fold
 from fasttrain.store.columns import SCORES
 from fasttrain.training.pack import Pack, State
-from fasttrain.training.workbench import Lab, open_lab
+from fasttrain.training.workbench import Workbench, open_workbench
 
 HESSIAN = HessianSettings(
     num_images=100, num_eigenvalues=3, tolerance=1e-4, max_iterations=60, num_probes=3
@@ -22,32 +22,32 @@ HESSIAN = HessianSettings(
 
 
 @pytest.fixture
-def lab(tiny: Path, tmp_path: Path) -> Lab:
+def workbench(tiny: Path, tmp_path: Path) -> Workbench:
     config = load_config(str(tiny))
-    return open_lab(config, RunOptions(), tmp_path / "store", torch.device("cpu"), "fp32", {})
+    return open_workbench(config, RunOptions(), tmp_path / "store", torch.device("cpu"), "fp32", {})
 
 
 @pytest.fixture
-def states(lab: Lab) -> list[State]:
+def states(workbench: Workbench) -> list[State]:
     """Two trained networks, at different rates."""
-    pack = Pack(lab, 0, [Knobs(lr=1e-3), Knobs(lr=1e-2)], None)
+    pack = Pack(workbench, 0, [Knobs(lr=1e-3), Knobs(lr=1e-2)], None)
     for epoch in range(2):
         pack.train(epoch, tested=False)
     return pack.states()
 
 
-def scaled(state: State, lab: Lab, factor: float) -> State:
-    return {n: v * factor if n in lab.sphere_names else v for n, v in state.items()}
+def scaled(state: State, workbench: Workbench, factor: float) -> State:
+    return {n: v * factor if n in workbench.sphere_names else v for n, v in state.items()}
 
 
-def test_the_gradient_norm_is_that_of_an_epoch_that_hardly_moves(lab, states):
-    still = Pack(lab, 0, [Knobs(lr=1e-30)] * 2, states).train(0, tested=False).scores
-    table = measure(lab, states, 0, hessian=None).sharpness
+def test_the_gradient_norm_is_that_of_an_epoch_that_hardly_moves(workbench, states):
+    still = Pack(workbench, 0, [Knobs(lr=1e-30)] * 2, states).train(0, tested=False).scores
+    table = measure(workbench, states, 0, hessian=None).sharpness
     names = ("train_loss", "train_accuracy", "grad_norm")
     expected = still[:, [SCORES.index(name) for name in names]].numpy()
     found = table[["train_loss", "train_accuracy", "effective_grad_norm"]].to_numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    radius = lab.config.network.radius
+    radius = workbench.config.network.radius
     np.testing.assert_allclose(table.grad_norm * radius, table.effective_grad_norm, rtol=1e-5)
 
 
@@ -61,9 +61,9 @@ def ranked(found: Measured, model: int, column: str) -> np.ndarray:
     return rows.loc[rows["model"] == model, column].to_numpy()
 
 
-def test_columns_are_those_of_the_table_whatever_is_asked_for(lab, states):
-    without = measure(lab, states, 0, hessian=None)
-    with_hessian = measure(lab, states, 0, hessian=HESSIAN)
+def test_columns_are_those_of_the_table_whatever_is_asked_for(workbench, states):
+    without = measure(workbench, states, 0, hessian=None)
+    with_hessian = measure(workbench, states, 0, hessian=HESSIAN)
     for found in (without, with_hessian):
         kinds = [
             {name: str(kind) for name, kind in table.dtypes.items()}
@@ -81,15 +81,15 @@ def test_columns_are_those_of_the_table_whatever_is_asked_for(lab, states):
     assert with_hessian.sharpness.num_images.tolist() == [128, 128]
     assert without.sharpness.num_images.tolist() == [0, 0]
     everything = HessianSettings(num_images=10**6, max_iterations=1)
-    found = measure(lab, states, 0, hessian=everything)
+    found = measure(workbench, states, 0, hessian=everything)
     assert found.sharpness.num_images.tolist() == [150, 150]
 
 
-def test_a_model_is_measured_the_same_alone_and_beside_others(lab, states):
+def test_a_model_is_measured_the_same_alone_and_beside_others(workbench, states):
     broken = {n: v * torch.nan if v.is_floating_point() else v for n, v in states[0].items()}
-    together = measure(lab, [*states, broken], 0, hessian=HESSIAN, dtype=torch.float64)
+    together = measure(workbench, [*states, broken], 0, hessian=HESSIAN, dtype=torch.float64)
     for place in (0, 1):
-        alone = measure(lab, [states[place]], 0, hessian=HESSIAN, dtype=torch.float64)
+        alone = measure(workbench, [states[place]], 0, hessian=HESSIAN, dtype=torch.float64)
         for column in together.sharpness.columns:
             expected = pytest.approx(alone.sharpness[column][0], rel=1e-9)
             assert together.sharpness[column][place] == expected, column
@@ -102,10 +102,10 @@ def test_a_model_is_measured_the_same_alone_and_beside_others(lab, states):
     assert np.isnan(ranked(together, 2, "value")).all()
 
 
-def test_every_image_of_the_hessian_counts_the_same(lab, states):
-    model = lab.new_model(0, 2)
+def test_every_image_of_the_hessian_counts_the_same(workbench, states):
+    model = workbench.new_model(0, 2)
     model.load_state_dict(fold(states))
-    batches = list(lab.train_loader(0).epoch(0))
+    batches = list(workbench.train_loader(0).epoch(0))
     numbers = [len(labels) for _, labels in batches]
     assert len(set(numbers)) > 1
     # The trace of given probes is linear in the loss.
@@ -117,9 +117,9 @@ def test_every_image_of_the_hessian_counts_the_same(lab, states):
     )
 
 
-def test_single_precision_is_enough(lab, states):
+def test_single_precision_is_enough(workbench, states):
     single, double = (
-        measure(lab, states, 0, hessian=HESSIAN, dtype=dtype)
+        measure(workbench, states, 0, hessian=HESSIAN, dtype=dtype)
         for dtype in (torch.float32, torch.float64)
     )
     columns = ["grad_norm", "effective_grad_norm", "trace"]
@@ -128,9 +128,13 @@ def test_single_precision_is_enough(lab, states):
     np.testing.assert_allclose(*values, rtol=1e-3)
 
 
-def test_what_is_effective_does_not_depend_on_the_radius(lab, states):
+def test_what_is_effective_does_not_depend_on_the_radius(workbench, states):
     found = measure(
-        lab, [states[0], scaled(states[0], lab, 4.0)], 0, hessian=HESSIAN, dtype=torch.float64
+        workbench,
+        [states[0], scaled(states[0], workbench, 4.0)],
+        0,
+        hessian=HESSIAN,
+        dtype=torch.float64,
     )
     table = found.sharpness
     # To the epsilon of batch normalisation.
@@ -140,22 +144,24 @@ def test_what_is_effective_does_not_depend_on_the_radius(lab, states):
     np.testing.assert_allclose(ranked(found, 1, "value"), ranked(found, 0, "value"), rtol=0.02)
 
 
-def test_states_and_the_lab_are_left_as_they_are(lab, states):
+def test_states_and_the_lab_are_left_as_they_are(workbench, states):
     before = [{name: value.clone() for name, value in state.items()} for state in states]
-    lab.compiled = True
-    measure(lab, states, 0, hessian=HESSIAN)
-    measure(lab, states[:1], 0, hessian=HESSIAN)
-    assert lab.compiled
+    workbench.compiled = True
+    measure(workbench, states, 0, hessian=HESSIAN)
+    measure(workbench, states[:1], 0, hessian=HESSIAN)
+    assert workbench.compiled
     for state, copy in zip(states, before, strict=True):
         for name, value in copy.items():
             assert torch.equal(state[name], value)
 
 
-def test_augmentation_of_the_set_up_is_left_out(lab, states, tiny, tmp_path):
+def test_augmentation_of_the_set_up_is_left_out(workbench, states, tiny, tmp_path):
     text = tiny.read_text().replace("n_test = 50", "n_test = 50\nflip = true\ncrop_padding = 2")
     tiny.write_text(text)
     config = load_config(str(tiny))
-    augmented = open_lab(config, RunOptions(), tmp_path / "b", torch.device("cpu"), "fp32", {})
-    expected = measure(lab, states, 0, hessian=None).sharpness
+    augmented = open_workbench(
+        config, RunOptions(), tmp_path / "b", torch.device("cpu"), "fp32", {}
+    )
+    expected = measure(workbench, states, 0, hessian=None).sharpness
     assert measure(augmented, states, 0, hessian=None).sharpness.equals(expected)
-    assert not measure(lab, states, 1, hessian=None).sharpness.equals(expected)
+    assert not measure(workbench, states, 1, hessian=None).sharpness.equals(expected)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fasttrain.analysis.reopen import Place, reopen
+from fasttrain.analysis.reopen import Location, reopen
 from fasttrain.errors import UsageError
 from fasttrain.plan.config import RunOptions, check, load_config
 from fasttrain.plan.stages import setup_sections
@@ -13,13 +13,13 @@ from fasttrain.store.inputs import check_training
 from fasttrain.store.store import Store
 from fasttrain.store.tables import finished
 from fasttrain.training.run_pack import run_pack
-from fasttrain.training.workbench import open_lab
+from fasttrain.training.workbench import open_workbench
 from fasttrain_data import load
 
 
-def lab_of(table, folder):
+def workbench_of(table, folder):
     config = check(table, "here")
-    return open_lab(config, RunOptions(), folder, torch.device("cpu"), "fp32", {})
+    return open_workbench(config, RunOptions(), folder, torch.device("cpu"), "fp32", {})
 
 
 @pytest.mark.parametrize(
@@ -72,12 +72,16 @@ def test_a_finished_study_finds_its_data_again(tmp_path):
         "grid": {"plr": [0.01], "flr": "none", "k": "none"},
     }
     Store.open(tmp_path / "store", create=True)
-    lab = lab_of(table, tmp_path / "store")
-    run_pack(build(lab.config, setup_sections(lab.config, lab.data, "fp32")), lab, lambda *_: None)
+    workbench = workbench_of(table, tmp_path / "store")
+    run_pack(
+        build(workbench.config, setup_sections(workbench.config, workbench.data, "fp32")),
+        workbench,
+        lambda *_: None,
+    )
     [stage] = finished(tmp_path / "store")
-    for place in (Place(device="cpu"), Place(device="cpu", dataset="digits")):
-        found = reopen(stage, tmp_path / "store", place)
-        assert found.data.digest == lab.data.digest
+    for location in (Location(device="cpu"), Location(device="cpu", dataset="digits")):
+        found = reopen(stage, tmp_path / "store", location)
+        assert found.data.digest == workbench.data.digest
     digits, others = load("digits"), tmp_path / "others.npz"
     np.savez(
         others,
@@ -87,12 +91,12 @@ def test_a_finished_study_finds_its_data_again(tmp_path):
         test_labels=digits.test_labels,
     )
     with pytest.raises(UsageError, match="other images"):
-        reopen(stage, tmp_path / "store", Place(device="cpu", dataset=str(others)))
+        reopen(stage, tmp_path / "store", Location(device="cpu", dataset=str(others)))
 
 
 @pytest.mark.parametrize("preset", ["digits-noisy-labels", "ps10"])
 def test_presets_of_side_studies_can_be_trained(preset, tmp_path):
-    lab = open_lab(
+    workbench = open_workbench(
         load_config(preset), RunOptions(), tmp_path / "s", torch.device("cpu"), "fp32", {}
     )
-    assert len(lab.probe_loaders) == 2
+    assert len(workbench.probe_loaders) == 2

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from fasttrain.analysis.grids import all_grids
+from fasttrain.analysis.setups import all_setups
 from fasttrain.execution import journal as journals
 from fasttrain.report import build as rebuilding
 from fasttrain.store.status import PLAN, PROGRESS, Planned, is_locked, merged, read, read_plan
@@ -240,12 +240,12 @@ def test_a_page_that_is_watched_tells_of_a_sweep_without_being_drawn_again(
 def test_every_length_of_fine_tuning_has_its_part_of_the_plan(fasttrain, tiny, grid):
     assert fasttrain("sweep", tiny, *SWEEP).code == 0
     assert fasttrain("sweep", tiny, *SWEEP, "--finetune-epochs", "1", "--k", "2").code == 0
-    grids = all_grids(grid)
+    grids = all_setups(grid)
     assert len(grids) == 2
     for part in grids:
         assert part.planned is not None
         assert set(part.planned["stage"]) == set(part.stages["stage"])
         assert part.configuration["num_test"] == 50
     (grid / PLAN).unlink()
-    assert all(part.planned is None for part in all_grids(grid))
+    assert all(part.planned is None for part in all_setups(grid))
     assert "plan unknown: 10 stages finished" in fasttrain("status", "grid").out

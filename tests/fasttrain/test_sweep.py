@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 import fasttrain as package
-from fasttrain.store.setups import load_grids
+from fasttrain.store.setups import load_setups
 from fasttrain.training.progress import COLUMNS
 
 from .conftest import contents
@@ -164,7 +164,7 @@ def test_two_fine_tuning_lengths_are_two_grids_of_one_store(fasttrain, tiny, tmp
     assert outcome.out.count("pre-trained") == 1
     table = package.load(store)
     assert len(table) == table["stage"].nunique() == 6
-    grids = load_grids(store)
+    grids = load_setups(store)
     assert grids.stages.groupby("setup").size().tolist() == [4, 4]
     assert set(grids.stages["setup"]) == set(grids.epochs["setup"]) == set(grids.configurations)
     lengths = [c["training"]["finetune_epochs"] for c in grids.configurations.values()]
@@ -246,7 +246,7 @@ def test_the_cadence_of_tests_keeps_a_finished_grid_and_every_bit_of_the_weights
     assert {stage: after[stage] for stage in times} == times and len(after) == 12
     # One grid, whose configuration names no cadence; the other store's does.
     [mixed], [same] = (
-        list(load_grids(tmp_path / store).configurations.values()) for store in ("each", "third")
+        list(load_setups(tmp_path / store).configurations.values()) for store in ("each", "third")
     )
     assert "evaluate_every" not in mixed["training"] and same["training"]["evaluate_every"] == 3
     assert fasttrain("analyse", "each", "--only", "geometry").code == 0

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import fasttrain as ft
-from fasttrain.analysis.grids import all_grids
 from fasttrain.analysis.regimes import classify
+from fasttrain.analysis.setups import all_setups
 from fasttrain.api.session import RunOptions, open_session
 from fasttrain.errors import UsageError
 from fasttrain.report.figures.sparsity import SPARSITY
@@ -26,10 +26,10 @@ def study(**keys):
     return ft.study("tick-demo", data=data, **small)
 
 
-def lab_of(path, **keys):
+def workbench_of(path, **keys):
     config = study(**keys).config
     options = RunOptions(store=path, device="cpu")
-    return open_session(config, options, name="tick", command="test").lab
+    return open_session(config, options, name="tick", command="test").workbench
 
 
 def test_each_layer_is_scale_invariant_and_the_head_frozen():
@@ -69,8 +69,8 @@ def test_a_pack_is_its_models():
 
 
 def test_what_follows_the_data_and_what_the_run(tmp_path):
-    lab = lab_of(tmp_path / "s", data={"draws": 2, "seed": 5}, seeds=4)
-    labs = [lab.of_seed(seed) for seed in range(4)]
+    workbench = workbench_of(tmp_path / "s", data={"draws": 2, "seed": 5}, seeds=4)
+    labs = [workbench.of_seed(seed) for seed in range(4)]
     expected = [tick(5 + seed % 2, n_test=100, n_probe=40).digest for seed in range(4)]
     assert [found.data.digest for found in labs] == expected
     states = [found.initial_state(seed) for seed, found in enumerate(labs)]
@@ -84,7 +84,7 @@ def test_what_follows_the_data_and_what_the_run(tmp_path):
             assert torch.equal(*heads) == same_data
             assert torch.equal(*bodies) == same_run
             assert (orders[a] == orders[b]) == same_run
-    total = sum(float(states[0][name].square().sum()) for name in lab.sphere_names)
+    total = sum(float(states[0][name].square().sum()) for name in workbench.sphere_names)
     assert total == pytest.approx(1.0, rel=1e-5)
 
 
@@ -149,7 +149,7 @@ def test_features_are_sorted_within_a_run(tmp_path):
     study_ = study(seeds=2, k=[2], averaged="last", epochs=40)
     results = ft.sweep(study_, store=tmp_path / "s", pack=2)
     results.figure("sparsity")
-    [grid] = all_grids(tmp_path / "s")
+    [grid] = all_setups(tmp_path / "s")
     found = SPARSITY.table(grid, classify(grid))
     last = results.sets[results.sets["set"] != "test"]
     last = last[last["epoch"] == last.groupby("stage")["epoch"].transform("max")]

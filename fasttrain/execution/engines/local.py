@@ -29,7 +29,7 @@ from ...machine import interrupts
 from ...machine.threads import check_threads
 from ...plan.stages import Stage
 from ...training.run_pack import run_pack
-from ...training.workbench import Lab
+from ...training.workbench import Workbench
 
 STOP_S = 30.0
 """seconds that interrupted workers have to write their last finished epoch"""
@@ -44,7 +44,7 @@ Report = Callable[..., None]
 class Task(Protocol):
     """A pack, to be carried out in one process; what finishes is put into the store there."""
 
-    def run(self, lab: Lab, report: Report) -> None: ...
+    def run(self, workbench: Workbench, report: Report) -> None: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +53,11 @@ class Training:
 
     stages: Sequence[Stage]
 
-    def run(self, lab: Lab, report: Report) -> None:
+    def run(self, workbench: Workbench, report: Report) -> None:
         """Run them to their end."""
         if any(stage.parent is None for stage in self.stages):
-            lab.final_states.clear()
-        run_pack(self.stages, lab, report)
+            workbench.final_states.clear()
+        run_pack(self.stages, workbench, report)
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class InProcess:
 
     capacity = 1
 
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
+    def __init__(self, workbench: Workbench) -> None:
+        self.workbench = workbench
         self.task: Task | None = None
 
     def start(self, task: Task) -> None:
@@ -94,17 +94,17 @@ class InProcess:
     def wait(self, report: Report) -> Outcome:
         """Run it."""
         assert self.task is not None
-        return Outcome(self.task, _attempt(self.task, self.lab, report))
+        return Outcome(self.task, _attempt(self.task, self.workbench, report))
 
 
-def _attempt(task: Task, lab: Lab, report: Report) -> str | None:
+def _attempt(task: Task, workbench: Workbench, report: Report) -> str | None:
     """Run a task; returns the traceback of an error in it.
 
     Raises:
         EnvironmentProblem, OSError: the store cannot be read or written.
     """
     try:
-        task.run(lab, report)
+        task.run(workbench, report)
         return None
     except (EnvironmentProblem, OSError):
         raise
@@ -130,7 +130,7 @@ class Workers:
             too, so that the store stays locked until the last of them is gone.
     """
 
-    make_labs: Sequence[Callable[[], Lab]]
+    make_labs: Sequence[Callable[[], Workbench]]
     num_threads: int
     lock: int | None = None
     workers: list[_Worker] = field(default_factory=list)
@@ -246,7 +246,7 @@ def _hidden_program() -> Iterator[None]:
 
 def _work(
     pipe: Connection,
-    make_lab: Callable[[], Lab],
+    make_workbench: Callable[[], Workbench],
     num_threads: int,
     stops: Sequence[int],
     _lock: Connection | None,
@@ -268,13 +268,13 @@ def _work(
         torch.set_num_threads(num_threads)
         try:
             try:
-                lab = make_lab()
+                workbench = make_workbench()
             except Exception as error:
                 reason = f"a worker process could not start: {type(error).__name__}: {error}"
                 raise EnvironmentProblem(reason) from None
             while True:
                 task = pipe.recv()
-                pipe.send(_attempt(task, lab, report))
+                pipe.send(_attempt(task, workbench, report))
         except (EnvironmentProblem, OSError) as error:
             pipe.send(error)
 

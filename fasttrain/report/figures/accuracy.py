@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.figures.drawing import Drawing, Shades
 from fasttrain.report.figures.rows import chance_level, needed, note_of_seeds
 from fasttrain.report.figures.style import (
@@ -29,20 +29,20 @@ _PANELS = {
 }
 
 
-def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+def _table(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     """Rows of `seed_means` with their panel, series and the chance level of the data set."""
-    if grid.stages.empty:
-        needed(grid.stages, "No stage has finished yet", "run fasttrain sweep")
-    pretrained = seed_means(grid.stages, "pretrain").assign(series="pre-trained", place=0.0)
+    if results.stages.empty:
+        needed(results.stages, "No stage has finished yet", "run fasttrain sweep")
+    pretrained = seed_means(results.stages, "pretrain").assign(series="pre-trained", place=0.0)
     parts = []
     for kind, (key, symbol, _) in _PANELS.items():
-        means = seed_means(grid.stages, kind)
+        means = seed_means(results.stages, kind)
         if means.empty:
             continue
         means = means.assign(series=f"{symbol} " + means[key].map(number), place=means[key])
         parts.append(pd.concat([pretrained, means.drop(columns=key)]).assign(panel=kind))
     table = pd.concat(parts or [pretrained.assign(panel="pretrain")], ignore_index=True)
-    table["chance"] = chance_level(grid)
+    table["chance"] = chance_level(results)
     columns = ["panel", "series", "plr", "mean", "std", "n", "num_stages"]
     columns += ["num_at_chance", "num_non_finite", "chance"]
     return table.sort_values(["panel", "place", "plr"])[columns].reset_index(drop=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.figures.drawing import Drawing, Picture, Shades
 from fasttrain.report.figures.rows import analysed, described, ends_and_averages
 from fasttrain.report.seed_means import number
@@ -12,15 +12,15 @@ from fasttrain.report.seed_means import number
 MAX_LABELS = 24
 
 
-def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+def _table(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     """Every two of the stages shown: seed, their plr and series, place_a <= place_b, and angle.
 
     Shown are pre-training, fine-tuning at the lowest and highest FLR, and one average, of the
     first seed; places count them by PLR, then in this order.
     """
-    angles = analysed(grid.angles, "angles between stages", "geometry")
-    about = ends_and_averages(grid.stages[grid.stages["plr"] > 0])
-    known = described(grid, angles.assign(stage=angles["stage_a"]), ["seed"])
+    angles = analysed(results.angles, "angles between stages", "geometry")
+    about = ends_and_averages(results.stages[results.stages["plr"] > 0])
+    known = described(results, angles.assign(stage=angles["stage_a"]), ["seed"])
     known = known[known["stage_a"].isin(about["stage"]) & known["stage_b"].isin(about["stage"])]
     known = analysed(known, "angles between stages", "geometry")
     seed = known["seed"].min()

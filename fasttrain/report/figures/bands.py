@@ -6,7 +6,7 @@ arXiv 2410.22113, section 5: the best starts rely on few features.
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.figures.drawing import Drawing, Shades
 from fasttrain.report.figures.rows import (
     analysed,
@@ -36,13 +36,13 @@ _STYLES = ((BLACK, "o", "--"), (BLUE, "s", "-"), (GREEN, "^", "-"), (ORANGE, "D"
 _STYLES += ((RED, "v", "-"), (PINK, "P", "-"), (SKY, "X", "-"))
 
 
-def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+def _table(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds: series, band, low, high, plr, mean, std, n, and the chance level."""
-    rows = analysed(grid.bands, "accuracies per frequency band", "features")
-    rows = ends_and_averages(described(grid, rows))
+    rows = analysed(results.bands, "accuracies per frequency band", "features")
+    rows = ends_and_averages(described(results, rows))
     keys = ["place", "series", "band", "low", "high", "plr"]
     table = over_seeds(rows, keys, ["accuracy"]).drop(columns=["place", "quantity"])
-    return table.assign(chance=chance_level(grid))
+    return table.assign(chance=chance_level(results))
 
 
 def _draw(table: pd.DataFrame, shades: Shades) -> Figure:

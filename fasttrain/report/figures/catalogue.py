@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import pandas as pd
 
 from fasttrain.analysis.regimes import shades
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.chains import is_chain
 from fasttrain.report.figures.accuracy import ACCURACY
 from fasttrain.report.figures.angles import MATRIX
@@ -49,18 +49,18 @@ CHAIN_DRAWINGS: tuple[Drawing, ...] = (CHAIN_CURVES, CHAIN_ENDS)
 """those of chains of legs"""
 
 
-def drawings_of(grid: Grid) -> tuple[Drawing, ...]:
+def drawings_of(results: SetupResults) -> tuple[Drawing, ...]:
     """The figures that fit what a set-up was trained for, and on."""
-    fitting = CHAIN_DRAWINGS if is_chain(grid) else DRAWINGS
-    if of_features(grid):
+    fitting = CHAIN_DRAWINGS if is_chain(results) else DRAWINGS
+    if of_features(results):
         return (ACCURACY, SPARSITY, *fitting[1:])
-    if grid.sets["set"].nunique() > 1:
+    if results.sets["set"].nunique() > 1:
         fitting = (*fitting, SETS)
-    return (*fitting, DIMENSIONS) if len(grid.dimensions) else fitting
+    return (*fitting, DIMENSIONS) if len(results.dimensions) else fitting
 
 
 def drawn(
-    grid: Grid, regimes: pd.DataFrame, drawings: Iterable[Drawing] | None = None
+    results: SetupResults, regimes: pd.DataFrame, drawings: Iterable[Drawing] | None = None
 ) -> Iterator[Drawn]:
     """Drawings of the grid: table and figure of each, or the sentence that says what is missing.
 
@@ -70,9 +70,9 @@ def drawn(
         drawings: those of the grid's experiment if not given.
     """
     bands = shades(regimes)
-    rate = KINDS[grid.configuration.get("optimizer", {}).get("kind", "sphere")].rate
-    for drawing in drawings_of(grid) if drawings is None else drawings:
+    rate = KINDS[results.configuration.get("optimizer", {}).get("kind", "sphere")].rate
+    for drawing in drawings_of(results) if drawings is None else drawings:
         try:
-            yield Drawn(drawing, drawing.table(grid, regimes), bands, rate)
+            yield Drawn(drawing, drawing.table(results, regimes), bands, rate)
         except Missing as missing:
             yield Drawn(drawing, None, bands, rate, str(missing))

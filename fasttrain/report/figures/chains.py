@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.chains import path_name
 from fasttrain.report.figures.drawing import Drawing, Missing, Shades
 from fasttrain.report.figures.rows import by, needed, note_of_count, note_of_seeds, over_seeds
@@ -28,7 +28,7 @@ _QUANTITIES = (
 )
 
 
-def leaves_of(grid: Grid) -> tuple[pd.DataFrame, pd.DataFrame]:
+def leaves_of(results: SetupResults) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The finished legs, and those of them from which nothing starts.
 
     Of a leaf that was trained for several lengths the longest.
@@ -36,16 +36,16 @@ def leaves_of(grid: Grid) -> tuple[pd.DataFrame, pd.DataFrame]:
     Raises:
         Missing: there is none.
     """
-    stages = needed(grid.stages, "No stage has finished yet", "run fasttrain sweep")
+    stages = needed(results.stages, "No stage has finished yet", "run fasttrain sweep")
     legs = stages[stages["k"].isna()]
     leaves = legs[~legs["stage"].isin(legs["parent"])]
     longest = leaves.groupby(["path", "seed"])["epochs"].transform("max")
     return legs, leaves[leaves["epochs"] == longest]
 
 
-def _curves(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+def _curves(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds: quantity, path, epoch, mean, std, n; of whole paths, root to leaf."""
-    legs, leaves = leaves_of(grid)
+    legs, leaves = leaves_of(results)
     parents = dict(zip(legs["stage"], legs["parent"], strict=True))
     if leaves["path"].nunique() > MOST_LINES:
         raise Missing(
@@ -58,7 +58,7 @@ def _curves(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
         for leaf, path in zip(leaves["stage"], leaves["path"], strict=True)
         for stage in way_to(leaf, parents)
     ]
-    rows = grid.epochs.merge(pd.DataFrame(ways), on="stage").reindex(
+    rows = results.epochs.merge(pd.DataFrame(ways), on="stage").reindex(
         columns=["leaf", "epoch", *names]
     )
     means = over_seeds(rows, ["leaf", "epoch"], names).rename(columns={"leaf": "path"})
@@ -96,9 +96,9 @@ def _draw_curves(table: pd.DataFrame, shades: Shades) -> Figure:
     return figure
 
 
-def _ends(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+def _ends(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds by last rate and by what came before it: before, last, epoch, mean, ..."""
-    _, legs = leaves_of(grid)
+    _, legs = leaves_of(results)
     split = legs["path"].str.rpartition(">")
     rows = legs.assign(before=split[0].where(split[0] != "", "none"), last=split[2])
     # Points stand beside one another for rates that more than one way ends at.

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
 from fasttrain.analysis.rules import CONVERGED
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.figures.drawing import Drawing, Missing, Shades
 from fasttrain.report.figures.regimes import NO_STAGE
 from fasttrain.report.figures.rows import described, needed
@@ -25,10 +25,10 @@ from fasttrain.report.figures.style import (
 from fasttrain.report.seed_means import floats
 
 
-def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+def _table(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     """One row per pre-training: stage, plr, seed, regime, converged_epoch (or NaN), epochs run."""
     needed(regimes, NO_STAGE, "run fasttrain sweep")
-    rows = described(grid, regimes, ["epoch"]).rename(columns={"epoch": "epochs_run"})
+    rows = described(results, regimes, ["epoch"]).rename(columns={"epoch": "epochs_run"})
     if not np.isfinite(floats(rows["converged_epoch"])).any():
         raise Missing(
             f"No pre-training reaches a training loss below {CONVERGED:g}: "

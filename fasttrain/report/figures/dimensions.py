@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.chains import path_name
 from fasttrain.report.figures.drawing import Drawing, Missing, Shades
 from fasttrain.report.figures.rows import by, note_of_seeds, over_seeds
@@ -17,9 +17,9 @@ from fasttrain.report.figures.style import frame, legend_below, panels, series_s
 from fasttrain.report.seed_means import number
 
 
-def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+def _table(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds at the ends of all legs: set, path, dimension, mean, std, n."""
-    found = grid.dimensions
+    found = results.dimensions
     if found["dimension"].nunique() < 2:
         raise Missing(
             "The store has pairs of patterns of one dimension: sweep --dimension 200 into it, too."

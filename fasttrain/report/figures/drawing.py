@@ -17,7 +17,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatter, LogFormatterSciNotation
 
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.machine.files import write_atomically
 from fasttrain.report.figures.svg import compact
 
@@ -55,7 +55,7 @@ class Drawing:
     """what is drawn, and what bars and marks mean"""
     published: str
     """the figure it corresponds to, by its paper and content"""
-    table: Callable[[Grid, pd.DataFrame], pd.DataFrame]
+    table: Callable[[SetupResults, pd.DataFrame], pd.DataFrame]
     """what is drawn, from the grid and its regimes (`classify`); raises Missing"""
     draw: Callable[[pd.DataFrame, Shades], Figure]
     """the figure, from that table alone and the regimes to shade"""

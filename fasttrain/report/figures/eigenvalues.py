@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.figures.drawing import Drawing, Shades
 from fasttrain.report.figures.rows import (
     analysed,
@@ -17,10 +17,10 @@ from fasttrain.report.figures.rows import (
 from fasttrain.report.figures.style import MARKS, handle, legend_below, palette, panel_per_series
 
 
-def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+def _table(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds: series, rank, plr, mean, std, n."""
-    rows = analysed(grid.eigenvalues, "eigenvalues", "sharpness")
-    rows = ends_and_averages(described(grid, rows)).rename(columns={"value": "eigenvalue"})
+    rows = analysed(results.eigenvalues, "eigenvalues", "sharpness")
+    rows = ends_and_averages(described(results, rows)).rename(columns={"value": "eigenvalue"})
     keys = ["place", "series", "rank", "plr"]
     return over_seeds(rows, keys, ["eigenvalue"]).drop(columns=["place", "quantity"])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.figures.drawing import Drawing, Shades
 from fasttrain.report.figures.rows import (
     analysed,
@@ -59,20 +59,20 @@ _PATHS = (
 )
 
 
-def _geometry(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+def _geometry(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds: quantity, series, plr, mean, std, n; flr_low, flr_high.
 
     The series is a pair of end points, and of distances a kind of stage; the FLRs are those of the
     end points, NaN for one that there is not.
     """
-    pairs = analysed(grid.pairs, "angles and barriers", "geometry")
-    rates = _rates(grid, pairs)
-    pairs = described(grid, pairs.assign(stage=pairs["stage_a"], series=pairs["pair"]), ["plr"])
+    pairs = analysed(results.pairs, "angles and barriers", "geometry")
+    rates = _rates(results, pairs)
+    pairs = described(results, pairs.assign(stage=pairs["stage_a"], series=pairs["pair"]), ["plr"])
     names = [name for name, *_ in _QUANTITIES if name != "distance"]
     parts = [over_seeds(pairs, ["series", "plr"], names)]
-    if "distance" in grid.epochs:
-        last = grid.epochs.sort_values("epoch").groupby("stage")["distance"].last().reset_index()
-        stages = described(grid, last)
+    if "distance" in results.epochs:
+        last = results.epochs.sort_values("epoch").groupby("stage")["distance"].last().reset_index()
+        stages = described(results, last)
         chosen = stages["kind"] == "pretrain"
         chosen |= (stages["kind"] == "finetune") & stages["flr"].isin(list(rates.values()))
         stages = ends_and_averages(stages[chosen])
@@ -82,9 +82,9 @@ def _geometry(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
     return table.loc[table["n"] > 0, columns].reset_index(drop=True).assign(**rates)
 
 
-def _rates(grid: Grid, pairs: pd.DataFrame) -> dict[str, float]:
+def _rates(results: SetupResults, pairs: pd.DataFrame) -> dict[str, float]:
     """The low and the high FLR of the pairs: `fasttrain analyse` takes one of each for a set-up."""
-    flrs = dict(zip(grid.stages["stage"], floats(grid.stages["flr"]), strict=True))
+    flrs = dict(zip(results.stages["stage"], floats(results.stages["flr"]), strict=True))
     first, last = pairs["stage_a"].map(flrs), pairs["stage_b"].map(flrs)
     joined = pairs["pair"] == "low-high"
     low = pd.concat([first[joined], last[pairs["pair"] == "swa-low"]]).min()
@@ -127,13 +127,13 @@ def _draw_geometry(table: pd.DataFrame, shades: Shades) -> Figure:
     return figure
 
 
-def _lines(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+def _lines(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds on the lines low-high: quantity, plr, alpha, mean, std, n, FLRs, regime."""
-    paths = analysed(grid.paths, "lines between end points", "geometry")
+    paths = analysed(results.paths, "lines between end points", "geometry")
     paths = paths[paths["pair"] == "low-high"]
     paths = analysed(paths, "lines between two FLRs (it takes two FLRs)", "geometry")
-    rates = _rates(grid, paths)
-    paths = described(grid, paths.assign(stage=paths["stage_a"]), ["plr"])
+    rates = _rates(results, paths)
+    paths = described(results, paths.assign(stage=paths["stage_a"]), ["plr"])
     means = over_seeds(paths, ["plr", "alpha"], [name for name, *_ in _PATHS])
     means = thinned(means[means["n"] > 0], ["quantity", "plr"])
     return with_regime(means.assign(**rates), regimes)

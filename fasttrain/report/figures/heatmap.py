@@ -11,7 +11,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.figures.drawing import Drawing, Missing, Picture, Shades
 from fasttrain.report.figures.rows import seeds_in_words, with_regime
 from fasttrain.report.figures.style import REGIMES
@@ -22,9 +22,9 @@ MAX_ANNOTATED_COLUMNS = 14
 _HATCH = {"hatch": "////", "ec": "0.5", "lw": 0.0}
 
 
-def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+def _table(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     """`seed_means` of the fine-tuned stages, and the regime of the PLR."""
-    if grid.stages.empty or (means := seed_means(grid.stages, "finetune")).empty:
+    if results.stages.empty or (means := seed_means(results.stages, "finetune")).empty:
         raise Missing("No fine-tuning has finished yet: run fasttrain sweep with an --flr.")
     return with_regime(means, regimes)
 

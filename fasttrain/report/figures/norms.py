@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.figures.drawing import Drawing, Shades
 from fasttrain.report.figures.rows import (
     analysed,
@@ -37,13 +37,13 @@ from fasttrain.report.figures.style import (
 from fasttrain.report.seed_means import number
 
 
-def _histograms(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+def _histograms(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     """Shares of the filters per bin: panel, plr, regime, log10_low, log10_high, share, n.
 
     The PLR is the largest with a histogram of every panel that any PLR has.
     """
-    rows = analysed(grid.histograms, "histograms of norms", "norms")
-    rows = described(grid, rows[rows["level"] == "filter"])
+    rows = analysed(results.histograms, "histograms of norms", "norms")
+    rows = described(results, rows[rows["level"] == "filter"])
     start = rows.groupby("stage")["epoch"].transform("min") == rows["epoch"]
     start &= (rows["kind"] == "pretrain") & (
         rows.groupby("stage")["epoch"].transform("nunique") > 1
@@ -100,10 +100,10 @@ def _note_of_histograms(table: pd.DataFrame) -> str:
     return f"Here PLR {number(table['plr'].iloc[0])}, {where}; {seeds}."
 
 
-def _heterogeneity(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+def _heterogeneity(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds: view (epoch, end), quantity, series, plr, epoch, mean, std, n, regime."""
-    rows = analysed(grid.norms, "norms of filters", "norms")
-    rows = described(grid, rows[rows["level"] == "filter"])
+    rows = analysed(results.norms, "norms of filters", "norms")
+    rows = described(results, rows[rows["level"] == "filter"])
     rows = rows.assign(effective_share=rows["effective_groups"] / rows["num_groups"])
     quantities = ["spread", "effective_share"]
     during = over_seeds(rows[rows["kind"] == "pretrain"], ["plr", "epoch"], quantities)

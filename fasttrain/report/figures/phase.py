@@ -7,7 +7,7 @@ leaves.
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.figures.drawing import Drawing, Shades
 from fasttrain.report.figures.regimes import NO_STAGE
 from fasttrain.report.figures.rows import by, needed, thinned
@@ -23,13 +23,13 @@ from fasttrain.report.figures.style import (
 from fasttrain.report.seed_means import floats, number
 
 
-def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+def _table(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     """One row per point: plr, seed, epoch, train_loss, grad_norm, regime, is_end.
 
     Whole runs of the first seed of each PLR, and the last epoch of every seed.
     """
     needed(regimes, NO_STAGE, "run fasttrain sweep")
-    rows = grid.epochs[grid.epochs["stage"].isin(regimes["stage"])]
+    rows = results.epochs[results.epochs["stage"].isin(regimes["stage"])]
     rows = rows[(floats(rows["train_loss"]) > 0) & (floats(rows["grad_norm"]) > 0)]
     rows = needed(rows, "No epoch of pre-training has a finite loss", "take smaller PLRs")
     rows = rows.sort_values(["plr", "seed", "epoch"])

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fasttrain.analysis.regimes import not_judged
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.figures.drawing import Drawing, Shades
 from fasttrain.report.figures.rows import (
     by,
@@ -50,12 +50,12 @@ _CURVES = (
 )
 
 
-def _ends(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+def _ends(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     """One row per pre-training: stage, plr, seed, regime, reason, and the quantities."""
     needed(regimes, NO_STAGE, "run fasttrain sweep")
-    rows = described(grid, regimes, ["train_accuracy"])
+    rows = described(results, regimes, ["train_accuracy"])
     names = [name for name, *_ in _ENDS]
-    if not_judged(grid.configuration):
+    if not_judged(results.configuration):
         # There is no angle without a sphere.
         names.remove("step_angle")
     return rows[["stage", "plr", "seed", "regime", "reason", *names]].sort_values(
@@ -100,10 +100,10 @@ def _points(ax: Axes, table: pd.DataFrame, values: np.ndarray, kind: str) -> boo
     return bool(lost.any())
 
 
-def _curves(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+def _curves(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds: quantity, plr, epoch, mean, std, n, and the regime of the PLR."""
     needed(regimes, NO_STAGE, "run fasttrain sweep")
-    rows = grid.epochs[grid.epochs["stage"].isin(regimes["stage"])]
+    rows = results.epochs[results.epochs["stage"].isin(regimes["stage"])]
     rows = needed(rows, "No epoch of pre-training is known", "run fasttrain sweep")
     names = [name for name, *_ in _CURVES]
     means = over_seeds(rows.reindex(columns=["plr", "epoch", *names]), ["plr", "epoch"], names)

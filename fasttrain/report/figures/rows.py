@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.figures.drawing import Missing
 from fasttrain.report.seed_means import floats, number
 
@@ -37,12 +37,12 @@ def analysed(table: pd.DataFrame, what: str, only: str) -> pd.DataFrame:
 
 
 def described(
-    grid: Grid,
+    results: SetupResults,
     table: pd.DataFrame,
     columns: Sequence[str] = ("plr", "flr", "k", "seed", "kind"),
 ) -> pd.DataFrame:
     """The rows of `table` whose `stage` belongs to the grid, with what is known of that stage."""
-    about = grid.stages[["stage", *columns]].drop_duplicates("stage")
+    about = results.stages[["stage", *columns]].drop_duplicates("stage")
     return table.drop(columns=[name for name in columns if name in table]).merge(about, on="stage")
 
 
@@ -124,9 +124,9 @@ def note_of_count(table: pd.DataFrame) -> str:
     return f"n = {high} seed{'s' if high > 1 else ''}." if low == high else f"n = {low} to {high}."
 
 
-def chance_level(grid: Grid) -> float:
+def chance_level(results: SetupResults) -> float:
     """The test accuracy of the best guess, the commonest class of the test set; NaN if unknown."""
-    configuration = grid.configuration
+    configuration = results.configuration
     balanced = 1 / configuration.get("num_classes", math.nan)
     return configuration.get("test_majority", balanced)
 

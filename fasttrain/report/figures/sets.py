@@ -7,7 +7,7 @@ Special metrics of the papers are accuracies on such sets: images that show a pa
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.chains import is_chain, path_name
 from fasttrain.report.figures.chains import MOST_LINES, leaves_of, way_to
 from fasttrain.report.figures.drawing import Drawing, Missing, Shades
@@ -18,24 +18,24 @@ MOST_SETS = 9
 """sets that one figure has room for"""
 
 
-def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+def _table(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds: set, series, x (epoch of a chain, PLR of a grid), mean, std, n."""
-    names = grid.sets["set"].nunique()
+    names = results.sets["set"].nunique()
     if names < 2:
         raise Missing(
             "The data have no probe sets beside the test set: README, Images without code."
         )
     if names > MOST_SETS:
         raise Missing(f"{names} sets are more than a figure has room for: load_sets has them.")
-    rows = _of_chain(grid) if is_chain(grid) else _of_grid(grid)
+    rows = _of_chain(results) if is_chain(results) else _of_grid(results)
     means = over_seeds(rows, ["set", "series", "x"], ["accuracy"])
-    means = means[means["n"] > 0].assign(by="epoch" if is_chain(grid) else "plr")
+    means = means[means["n"] > 0].assign(by="epoch" if is_chain(results) else "plr")
     columns = ["by", "set", "series", "x", "mean", "std", "n"]
     return thinned(means.sort_values(["set", "series", "x"]), ["set", "series"])[columns]
 
 
-def _of_chain(grid: Grid) -> pd.DataFrame:
-    legs, leaves = leaves_of(grid)
+def _of_chain(results: SetupResults) -> pd.DataFrame:
+    legs, leaves = leaves_of(results)
     if leaves["path"].nunique() > MOST_LINES:
         raise Missing(f"{leaves['path'].nunique()} paths are too many for a figure: load_sets.")
     parents = dict(zip(legs["stage"], legs["parent"], strict=True))
@@ -44,13 +44,13 @@ def _of_chain(grid: Grid) -> pd.DataFrame:
         for leaf, path in zip(leaves["stage"], leaves["path"], strict=True)
         for stage in way_to(leaf, parents)
     ]
-    return grid.sets.merge(pd.DataFrame(ways), on="stage").rename(columns={"epoch": "x"})
+    return results.sets.merge(pd.DataFrame(ways), on="stage").rename(columns={"epoch": "x"})
 
 
-def _of_grid(grid: Grid) -> pd.DataFrame:
+def _of_grid(results: SetupResults) -> pd.DataFrame:
     """The last epoch of every stage, named as in other figures."""
-    last = grid.sets.sort_values("epoch").groupby(["stage", "set"], sort=False).tail(1)
-    about = grid.stages[["stage", "kind", "plr", "flr", "k"]]
+    last = results.sets.sort_values("epoch").groupby(["stage", "set"], sort=False).tail(1)
+    about = results.stages[["stage", "kind", "plr", "flr", "k"]]
     rows = last.merge(about, on="stage")
     words = {
         "pretrain": lambda row: "pre-trained",

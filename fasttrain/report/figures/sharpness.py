@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fasttrain.analysis.rules import CONVERGED
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.figures.drawing import Drawing, Missing, Shades
 from fasttrain.report.figures.rows import analysed, described
 from fasttrain.report.figures.style import (
@@ -25,15 +25,15 @@ _MEASURES = (
 )
 
 
-def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+def _table(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     """One row per fine-tuned stage below the loss: stage, plr, flr, seed, the measures, errors."""
-    rows = analysed(grid.sharpness, "sharpness", "sharpness")
+    rows = analysed(results.sharpness, "sharpness", "sharpness")
     columns = ["plr", "flr", "seed", "kind", "test_accuracy"]
-    largest = grid.eigenvalues[grid.eigenvalues["rank"] == 1].rename(
+    largest = results.eigenvalues[results.eigenvalues["rank"] == 1].rename(
         columns={"value": "eigenvalue"}
     )
     rows = rows.merge(largest[["stage", "eigenvalue"]], on="stage", how="left")
-    rows = described(grid, rows, columns)
+    rows = described(results, rows, columns)
     rows = rows[rows["kind"] == "finetune"]
     if rows.empty:
         raise Missing("No fine-tuned stage has its sharpness: run fasttrain sweep with an --flr.")

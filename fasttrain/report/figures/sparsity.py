@@ -10,7 +10,7 @@ import re
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.chains import is_chain
 from fasttrain.report.figures.drawing import Drawing, Shades
 from fasttrain.report.figures.rows import by, ends_and_averages, needed, note_of_seeds, over_seeds
@@ -22,18 +22,18 @@ NAMED = (1, 2, 3)
 """ranks with a line of their own in the legend"""
 
 
-def of_features(grid: Grid) -> bool:
+def of_features(results: SetupResults) -> bool:
     """Whether the probe sets of a grid of PLR x FLR are those of single features."""
-    names = set(grid.sets["set"]) - {"test"}
-    return len(names) > 1 and all(map(FEATURE.fullmatch, names)) and not is_chain(grid)
+    names = set(results.sets["set"]) - {"test"}
+    return len(names) > 1 and all(map(FEATURE.fullmatch, names)) and not is_chain(results)
 
 
-def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+def _table(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     """Means over runs: series, rank (1 is the best feature of a run), plr, mean, std, n."""
-    probes = grid.sets[grid.sets["set"] != "test"]
+    probes = results.sets[results.sets["set"] != "test"]
     needed(probes, "No stage has a test pass yet", "run fasttrain sweep")
     last = probes[probes["epoch"] == probes.groupby("stage")["epoch"].transform("max")]
-    about = grid.stages[["stage", "kind", "plr", "flr", "k", "seed"]]
+    about = results.stages[["stage", "kind", "plr", "flr", "k", "seed"]]
     rows = ends_and_averages(last.merge(about, on="stage"))
     ranks = rows.groupby("stage")["accuracy"].rank(method="first", ascending=False)
     rows = rows.assign(rank=ranks.astype("int64"))

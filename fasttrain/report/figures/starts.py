@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.figures.drawing import Drawing, Missing, Shades
 from fasttrain.report.figures.rows import note_of_seeds, regime_of_plr
 from fasttrain.report.figures.style import GREY, REGIMES, frame, legend_below, panels
@@ -19,11 +19,11 @@ _REGIMES = ("3", "2B", "2A", "2", "1")
 _HATCHES = {"none": "", "3": "xx", "2B": "..", "2A": "//", "2": "//", "1": "\\\\"}
 
 
-def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
+def _table(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     """One row per bar: flr, start ("none" or a regime), plr, epochs (in all), mean, std, n."""
-    if regimes.empty or not (grid.stages["kind"] == "finetune").any():
+    if regimes.empty or not (results.stages["kind"] == "finetune").any():
         raise Missing("No finished fine-tuning to compare: run fasttrain sweep with an --flr.")
-    tuned, trained = seed_means(grid.stages, "finetune"), seed_means(grid.stages, "pretrain")
+    tuned, trained = seed_means(results.stages, "finetune"), seed_means(results.stages, "pretrain")
     ends = dict.fromkeys((tuned["flr"].min(), tuned["flr"].max()))
     shown = tuned[tuned["flr"].isin(list(ends))]
     middles = _middles(regime_of_plr(regimes), set(shown["plr"]))
@@ -32,7 +32,7 @@ def _table(grid: Grid, regimes: pd.DataFrame) -> pd.DataFrame:
             "No PLR whose seeds agree on a regime has been fine-tuned at the lowest or highest "
             "FLR: take other PLRs or more epochs in fasttrain sweep."
         )
-    rows, epochs = [], grid.stages.groupby("kind")["epoch"].max()
+    rows, epochs = [], results.stages.groupby("kind")["epoch"].max()
     for flr in ends:
         cells = [("none", trained[trained["plr"] == flr])]
         at_flr = shown[shown["flr"] == flr]

@@ -20,7 +20,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from fasttrain.analysis.regimes import boundaries, classify
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.machine.files import write_atomically
 from fasttrain.machine.text import readable
 from fasttrain.report.chains import SUMMARY_HEADINGS as CHAIN_HEADINGS
@@ -61,7 +61,7 @@ _STATUS_START, _STATUS_END = '<div class="status" role="status">', "</div>"
 
 def write_report(
     folder: str | os.PathLike[str],
-    grids: Sequence[Grid],
+    setups: Sequence[SetupResults],
     provenance: Mapping[str, Any],
     *,
     commands: Mapping[str, str] | None = None,
@@ -87,10 +87,10 @@ def write_report(
     """
     folder = Path(folder)
     pictures = Pictures(folder / "figures") if pictures is None else pictures
-    differs = _differences([grid.configuration for grid in grids])
+    differs = _differences([results.configuration for results in setups])
     sections = [
-        _section(grid, commands or {}, pictures) | {"differs": different}
-        for grid, different in zip(grids, differs, strict=True)
+        _section(results, commands or {}, pictures) | {"differs": different}
+        for results, different in zip(setups, differs, strict=True)
     ]
     folder.mkdir(parents=True, exist_ok=True)
     page = _render(
@@ -101,7 +101,7 @@ def write_report(
         sections=sections,
         unfinished=unfinished,
         status=status_block(status),
-        num_stages=sum(len(grid.stages) for grid in grids),
+        num_stages=sum(len(results.stages) for results in setups),
         provenance=_provenance(provenance),
         commands=[*filter(None, [provenance.get("command")]), *analysed_by],
     )
@@ -143,40 +143,42 @@ def _inline(*parts: str) -> dict[str, Markup | str]:
     return {"text": Markup(text), "hash": f"sha256-{digest}"}
 
 
-def _section(grid: Grid, commands: Mapping[str, str], pictures: Pictures) -> dict[str, Any]:
+def _section(
+    results: SetupResults, commands: Mapping[str, str], pictures: Pictures
+) -> dict[str, Any]:
     """What the template shows of one set-up; writes its figures on the way."""
-    stages = _ordered(grid.stages, of_chain=is_chain(grid))
-    safe = _safe(grid.setup)
+    stages = _ordered(results.stages, of_chain=is_chain(results))
+    safe = _safe(results.setup)
     empty = {"figures": [], "missing": [], "summary": [], "stages": [], "regimes": []}
     empty |= {"headings": SUMMARY_HEADINGS}
     empty |= {"stage_headings": [heading for heading, *_ in _STAGE_COLUMNS]}
     section = {
         "id": f"setup-{safe}",
-        "setup": grid.setup,
-        "title": _title(grid.setup, stages),
-        "settings": _flatten(grid.configuration),
+        "setup": results.setup,
+        "title": _title(results.setup, stages),
+        "settings": _flatten(results.configuration),
         "map": None,
         **empty,
     }
-    regimes = classify(grid)
-    if is_chain(grid):
-        return section | _of_chain(grid, stages, regimes, pictures, safe)
+    regimes = classify(results)
+    if is_chain(results):
+        return section | _of_chain(results, stages, regimes, pictures, safe)
     bounds = boundaries(regimes)
-    section["headline"] = headline(grid, regimes, bounds)
+    section["headline"] = headline(results, regimes, bounds)
     if stages.empty:
         return section
-    num_test = grid.configuration.get("num_test")
+    num_test = results.configuration.get("num_test")
     cells = Cells(stages, regime_by_plr(regimes), num_test)
     recorded = dict.fromkeys(commands[stage] for stage in stages["stage"] if stage in commands)
     try:
-        command, command_missing = train_command(grid.configuration, recorded), ""
+        command, command_missing = train_command(results.configuration, recorded), ""
     except NoCommand as missing:
         command, command_missing = None, str(missing)
-    figures, missing = pictures.of(grid, regimes, safe)
+    figures, missing = pictures.of(results, regimes, safe)
     rows = _stage_rows(stages, regimes, _STAGE_COLUMNS)
     return section | {
         "map": heatmap(cells) if cells.plrs else None,
-        "data": Markup(script_data(cells, grid.epochs, command, command_missing)),
+        "data": Markup(script_data(cells, results.epochs, command, command_missing)),
         "figures": figures,
         "missing": missing,
         "summary": summary_rows(summary(stages)),
@@ -187,15 +189,19 @@ def _section(grid: Grid, commands: Mapping[str, str], pictures: Pictures) -> dic
 
 
 def _of_chain(
-    grid: Grid, stages: pd.DataFrame, regimes: pd.DataFrame, pictures: Pictures, safe: str
+    results: SetupResults,
+    stages: pd.DataFrame,
+    regimes: pd.DataFrame,
+    pictures: Pictures,
+    safe: str,
 ) -> dict[str, Any]:
     """What a section says of chains of legs."""
     if stages.empty:
-        return {"headline": chain_headline(grid)}
-    figures, missing = pictures.of(grid, regimes, safe)
+        return {"headline": chain_headline(results)}
+    figures, missing = pictures.of(results, regimes, safe)
     rows = _stage_rows(stages, regimes, _CHAIN_COLUMNS)
     return {
-        "headline": chain_headline(grid),
+        "headline": chain_headline(results),
         "figures": figures,
         "missing": missing,
         "summary": chain_summary(stages),

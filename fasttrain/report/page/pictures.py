@@ -17,7 +17,7 @@ import pandas as pd
 from markupsafe import Markup
 from PIL import Image
 
-from fasttrain.analysis.tables import Grid
+from fasttrain.analysis.tables import SetupResults
 from fasttrain.machine.files import file_sha256, json_bytes, make_folder, write_atomically
 from fasttrain.report.figures import Drawn, drawn, save
 from fasttrain.store.schema import Written, read_json
@@ -37,12 +37,14 @@ class Pictures:
         self._written: dict[str, dict[str, str]] = {}
         self._shown: set[str] = set()
 
-    def of(self, grid: Grid, regimes: pd.DataFrame, prefix: str) -> tuple[list[dict], list[dict]]:
+    def of(
+        self, results: SetupResults, regimes: pd.DataFrame, prefix: str
+    ) -> tuple[list[dict], list[dict]]:
         """The figures of a grid as the page's template takes them, and those that lack data."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         make_folder(self.folder)
         figures, missing = [], []
-        for item in drawn(grid, regimes):
+        for item in drawn(results, regimes):
             about = {"title": item.drawing.title, "published": item.drawing.published}
             if item.table is None:
                 missing.append(about | {"sentence": item.missing})

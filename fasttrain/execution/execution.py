@@ -16,7 +16,7 @@ import torch
 
 from ..plan.config import RunOptions
 from ..plan.stages import Stage
-from ..training.workbench import Lab, open_lab
+from ..training.workbench import Workbench, open_workbench
 from .engines.local import Engine, InProcess, Workers
 from .pack_size import Timing, fastest, measure, measure_compiled, measure_packs
 from .packing import form_packs, largest_wave
@@ -36,7 +36,7 @@ class Share(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Choice:
+class Execution:
     """The packs of a plan, and where they run."""
 
     packs: list[list[Stage]]
@@ -54,15 +54,15 @@ class Choice:
         """How many train at once."""
         return self.share.processes
 
-    def measured(self, lab: Lab) -> list[Timing]:
-        """Timings of this choice: those it was made by, or else new ones."""
+    def measured(self, workbench: Workbench) -> list[Timing]:
+        """Timings of it: those it was chosen by, or else new ones."""
         if self.timings:
             return [t for t in self.timings if t.compiled == self.compiled]
         with threads_of(self.share):
-            return [measure(dataclasses.replace(lab, compiled=self.compiled), self.size)]
+            return [measure(dataclasses.replace(workbench, compiled=self.compiled), self.size)]
 
     def explain(self) -> str:
-        """The choice and its figures, in a line or two."""
+        """The packs and their figures, in a line or two."""
         where = "this process" if self.processes == 1 else f"{self.processes} processes"
         text = f"packs of up to {self.size} in {where}, {self.share.num_threads} threads each"
         text += ", compiled" if self.compiled else ""
@@ -73,17 +73,19 @@ class Choice:
         text += f"; ms per step and model in packs of {figures}" if figures else ""
         return f"{text}\n{self.note}" if self.note else text
 
-    def engine(self, lab: Lab, options: RunOptions) -> contextlib.AbstractContextManager[Engine]:
-        """The engine: this process, or workers with a lab of their own each."""
-        lab.compiled = self.compiled
-        return open_engine(lab, options, self.share, lab.store.lock_file)
+    def engine(
+        self, workbench: Workbench, options: RunOptions
+    ) -> contextlib.AbstractContextManager[Engine]:
+        """The engine: this process, or workers with a workbench of their own each."""
+        workbench.compiled = self.compiled
+        return open_engine(workbench, options, self.share, workbench.store.lock_file)
 
 
-def shared(count: int, lab: Lab, options: RunOptions) -> Share:
+def shared(count: int, workbench: Workbench, options: RunOptions) -> Share:
     """How this machine is shared for so many things that can be done at once."""
     available = torch.get_num_threads()
-    devices = _devices(lab.device, options.device)
-    room = available if lab.device.type == "cpu" else len(devices)
+    devices = _devices(workbench.device, options.device)
+    room = available if workbench.device.type == "cpu" else len(devices)
     processes = options.processes or min(count, room)
     threads = max(1, available // processes)
     return Share(processes, threads, math.ceil(processes / len(devices)))
@@ -101,58 +103,60 @@ def threads_of(share: Share) -> Iterator[None]:
 
 
 def open_engine(
-    lab: Lab, options: RunOptions, share: Share, lock: int | None
+    workbench: Workbench, options: RunOptions, share: Share, lock: int | None
 ) -> contextlib.AbstractContextManager[Engine]:
-    """This process with its lab, or workers with one like it each, on the devices that there are.
+    """This process with its workbench, or workers with one like it each, on all devices.
 
     Args:
         lock: the file whose lock keeps others out of the store.
     """
     if share.processes == 1:
-        return contextlib.nullcontext(InProcess(lab))
+        return contextlib.nullcontext(InProcess(workbench))
     return Workers(
         [
             functools.partial(
-                open_lab,
-                lab.config,
+                open_workbench,
+                workbench.config,
                 options,
-                lab.store.path,
+                workbench.store.path,
                 device,
-                lab.precision,
-                lab.provenance,
-                lab.compiled,
+                workbench.precision,
+                workbench.provenance,
+                workbench.compiled,
             )
-            for device in _places(lab.device, options.device, share.processes)
+            for device in _places(workbench.device, options.device, share.processes)
         ],
         share.num_threads,
         lock,
     )
 
 
-def choose(stages: Sequence[Stage], lab: Lab, options: RunOptions) -> Choice:
+def plan_execution(stages: Sequence[Stage], workbench: Workbench, options: RunOptions) -> Execution:
     """Form the packs of a plan, by measurement unless their size is given."""
     roots = sum(stage.parent is None for stage in stages)
-    share = shared(roots, lab, options)
+    share = shared(roots, workbench, options)
     timings: list[Timing] = []
     note = ""
-    size, compiled = options.pack and lab.at_most(options.pack), options.compile == "on"
+    size, compiled = options.pack and workbench.at_most(options.pack), options.compile == "on"
     if size is None:
         with threads_of(share):
-            timings = measure_packs(lab, largest_wave(stages), share.on_device)
+            timings = measure_packs(workbench, largest_wave(stages), share.on_device)
             size = fastest(timings).size
-            whole_s = _whole_s(stages, timings, share.processes, lab)
-            if options.compile == "auto" and whole_s > WORTH_S and lab.kernel is None:
-                more, note = measure_compiled(lab, size, share.on_device)
+            whole_s = _whole_s(stages, timings, share.processes, workbench)
+            if options.compile == "auto" and whole_s > WORTH_S and workbench.kernel is None:
+                more, note = measure_compiled(workbench, size, share.on_device)
                 timings += more
                 compiled = fastest([t for t in timings if t.size == size]).compiled
-    packs = form_packs(stages, lab.store, size, math.ceil(roots / share.processes))
-    return Choice(packs, share, timings, max(map(len, packs)), compiled, note)
+    packs = form_packs(stages, workbench.store, size, math.ceil(roots / share.processes))
+    return Execution(packs, share, timings, max(map(len, packs)), compiled, note)
 
 
-def _whole_s(stages: Sequence[Stage], timings: Sequence[Timing], processes: int, lab: Lab) -> float:
+def _whole_s(
+    stages: Sequence[Stage], timings: Sequence[Timing], processes: int, workbench: Workbench
+) -> float:
     """About how long the whole plan takes without compilation, whatever is finished of it."""
     num_epochs = sum(stage.num_epochs for stage in stages)
-    return num_epochs * lab.steps_per_epoch * fastest(timings).model_step_s / processes
+    return num_epochs * workbench.steps_per_epoch * fastest(timings).model_step_s / processes
 
 
 def _devices(device: torch.device, name: str) -> list[torch.device]:

@@ -7,12 +7,12 @@ from typing import Any
 import pandas as pd
 
 from ..store.sets import load_sets
-from ..store.setups import load_grids
+from ..store.setups import load_setups
 from ..store.status import Planned, read_plan
 from ..store.tables import Finished, finished
 from .dimensions import across_dimensions
 from .records import load_analyses
-from .tables import Grid
+from .tables import SetupResults
 
 IDS = ("stage", "stage_a", "stage_b")
 """columns of analyses that hold ids of stages"""
@@ -21,8 +21,8 @@ PLANNED = ("kind", "plr", "flr", "k", "seed")
 """what a plan says of a stage"""
 
 
-def all_grids(store: str | Path, found: Sequence[Finished] | None = None) -> list[Grid]:
-    """A `Grid` for each set-up of `results.load_grids`, in its order, with what was analysed.
+def all_setups(store: str | Path, found: Sequence[Finished] | None = None) -> list[SetupResults]:
+    """What is known of each set-up of `load_setups`, in its order, with what was analysed.
 
     Args:
         found: the finished stages, if the store has been looked at already.
@@ -32,12 +32,12 @@ def all_grids(store: str | Path, found: Sequence[Finished] | None = None) -> lis
     """
     plan = planned_stages(read_plan(Path(store)))
     found = finished(store) if found is None else found
-    stages, epochs, configurations = load_grids(store, found)
+    stages, epochs, configurations = load_setups(store, found)
     tables = load_analyses(store)
     if any(f.about.get("probes") for f in found):
         tables["sets"] = load_sets(store, found)
-    grids = [
-        Grid(
+    setups = [
+        SetupResults(
             setup=setup,
             configuration=configuration,
             stages=_of(stages, setup),
@@ -50,7 +50,7 @@ def all_grids(store: str | Path, found: Sequence[Finished] | None = None) -> lis
         )
         for setup, configuration in configurations.items()
     ]
-    return across_dimensions(grids, found)
+    return across_dimensions(setups, found)
 
 
 def planned_stages(plan: Sequence[Planned]) -> pd.DataFrame:
