@@ -3,12 +3,10 @@
 from fasttrain.report.chains import chain_table
 from fasttrain.report.figures import DRAWINGS, drawings_of, drawn, save
 from fasttrain.report.page.html import with_status, write_report
-from fasttrain.report.page.pictures import Pictures
 from fasttrain.report.seed_means import rich_table, seed_means, summary
 
 __all__ = [
     "DRAWINGS",
-    "Pictures",
     "chain_table",
     "drawings_of",
     "drawn",

@@ -18,16 +18,15 @@ from ..plan.identity import path_of
 from ..store.status import read
 from ..store.store import Store
 from ..store.tables import analysis_commands, finished, origin, path_words, stage_table
-from . import Pictures, with_status, write_report
+from . import with_status, write_report
 
 FOLDER = "report"
 
 
-def rebuild(store: Store, pictures: Pictures | None = None, refresh_s: int | None = None) -> Path:
+def rebuild(store: Store, refresh_s: int | None = None) -> Path:
     """Tables, figures and page of everything finished in the store; returns the page's path.
 
     Args:
-        pictures: what was drawn before, so that figures whose data are the same stay.
         refresh_s: how often the page is to reload itself; never if not given.
     """
     folder = store.path / FOLDER
@@ -44,7 +43,6 @@ def rebuild(store: Store, pictures: Pictures | None = None, refresh_s: int | Non
         analysed_by=analysis_commands(store.path),
         unfinished=unfinished(store),
         status=page_status(store),
-        pictures=pictures,
         refresh_s=refresh_s,
     )
 
@@ -60,20 +58,19 @@ def watch(path: Path, interval_s: float) -> int:
         EnvironmentProblem: no store.
     """
     store = Store.open(path, create=False)
-    pictures = Pictures(store.path / FOLDER / "figures")
     seen: tuple[dict[Path, int], bool] | None = None
     try:
         while True:
             found = _changes(store), read(store.path).running
             if found != seen:
-                _rebuild_aloud(store, pictures, max(2, math.ceil(interval_s)))
+                _rebuild_aloud(store, max(2, math.ceil(interval_s)))
                 seen = found
             elif found[1]:
                 _tell_status(store)
             time.sleep(interval_s)
     except KeyboardInterrupt as stop:
         # The page that stays behind does not reload itself any more.
-        _rebuild_aloud(store, pictures, None)
+        _rebuild_aloud(store, None)
         if exit_code(stop) != exit_code(KeyboardInterrupt()):
             raise
         return 0
@@ -135,10 +132,10 @@ def _changes(store: Store) -> dict[Path, int]:
     return times
 
 
-def _rebuild_aloud(store: Store, pictures: Pictures, refresh_s: int | None) -> None:
+def _rebuild_aloud(store: Store, refresh_s: int | None) -> None:
     started = time.monotonic()
     try:
-        page = rebuild(store, pictures, refresh_s)
+        page = rebuild(store, refresh_s)
     except EnvironmentProblem as error:
         line = str(error)
     else:

@@ -230,9 +230,10 @@ class Current(RootModel[dict[str, dict[str, list[Id]]]]):
 
 
 class Written(_Shape):
-    """.written.json: the files that a report wrote, with their digests"""
+    """.written.json: the files that a report wrote, and what its figures were drawn from"""
 
     files: dict[FileName, Digest]
+    drawn_from: dict[FileName, Digest] = Field(default_factory=dict)
 
 
 class Shapes(NamedTuple):

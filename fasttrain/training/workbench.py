@@ -68,7 +68,7 @@ class Workbench:
     draw: int = 0
     """which of several draws of the data these are"""
     draws: "dict[int, Workbench]" = field(init=False, default_factory=dict)
-    """labs of the draws that were asked for"""
+    """those of the draws that were asked for"""
     test_loader: Loader = field(init=False)
 
     def __post_init__(self) -> None:

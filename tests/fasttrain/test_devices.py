@@ -161,5 +161,5 @@ def test_processes_take_the_gpus_in_turn_and_share_their_memory(
     assert [timing.size for timing in chosen.timings] == [1, 2]
     if len(expected) > 1:
         workers = chosen.engine(workbench, options)
-        devices = [make.args[3] for make in workers.make_labs]
+        devices = [make.args[3] for make in workers.make_workbenches]
         assert devices == [torch.device("cuda", index) for index in expected]

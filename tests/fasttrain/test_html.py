@@ -173,8 +173,7 @@ def test_only_fine_tuning_without_its_pretraining(tmp_path):
     assert data["cells"][2][0]["state"] == "not finished"
 
 
-def test_figures_are_written_again_only_when_their_table_changes(tmp_path, monkeypatch):
-    from fasttrain.report import Pictures
+def test_figures_are_written_again_only_when_table_code_or_a_file_changes(tmp_path, monkeypatch):
     from fasttrain.report.page import pictures
 
     written = []
@@ -182,12 +181,20 @@ def test_figures_are_written_again_only_when_their_table_changes(tmp_path, monke
     monkeypatch.setattr(
         pictures, "save", lambda item, stem: written.append(stem.name) or save(item, stem)
     )
-    kept = Pictures(tmp_path / "figures")
     grid = make_grid()
-    first = _page(tmp_path, [grid], pictures=kept)
-    assert _page(tmp_path, [grid], pictures=kept) == first and written == ["s1-accuracy"]
-    _page(tmp_path, [make_grid(seeds=(0,))], pictures=kept)
+    first = _page(tmp_path, [grid])
+    assert _page(tmp_path, [grid]) == first and written == ["s1-accuracy"]
+    _page(tmp_path, [make_grid(seeds=(0,))])
     assert len(written) == 2
+    picture = tmp_path / "figures" / "s1-accuracy.svg"
+    for harm in (lambda: picture.write_text("mine"), picture.unlink):
+        harm()
+        before = len(written)
+        _page(tmp_path, [make_grid(seeds=(0,))])
+        assert len(written) == before + 1 and "<svg" in picture.read_text()
+    monkeypatch.setattr(pictures, "_drawing_code", lambda: "another version")
+    _page(tmp_path, [make_grid(seeds=(0,))])
+    assert len(written) == 5
 
 
 def test_a_figure_of_too_many_marks_is_shown_in_pixels(tmp_path, monkeypatch):
@@ -211,25 +218,21 @@ def test_a_figure_of_too_many_marks_is_shown_in_pixels(tmp_path, monkeypatch):
 
 
 def test_files_of_figures_that_are_shown_no_more_go_and_no_others(tmp_path):
-    from fasttrain.report import Pictures
-
     folder = tmp_path / "figures"
     both = [make_grid(), make_grid(setup="s-2")]
-    _page(tmp_path, both, pictures=Pictures(folder))
+    first = _page(tmp_path, both)
     shown = {f"{setup}-accuracy.{end}" for setup in ("s1", "s-2") for end in ("png", "svg", "csv")}
     assert {path.name for path in folder.iterdir()} == shown | {".written.json"}
     others = {"s1-notes.png", "accuracy.png", "mine-accuracy.png", "s1-accuracy.pdf"}
     for name in others:
         (folder / name).touch()
     (folder / "s-2-accuracy.svg").write_text("mine by now")
-    # Also by another process than the one that wrote them.
-    kept = Pictures(folder)
-    page = _page(tmp_path, both[:1], pictures=kept)
+    page = _page(tmp_path, both[:1])
     left = {path.name for path in folder.iterdir() if path.name[0] != "."}
     assert left == others | {name for name in shown if name[:2] == "s1"} | {"s-2-accuracy.svg"}
     # What comes back is written again.
-    again = _page(tmp_path, both, pictures=kept)
-    assert (folder / "s-2-accuracy.png").exists() and page != again
+    assert _page(tmp_path, both) == first != page
+    assert (folder / "s-2-accuracy.png").exists()
 
 
 def test_a_list_of_figures_that_names_files_elsewhere_is_refused(tmp_path):

@@ -18,7 +18,7 @@ from fasttrain_data import load as load_data
 from fasttrain_kernels import NormReLUPool
 
 
-def new_lab(tiny, tmp_path) -> tuple[Workbench, list]:
+def new_workbench(tiny, tmp_path) -> tuple[Workbench, list]:
     config = load_config(str(tiny))
     data = load_data("digits").subset(config.data.n_train, config.data.n_test)
     store = Store.open(tmp_path / "runs" / "tiny", create=True)
@@ -28,7 +28,7 @@ def new_lab(tiny, tmp_path) -> tuple[Workbench, list]:
 
 def test_an_average_is_the_mean_of_the_checkpoints_of_the_continuing_run(fasttrain, tiny, tmp_path):
     assert fasttrain("sweep", tiny, "--pack", "1").code == 0
-    workbench, stages = new_lab(tiny, tmp_path)
+    workbench, stages = new_workbench(tiny, tmp_path)
     pretrain = stages[0]
     average = next(s for s in stages if s.parent is pretrain and s.k == 3)
     model = workbench.new_model(0)
@@ -65,7 +65,7 @@ def test_an_average_is_the_mean_of_the_checkpoints_of_the_continuing_run(fasttra
 
 
 def test_batch_norm_statistics_are_the_plain_mean_over_batches(tiny, tmp_path):
-    workbench, _ = new_lab(tiny, tmp_path)
+    workbench, _ = new_workbench(tiny, tmp_path)
     model, reference = workbench.new_model(0), workbench.new_model(0)
     batches = list(workbench.train_loader(0).epoch(0))
     assert [len(labels) for _, labels in batches] == [64, 64, 22]
@@ -83,7 +83,7 @@ def test_batch_norm_statistics_are_the_plain_mean_over_batches(tiny, tmp_path):
 def test_every_seed_and_rate_is_its_own_stage_and_predecessors_are_those_of_other_grids(
     tiny, tmp_path
 ):
-    _, stages = new_lab(tiny, tmp_path)
+    _, stages = new_workbench(tiny, tmp_path)
     assert len({stage.id for stage in stages}) == len(stages)
     pretrain = stages[0]
     longest = averages(pretrain, [4])[0]
@@ -95,7 +95,7 @@ def test_every_seed_and_rate_is_its_own_stage_and_predecessors_are_those_of_othe
 
 def test_an_epoch_reads_nothing_from_the_device(tiny, tmp_path):
     """On the meta device there is nothing to read: any host read raises."""
-    workbench, _ = new_lab(tiny, tmp_path)
+    workbench, _ = new_workbench(tiny, tmp_path)
     workbench.device = torch.device("meta")
     model = workbench.new_model(0)
     optimizer = workbench.new_optimizer(model, 0, [Knobs(lr=0.1)])
@@ -108,7 +108,7 @@ def test_an_epoch_reads_nothing_from_the_device(tiny, tmp_path):
 
 def test_distance_is_the_angle_from_the_start_of_the_stage(fasttrain, tiny, tmp_path):
     assert fasttrain("sweep", tiny, "--plr", "1e-2", "--k", "2").code == 0
-    workbench, stages = new_lab(tiny, tmp_path)
+    workbench, stages = new_workbench(tiny, tmp_path)
     pretrain, finetune = stages[0], stages[1]
     ends = {
         stage.id: Progress.from_tensors(

@@ -70,11 +70,11 @@ def test_a_pack_is_its_models():
 
 def test_what_follows_the_data_and_what_the_run(tmp_path):
     workbench = workbench_of(tmp_path / "s", data={"draws": 2, "seed": 5}, seeds=4)
-    labs = [workbench.of_seed(seed) for seed in range(4)]
+    workbenches = [workbench.of_seed(seed) for seed in range(4)]
     expected = [tick(5 + seed % 2, n_test=100, n_probe=40).digest for seed in range(4)]
-    assert [found.data.digest for found in labs] == expected
-    states = [found.initial_state(seed) for seed, found in enumerate(labs)]
-    loaders = [found.passes(seed) for seed, found in enumerate(labs)]
+    assert [found.data.digest for found in workbenches] == expected
+    states = [found.initial_state(seed) for seed, found in enumerate(workbenches)]
+    loaders = [found.passes(seed) for seed, found in enumerate(workbenches)]
     orders = [found.order(0).tolist() for found in loaders if isinstance(found, ResidentLoader)]
     for a in range(4):
         for b in range(a):

@@ -124,20 +124,20 @@ class Workers:
     """Runs tasks in processes of this machine. A context manager.
 
     Args:
-        make_labs: one per process, called there: opens data and device.
+        make_workbenches: one per process, called there: opens data and device.
         num_threads: threads of each process.
         lock: the file whose lock keeps others out of the store, if it is held. Each worker holds it
             too, so that the store stays locked until the last of them is gone.
     """
 
-    make_labs: Sequence[Callable[[], Workbench]]
+    make_workbenches: Sequence[Callable[[], Workbench]]
     num_threads: int
     lock: int | None = None
     workers: list[_Worker] = field(default_factory=list)
 
     @property
     def capacity(self) -> int:
-        return len(self.make_labs)
+        return len(self.make_workbenches)
 
     def __enter__(self) -> Self:
         try:
@@ -185,7 +185,13 @@ class Workers:
         lock = None if self.lock is None else Connection(os.dup(self.lock), writable=False)
         process = context.Process(
             target=_work,
-            args=(theirs, self.make_labs[index], self.num_threads, interrupts.heeded(), lock),
+            args=(
+                theirs,
+                self.make_workbenches[index],
+                self.num_threads,
+                interrupts.heeded(),
+                lock,
+            ),
             daemon=True,
         )
         with _hidden_program():

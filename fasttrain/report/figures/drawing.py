@@ -101,14 +101,20 @@ class Drawn:
         return b"" if self.table is None else self.table.to_csv(index=False).encode()
 
 
+def paths_of(stem: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
+    """The files of a figure: picture in pixels and as vectors, and what is drawn."""
+    stem = Path(stem)
+    png, svg, csv = (stem.with_name(stem.name + suffix) for suffix in (".png", ".svg", ".csv"))
+    return png, svg, csv
+
+
 def save(drawn: Drawn, stem: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
-    """Write `stem`.png (150 dpi), .svg and .csv, the same bytes each time; returns the paths.
+    """Write `paths_of` the stem, a .png of 150 dpi among them, the same bytes each time.
 
     Raises:
         Missing: there is nothing to draw.
     """
-    stem = Path(stem)
-    png, svg, csv = (stem.with_name(stem.name + suffix) for suffix in (".png", ".svg", ".csv"))
+    png, svg, csv = paths_of(stem)
     figure = drawn.figure
     # Without a salt the identifiers in an SVG file are random.
     with rc_context({"svg.hashsalt": "fasttrain", "svg.fonttype": "none"}):

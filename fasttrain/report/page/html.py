@@ -68,7 +68,6 @@ def write_report(
     analysed_by: Sequence[str] = (),
     unfinished: Sequence[tuple[str, str, str]] = (),
     status: Sequence[str] = (),
-    pictures: Pictures | None = None,
     refresh_s: int | None = None,
 ) -> Path:
     """Write `folder`/report.html and `folder`/figures/*; returns the page's path.
@@ -80,13 +79,12 @@ def write_report(
         analysed_by: the commands that made the analyses.
         unfinished: stages that are not finished: what, how many epochs of how many, state.
         status: sentences on where the store stands, for the top of the page.
-        pictures: what was drawn before, so that the same figures are not written again.
         refresh_s: how often the page is to reload itself; None: never.
 
     The page appears whole or not at all. Raises ValueError if a set-up repeats a seed of a cell.
     """
     folder = Path(folder)
-    pictures = Pictures(folder / "figures") if pictures is None else pictures
+    pictures = Pictures(folder / "figures")
     differs = _differences([results.configuration for results in setups])
     sections = [
         _section(results, commands or {}, pictures) | {"differs": different}

@@ -1,16 +1,19 @@
 """The figures of a page: drawn, written as files, and put into the page itself.
 
-Writing a figure takes most of the time of a report. `Pictures` keeps what the page embeds, and
-writes a figure again only when the data behind it has changed: while a sweep runs, most of its
-figures stay as they were from one report to the next.
+Writing a figure takes most of the time of a report. A figure is written again only if what is
+drawn or how it is drawn has changed, or one of its files.
 
-`.written.json` beside the figures lists the files that reports wrote, with their digests. Nothing
-else is ever deleted, and none of these if it has been changed since.
+`.written.json` beside the figures lists the files that reports wrote, with their digests, and what
+each figure was drawn from. Nothing else is ever deleted, and none of these if it has been changed
+since.
 """
 
 import base64
+import functools
 import hashlib
 import io
+from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +22,7 @@ from PIL import Image
 
 from fasttrain.analysis.tables import SetupResults
 from fasttrain.machine.files import file_sha256, json_bytes, make_folder, write_atomically
-from fasttrain.report.figures import Drawn, drawn, save
+from fasttrain.report.figures import Drawn, drawn, paths_of, save
 from fasttrain.store.schema import Written, read_json
 
 WRITTEN = ".written.json"
@@ -29,18 +32,22 @@ PIXELS = "Shown here in pixels, since it has so many marks: the .svg is sharp."
 
 
 class Pictures:
-    """The figures written to `folder`, and what the page embeds of each, by file stem."""
+    """The figures of one report in `folder`: files, and what the page embeds of each.
+
+    Raises:
+        EnvironmentProblem: the list of what was written before is damaged.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._embedded: dict[str, tuple[str, dict[str, Markup | str]]] = {}
-        self._written: dict[str, dict[str, str]] = {}
-        self._shown: set[str] = set()
+        self._before, self._drawn_from = written(folder)
+        self._files: dict[str, str] = {}
+        self._now_from: dict[str, str] = {}
 
     def of(
         self, results: SetupResults, regimes: pd.DataFrame, prefix: str
     ) -> tuple[list[dict], list[dict]]:
-        """The figures of a grid as the page's template takes them, and those that lack data."""
+        """The figures of a set-up as the page's template takes them, and those that lack data."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         make_folder(self.folder)
         figures, missing = [], []
@@ -52,46 +59,65 @@ class Pictures:
             stem = f"{prefix}-{item.drawing.name}"
             about |= {"caption": item.caption, "file": f"{self.folder.name}/{stem}"}
             figures.append(about | self._picture(item, stem))
-            self._shown.add(stem)
         return figures, missing
 
     def tidy(self) -> None:
-        """Drop the files of figures that the page shows no more: those not asked for since.
-
-        Raises:
-            EnvironmentProblem: the list of what was written is damaged.
-        """
-        shown = {n: d for s in self._shown for n, d in self._written[s].items()}
-        before = written(self.folder)
-        for name in before.keys() - shown.keys():
-            path = self.folder / name
-            if not path.is_symlink() and path.is_file() and file_sha256(path, "") == before[name]:
-                path.unlink(missing_ok=True)
-        if shown != before:
-            write_atomically(self.folder / WRITTEN, json_bytes({"files": shown}))
-        self._embedded = {s: found for s, found in self._embedded.items() if s in self._shown}
-        self._shown = set()
+        """Drop the files of figures that the page shows no more, and list those that it shows."""
+        for name in self._before.keys() - self._files.keys():
+            if self._as_written(name):
+                (self.folder / name).unlink(missing_ok=True)
+        if (self._files, self._now_from) != (self._before, self._drawn_from):
+            listing = {"files": self._files, "drawn_from": self._now_from}
+            write_atomically(self.folder / WRITTEN, json_bytes(listing))
 
     def _picture(self, item: Drawn, stem: str) -> dict[str, Markup | str]:
-        """What the page embeds, drawn if the table or the shading is not what it was."""
-        digest = hashlib.sha256(item.csv + repr(item.shades).encode()).hexdigest()
-        if self._embedded.get(stem, ("", None))[0] != digest:
-            paths = save(item, self.folder / stem)
-            self._written[stem] = {path.name: file_sha256(path, "") for path in paths}
-            self._embedded[stem] = (digest, _embedded(*paths[:2]))
-        return self._embedded[stem][1]
+        """What the page embeds; drawn unless its files are those of the same data and code."""
+        source = _source(item)
+        paths = paths_of(self.folder / stem)
+        same = self._drawn_from.get(stem) == source
+        if not (same and all(self._as_written(path.name) for path in paths)):
+            save(item, self.folder / stem)
+        self._now_from[stem] = source
+        self._files |= {path.name: file_sha256(path, "") for path in paths}
+        return _embedded(*paths[:2])
+
+    def _as_written(self, name: str) -> bool:
+        """Whether a file is there as a report wrote it."""
+        path = self.folder / name
+        there = name in self._before and not path.is_symlink() and path.is_file()
+        return there and file_sha256(path, "") == self._before[name]
 
 
-def written(folder: Path) -> dict[str, str]:
-    """Names of the files that reports wrote into the folder of figures, with their SHA-256.
+def written(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """The files that reports wrote into the folder of figures, and what figures were drawn from.
+
+    Returns:
+        names with their SHA-256; file stems with a digest of table, shading and code.
 
     Raises:
         EnvironmentProblem: the list of them is damaged.
     """
     path = folder / WRITTEN
     if not path.exists():
-        return {}
-    return read_json(path, Written, f"delete {path} and run fasttrain report again")["files"]
+        return {}, {}
+    listing = read_json(path, Written, f"delete {path} and run fasttrain report again")
+    return listing["files"], listing.get("drawn_from", {})
+
+
+def _source(item: Drawn) -> str:
+    """A digest of all that a picture comes from."""
+    about = repr((item.shades, item.rate, _drawing_code()))
+    return hashlib.sha256(item.csv + about.encode()).hexdigest()
+
+
+@functools.cache
+def _drawing_code() -> str:
+    """A digest of the modules that draw, and the version of the library that they draw with."""
+    digest = hashlib.sha256(version("matplotlib").encode())
+    sources = [f for f in files("fasttrain.report.figures").iterdir() if f.name.endswith(".py")]
+    for source in sorted(sources, key=lambda file: file.name):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
 
 
 def _embedded(png: Path, svg: Path) -> dict[str, Markup | str]:
