@@ -17,10 +17,9 @@ from ..execution.console import Console
 from ..execution.cost import estimate
 from ..execution.execution import plan_execution
 from ..execution.progress import STATES
+from ..machine.processes import usable_cpus
 from ..plan.config import Config, RunOptions
 from ..plan.stages import KINDS, Stage, unshared_epochs
-from ..report import chain_table, rich_table, summary
-from ..report.build import rebuild, watch
 from ..store.status import duration
 from ..store.store import Store
 from ..store.tables import load
@@ -53,7 +52,7 @@ def sweep(
         return 0
     failures = session.sweep(opened, console, every_epoch=every_epoch)
     store = opened.workbench.store
-    page = rebuild(store)
+    page = _report(store, options.processes)
     _print_outcome(opened.stages, store, page, console)
     raise_failures(failures)
     return 0
@@ -90,7 +89,7 @@ def locate(
 def analyse(path: Path, request: Request, location: Location) -> int:
     """Measure what a store holds, and rebuild its report."""
     failures = session.analyse(path, request, location, Console())
-    print(f"report: {rebuild(Store.open(path, create=False))}")
+    print(f"report: {_report(Store.open(path, create=False), location.processes)}")
     raise_failures(failures, "analyses", f" below {path / 'analyses'}")
     return 0
 
@@ -101,10 +100,19 @@ def report(path: Path, watch_s: float | None = None) -> int:
     Args:
         watch_s: seconds between looks at the store, to rebuild until interrupted; else once.
     """
+    from ..report.build import rebuild, watch
+
     if watch_s is not None:
         return watch(path, watch_s)
     print(rebuild(Store.open(path, create=False)))
     return 0
+
+
+def _report(store: Store, processes: int | None) -> Path:
+    """Rebuild a store's report, with figures drawn in as many processes as have trained."""
+    from ..report.build import rebuild
+
+    return rebuild(store, processes=processes or usable_cpus())
 
 
 def _print_plan(opened: Session, console: Console) -> None:
@@ -140,6 +148,8 @@ def _print_plan(opened: Session, console: Console) -> None:
 
 def _print_outcome(stages: list[Stage], store: Store, page: Path, console: Console) -> None:
     """The summary of this grid's stages, and where the report is."""
+    from ..report import chain_table, rich_table, summary
+
     if console.quiet:
         return
     ids = {stage.id for stage in stages}

@@ -146,10 +146,20 @@ def _run(command: Cell, config: Config, verb: str, arguments: list[str], **how: 
     name = Path(command.preset).stem
     options = check_options(command.options, config)
     check_training(config, options, name)
+    if not how.get("dry_run"):
+        _start_server(options.processes)
     from .commands import sweep
 
     words = shlex.join(["fasttrain", verb, *arguments])
     return sweep(config, options, name=name, command=words, **how)
+
+
+def _start_server(processes: int | None) -> None:
+    """Let what workers need be imported while this process imports its own part."""
+    from ..machine.processes import start_server, usable_cpus
+
+    if (processes or usable_cpus()) > 1:
+        start_server()
 
 
 def _checked(command: Cell, config: Config, grid: GridConfig | None = None) -> Config:
@@ -202,6 +212,8 @@ def _locate(arguments: list[str]) -> int:
     task = Task(command.plr, command.ratio, command.boundaries, command.share)
     # Raises for a task that is not possible.
     plan_search(config, task)
+    if not command.dry_run:
+        _start_server(options.processes)
     from .commands import locate
 
     return locate(
@@ -247,6 +259,7 @@ def _analyse(arguments: list[str]) -> int:
     request = check_request(values, "command line")
     check_dataset(command.dataset, command.data_root)
     check_store(command.store, create=False)
+    _start_server(command.processes)
     from ..analysis.reopen import Location
     from .commands import analyse
 

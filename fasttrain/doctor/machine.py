@@ -15,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..machine.processes import usable_cpus
+
 NEEDED = ("torch", "torchvision", "triton", "numba", "numpy", "pandas", "pyarrow", "matplotlib")
 LINUX_ONLY = ("triton",)
 """of these, what there is for Linux alone"""
@@ -87,13 +89,9 @@ def _cpu() -> str:
 
     auto = resolve_precision("auto", torch.device("cpu"))
     return (
-        f"{os.cpu_count()} logical, {_usable()} of them for this process;"
+        f"{os.cpu_count()} logical, {usable_cpus()} of them for this process;"
         f" {torch.backends.cpu.get_cpu_capability()}; --precision auto is {auto}"
     )
-
-
-def _usable() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _threads() -> str:

@@ -164,7 +164,8 @@ def _figures(store: Path, found: Diagnosis) -> Iterator[str]:
     """What is wrong with the files that reports wrote."""
     folder, again = store / "report" / "figures", f"run fasttrain report {store} again"
     found.counts["figures' files"] = 0
-    for name, sha256 in (_try(found, written, folder) or {}).items():
+    files, _ = _try(found, written, folder) or ({}, {})
+    for name, sha256 in files.items():
         found.counts["figures' files"] += 1
         try:
             if file_sha256(folder / name, again) != sha256:

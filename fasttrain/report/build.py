@@ -23,11 +23,12 @@ from . import with_status, write_report
 FOLDER = "report"
 
 
-def rebuild(store: Store, refresh_s: int | None = None) -> Path:
+def rebuild(store: Store, refresh_s: int | None = None, processes: int = 1) -> Path:
     """Tables, figures and page of everything finished in the store; returns the page's path.
 
     Args:
         refresh_s: how often the page is to reload itself; never if not given.
+        processes: those that draw figures at once.
     """
     folder = store.path / FOLDER
     found = finished(store.path)
@@ -44,6 +45,7 @@ def rebuild(store: Store, refresh_s: int | None = None) -> Path:
         unfinished=unfinished(store),
         status=page_status(store),
         refresh_s=refresh_s,
+        processes=processes,
     )
 
 

@@ -1,10 +1,9 @@
-"""Named data sets: the embedded digits, torchvision's from archives put by hand, no network."""
+"""Data sets of torchvision from archives put by hand, no network."""
 
 import gzip
 import hashlib
 import io
 import pickle
-import re
 import socket
 import tarfile
 import threading
@@ -16,9 +15,8 @@ import pytest
 import torchvision.datasets
 from filelock import FileLock
 
-from fasttrain_data import DATASETS, DataError, DataUnavailable, cache_dir, load
+from fasttrain_data import DataUnavailable, cache_dir, load
 
-DIGITS_DIGEST = "98c89b47a30241166ca198f9cacfb0125da7bda60fe61b50e7248ee24671bf49"
 PER_FILE = 20
 
 # torchvision extracts without naming a filter, which Python 3.12 and 3.13 warn about.
@@ -125,26 +123,6 @@ def unavailable(name: str, root: Path) -> str:
         load(name, root)
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-def test_digits_are_fixed_and_balanced():
-    data = load("digits")
-    assert data.name == "digits"
-    assert data.train_images.shape == (1437, 8, 8, 1)
-    assert np.bincount(data.test_labels).tolist() == [36] * 10
-    assert np.bincount(data.train_labels).min() >= 138
-    assert sorted(np.unique(data.train_images).tolist()) == [(v * 255 + 8) // 16 for v in range(17)]
-    assert data.mean[0] == pytest.approx((data.train_images / 255).mean())
-    assert data.digest == DIGITS_DIGEST
-
-
-def test_digits_hold_every_sample_once():
-    from sklearn.datasets import load_digits
-
-    data = load("digits")
-    together = np.concatenate([data.train_images, data.test_images]).reshape(1797, 64)
-    source = np.rint(load_digits().data * 255 / 16).astype(np.uint8)
-    assert sorted(map(bytes, together)) == sorted(map(bytes, source))
 
 
 @pytest.mark.parametrize(("name", "per_set"), [("cifar10", 5), ("cifar100", 1)])
@@ -300,28 +278,3 @@ def test_the_default_cache(monkeypatch, tmp_path):
     assert cache_dir() == tmp_path / "xdg" / "fasttrain"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_dir() == tmp_path / ".cache" / "fasttrain"
-
-
-@pytest.mark.parametrize(
-    ("name", "hint"),
-    [
-        ("cifar-10", "; did you mean 'cifar10'?"),
-        ("CIFAR100", "; did you mean 'cifar100'?"),
-        ("fashion", "; did you mean 'fashion-mnist'?"),
-        ("digit", "; did you mean 'digits'?"),
-        ("imagenet-21k", ""),
-        ("", ""),
-    ],
-)
-def test_unknown_names_are_refused_with_the_list_and_the_nearest(name, hint):
-    allowed = ", ".join(DATASETS)
-    expected = (
-        f"unknown data set {name!r}: use one of {allowed} or the path of an .npz file or of a"
-        f" folder of images{hint}"
-    )
-    with pytest.raises(DataError, match=f"^{re.escape(expected)}$"):
-        load(name)
-
-
-def test_the_named_sets():
-    assert DATASETS == ("digits", "cifar10", "cifar100", "fashion-mnist", "tick")

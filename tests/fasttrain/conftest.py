@@ -5,6 +5,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ import torch
 from fasttrain.cli.main import run
 from fasttrain.execution import pack_size as tuning
 
+from .own_parts import SMALL, TOML
 from .pages import use_few_pictures
 
 TINY = """
@@ -85,6 +87,24 @@ def tiny(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.toml"
     path.write_text(TINY)
     return path
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A folder with a user's module and a grid of its parts; the program runs there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "own.py").write_text(SMALL)
+    (tmp_path / "own.toml").write_text(TOML)
+    yield tmp_path
+    forget_own_parts()
+
+
+def forget_own_parts() -> None:
+    """The next import reads the user's module again, as in a new process."""
+    for name in ("own", "own_too"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture

@@ -104,6 +104,7 @@ class Figure:
     csv: bytes
     missing: str = ""
     shades: tuple = ()
+    rate: str = "effective"
 
     @property
     def drawing(self) -> "Figure":

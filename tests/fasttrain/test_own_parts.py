@@ -1,8 +1,7 @@
-"""A user's data, network and optimiser, through the whole program; everything wrong with them."""
+"""A user's data, network and optimiser, through the whole program."""
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,28 +20,10 @@ from fasttrain.training import pack
 from fasttrain.training.run_pack import run_pack
 from fasttrain.training.workbench import open_workbench, trained
 
-from .conftest import contents
+from .conftest import contents, forget_own_parts
 from .own_parts import SMALL, TOML, PlainNet
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def own(tmp_path, monkeypatch):
-    """A folder with a user's module and a grid of its parts; the program runs there."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    (tmp_path / "own.py").write_text(SMALL)
-    (tmp_path / "own.toml").write_text(TOML)
-    yield tmp_path
-    forget()
-
-
-def forget() -> None:
-    """The next import reads the user's module again, as in a new process."""
-    for name in ("own", "own_too"):
-        sys.modules.pop(name, None)
 
 
 def workbench_of(config: Config, folder: Path, store: str = "store"):
@@ -172,7 +153,7 @@ def test_a_change_of_the_source_is_another_identity_and_said(fasttrain, own):
     Store.open(own / "store", create=True)
     run(workbench)
     (own / "own.py").write_text(SMALL + "\n# A remark.\n")
-    forget()
+    forget_own_parts()
     assert not set(ids(workbench_of(load_config("own.toml"), own))) & set(before)
     outcome = fasttrain("sweep", "own.toml", "--store", "store", "--dry-run", "--pack", "1")
     assert outcome.code == 0
@@ -181,7 +162,7 @@ def test_a_change_of_the_source_is_another_identity_and_said(fasttrain, own):
     refused = fasttrain("analyse", "store")
     assert refused.code == 2 and "its source has changed since" in refused.err
     (own / "own.py").write_text(SMALL)
-    forget()
+    forget_own_parts()
     assert ids(workbench_of(load_config("own.toml"), own)) == before
     again = fasttrain("sweep", "own.toml", "--store", "store", "--dry-run", "--pack", "1")
     assert "has changed" not in again.out and "nothing left to run" in again.out
@@ -227,144 +208,6 @@ def test_data_of_a_function_are_inspected_and_written(fasttrain, own):
     assert wrong.code == 2 and "did you mean 'stripes'?" in wrong.err
 
 
-BAD = {
-    "network raises": (
-        "Net",
-        "raise RuntimeError('no\\nluck')",
-        "raised RuntimeError: no luck",
-    ),
-    "network, none": ("Net", "return None", "gave None; a torch.nn.Module is needed"),
-    "network, text": ("Net", "return 'x'", "gave a str; a torch.nn.Module is needed"),
-    "network trains nothing": (
-        "Net",
-        "return Net(shape, outputs).requires_grad_(False)",
-        "trains nothing: no parameter has requires_grad",
-    ),
-    "network, shape": (
-        "Net",
-        "return Net(shape, outputs + 1)",
-        "of shape (8, 3) for 8 images",
-    ),
-    "network, channels": (
-        "Net",
-        "return Net((3, 8, 8), outputs)",
-        "in training mode it raised",
-    ),
-    "network, name": (
-        "Net",
-        "return Net(shape, outputs, names=['conv.wieght'])",
-        "'conv.wieght', which is no parameter that trains (did you mean 'conv.weight'?)",
-    ),
-    "network, unseeded": (
-        "Net",
-        "net = Net(shape, outputs); net.head.bias.data.fill_(np.random.rand()); return net",
-        "it has another 'head.bias' each time",
-    ),
-    "network, unused": (
-        "Net",
-        "net = Net(shape, outputs); net.more = nn.Linear(2, 2); return net",
-        "parameters without a gradient, which nothing trains: more.weight, more.bias",
-    ),
-    "network, options": ("Net", None, "raised TypeError"),
-    "optimizer raises": ("Lion", "raise ValueError('bad lr')", "raised ValueError: bad lr"),
-    "optimizer, none": ("Lion", "return None", "gave None; a torch.optim.Optimizer is needed"),
-    "optimizer takes some": (
-        "Lion",
-        "return Lion(parameters[1:], lr)",
-        "parameters that train, and no optimiser takes them: conv.weight",
-    ),
-    "optimizer trains nothing": (
-        "Lion",
-        "return Lion(parameters, 0.0)",
-        "trains nothing: steps",
-    ),
-    "optimizer forgets": (
-        "Lion",
-        "made = Lion(parameters, lr); made.load_state_dict = lambda state: None; return made",
-        "does not bring back what state_dict gave, bit for bit",
-    ),
-    "optimizer needs more": (
-        "Lion",
-        "return torch.optim.LBFGS(parameters, lr)",
-        "a step raised",
-    ),
-    "data raises": ("stripes", "raise OSError('no disk')", "raised OSError: no disk"),
-    "data, none": ("stripes", "return None", "gave None; an ImageData, or a dict of train_images"),
-    "data, keys": ("stripes", "return {'train_images': 3}", "there is no train_labels among"),
-    "data, shape": (
-        "stripes",
-        "return stripes() | {'test_images': np.zeros((32, 4, 4), np.uint8)}",
-        "test_images are (4, 4, 1)",
-    ),
-    "data, text labels": (
-        "stripes",
-        "return stripes() | {'train_labels': np.array(['a'] * 64)}",
-        "train_labels is text ('a')",
-    ),
-}
-SIGNATURES = {"Net": "shape, outputs, width=6", "Lion": "parameters, lr, beta=0.8", "stripes": ""}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_a_factory_that_does_not_do_is_one_line_before_anything_trains(fasttrain, own, case):
-    name, body, message = BAD[case]
-    signature = SIGNATURES[name] if body is not None else "shape"
-    (own / "own_too.py").write_text(
-        f"from own import *\nfrom own import np, torch, nn\n"
-        f"def made({signature}):\n    {body or 'return None'}\n"
-    )
-    (own / "own.toml").write_text(TOML.replace(f"own:{name}", "own_too:made"))
-    outcome = fasttrain("sweep", "own.toml")
-    assert outcome.code == 2 and outcome.err.count("\n") == 1, outcome.err
-    part = {"Net": "network", "Lion": "optimizer", "stripes": "data"}[name]
-    assert f"{part}.factory = 'own_too:made'" in outcome.err and message in outcome.err
-    assert not (own / "runs").exists()
-
-
-NAMES = {
-    "own:Nte": "own has no 'Nte' (did you mean 'Net'?)",
-    "onw:Net": "there is no module 'onw' here",
-    "torch.optmi:SGD": "there is no module 'torch.optmi' in torch (did you mean 'optim'?)",
-    "own": "must be package.module:function",
-    "own:SMALL": "own has no 'SMALL'",
-    "own:Net.forwrad": "has no 'forwrad' (did you mean 'forward'?)",
-    "broken:Net": "importing broken raised SyntaxError",
-    "lacking:Net": "importing lacking raised ModuleNotFoundError: No module named 'nothing_such'",
-}
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_name_that_is_none_has_the_nearest(fasttrain, own, name):
-    (own / "broken.py").write_text("def Net(:\n")
-    (own / "lacking.py").write_text("import nothing_such\n")
-    (own / "own.toml").write_text(TOML.replace("own:Net", name))
-    outcome = fasttrain("sweep", "own.toml")
-    assert outcome.code == 2 and outcome.err.count("\n") == 1
-    assert NAMES[name] in outcome.err and "network.factory" in outcome.err
-    assert not (own / "runs").exists()
-
-
-def test_parameters_beside_the_sphere_need_a_rate(fasttrain, own):
-    text = TOML.replace(
-        'kind = "custom"\nfactory = "own:Lion"\n[optimizer.options]\nbeta = 0.8', ""
-    )
-    (own / "own.toml").write_text(text)
-    outcome = fasttrain("sweep", "own.toml")
-    assert outcome.code == 2 and outcome.err.count("\n") == 1
-    assert "no optimiser takes them: norm.weight, norm.bias, head.weight, head.bias" in outcome.err
-    assert "give optimizer.free_lr" in outcome.err
-
-
-def test_a_network_without_anything_scale_invariant_has_no_sphere(own):
-    network = CustomNetwork(factory=PlainNet)
-    with pytest.raises(UsageError, match="no parameter is scale-invariant"):
-        workbench_of(Config(network=network), own)
-    plain = workbench_of(
-        Config(network=network, optimizer=CustomOptimizer(factory="own:Lion")), own
-    )
-    assert plain.sphere_names == ["linear.weight"] and plain.free_names == ["linear.bias"]
-
-
 def test_a_report_gives_the_command_of_a_cell_of_its_file(own):
     from fasttrain.report.page.cell_command import NoCommand, train_command
     from fasttrain.store.tables import finished
@@ -376,3 +219,13 @@ def test_a_report_gives_the_command_of_a_cell_of_its_file(own):
     assert command.split()[:4] == ["fasttrain", "train", "own.toml", "--store"]
     with pytest.raises(NoCommand, match="another network now than 'own:Net'"):
         train_command(configuration, ["fasttrain sweep digits"])
+
+
+def test_a_network_without_anything_scale_invariant_has_no_sphere(own):
+    network = CustomNetwork(factory=PlainNet)
+    with pytest.raises(UsageError, match="no parameter is scale-invariant"):
+        workbench_of(Config(network=network), own)
+    plain = workbench_of(
+        Config(network=network, optimizer=CustomOptimizer(factory="own:Lion")), own
+    )
+    assert plain.sphere_names == ["linear.weight"] and plain.free_names == ["linear.bias"]

@@ -2,10 +2,8 @@
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -26,7 +24,6 @@ from fasttrain.settings.losses import LOSSES
 from fasttrain.settings.networks.kinds import ConvNet, ResNet18
 from fasttrain.settings.optimizers.kinds import SGD, Adam, Sphere
 from fasttrain.store.store import Store
-from fasttrain.training.chance import chance_of
 from fasttrain.training.progress import Progress
 from fasttrain.training.workbench import Workbench
 from fasttrain_data import load
@@ -254,63 +251,6 @@ def test_locate_is_on_the_sphere_alone(fasttrain, tiny):
     outcome = fasttrain("locate", tiny, "--optimizer", "sgd", "--flr", "1e-3,1e-2")
     assert outcome.code == 2 and outcome.err.count("\n") == 1
     assert "regimes are not judged" in outcome.err
-
-
-SHARES = np.array([0.3, 0.7])
-
-
-@pytest.mark.parametrize("kind", LOSSES)
-def test_the_best_guess_of_a_loss_is_the_least_of_constant_outputs(kind):
-    loss = LOSSES[kind]
-    labels = torch.tensor([0] * 3 + [1] * 7)
-    constant = torch.zeros(1, loss.outputs(2), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([constant], max_iter=100, tolerance_grad=1e-12)
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        total = loss(constant.expand(10, -1), labels)[0].sum()
-        total.backward()
-        return total
-
-    optimizer.step(closure)
-    least, hits = loss(constant.detach().expand(10, -1), labels)
-    assert least.item() == pytest.approx(loss.guess(SHARES), rel=1e-6)
-    assert chance_of(labels.numpy(), loss.guess).loss == pytest.approx(loss.guess(SHARES))
-    # The more frequent class is the guess.
-    assert hits.double().mean().item() == pytest.approx(0.7)
-
-
-def test_binary_cross_entropy_is_the_cross_entropy_of_a_difference():
-    logits, labels = torch.randn(3, 20, 1), torch.randint(2, (20,))
-    binary = LOSSES["binary-cross-entropy"](logits, labels)
-    two = LOSSES["cross-entropy"](torch.cat([torch.zeros_like(logits), logits], dim=2), labels)
-    torch.testing.assert_close(binary[0], two[0])
-    assert torch.equal(binary[1], two[1])
-    assert math.isfinite(float(binary[0].sum()))
-
-
-@pytest.mark.parametrize("model", ["mlp", "convnet"])
-@pytest.mark.parametrize("loss", ["binary-cross-entropy", "squared"])
-def test_every_loss_trains(fasttrain, tiny, tmp_path, model, loss):
-    images = np.random.default_rng(0).integers(0, 255, (160, 8, 8, 1), dtype=np.uint8)
-    labels = (np.arange(160) % 2).astype(np.int64)
-    images[labels == 1, :4] //= 4
-    np.savez(
-        tmp_path / "two.npz",
-        train_images=images[:120],
-        train_labels=labels[:120],
-        test_images=images[120:],
-        test_labels=labels[120:],
-    )
-    tiny.write_text(tiny.read_text().replace("n_train = 150\nn_test = 50\n", ""))
-    flags = ("--dataset", tmp_path / "two.npz", "--loss", loss, "--model", model, "--width", "4")
-    flags += (*SGD_FLAGS, "--quiet", "--plr", "0.02", "--k", "none", "--epochs", "20")
-    flags += ("--store", "two")
-    assert fasttrain("sweep", tiny, *flags).code == 0
-    table = package.load(tmp_path / "two")
-    assert (table["train_accuracy"] > 0.9).all()
-    guess = LOSSES[loss].guess(np.array([0.5, 0.5]))
-    assert (table["train_loss"] < guess).all()
 
 
 @pytest.mark.parametrize(

@@ -1,69 +1,15 @@
-"""`OnSphere`: spheres hold whatever steps, as torch's own optimisers, and as Riemannian SGD."""
+"""`OnSphere`: spheres hold whatever steps, and steps are those of torch's own optimisers."""
 
 import copy
 import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fasttrain_kernels import OnSphere, SphereSGD
 
-WRAPPED = {
-    "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True),
-    "adam": lambda p: torch.optim.Adam(p, lr=0.02),
-    "adamw fused": lambda p: torch.optim.AdamW(p, lr=0.02, fused=True),
-    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.02),
-    "lbfgs": lambda p: torch.optim.LBFGS(p, lr=0.1, max_iter=3),
-    "muon": lambda p: torch.optim.Muon(p, lr=0.02),
-}
-KINDS = {
-    "joint": {"scope": "joint"},
-    "tensor": {"scope": "group", "groups": "tensor"},
-    "rows": {"scope": "group", "groups": "filter"},
-}
-
-
-def weights(seed: int = 0, dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype))
-        for shape in [(6, 5), (4, 9), (8, 3)]
-    ]
-
-
-def loss_of(parameters: list[nn.Parameter], shift: float = 0.0) -> Tensor:
-    """Not scale-invariant: quadratic about points that are not on the spheres."""
-    return sum(
-        ((p - 2.0 - shift) * (1 + torch.arange(p.numel(), dtype=p.dtype).view_as(p)))
-        .square()
-        .mean()
-        for p in parameters
-    )  # type: ignore[return-value]
-
-
-def norms(parameters: list[nn.Parameter], kind: str) -> Tensor:
-    if kind == "joint":
-        return torch.cat([p.detach().flatten() for p in parameters]).norm()[None]
-    if kind == "tensor":
-        return torch.stack([p.detach().norm() for p in parameters])
-    return torch.cat([p.detach().norm(dim=1) for p in parameters])
-
-
-def train(optimizer, parameters: list[nn.Parameter], steps: int = 4, shift: float = 0.0) -> None:
-    for step in range(steps):
-
-        def closure(step=step) -> Tensor:
-            optimizer.zero_grad()
-            loss = loss_of(parameters, shift * step)
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)
-
-
-def close(actual, expected, bound: float = 1e-12) -> None:
-    torch.testing.assert_close(actual, expected, rtol=bound, atol=bound)
+from .spheres import KINDS, WRAPPED, close, loss_of, norms, train, weights
 
 
 @pytest.mark.parametrize("riemannian", [False, True])
@@ -117,98 +63,6 @@ def test_the_step_angle_is_that_turned_whatever_was_stepped_and_however_little()
         exact = 2 * math.asin(float((a - b).norm()) / 2)
         assert exact > 0
         assert abs(float(angle) - exact) < 1e-3 * exact
-
-
-def riemannian_sgd(parameters, lr, momentum, dampening, nesterov, steps, rows: bool) -> None:
-    """Becigneul and Ganea 2019 on the unit sphere, one by one in plain torch."""
-
-    def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).sum(-1, keepdim=True) if rows else (a * b).sum()
-
-    buffers: list[Tensor | None] = [None] * len(parameters)
-    for step in range(steps):
-        grads = torch.autograd.grad(loss_of(parameters, 0.1 * step), parameters)
-        for index, (theta, grad) in enumerate(zip(parameters, grads, strict=True)):
-            point = theta.detach().clone()
-            tangent = grad - dot(point, grad) * point
-            known = buffers[index]
-            buffer = tangent if known is None else momentum * known + (1 - dampening) * tangent
-            direction = tangent + momentum * buffer if nesterov else buffer
-            new = point - lr * (direction if momentum else tangent)
-            new = new / dot(new, new).sqrt()
-            theta.data.copy_(new)
-            buffers[index] = buffer - dot(new, buffer) * new
-
-
-def on_unit_spheres(rows: bool) -> list[nn.Parameter]:
-    return [
-        nn.Parameter(p.detach() / (p.detach().norm(dim=1, keepdim=True) if rows else p.norm()))
-        for p in weights()
-    ]
-
-
-OPTIONS = [(0.0, 0.0, False), (0.9, 0.0, False), (0.9, 0.1, False), (0.8, 0.0, True)]
-
-
-@pytest.mark.parametrize("rows", [True, False])
-@pytest.mark.parametrize(("momentum", "dampening", "nesterov"), OPTIONS)
-def test_sgd_is_riemannian_sgd_where_the_loss_is_not_scale_invariant(
-    momentum, dampening, nesterov, rows
-):
-    ours, plain = on_unit_spheres(rows), on_unit_spheres(rows)
-    options = dict(momentum=momentum, dampening=dampening, nesterov=nesterov)
-    optimizer = OnSphere(
-        torch.optim.SGD(ours, lr=0.01, **options),
-        riemannian=True,
-        scope="group",
-        groups="filter" if rows else "tensor",
-    )
-    train(optimizer, ours, steps=6, shift=0.1)
-    riemannian_sgd(plain, 0.01, momentum, dampening, nesterov, 6, rows)
-    close(ours, plain)
-
-
-@pytest.mark.parametrize(("momentum", "dampening", "nesterov"), OPTIONS)
-def test_sgd_is_that_of_geoopt(momentum, dampening, nesterov):
-    geoopt = pytest.importorskip("geoopt")
-    ours = on_unit_spheres(rows=True)
-    theirs = [geoopt.ManifoldParameter(p.detach().clone(), geoopt.Sphere()) for p in ours]
-    options = dict(momentum=momentum, dampening=dampening, nesterov=nesterov)
-    optimizer = OnSphere(
-        torch.optim.SGD(ours, lr=0.01, **options), riemannian=True, scope="group", groups="filter"
-    )
-    peer = geoopt.optim.RiemannianSGD(theirs, lr=0.01, **options)
-    for a, b in zip(ours, theirs, strict=True):
-        if momentum:
-            # geoopt's buffer starts from a gradient that is not projected.
-            optimizer.state[a]["momentum_buffer"] = torch.zeros_like(a)
-            peer.state[b]["momentum_buffer"] = torch.zeros_like(b)
-    train(optimizer, ours, steps=6, shift=0.1)
-    train(peer, theirs, steps=6, shift=0.1)
-    for a, b in zip(ours, theirs, strict=True):
-        close(a.detach(), b.detach().as_subclass(Tensor))
-
-
-def test_momentum_and_gradients_are_tangential_on_the_joint_sphere_of_every_model():
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(4, 3, 3, 3), (6, 5), (8,)]
-    pack = [nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64)) for s in shapes]
-    pack[0].data = pack[0].data.to(memory_format=torch.channels_last)
-    wrapped = torch.optim.Adam(pack, lr=0.1)
-    optimizer = OnSphere(wrapped, num_models=2, riemannian=True)
-    for p in pack:
-        p.grad = torch.randn(p.shape, generator=generator, dtype=torch.float64)
-    kept = [p.detach().clone() for p in pack]
-    optimizer.step()
-    states = [optimizer.state[p]["exp_avg"] for p in pack]
-    for model in range(2):
-
-        def dot(a, b, model=model) -> float:
-            pairs = zip(a, b, strict=True)
-            return float(sum((x.chunk(2)[model] * y.chunk(2)[model]).sum() for x, y in pairs))
-
-        assert abs(dot(kept, [p.grad for p in pack])) < 1e-12
-        assert abs(dot([p.detach() for p in pack], states)) < 1e-12
 
 
 def test_schedulers_scalers_and_parameters_off_the_sphere():

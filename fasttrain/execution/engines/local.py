@@ -6,17 +6,13 @@ worker that dies takes only its pack with it, and another takes its place.
 """
 
 import contextlib
-import fcntl
 import math
-import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
-import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -26,6 +22,7 @@ import torch
 
 from ...errors import EnvironmentProblem
 from ...machine import interrupts
+from ...machine.processes import context, die_with_driver, hidden_program, start_server
 from ...machine.threads import check_threads
 from ...plan.stages import Stage
 from ...training.run_pack import run_pack
@@ -177,13 +174,11 @@ class Workers:
             worker.pipe.close()
 
     def _new_worker(self, index: int) -> _Worker:
-        # Its processes inherit nothing from this one: no thread, no lock, no device.
-        context: Any = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([f"{__package__}.fork_server", __name__])
-        ours, theirs = context.Pipe()
+        start_server()
+        ours, theirs = context().Pipe()
         # A connection, since those can be handed to a process; nothing is ever read from it.
         lock = None if self.lock is None else Connection(os.dup(self.lock), writable=False)
-        process = context.Process(
+        process = context().Process(
             target=_work,
             args=(
                 theirs,
@@ -194,7 +189,7 @@ class Workers:
             ),
             daemon=True,
         )
-        with _hidden_program():
+        with hidden_program():
             process.start()
         theirs.close()
         return _Worker(process, ours)
@@ -236,20 +231,6 @@ class Workers:
         return f"RuntimeError: the worker process was ended {how}"
 
 
-@contextlib.contextmanager
-def _hidden_program() -> Iterator[None]:
-    """Keep multiprocessing from running the program's own file again in the processes it starts.
-
-    Workers need nothing of it, and a script that sweeps at its top level would sweep in each.
-    """
-    program = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = program
-
-
 def _work(
     pipe: Connection,
     make_workbench: Callable[[], Workbench],
@@ -267,7 +248,7 @@ def _work(
         check_threads(num_threads)
         pipe.send(message)
 
-    _die_with_driver()
+    die_with_driver()
     # Signals after the first must not cut off what that one began.
     interrupts.keep({signal.SIGINT, *stops}, math.inf)
     with contextlib.suppress(KeyboardInterrupt, EOFError, BrokenPipeError):
@@ -283,22 +264,3 @@ def _work(
                 pipe.send(_attempt(task, workbench, report))
         except (EnvironmentProblem, OSError) as error:
             pipe.send(error)
-
-
-def _die_with_driver() -> None:
-    """End at once when the driver has ended, however it did and whatever is computed here.
-
-    What ends with it is its end of a pipe. On Linux the kernel itself watches that, since no thread
-    of Python runs while a compiler or a kernel holds the interpreter.
-    """
-    driver = multiprocessing.parent_process()
-    assert driver is not None
-    end: Any = driver.sentinel
-    if sys.platform == "linux":
-        fcntl.fcntl(end, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(end, fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(end, fcntl.F_SETFL, fcntl.fcntl(end, fcntl.F_GETFL) | os.O_ASYNC)
-        if wait([end], 0):
-            os._exit(1)
-    else:
-        threading.Thread(target=lambda: wait([end]) and os._exit(1), daemon=True).start()

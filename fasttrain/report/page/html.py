@@ -69,6 +69,7 @@ def write_report(
     unfinished: Sequence[tuple[str, str, str]] = (),
     status: Sequence[str] = (),
     refresh_s: int | None = None,
+    processes: int = 1,
 ) -> Path:
     """Write `folder`/report.html and `folder`/figures/*; returns the page's path.
 
@@ -80,11 +81,12 @@ def write_report(
         unfinished: stages that are not finished: what, how many epochs of how many, state.
         status: sentences on where the store stands, for the top of the page.
         refresh_s: how often the page is to reload itself; None: never.
+        processes: those that draw at once.
 
     The page appears whole or not at all. Raises ValueError if a set-up repeats a seed of a cell.
     """
     folder = Path(folder)
-    pictures = Pictures(folder / "figures")
+    pictures = Pictures(folder / "figures", processes)
     differs = _differences([results.configuration for results in setups])
     sections = [
         _section(results, commands or {}, pictures) | {"differs": different}

@@ -22,6 +22,7 @@ from PIL import Image
 
 from fasttrain.analysis.tables import SetupResults
 from fasttrain.machine.files import file_sha256, json_bytes, make_folder, write_atomically
+from fasttrain.machine.processes import run_all
 from fasttrain.report.figures import Drawn, drawn, paths_of, save
 from fasttrain.store.schema import Written, read_json
 
@@ -34,12 +35,16 @@ PIXELS = "Shown here in pixels, since it has so many marks: the .svg is sharp."
 class Pictures:
     """The figures of one report in `folder`: files, and what the page embeds of each.
 
+    Args:
+        processes: those that draw at once.
+
     Raises:
         EnvironmentProblem: the list of what was written before is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, processes: int = 1) -> None:
         self.folder = folder
+        self.processes = processes
         self._before, self._drawn_from = written(folder)
         self._files: dict[str, str] = {}
         self._now_from: dict[str, str] = {}
@@ -50,16 +55,22 @@ class Pictures:
         """The figures of a set-up as the page's template takes them, and those that lack data."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         make_folder(self.folder)
-        figures, missing = [], []
-        for item in drawn(results, regimes):
-            about = {"title": item.drawing.title, "published": item.drawing.published}
-            if item.table is None:
-                missing.append(about | {"sentence": item.missing})
-                continue
-            stem = f"{prefix}-{item.drawing.name}"
-            about |= {"caption": item.caption, "file": f"{self.folder.name}/{stem}"}
-            figures.append(about | self._picture(item, stem))
-        return figures, missing
+        items = list(drawn(results, regimes))
+        stems = {f"{prefix}-{item.drawing.name}": item for item in items if item.table is not None}
+        stale = [stem for stem, item in stems.items() if not self._is_drawn(item, stem)]
+        run_all(
+            [functools.partial(save, stems[stem], self.folder / stem) for stem in stale],
+            self.processes,
+        )
+        figures = [
+            {**_about(item), "caption": item.caption, "file": f"{self.folder.name}/{stem}"}
+            | self._picture(item, stem)
+            for stem, item in stems.items()
+        ]
+        lacking = [
+            _about(item) | {"sentence": item.missing} for item in items if item.table is None
+        ]
+        return figures, lacking
 
     def tidy(self) -> None:
         """Drop the files of figures that the page shows no more, and list those that it shows."""
@@ -70,14 +81,15 @@ class Pictures:
             listing = {"files": self._files, "drawn_from": self._now_from}
             write_atomically(self.folder / WRITTEN, json_bytes(listing))
 
+    def _is_drawn(self, item: Drawn, stem: str) -> bool:
+        """Whether its files are there, of the same data and code."""
+        names = [path.name for path in paths_of(self.folder / stem)]
+        return self._drawn_from.get(stem) == _source(item) and all(map(self._as_written, names))
+
     def _picture(self, item: Drawn, stem: str) -> dict[str, Markup | str]:
-        """What the page embeds; drawn unless its files are those of the same data and code."""
-        source = _source(item)
+        """What the page embeds of a figure that is drawn."""
         paths = paths_of(self.folder / stem)
-        same = self._drawn_from.get(stem) == source
-        if not (same and all(self._as_written(path.name) for path in paths)):
-            save(item, self.folder / stem)
-        self._now_from[stem] = source
+        self._now_from[stem] = _source(item)
         self._files |= {path.name: file_sha256(path, "") for path in paths}
         return _embedded(*paths[:2])
 
@@ -102,6 +114,10 @@ def written(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
         return {}, {}
     listing = read_json(path, Written, f"delete {path} and run fasttrain report again")
     return listing["files"], listing.get("drawn_from", {})
+
+
+def _about(item: Drawn) -> dict[str, str]:
+    return {"title": item.drawing.title, "published": item.drawing.published}
 
 
 def _source(item: Drawn) -> str:

@@ -1,0 +1,102 @@
+"""Processes that compute beside this one, forked from a server that has imported what they need.
+
+They inherit nothing from this process: no thread, no lock, no device. Nothing that the server
+imports asks for a device either, since a process that is forked after that could use none.
+"""
+
+import contextlib
+import fcntl
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import forkserver
+from multiprocessing.connection import wait
+from typing import Any
+
+PRELOADED = (
+    # First of all: it ignores the signals that stop a program.
+    "fasttrain.execution.engines.fork_server",
+    "fasttrain.execution.engines.local",
+    # torch imports it when the first optimiser is made.
+    "torch._dynamo",
+    "fasttrain_kernels.step.cpu.step",
+    "fasttrain_kernels.augment.cpu",
+    "fasttrain_kernels.norm_relu_pool.cpu",
+    "fasttrain.report.figures",
+)
+
+
+def usable_cpus() -> int:
+    """Logical CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def start_server() -> None:
+    """Let the server import while this process does, on another core."""
+    context().set_forkserver_preload(list(PRELOADED))
+    forkserver.ensure_running()
+
+
+def context() -> Any:
+    """What makes processes, pipes and locks of this kind."""
+    return multiprocessing.get_context("forkserver")
+
+
+@contextlib.contextmanager
+def hidden_program() -> Iterator[None]:
+    """Keep multiprocessing from running the program's own file again in the processes it starts.
+
+    They need nothing of it, and a script that sweeps at its top level would sweep in each.
+    """
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program
+
+
+def die_with_driver() -> None:
+    """End at once when the driver has ended, however it did and whatever is computed here.
+
+    What ends with it is its end of a pipe. On Linux the kernel itself watches that, since no thread
+    of Python runs while a compiler or a kernel holds the interpreter.
+    """
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    end: Any = driver.sentinel
+    if sys.platform == "linux":
+        fcntl.fcntl(end, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(end, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(end, fcntl.F_SETFL, fcntl.fcntl(end, fcntl.F_GETFL) | os.O_ASYNC)
+        if wait([end], 0):
+            os._exit(1)
+    else:
+        threading.Thread(target=lambda: wait([end]) and os._exit(1), daemon=True).start()
+
+
+def run_all(calls: Sequence[Callable[[], object]], processes: int) -> None:
+    """Make all the calls, in so many processes; one that fails raises here, and no more begin.
+
+    Args:
+        calls: such as can be pickled, for instance `functools.partial` of a module's function.
+    """
+    if processes == 1 or len(calls) <= 1:
+        for call in calls:
+            call()
+        return
+    start_server()
+    count = min(processes, len(calls))
+    pool = ProcessPoolExecutor(count, context(), initializer=die_with_driver)
+    try:
+        with hidden_program():
+            futures = [pool.submit(call) for call in calls]
+        for future in futures:
+            future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
