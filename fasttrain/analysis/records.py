@@ -19,10 +19,9 @@ from typing import Any
 import pandas as pd
 import pyarrow
 import pyarrow.parquet
-import torch
 
 from ..machine.files import json_bytes, parquet, write_atomically
-from ..plan.identity import digest
+from ..plan.identity import digest, torch_version
 from ..store.schema import Current, read_json
 from ..store.store import Store
 from .tables import TABLES, empty
@@ -52,10 +51,7 @@ class Analysis:
             "kind": self.kind,
             "stages": list(self.stages),
             "settings": dict(self.settings),
-            "versions": {
-                "analysis": ANALYSIS,
-                "torch": ".".join(torch.__version__.split(".")[:2]),
-            },
+            "versions": {"analysis": ANALYSIS, "torch": torch_version()},
         }
 
     @functools.cached_property

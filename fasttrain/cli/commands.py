@@ -94,20 +94,6 @@ def analyse(path: Path, request: Request, location: Location) -> int:
     return 0
 
 
-def report(path: Path, watch_s: float | None = None) -> int:
-    """Rebuild everything that is derived from a store.
-
-    Args:
-        watch_s: seconds between looks at the store, to rebuild until interrupted; else once.
-    """
-    from ..report.build import rebuild, watch
-
-    if watch_s is not None:
-        return watch(path, watch_s)
-    print(rebuild(Store.open(path, create=False)))
-    return 0
-
-
 def _report(store: Store, processes: int | None) -> Path:
     """Rebuild a store's report, with figures drawn in as many processes as have trained."""
     from ..report.build import rebuild

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 HASH_LENGTH = 16
@@ -20,6 +21,11 @@ def digest(content: Any) -> str:
     """Hash of a value's canonical JSON."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
+
+
+def torch_version() -> str:
+    """What identities hold of torch's version, such as 2.14, read without importing torch."""
+    return ".".join(version("torch").split(".")[:2])
 
 
 def path_of(about: Mapping[str, Any]) -> list[dict[str, Any]]:

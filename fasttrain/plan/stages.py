@@ -17,18 +17,16 @@ import functools
 import json
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-from fasttrain_data import ImageData
+if TYPE_CHECKING:
+    from fasttrain_data import ImageData
 
 from ..settings.data.part import NO_IDENTITY as DATA_BESIDE_IDENTITY
 from ..settings.knobs import Knobs
-from ..settings.losses import LOSSES
 from ..settings.part import section
 from .config import Config, TrainingConfig
-from .identity import stage_identity
+from .identity import stage_identity, torch_version
 
 NO_IDENTITY = {
     "data": DATA_BESIDE_IDENTITY,
@@ -150,8 +148,11 @@ class Stage:
         return f"{self.kind} {own}{f' k {self.k}' if self.k else ''} seed {self.seed}"
 
 
-def setup_sections(config: Config, data: ImageData, precision: str) -> Setup:
+def setup_sections(config: Config, data: "ImageData", precision: str) -> Setup:
     """Everything that all stages of a grid have in common and that their numbers depend on."""
+    # Imported where it is used: what reads finished stages does without torch.
+    from ..settings.losses import LOSSES
+
     # A radius means nothing without a sphere.
     unused = () if config.optimizer.kind == "sphere" else ("radius",)
     loss = LOSSES[config.training.loss]
@@ -163,7 +164,7 @@ def setup_sections(config: Config, data: ImageData, precision: str) -> Setup:
         "loss": {"kind": loss.kind, "numerics": loss.numerics},
         "training": section(config.training, NO_IDENTITY["training"])
         | ({} if precision == default else {"precision": precision}),
-        "versions": {"torch": ".".join(torch.__version__.split(".")[:2])},
+        "versions": {"torch": torch_version()},
     }
     return tuple((name, json.dumps(section, sort_keys=True)) for name, section in sections.items())
 

@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import safetensors
-import safetensors.torch
-from torch import Tensor
 
 from ..errors import EnvironmentProblem
 from ..machine.files import (
@@ -23,7 +22,11 @@ from ..machine.files import (
     write_atomically,
 )
 
-Content = Callable[[], dict[str, dict[str, Tensor]]]
+# Imported where they are used: what reads finished stages does without torch.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Content = Callable[[], dict[str, dict[str, "Tensor"]]]
 """Makes the tensors of every stage of a pack, by id, in memory that nothing writes to again."""
 
 
@@ -39,7 +42,7 @@ class Checkpoints:
         self.folder = folder
         self.is_finished = is_finished
 
-    def save(self, pack: str, content: dict[str, dict[str, Tensor]]) -> None:
+    def save(self, pack: str, content: dict[str, dict[str, "Tensor"]]) -> None:
         """Write where the stages of a pack stand, by id; what they stood at before goes.
 
         Args:
@@ -66,7 +69,7 @@ class Checkpoints:
         """
         return max((_members(path).get(stage, 0) for path in self.files()), default=0)
 
-    def load(self, pack: str, stages: Collection[str]) -> dict[str, dict[str, Tensor]]:
+    def load(self, pack: str, stages: Collection[str]) -> dict[str, dict[str, "Tensor"]]:
         """Where a pack stands: the tensors of every stage under way with one of those given, by id.
 
         Empty if none of them is.
@@ -82,6 +85,8 @@ class Checkpoints:
         if not found:
             return {}
         path = max(found, key=lambda path: found[path])
+        import safetensors.torch
+
         content: dict[str, dict[str, Tensor]] = {}
         for name, tensor in safetensors.torch.load(checked_checkpoint(path)).items():
             stage, _, own = name.partition("/")

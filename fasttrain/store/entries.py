@@ -7,15 +7,16 @@ identity that follows from stage.json have to be the directory's name.
 
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import safetensors.torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import EnvironmentProblem
 from ..machine.files import file_sha256, read_regular, sha256_hex
 from . import schema
 from .schema import Shapes, parse_json, read_json
+
+# Imported where they are used: what reads finished stages does without torch.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DESCRIPTION = "stage.json"
 DONE = "done.json"
@@ -155,8 +156,10 @@ class Entries:
             raise EnvironmentProblem(f"{path}: is missing; {self.remedy(stage)}")
         return record["files"][name]["sha256"]
 
-    def read_tensors(self, stage: str, name: str) -> dict[str, Tensor]:
+    def read_tensors(self, stage: str, name: str) -> dict[str, "Tensor"]:
         """The tensors of a result file of a finished stage."""
+        import safetensors.torch
+
         return safetensors.torch.load(self.read(stage, name))
 
     def _finished(self, stage: str) -> Entry:

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -227,3 +229,12 @@ def test_a_failure_that_is_not_utf8_is_shown(store):
     assert [state for _, _, state in rebuilding.unfinished(store)] == ["failed: no memory \ufffd"]
     store.fail(stage, "no file a\udcff")
     assert [state for _, _, state in rebuilding.unfinished(store)] == ["failed: no file a\ufffd"]
+
+
+def test_a_report_of_what_is_finished_waits_for_no_torch(fasttrain, tiny):
+    assert fasttrain("sweep", tiny, "--store", "s", "--quiet").code == 0
+    code = (
+        "import sys; from fasttrain.cli.main import run; assert run(['report', 's']) == 0; "
+        "assert not {'torch', 'numba', 'sklearn'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
