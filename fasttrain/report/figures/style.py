@@ -53,7 +53,9 @@ def plr_colours(plrs: Sequence[float]) -> ScalarMappable:
 
 def plr_bar(figure: Figure, axes: Sequence[Axes], colours: ScalarMappable) -> None:
     """What the colours of PLRs mean, beside the panels."""
-    figure.colorbar(colours, ax=list(axes), label=PLR_LABEL, pad=0.015, aspect=32)
+    # In two lines: one is longer than a row of panels is high.
+    label = PLR_LABEL.replace(" ", "\n", 1)
+    figure.colorbar(colours, ax=list(axes), label=label, pad=0.015, aspect=32)
 
 
 def panels(rows: int, columns: int, **options: Any) -> tuple[Figure, list[Axes]]:
