@@ -22,6 +22,8 @@ from typing import Any
 import numba
 import torch
 
+from fasttrain_data import loader
+
 from ..errors import EnvironmentProblem
 from ..experiments.kinds import first_rates
 from ..machine.files import json_bytes, write_atomically
@@ -133,8 +135,8 @@ def measure(workbench: Workbench, size: int) -> Timing:
     if kernel is not None:
         times = _measure_fused(workbench, kernel)
         return Timing(size, *times, _peak_bytes(workbench.device) - before)
-    loader = workbench.train_loader(0)
-    epochs = itertools.chain.from_iterable(loader.epoch(epoch) for epoch in itertools.count())
+    batches = workbench.train_loader(0)
+    epochs = itertools.chain.from_iterable(batches.epoch(epoch) for epoch in itertools.count())
     # Of full batches, where there are any: a short one may be compiled apart.
     largest = min(workbench.config.training.batch_size, len(workbench.data.train_images))
     forever = (batch for batch in epochs if len(batch[1]) == largest)
@@ -158,12 +160,12 @@ def measure(workbench: Workbench, size: int) -> Timing:
 
 def _measure_fused(workbench: Workbench, kernel: FusedMLP) -> tuple[float, float]:
     """Seconds of a step and of a test batch of a pack whose epochs run in a kernel."""
-    loader = workbench.train_loader(0)
-    kernel.train_epoch(loader, 0)
+    batches = workbench.train_loader(0)
+    kernel.train_epoch(batches, 0)
     kernel.score(workbench.test_loader)
     found = []
     for what, count in (
-        (lambda epoch: kernel.train_epoch(loader, epoch), len(loader)),
+        (lambda epoch: kernel.train_epoch(batches, epoch), len(batches)),
         (lambda _: kernel.score(workbench.test_loader), len(workbench.test_loader)),
     ):
         timed = _Timed(map(what, itertools.count()), workbench.device)
@@ -246,7 +248,7 @@ def _fits(measured: Timing, size: int, sharing: int, device: torch.device) -> bo
 def free_bytes(device: torch.device) -> int:
     """Memory of the device that nobody uses."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        return loader.free_bytes(device)
     return _kib("/proc/meminfo", "MemAvailable") or 2**62
 
 
