@@ -6,17 +6,14 @@ worker that dies takes only its pack with it, and another takes its place.
 """
 
 import contextlib
-import fcntl
 import math
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
-import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -26,10 +23,12 @@ import torch
 
 from ...errors import EnvironmentProblem
 from ...machine import interrupts
+from ...machine.precision import answers
 from ...machine.threads import check_threads
 from ...plan.stages import Stage
 from ...training.run_pack import run_pack
 from ...training.workbench import Workbench
+from .processes import die_with_driver, hidden_program
 
 STOP_S = 30.0
 """seconds that interrupted workers have to write their last finished epoch"""
@@ -58,6 +57,14 @@ class Training:
         if any(stage.parent is None for stage in self.stages):
             workbench.final_states.clear()
         run_pack(self.stages, workbench, report)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The last message of a worker whose device answers no more."""
+
+    error: str
+    """the traceback of what it was carrying out"""
 
 
 @dataclass(frozen=True)
@@ -92,9 +99,19 @@ class InProcess:
         self.task = task
 
     def wait(self, report: Report) -> Outcome:
-        """Run it."""
+        """Run it.
+
+        Raises:
+            EnvironmentProblem: as `_attempt`; or an error after which this process has no device.
+        """
         assert self.task is not None
-        return Outcome(self.task, _attempt(self.task, self.workbench, report))
+        error = _attempt(self.task, self.workbench, report)
+        if error is not None and not answers(self.workbench.device):
+            raise EnvironmentProblem(
+                f"{self.workbench.device} answers no more after {_last_line(error)}; run the same"
+                " command again: it goes on where this ended"
+            )
+        return Outcome(self.task, error)
 
 
 def _attempt(task: Task, workbench: Workbench, report: Report) -> str | None:
@@ -110,6 +127,10 @@ def _attempt(task: Task, workbench: Workbench, report: Report) -> str | None:
         raise
     except Exception:
         return traceback.format_exc()
+
+
+def _last_line(error: str) -> str:
+    return error.strip().splitlines()[-1]
 
 
 @dataclass
@@ -188,7 +209,7 @@ class Workers:
             args=(theirs, self.make_labs[index], self.num_threads, interrupts.heeded(), lock),
             daemon=True,
         )
-        with _hidden_program():
+        with hidden_program():
             process.start()
         theirs.close()
         return _Worker(process, ours)
@@ -218,6 +239,9 @@ class Workers:
                     continue
                 # At the end of the task: an error, or nothing.
                 task, worker.task = worker.task, None
+                if isinstance(message, Broken):
+                    self._replace(worker)
+                    return Outcome(task, message.error)
                 return Outcome(task, message)
 
     def _replace(self, worker: _Worker) -> str:
@@ -228,20 +252,6 @@ class Workers:
         index = self.workers.index(worker)
         self.workers[index] = self._new_worker(index)
         return f"RuntimeError: the worker process was ended {how}"
-
-
-@contextlib.contextmanager
-def _hidden_program() -> Iterator[None]:
-    """Keep multiprocessing from running the program's own file again in the processes it starts.
-
-    Workers need nothing of it, and a script that sweeps at its top level would sweep in each.
-    """
-    program = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = program
 
 
 def _work(
@@ -261,7 +271,7 @@ def _work(
         check_threads(num_threads)
         pipe.send(message)
 
-    _die_with_driver()
+    die_with_driver()
     # Signals after the first must not cut off what that one began.
     interrupts.keep({signal.SIGINT, *stops}, math.inf)
     with contextlib.suppress(KeyboardInterrupt, EOFError, BrokenPipeError):
@@ -274,25 +284,11 @@ def _work(
                 raise EnvironmentProblem(reason) from None
             while True:
                 task = pipe.recv()
-                pipe.send(_attempt(task, workbench, report))
+                error = _attempt(task, workbench, report)
+                if error is not None and not answers(workbench.device):
+                    # Whatever came next would fail too: another process takes its place.
+                    pipe.send(Broken(error))
+                    return
+                pipe.send(error)
         except (EnvironmentProblem, OSError) as error:
             pipe.send(error)
-
-
-def _die_with_driver() -> None:
-    """End at once when the driver has ended, however it did and whatever is computed here.
-
-    What ends with it is its end of a pipe. On Linux the kernel itself watches that, since no thread
-    of Python runs while a compiler or a kernel holds the interpreter.
-    """
-    driver = multiprocessing.parent_process()
-    assert driver is not None
-    end: Any = driver.sentinel
-    if sys.platform == "linux":
-        fcntl.fcntl(end, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(end, fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(end, fcntl.F_SETFL, fcntl.fcntl(end, fcntl.F_GETFL) | os.O_ASYNC)
-        if wait([end], 0):
-            os._exit(1)
-    else:
-        threading.Thread(target=lambda: wait([end]) and os._exit(1), daemon=True).start()
