@@ -14,6 +14,7 @@ from fasttrain_data import Loader
 from ..settings.knobs import Knobs
 from ..settings.networks.modules import fold, unfold
 from .angles import angle_of, chords
+from .captured import captured
 from .evaluate import Score, reestimate_batch_norm_, score_in_eval_mode, score_test_set
 from .fused_mlp import fused
 from .loop import EpochTotals, filter_norms, train_epoch
@@ -76,6 +77,9 @@ class Pack:
         if optimizers:
             self.optimizer.load_(dict(fold(optimizers)))
         self.average = self._on_device(averages)
+        self.captured = None
+        if self.fused is None:
+            self.captured = captured(workbench, self.model, self.optimizer, self.loader, knobs)
         # Here once: what is measured on the device is read as two numbers, not as all weights.
         self.starts = [[weight.to(workbench.device) for weight in start] for start in starts]
 
@@ -135,6 +139,8 @@ class Pack:
     def _train(self, epoch: int, batches: int) -> EpochTotals:
         if self.fused is not None:
             return self.fused.train_epoch(self.loader, batches)
+        if self.captured is not None:
+            return self.captured.train_epoch(batches)
         workbench = self.workbench
         arithmetic = workbench.precision, workbench.device
         with drawing(self.seed, epoch, workbench.device):
