@@ -37,6 +37,10 @@ class Cursor:
         self._key[1].fill_(draws["epoch"])
         torch.add(self._offsets, batch * self._size, out=self._positions)
 
+    def rewind_(self) -> None:
+        """Make the first batch of the epoch the next one again."""
+        self._positions.copy_(self._offsets)
+
     def sizes(self) -> list[int]:
         """Images of every batch of an epoch, in order."""
         full, rest = divmod(len(self._order), self._size)

@@ -69,9 +69,12 @@ def test_an_epoch_can_begin_anywhere():
     loader = open_loader(data, batch_size=8, seed=seed, augment=augment)
     cursor = Cursor(loader)
     cursor.begin_(3, batch=2)
-    for images, labels in list(loader.epoch(3))[2:]:
+    batches = list(loader.epoch(3))
+    for images, labels in batches[2:]:
         found = cursor.next(len(labels))
         assert torch.equal(found[0], images) and torch.equal(found[1], labels)
+    cursor.rewind_()
+    assert torch.equal(cursor.next(8)[0], batches[0][0])
 
 
 def test_all_that_changes_lies_in_the_same_memory():
