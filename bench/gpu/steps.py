@@ -48,7 +48,7 @@ def workbench_of(name: str, size: Size, device: torch.device, folder: Path) -> W
         path = folder / f"images-{size.images}.npz"
         if not path.exists():
             generate(path, size.images, max(64, size.images // 5))
-        data, batch = Npz(path=str(path)), 16 if size.tiny else 128
+        data, batch = Npz(path=str(path), flip=True, crop_padding=4), 16 if size.tiny else 128
     network = NETWORKS[name]
     if size.tiny:
         network = type(network)(width=4, radius=5.0)
