@@ -3,9 +3,9 @@
 import runpy
 import sys
 
-from fasttrain.cli.main import main
-
 OWN = {
+    "gpu": "bench.gpu.run",
+    "gpu-profile": "bench.gpu.profile",
     "roofline": "bench.grid.roofline",
     "sgd": "bench.sgd_step",
     "studies": "bench.studies",
@@ -19,5 +19,8 @@ if __name__ == "__main__":
     else:
         if name in ("-h", "--help"):
             print(f"python -m bench {'|'.join(OWN)} ...; or as fasttrain bench:", flush=True)
+        # Its arguments need a package that those of `OWN` do without.
+        from fasttrain.cli.main import main
+
         sys.argv = ["fasttrain", "bench", name, *arguments]
         main()

@@ -72,6 +72,14 @@ class Problem:
                 theta.mul_(rho / float(norm))
         return cls(models, grads, rho)
 
+    def on(self, device: torch.device) -> "Problem":
+        """The same on a device."""
+        models, grads = (
+            [[tensor.to(device) for tensor in tensors] for tensors in part]
+            for part in (self.models, self.grads)
+        )
+        return Problem(models, grads, self.rho)
+
     def packed(self) -> list[nn.Parameter]:
         """The model axis folded into the first dimension, with gradients."""
         packed = []
@@ -188,7 +196,7 @@ def flat(function: Callable[..., object]) -> Callable[..., tuple[Step, Callable[
     def make(problem: Problem) -> tuple[Step, Callable[[], Tensor]]:
         theta, grad = problem.flat()
         size = problem.num_params() // len(problem.models)
-        scale = torch.ones(len(theta), 1)
+        scale = theta.new_ones(len(theta), 1)
 
         def step() -> object:
             return function(theta, grad, problem.rho, scale)

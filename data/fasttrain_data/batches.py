@@ -152,7 +152,7 @@ class Loader:
             return epoch_order(self.num_samples, self.settings.seed, epoch, device)
         return torch.arange(self.num_samples, device=device)
 
-    def _draws(self, epoch: int) -> dict[str, Any]:
+    def draws(self, epoch: int) -> dict[str, Any]:
         """Return what the augmentation is keyed by and consists of."""
         augment, patches = self.settings.augment, self.part.patches
         seed = self.settings.seed

@@ -167,9 +167,13 @@ def _choose(
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the free memory of a device: of a CPU what programs can still take."""
+    """Return the free memory of a device: of a CPU what programs can still take.
+
+    What torch has reserved on a GPU and not given out is free for this process.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         fields = dict(line.split(":", 1) for line in lines)

@@ -5,7 +5,9 @@ read back to the host, so the loader never makes the training loop wait. Float32
 no pictures, are gathered as they are.
 """
 
+import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,21 +57,38 @@ class ResidentLoader(Loader):
             :, :size
         ]
 
+    @property
+    def labels(self) -> Tensor:
+        """Of all samples, in stored order, on the device: int64 (N,)."""
+        return self._labels
+
+    def with_seed(self, seed: int) -> "ResidentLoader":
+        """Return a loader of another seed that shares what lies on the device.
+
+        Raises:
+            DataError: a seed outside 0..2^64-1.
+        """
+        other = copy.copy(self)
+        other.settings = replace(self.settings, seed=seed)
+        other.settings.check(self.part)
+        return other
+
     def samples(self) -> tuple[Tensor, Tensor]:
         """Return images as batches hold them without augmentation, and labels, in stored order."""
         rows = torch.arange(self.num_samples, device=self.device)
-        return self._made(rows, self._labels), self._labels
+        return self.made(rows, self._labels), self._labels
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         size = self.settings.batch_size
         order = self.order(epoch)
         labels = self._labels.index_select(0, order)
-        draws = self._draws(epoch)
+        draws = self.draws(epoch)
         for first in range(0, len(order), size):
             batch = slice(first, first + size)
-            yield self._made(order[batch], labels[batch], **draws), labels[batch]
+            yield self.made(order[batch], labels[batch], **draws), labels[batch]
 
-    def _made(self, rows: Tensor, labels: Tensor, **draws: Any) -> Tensor:
+    def made(self, rows: Tensor, labels: Tensor, **draws: Any) -> Tensor:
+        """Return the images of rows, (B, C, H, W), augmented by what `draws` says."""
         if self._images.dtype == torch.uint8:
             return augment(self._images, rows, self._values, labels=labels, **draws)
         values = self._images.index_select(0, rows).permute(0, 3, 1, 2)

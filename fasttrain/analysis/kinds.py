@@ -126,7 +126,7 @@ def end_state(stage: str, workbench: Workbench) -> State:
     return {**progress.model, **progress.average}
 
 
-def scored_states(analyses: Sequence[Analysis], workbench: Workbench) -> list[State]:
+def scored_states(analyses: Sequence[Analysis], workbench: Workbench) -> Sequence[State]:
     """Networks of stages of one seed as they were tested, averages with their own statistics."""
     states = [end_state(analysis.stages[0], workbench) for analysis in analyses]
     averages = [
@@ -144,7 +144,7 @@ def scored_states(analyses: Sequence[Analysis], workbench: Workbench) -> list[St
 
 def with_statistics(
     states: Sequence[State], seed: int, epoch: int, workbench: Workbench
-) -> list[State]:
+) -> Sequence[State]:
     """States with batch-normalisation statistics re-estimated, as an average is scored."""
     model = workbench.new_model(seed, len(states))
     model.load_state_dict(fold(states))

@@ -25,10 +25,14 @@ import torch
 from ..errors import EnvironmentProblem
 from ..experiments.kinds import first_rates
 from ..machine.files import json_bytes, write_atomically
+from ..machine.memory import free_bytes, peak_bytes, reset_peak
 from ..machine.precision import autocast, device_name
 from ..plan.identity import digest
 from ..settings.knobs import Knobs
+from ..settings.networks.modules import ImageClassifier
+from ..settings.optimizers.groups import Built
 from ..settings.part import section
+from ..training.captured import WARM_UP, captured
 from ..training.fused_mlp import FusedMLP, fused
 from ..training.loop import train_epoch
 from ..training.workbench import Workbench
@@ -124,7 +128,7 @@ def fastest(timings: Sequence[Timing]) -> Timing:
 
 def measure(workbench: Workbench, size: int) -> Timing:
     """Time steps and a test batch of a pack of so many models."""
-    before = _reset_peak(workbench.device)
+    before = reset_peak(workbench.device)
     model = workbench.new_model(0, size)
     knobs = [Knobs(lr=first_rates(workbench.config)[0])] * size
     optimizer = workbench.new_optimizer(model, 0, knobs)
@@ -132,16 +136,8 @@ def measure(workbench: Workbench, size: int) -> Timing:
     kernel = fused(workbench, model, knobs)
     if kernel is not None:
         times = _measure_fused(workbench, kernel)
-        return Timing(size, *times, _peak_bytes(workbench.device) - before)
-    loader = workbench.train_loader(0)
-    epochs = itertools.chain.from_iterable(loader.epoch(epoch) for epoch in itertools.count())
-    # Of full batches, where there are any: a short one may be compiled apart.
-    largest = min(workbench.config.training.batch_size, len(workbench.data.train_images))
-    forever = (batch for batch in epochs if len(batch[1]) == largest)
-    arithmetic = workbench.precision, workbench.device
-    train_epoch(model, workbench.loss, optimizer, itertools.islice(forever, 2), *arithmetic)
-    timed = _Timed(forever, workbench.device)
-    train_epoch(model, workbench.loss, optimizer, timed, *arithmetic)
+        return Timing(size, *times, peak_bytes(workbench.device) - before)
+    step_s = _measure_steps(workbench, model, optimizer, knobs)
     images, _ = next(iter(workbench.test_loader.epoch(0)))
     model.eval()
     with torch.no_grad(), autocast(workbench.precision, workbench.device):
@@ -152,18 +148,42 @@ def measure(workbench: Workbench, size: int) -> Timing:
         _wait(workbench.device)
     test_batch_s = time.perf_counter() - started
     return Timing(
-        size, timed.step_s, test_batch_s, _peak_bytes(workbench.device) - before, workbench.compiled
+        size, step_s, test_batch_s, peak_bytes(workbench.device) - before, workbench.compiled
     )
+
+
+def _measure_steps(
+    workbench: Workbench, model: ImageClassifier, optimizer: Built, knobs: Sequence[Knobs]
+) -> float:
+    """Seconds of a step as training takes it: a graph, or one by one."""
+    loader = workbench.train_loader(0)
+    graphs = captured(workbench, model, optimizer, loader, knobs)
+    if graphs is not None:
+        # Whole epochs, once every size of a batch has its graph.
+        epochs = map(graphs.train_epoch, itertools.count())
+        collections.deque(itertools.islice(epochs, WARM_UP + 1), maxlen=0)
+        timed = _Timed(epochs, workbench.device)
+        collections.deque(timed, maxlen=0)
+        return timed.step_s / len(loader)
+    passes = itertools.chain.from_iterable(loader.epoch(epoch) for epoch in itertools.count())
+    # Of full batches, where there are any: a short one may be compiled apart.
+    largest = min(workbench.config.training.batch_size, len(workbench.data.train_images))
+    forever = (batch for batch in passes if len(batch[1]) == largest)
+    arithmetic = workbench.precision, workbench.device
+    train_epoch(model, workbench.loss, optimizer, itertools.islice(forever, 2), *arithmetic)
+    timed = _Timed(forever, workbench.device)
+    train_epoch(model, workbench.loss, optimizer, timed, *arithmetic)
+    return timed.step_s
 
 
 def _measure_fused(workbench: Workbench, kernel: FusedMLP) -> tuple[float, float]:
     """Seconds of a step and of a test batch of a pack whose epochs run in a kernel."""
-    loader = workbench.train_loader(0)
-    kernel.train_epoch(loader, 0)
+    batches = workbench.train_loader(0)
+    kernel.train_epoch(batches, 0)
     kernel.score(workbench.test_loader)
     found = []
     for what, count in (
-        (lambda epoch: kernel.train_epoch(loader, epoch), len(loader)),
+        (lambda epoch: kernel.train_epoch(batches, epoch), len(batches)),
         (lambda _: kernel.score(workbench.test_loader), len(workbench.test_loader)),
     ):
         timed = _Timed(map(what, itertools.count()), workbench.device)
@@ -241,39 +261,6 @@ def _fits(measured: Timing, size: int, sharing: int, device: torch.device) -> bo
     """Whether packs of a larger size will leave memory to others."""
     needed = measured.memory_bytes * size / measured.size * sharing
     return needed <= MEMORY_SHARE * free_bytes(device)
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory of the device that nobody uses."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return _kib("/proc/meminfo", "MemAvailable") or 2**62
-
-
-def _reset_peak(device: torch.device) -> int:
-    """Forget the peak of the memory in use so far; returns what is in use now, bytes."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
-    with contextlib.suppress(OSError):
-        # Linux takes a 5 for: reset the high-water mark of the resident set.
-        Path("/proc/self/clear_refs").write_text("5")
-    return _kib("/proc/self/status", "VmRSS")
-
-
-def _peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return _kib("/proc/self/status", "VmHWM")
-
-
-def _kib(path: str, field: str) -> int:
-    """A field in KiB of one of Linux's files, in bytes; 0 where there is no such file."""
-    with contextlib.suppress(FileNotFoundError):
-        for line in Path(path).read_text().splitlines():
-            if line.startswith(f"{field}:"):
-                return int(line.split()[1]) * 1024
-    return 0
 
 
 class _Timed:

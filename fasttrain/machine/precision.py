@@ -29,12 +29,29 @@ def resolve_device(name: str) -> torch.device:
 
 
 def set_exact_arithmetic() -> None:
-    """For this process: a resumed run finds the same bits, and fp32 is fp32.
+    """For this process: the same algorithms give the same bits, and fp32 is fp32.
 
-    Convolutions take neither the algorithm that happens to be fastest nor TF32's shorter mantissa.
+    On CUDA convolutions take the fastest of the deterministic algorithms, which cuDNN finds by
+    trying them, and never TF32's shorter mantissa.
     """
     torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = False
+
+
+def answers(device: torch.device) -> bool:
+    """Whether this process can still use its device.
+
+    After some errors of a kernel (an illegal address, a failed assertion) CUDA refuses all else
+    until the process ends.
+    """
+    if device.type != "cuda":
+        return True
+    try:
+        torch.cuda.synchronize(device)
+        return True
+    except RuntimeError:
+        return False
 
 
 def device_name(device: torch.device) -> str:

@@ -14,7 +14,7 @@ from .precision import device_name
 def provenance(device: torch.device, precision: str, command: str) -> dict[str, str | None]:
     """Facts about this run that do not change its numbers' identity, for the record."""
     return {
-        "fasttrain": metadata.version("fasttrain-lr"),
+        "fasttrain": _version(),
         "commit": _commit(),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -31,6 +31,14 @@ def about() -> str:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "numba"))
     hardware = f"{device_name(torch.device('cpu'))}, {torch.get_num_threads()} threads"
     return f"{hardware}; {versions}; {datetime.now(UTC):%Y-%m-%d}"
+
+
+def _version() -> str | None:
+    """The installed version; None where it runs from the source tree alone."""
+    try:
+        return metadata.version("fasttrain-lr")
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _commit() -> str | None:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Content = Callable[[], dict[str, dict[str, "Tensor"]]]
-"""Makes the tensors of every stage of a pack, by id, in memory that nothing writes to again."""
+"""Makes the tensors of every stage of a pack, by id, in memory that nothing writes to again; in the
+thread that writes them."""
 
 
 class Checkpoints:
@@ -126,11 +127,14 @@ class CheckpointWriter:
         if time.monotonic() - self.last >= self.interval_s:
             self._wait()
             self.last = time.monotonic()
-            self.writing = self.thread.submit(self.checkpoints.save, self.pack, content())
+            self.writing = self.thread.submit(self._save, content)
 
     def write(self, content: Content) -> None:
         """Write the content now, and return when it is on disk."""
         self._wait()
+        self._save(content)
+
+    def _save(self, content: Content) -> None:
         self.checkpoints.save(self.pack, content())
 
     def _wait(self) -> None:

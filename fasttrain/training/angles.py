@@ -15,7 +15,17 @@ def angle(
 
     arccos(u.v) of unit vectors cannot tell angles below 1e-8 from 0; 2 atan2(|u - v|, |u + v|) can.
     """
+    return angle_of(chords(a, b).tolist())
+
+
+def chords(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """|u - v| and |u + v| of the unit vectors of both, on their device: (2,) fp64."""
     u, v = (torch.cat([tensor.flatten().double() for tensor in tensors]) for tensors in (a, b))
     u, v = u / torch.linalg.vector_norm(u), v / torch.linalg.vector_norm(v)
-    apart, together = torch.linalg.vector_norm(u - v), torch.linalg.vector_norm(u + v)
-    return 2 * math.atan2(float(apart), float(together))
+    return torch.stack([torch.linalg.vector_norm(u - v), torch.linalg.vector_norm(u + v)])
+
+
+def angle_of(found: Sequence[float]) -> float:
+    """The angle between vectors of these `chords`."""
+    apart, together = found
+    return 2 * math.atan2(apart, together)

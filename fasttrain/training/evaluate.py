@@ -1,6 +1,6 @@
 """Test pass and re-estimation of batch-normalisation statistics."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -79,11 +79,38 @@ def reestimate_batch_norm_(
     kinds = (nn.modules.batchnorm._BatchNorm, NormReLUPool)
     norms = [m for m in model.modules() if isinstance(m, kinds)]
     momenta = [norm.momentum for norm in norms]
+    # A cumulative mean needs the number of batches, which every layer reads where it lies. On a
+    # device that is a wait for each: there sums are taken, and divided once.
+    sums = None if device.type == "cpu" else BatchSums(norms)
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None
+        norm.momentum = None if sums is None else 1.0
     model.train()
-    result = score(model, loss, batches, precision, device)
+    result = score(model, loss, batches if sums is None else sums.over(batches), precision, device)
+    if sums is not None:
+        sums.divide_()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return result
+
+
+class BatchSums:
+    """Sums of the statistics that every batch leaves in normalisations of momentum 1."""
+
+    def __init__(self, norms: Sequence[nn.Module]) -> None:
+        buffers = [(norm.running_mean, norm.running_var) for norm in norms]
+        self.running = [b for pair in buffers for b in pair if isinstance(b, Tensor)]
+        self.sums = [torch.zeros_like(buffer, dtype=torch.float64) for buffer in self.running]
+        self.count = 0
+
+    def over(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches; what the model has made of each is added up before the next."""
+        for batch in batches:
+            yield batch
+            torch._foreach_add_(self.sums, self.running)  # type: ignore[attr-defined]
+            self.count += 1
+
+    def divide_(self) -> None:
+        """Put the means into the normalisations."""
+        for buffer, total in zip(self.running, self.sums, strict=True):
+            buffer.copy_(total / self.count)

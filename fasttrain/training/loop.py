@@ -25,6 +25,63 @@ class EpochTotals(NamedTuple):
     """effective gradient norm ||g|| * ||theta|| of the sphere weights, mean over steps"""
 
 
+class Sums:
+    """What the steps of an epoch add up on the device, in memory that stays where it is."""
+
+    def __init__(self, num_models: int, num_classes: int, device: torch.device) -> None:
+        self.loss = torch.zeros(num_models, dtype=torch.float64, device=device)
+        self.hits_by_class = torch.zeros(num_models, num_classes, dtype=torch.int64, device=device)
+        self.images_by_class = torch.zeros(num_classes, dtype=torch.int64, device=device)
+        self.grad_norm = torch.zeros(num_models, dtype=torch.float64, device=device)
+
+    def clear_(self) -> None:
+        """Begin an epoch."""
+        for tensor in (self.loss, self.hits_by_class, self.images_by_class, self.grad_norm):
+            tensor.zero_()
+
+    def add_(self, losses: Tensor, hits: Tensor, labels: Tensor, grad_norm: Tensor) -> None:
+        """Add a step."""
+        self.loss += losses.detach() * len(labels)
+        # Integers, so that the order of the additions does not matter.
+        self.hits_by_class.index_add_(1, labels, hits.long())
+        self.images_by_class.index_add_(0, labels, torch.ones_like(labels))
+        self.grad_norm += grad_norm
+
+    def totals(self, num_images: int, num_steps: int) -> EpochTotals:
+        """Of the epoch, in memory of their own."""
+        accuracy = self.hits_by_class.sum(dim=1).double() / num_images
+        # A class without an image adds nothing to either.
+        recalls = self.hits_by_class.double() / self.images_by_class.clamp(min=1)
+        balanced = recalls.sum(dim=1) / (self.images_by_class > 0).sum()
+        return EpochTotals(self.loss / num_images, accuracy, balanced, self.grad_norm / num_steps)
+
+
+def sums_of(model: ImageClassifier, loss: Loss, device: torch.device) -> Sums:
+    """Sums for epochs of a pack."""
+    return Sums(model.num_models, loss.num_classes(model.num_outputs), device)
+
+
+def train_step(
+    model: ImageClassifier,
+    loss: Loss,
+    optimizer: Built,
+    batch: tuple[Tensor, Tensor],  # images (B, C, H, W), labels (B,)
+    sums: Sums,
+    precision: str,
+    device: torch.device,
+) -> None:
+    """One step of every model. Nothing is read from the device."""
+    images, labels = batch
+    with autocast(precision, device):
+        logits = model(images)
+    losses, hits = loss(logits, labels)
+    optimizer.zero_grad()
+    # Each model's gradient is that of its own loss: no weight is shared.
+    losses.sum().backward()
+    optimizer.step()
+    sums.add_(losses, hits, labels, optimizer.effective_grad_norm())
+
+
 def train_epoch(
     model: ImageClassifier,
     loss: Loss,
@@ -35,33 +92,13 @@ def train_epoch(
 ) -> EpochTotals:
     """Train on every batch: images (B, C, H, W), labels (B,). Nothing is read from the device."""
     model.train()
-    size = model.num_models
-    loss_sum = torch.zeros(size, dtype=torch.float64, device=device)
-    num_classes = loss.num_classes(model.num_outputs)
-    hits_by_class = torch.zeros(size, num_classes, dtype=torch.int64, device=device)
-    images_by_class = torch.zeros(num_classes, dtype=torch.int64, device=device)
-    grad_norm_sum = torch.zeros(size, dtype=torch.float64, device=device)
+    sums = sums_of(model, loss, device)
     num_images = num_steps = 0
-    for images, labels in batches:
-        with autocast(precision, device):
-            logits = model(images)
-        losses, hits = loss(logits, labels)
-        optimizer.zero_grad()
-        # Each model's gradient is that of its own loss: no weight is shared.
-        losses.sum().backward()
-        optimizer.step()
-        loss_sum += losses.detach() * len(labels)
-        # Integers, so that the order of the additions does not matter.
-        hits_by_class.index_add_(1, labels, hits.long())
-        images_by_class.index_add_(0, labels, torch.ones_like(labels))
-        grad_norm_sum += optimizer.effective_grad_norm()
-        num_images += len(labels)
+    for batch in batches:
+        train_step(model, loss, optimizer, batch, sums, precision, device)
+        num_images += len(batch[1])
         num_steps += 1
-    accuracy = hits_by_class.sum(dim=1).double() / num_images
-    # A class without an image adds nothing to either.
-    recalls = hits_by_class.double() / images_by_class.clamp(min=1)
-    balanced = recalls.sum(dim=1) / (images_by_class > 0).sum()
-    return EpochTotals(loss_sum / num_images, accuracy, balanced, grad_norm_sum / num_steps)
+    return sums.totals(num_images, num_steps)
 
 
 def filter_norms(model: ImageClassifier) -> Tensor:

@@ -13,13 +13,13 @@ from fasttrain_data import Loader
 
 from ..settings.knobs import Knobs
 from ..settings.networks.modules import fold, unfold
+from .angles import angle_of, chords
+from .captured import captured
 from .evaluate import Score, reestimate_batch_norm_, score_in_eval_mode, score_test_set
 from .fused_mlp import fused
 from .loop import EpochTotals, filter_norms, train_epoch
+from .snapshot import Snapshot, State
 from .workbench import Workbench, trained
-
-State = dict[str, Tensor]
-"""What one model's state_dict holds."""
 
 
 class Epoch(NamedTuple):
@@ -31,10 +31,12 @@ class Epoch(NamedTuple):
     """(num_models, 2 * probe sets) fp64: loss and accuracy on each; NaN without a test pass"""
     norms: Tensor
     """||theta_i|| of every filter, (num_models, filters) fp32"""
-    states: list[State]
-    averages: list[State]
+    moved: Tensor
+    """rad between the weights and those of the start, (num_models,) fp64; NaN without any"""
+    states: Sequence[State]
+    averages: Sequence[State]
     """running means of all that trains; empty dictionaries unless the pack averages"""
-    optimizers: list[State]
+    optimizers: Sequence[State]
     """what the next step depends on besides the weights; empty without momentum or moments"""
 
 
@@ -46,6 +48,7 @@ class Pack:
         averages: running means of all that trains over `num_averaged` checkpoints, if the pack
             averages.
         optimizers: states of the optimisers to go on with; empty ones start anew.
+        starts: of every model the weights that `Epoch.moved` is measured from.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Pack:
         averages: Sequence[State] = (),
         num_averaged: int = 0,
         optimizers: Sequence[State] = (),
+        starts: Sequence[Sequence[Tensor]] = (),
     ) -> None:
         self.workbench = workbench
         self.seed = seed
@@ -71,10 +75,15 @@ class Pack:
         else:
             self.model.load_state_dict(fold(states))
         if optimizers:
-            self.optimizer.load_(fold(optimizers))
+            self.optimizer.load_(dict(fold(optimizers)))
         self.average = self._on_device(averages)
+        self.captured = None
+        if self.fused is None:
+            self.captured = captured(workbench, self.model, self.optimizer, self.loader, knobs)
+        # Here once: what is measured on the device is read as two numbers, not as all weights.
+        self.starts = [[weight.to(workbench.device) for weight in start] for start in starts]
 
-    def _on_device(self, averages: Sequence[State]) -> State:
+    def _on_device(self, averages: Sequence[State]) -> dict[str, Tensor]:
         if not averages:
             return {}
         means = fold(averages)
@@ -102,18 +111,36 @@ class Pack:
             self.num_averaged += 1
             for name, weight in trained(self.model).all:
                 self.average[name].lerp_(weight.detach(), 1 / self.num_averaged)
-        return Epoch(
-            torch.stack([*totals, *scores], dim=1).cpu(),
-            probes.cpu(),
-            filter_norms(self.model).cpu(),
-            self._on_host(self.model.state_dict()),
-            self._on_host(self.average),
-            self._on_host(self.optimizer.state()),
+        kept = (self.model.state_dict(), self.average, self.optimizer.state())
+        states, averages, optimizers = (Snapshot(state, self.size).states() for state in kept)
+        # The two reads of an epoch.
+        columns = [torch.stack([*totals, *scores], dim=1), probes, self._chords()]
+        norms = filter_norms(self.model).cpu()
+        read = torch.cat(columns, dim=1).cpu()
+        scores, probes, apart = read.split([column.shape[1] for column in columns], dim=1)
+        moved = torch.tensor([angle_of(pair) for pair in apart.tolist()], dtype=torch.float64)
+        return Epoch(scores, probes, norms, moved, states, averages, optimizers)
+
+    def _chords(self) -> Tensor:
+        """Of the weights on the sphere and those of the start: (num_models, 2), on the device."""
+        if not self.starts:
+            return torch.full(
+                (self.size, 2), math.nan, dtype=torch.float64, device=self.workbench.device
+            )
+        named = {name: weight.detach() for name, weight in self.model.named_sphere_parameters()}
+        models = unfold(named, self.size)
+        return torch.stack(
+            [
+                chords(start, list(model.values()))
+                for start, model in zip(self.starts, models, strict=True)
+            ]
         )
 
     def _train(self, epoch: int, batches: int) -> EpochTotals:
         if self.fused is not None:
             return self.fused.train_epoch(self.loader, batches)
+        if self.captured is not None:
+            return self.captured.train_epoch(batches)
         workbench = self.workbench
         arithmetic = workbench.precision, workbench.device
         with drawing(self.seed, epoch, workbench.device):
@@ -130,17 +157,13 @@ class Pack:
             self.model, workbench.loss, loader, workbench.precision, workbench.device
         )
 
-    def _on_host(self, state: State) -> list[State]:
-        copies = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
-        return unfold(copies, self.size)
-
-    def states(self) -> list[State]:
+    def states(self) -> Sequence[State]:
         """The models as they are now, on the host."""
-        return self._on_host(self.model.state_dict())
+        return Snapshot(self.model.state_dict(), self.size).models()
 
-    def statistics(self) -> list[State]:
+    def statistics(self) -> Sequence[State]:
         """What the models are evaluated with and do not train: batch-normalisation statistics."""
-        return self._on_host(dict(self.model.named_buffers()))
+        return Snapshot(dict(self.model.named_buffers()), self.size).models()
 
     def test(self) -> Score:
         """Scores on the test set."""

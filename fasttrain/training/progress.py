@@ -10,7 +10,7 @@ from torch import Tensor
 from ..plan.stages import Stage
 from ..store.columns import COLUMNS, TESTED
 from .chance import Chance
-from .pack import State
+from .snapshot import State
 
 HOPELESS = 10
 """epochs at chance after which a run may be given up"""

@@ -21,7 +21,6 @@ from ..plan.stages import Stage
 from ..store.checkpoints import CheckpointWriter
 from ..store.entries import METRICS, STATE
 from ..store.pack_records import PackRecords, foundations
-from .angles import angle
 from .chance import AT_CHANCE, DONE, NON_FINITE
 from .pack import Epoch, Pack
 from .progress import Progress, Run, is_at_chance, is_hopeless, set_tested
@@ -85,6 +84,7 @@ def _pack(runs: Sequence[Run], workbench: Workbench) -> Pack:
         # The first checkpoint of an average is its parent's end.
         num_averaged=len(first.progress.series) + 1,
         optimizers=[run.progress.optimizer for run in runs] if first.progress.optimizer else (),
+        starts=[run.start for run in runs],
     )
 
 
@@ -112,7 +112,7 @@ def _run_in_step(runs: list[Run], pack: str, workbench: Workbench, on_epoch: OnE
                     _run_epoch(trained, runs, workbench, on_epoch, writer)
             if any(run.over for run in runs):
                 # From here the others are another pack: a resumed one must part at the same place.
-                writer.write(functools.partial(_content, runs))
+                writer.write(functools.partial(_content, _standing(runs)))
 
 
 @contextlib.contextmanager
@@ -124,7 +124,7 @@ def _kept(runs: Sequence[Run], writer: CheckpointWriter) -> Iterator[None]:
         # Unless it struck between two runs of the pack, or before there was anything to keep.
         epochs = {run.next_epoch for run in runs}
         if len(epochs) == 1 and not any(run.over for run in runs) and runs[0].progress.series:
-            writer.write(functools.partial(_content, runs))
+            writer.write(functools.partial(_content, _standing(runs)))
         raise
 
 
@@ -157,11 +157,11 @@ def _run_epoch(
     result = pack.train(epoch, tested=due, batches=batches)
     share = (time.monotonic() - started) / len(runs)
     for index, run in enumerate(runs):
-        run.progress = _appended(run, result, index, share, workbench.sphere_names)
+        run.progress = _appended(run, result, index, share)
         run.stopped = _is_given_up(run, workbench)
     _test_reached(pack, runs)
     if not any(run.over for run in runs):
-        writer.offer(functools.partial(_content, runs))
+        writer.offer(functools.partial(_content, _standing(runs)))
     for run in runs:
         if run.wanted:
             row = run.progress.series[-1].tolist()
@@ -179,21 +179,23 @@ def _test_reached(pack: Pack, runs: Sequence[Run]) -> None:
             set_tested(run.progress.series[-1], scores[index])
 
 
-def _content(runs: Sequence[Run]) -> dict[str, dict[str, Tensor]]:
-    """What a checkpoint of the runs holds."""
-    return {run.stage.id: run.progress.checkpoint() for run in runs}
+def _standing(runs: Sequence[Run]) -> dict[str, Progress]:
+    """Where the runs stand now, by stage: nothing changes it any more."""
+    return {run.stage.id: run.progress for run in runs}
 
 
-def _appended(
-    run: Run, result: Epoch, index: int, time_s: float, sphere_names: Sequence[str]
-) -> Progress:
+def _content(standing: dict[str, Progress]) -> dict[str, dict[str, Tensor]]:
+    """What a checkpoint holds: the weights come to the host here, if they are not there yet."""
+    return {stage: progress.checkpoint() for stage, progress in standing.items()}
+
+
+def _appended(run: Run, result: Epoch, index: int, time_s: float) -> Progress:
     """The run's progress after one more epoch; whole or not at all, should it be interrupted."""
-    progress, state = run.progress, result.states[index]
-    distance = angle(run.start, [state[name] for name in sphere_names])
-    moved = torch.tensor([distance], dtype=torch.float64)
+    progress = run.progress
+    moved = result.moved[index : index + 1]
     row = torch.cat([result.scores[index], moved, result.probes[index]])
     return Progress(
-        state,
+        result.states[index],
         result.averages[index],
         result.optimizers[index],
         [*progress.series, row],

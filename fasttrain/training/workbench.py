@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from fasttrain_data import Augment, ImageData, Loader, open_loader
+from fasttrain_data.resident import ResidentLoader
 
 from ..machine.precision import set_exact_arithmetic
 from ..plan.config import Config, RunOptions
 from ..plan.stages import Stage
 from ..settings.knobs import Knobs
 from ..settings.losses import LOSSES, Loss
+from ..settings.networks.kinds import CustomNetwork
 from ..settings.networks.modules import ImageClassifier, fold
 from ..settings.networks.noise import add_noise_
 from ..settings.networks.own_module import OwnNetwork
@@ -32,6 +34,7 @@ from .chance import Chance, chance_of
 from .fused_mlp import kernel_of
 from .loading import configured_images
 from .parts import check_parts
+from .snapshot import State
 from .step_epochs import StepEpochs
 
 SMALLEST_TEST_BATCH = 256
@@ -41,8 +44,8 @@ SMALLEST_TEST_BATCH = 256
 class End(NamedTuple):
     """What a stage ends as: what others may start from."""
 
-    model: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
+    model: State
+    optimizer: State
 
 
 @dataclass
@@ -72,9 +75,7 @@ class Workbench:
     test_loader: Loader = field(init=False)
 
     def __post_init__(self) -> None:
-        self.test_loader = open_loader(
-            self.data, "test", batch_size=self._test_batch_size, device=self.device
-        )
+        self.test_loader = self._evaluated("test")
         self.draws[self.draw] = self
 
     def of_seed(self, seed: int) -> "Workbench":
@@ -96,10 +97,17 @@ class Workbench:
     @functools.cached_property
     def probe_loaders(self) -> list[Loader]:
         """Those of the probe sets, in the order of their names."""
-        return [
-            open_loader(self.data, name, batch_size=self._test_batch_size, device=self.device)
-            for name in sorted(self.data.probes)
-        ]
+        return [self._evaluated(name) for name in sorted(self.data.probes)]
+
+    def _evaluated(self, split: str) -> Loader:
+        """The batches of a set that is not trained on."""
+        return open_loader(
+            self.data,
+            split,
+            batch_size=self._test_batch_size,
+            device=self.device,
+            dtype=self._batch_dtype,
+        )
 
     @functools.cached_property
     def columns(self) -> tuple[str, ...]:
@@ -245,17 +253,36 @@ class Workbench:
 
     def passes(self, seed: int) -> Loader:
         """The training batches of a seed, by passes over the training set."""
+        own = self._own_seed(seed)
+        if isinstance(self._passes, ResidentLoader):
+            return self._passes.with_seed(own)
+        return self._open_passes(own)
+
+    @functools.cached_property
+    def _passes(self) -> Loader:
+        """Of any seed: where the set lies on a device, it was brought there once."""
+        return self._open_passes(0)
+
+    def _open_passes(self, seed: int) -> Loader:
         data = self.config.data
         augment = Augment(flip=data.flip, crop_padding=data.crop_padding)
         return open_loader(
             self.data,
             "train",
             batch_size=self.config.training.batch_size,
-            seed=self._own_seed(seed),
+            seed=seed,
             augment=augment if data.flip or data.crop_padding else None,
             loader=data.loader,
             device=self.device,
+            dtype=self._batch_dtype,
         )
+
+    @property
+    def _batch_dtype(self) -> torch.dtype:
+        """On a GPU what the first operation of our networks takes: it is not cast in every step."""
+        ours = not isinstance(self.config.network, CustomNetwork)
+        narrow = self.device.type == "cuda" and self.precision == "bf16" and ours
+        return torch.bfloat16 if narrow else torch.float32
 
 
 def open_workbench(

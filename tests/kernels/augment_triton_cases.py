@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fasttrain_kernels.augment import triton as augment_triton
-from fasttrain_kernels.augment.augment import Patch, augment, byte_map
+from fasttrain_kernels.augment.augment import Patch, augment, byte_map, signed
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 
@@ -23,8 +23,11 @@ DRAWS = [
 ]
 
 
-def pair(shape, dtype, *, seed, epoch, patch=None, **draws):
-    """The batch of the kernel, and of the reference on the host."""
+def pair(shape, dtype, *, seed, epoch, patch=None, keyed=False, **draws):
+    """The batch of the kernel, and of the reference on the host.
+
+    `keyed` gives the kernel seed and epoch as a tensor, and others as numbers.
+    """
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (6, *shape), dtype=torch.uint8, generator=generator)
     rows = torch.tensor([5, 0, 3] * (1 if patch is None else 8))
@@ -40,6 +43,9 @@ def pair(shape, dtype, *, seed, epoch, patch=None, **draws):
     out = torch.full((len(rows), *shape), float("nan"), dtype=dtype, device=DEVICE)
     how = {name: value.to(DEVICE) for name, value in how.items()}
     given = (given.to(DEVICE) for given in (images, rows, samples, values))
+    if keyed:
+        words = torch.tensor([signed(seed), epoch], device=DEVICE)
+        key = {"seed": seed ^ 1, "epoch": epoch ^ 1, "key": words}
     augment_triton.augment(*given, out, **key, **draws, **how)
     return out.permute(0, 3, 1, 2).cpu(), expected
 
@@ -60,8 +66,10 @@ def test_every_type(dtype):
 
 @pytest.mark.parametrize("seed", [0, 1, 2**31, 2**32 + 1, 2**63, 2**64 - 1])
 @pytest.mark.parametrize("epoch", [0, 1, 2**32 - 1])
-def test_seeds_and_epochs_of_any_size(seed, epoch):
-    found, expected = pair((7, 9, 3), torch.float32, seed=seed, epoch=epoch, **DRAWS[-1])
+@pytest.mark.parametrize("keyed", [False, True])
+def test_seeds_and_epochs_of_any_size(keyed, seed, epoch):
+    key = {"seed": seed, "epoch": epoch, "keyed": keyed}
+    found, expected = pair((7, 9, 3), torch.float32, **key, **DRAWS[-1])
     assert torch.equal(found, expected)
 
 

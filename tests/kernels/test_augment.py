@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fasttrain_kernels.augment import cpu as cpu_augment
-from fasttrain_kernels.augment.augment import DTYPES, Patch, augment, byte_map
+from fasttrain_kernels.augment.augment import DTYPES, Patch, augment, byte_map, signed
 
 SHAPES = [(7, 9, 3), (8, 8, 1), (32, 32, 3), (5, 6, 2), (1, 1, 1)]
 DRAWS = [
@@ -67,12 +67,28 @@ def test_every_type(dtype):
 @settings(max_examples=50, deadline=None)
 def test_keys_of_any_size(seed, epoch, sample):
     images, _, values = problem((7, 9, 3), num_images=2)
-    key = {"samples": torch.tensor([sample, sample]), "seed": seed, "epoch": epoch, **ALL}
+    given = {"samples": torch.tensor([sample, sample]), **ALL}
+    key = {**given, "seed": seed, "epoch": epoch}
     rows = torch.tensor([1, 0])
     assert torch.equal(
         augment(images, rows, values, **key),
         augment(images, rows, values, backend="reference", **key),
     )
+
+    words = torch.tensor([signed(seed), epoch])
+    for backend in (None, "reference"):
+        # Numbers beside a key are not looked at.
+        found = augment(images, rows, values, **given, key=words, epoch=1, backend=backend)
+        assert torch.equal(found, augment(images, rows, values, **key))
+
+
+@pytest.mark.parametrize(
+    "key", [torch.zeros(3, dtype=torch.int64), torch.zeros(2), torch.zeros(2, 1).long()]
+)
+def test_a_key_is_two_words(key):
+    images, rows, values = problem((7, 9, 3))
+    with pytest.raises(ValueError, match=r"the key is .*: int64 \(2,\) on cpu is needed"):
+        augment(images, rows, values, key=key)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

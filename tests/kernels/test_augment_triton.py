@@ -12,7 +12,7 @@ from fasttrain_kernels.augment.augment import augment, byte_map  # noqa: E402
 from fasttrain_kernels.compiled import static  # noqa: E402
 
 
-@pytest.mark.parametrize("name", ["augment", "augment, patches"])
+@pytest.mark.parametrize("name", ["augment", "augment, key on the device", "augment, patches"])
 @pytest.mark.parametrize("target", static.TARGETS)
 def test_compiles_without_spills_to_vector_stores(target, name):
     case = next(case for case in static.cases() if case.name == name)
@@ -42,7 +42,10 @@ def test_launch_is_one_program_per_image_and_part(monkeypatch):
     assert grid == (2, 2)
     assert arguments[0].dtype == arguments[4].dtype == torch.int16
     assert arguments[5:7] == (-1, 5)
-    assert not constants["PATCHED"]
+    assert not constants["PATCHED"] and not constants["KEYED"]
+    key = torch.tensor([3, 4])
+    augment_triton.augment(images, rows, rows, values, out, **vars(draws), key=key)
+    assert launches[1][1][7] is key and launches[1][2]["KEYED"]
     assert constants["BLOCKS"] * constants["BLOCK"] * grid[1] >= 80 * 75 * 3
 
 

@@ -15,8 +15,19 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.runtime import driver  # noqa: E402
 
 from fasttrain_kernels.step.layout import make_layout  # noqa: E402
-from fasttrain_kernels.step.triton import group_sums, scale, sgd_step, sphere_step  # noqa: E402
-from fasttrain_kernels.step.triton.launch import MAX_ADDRESS_TABLES, blocks_of  # noqa: E402
+from fasttrain_kernels.step.triton import (  # noqa: E402
+    group_sums,
+    launch,
+    scale,
+    sgd_step,
+    sphere_step,
+    totals,
+)
+from fasttrain_kernels.step.triton.launch import (  # noqa: E402
+    MAX_ADDRESS_TABLES,
+    NUM_RESERVED,
+    blocks_of,
+)
 
 TARGETS = {"cuda": GPUTarget("cuda", 90, 32), "hip": GPUTarget("hip", "gfx942", 64)}
 
@@ -109,6 +120,9 @@ def test_the_others(launches, shapes):
     sgd_step.sgd_step_(thetas, grads, None, layout, torch.ones(1), weight_decay=1e-4)
     assert launches == [("_sgd_kernel", num_blocks), *finish]
     launches.clear()
+    totals.totals(torch.ones(3, layout.num_groups), layout)
+    assert launches == [("_totals_kernel", 1)]
+    launches.clear()
     group_sums.group_sums(thetas, None, layout)
     assert launches == [("_sums_kernel", num_blocks), *finish]
     launches.clear()
@@ -126,8 +140,34 @@ def test_address_tables_are_kept_and_bounded():
     moving = [tensors(SHORT) for _ in range(2 * MAX_ADDRESS_TABLES)]
     for each in moving:
         blocks.table(each)
+        # The parameters' own is used in every step: gradients that move do not push it out.
+        assert blocks.table(thetas) is table
     assert len(blocks.addresses) == MAX_ADDRESS_TABLES
     assert blocks.table(moving[0]).tolist() == [tensor.data_ptr() for tensor in moving[0]]
+
+
+def test_a_capture_takes_memory_that_was_there_before(monkeypatch):
+    layout = make_layout(tensors(SHORT))
+    blocks, thetas = blocks_of(layout), tensors(SHORT)
+    monkeypatch.setattr(launch, "is_capturing", lambda _: True)
+    with pytest.raises(RuntimeError, match="take a step outside of the capture first"):
+        blocks.table(thetas)
+    monkeypatch.undo()
+    table, ready = blocks.table(thetas), [host.data_ptr() for host in blocks.reserved]
+    assert len(ready) == NUM_RESERVED
+    monkeypatch.setattr(launch, "is_capturing", lambda _: True)
+    monkeypatch.setattr(launch.Blocks, "_host", lambda *_: pytest.fail("allocated in a capture"))
+    assert blocks.table(thetas) is table
+    new = tensors(SHORT)
+    blocks.table(new)
+    host, device = blocks.captured[-1]
+    assert host.data_ptr() in ready and device.tolist() == [tensor.data_ptr() for tensor in new]
+    # What a graph has taken it keeps: the addresses of one capture are not those of another.
+    assert blocks.table(new) is not device
+    # Outside of captures the reserve fills up again.
+    monkeypatch.undo()
+    blocks.table(thetas)
+    assert len(blocks.reserved) == NUM_RESERVED
 
 
 def test_blocks_cover_every_chunk_once_by_model():

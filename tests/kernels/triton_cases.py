@@ -16,6 +16,7 @@ from fasttrain_kernels.step.triton import (
     sgd_step,
     sphere_apply,
     sphere_step,
+    totals,
 )
 from fasttrain_kernels.step.triton import launch as blocks_module
 
@@ -206,6 +207,20 @@ def test_group_sums(dtype, with_grads):
     truth = reference.group_sums(problem.thetas, grads, problem.layout)
     assert found.dtype == dtype
     assert error(found, truth.double()) <= TOLERANCES[dtype]
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("num_models", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_totals(dtype, num_models, scaled):
+    # More groups of a model than a program adds at once.
+    problem = Problem([(num_models * 900, 2), (num_models * 400, 3)], "sgd", num_models=num_models)
+    layout = problem.layout
+    sums = torch.rand(3, layout.num_groups, dtype=torch.float64, device=DEVICE)
+    factor = -1 - torch.rand(num_models, dtype=torch.float64, device=DEVICE) if scaled else None
+    found = totals.totals(sums.to(dtype), layout, factor)
+    assert found.dtype == dtype and found.shape == (2, num_models)
+    assert error(found, reference.totals(sums, layout, factor)) <= TOLERANCES[dtype]
 
 
 @pytest.mark.parametrize("output", [None, torch.float32, torch.bfloat16])

@@ -147,7 +147,7 @@ class FfcvLoader(Loader):
         samples = order.to(self.device)
         labels = self._labels.index_select(0, samples)
         rows = torch.arange(self.settings.batch_size, device=self.device)
-        draws = self._draws(epoch)
+        draws = self.draws(epoch)
         size = self.settings.batch_size
         with contextlib.closing(self._pixels(order[: len(self) * size].numpy())) as batches:
             for number, pixels in enumerate(batches):

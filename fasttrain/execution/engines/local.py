@@ -22,6 +22,7 @@ import torch
 
 from ...errors import EnvironmentProblem
 from ...machine import interrupts
+from ...machine.precision import answers
 from ...machine.processes import context, die_with_driver, hidden_program, start_server
 from ...machine.threads import check_threads
 from ...plan.stages import Stage
@@ -58,6 +59,14 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Broken:
+    """The last message of a worker whose device answers no more."""
+
+    error: str
+    """the traceback of what it was carrying out"""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of a task."""
 
@@ -89,9 +98,19 @@ class InProcess:
         self.task = task
 
     def wait(self, report: Report) -> Outcome:
-        """Run it."""
+        """Run it.
+
+        Raises:
+            EnvironmentProblem: as `_attempt`; or an error after which this process has no device.
+        """
         assert self.task is not None
-        return Outcome(self.task, _attempt(self.task, self.workbench, report))
+        error = _attempt(self.task, self.workbench, report)
+        if error is not None and not answers(self.workbench.device):
+            raise EnvironmentProblem(
+                f"{self.workbench.device} answers no more after {_last_line(error)}; run the same"
+                " command again: it goes on where this ended"
+            )
+        return Outcome(self.task, error)
 
 
 def _attempt(task: Task, workbench: Workbench, report: Report) -> str | None:
@@ -107,6 +126,10 @@ def _attempt(task: Task, workbench: Workbench, report: Report) -> str | None:
         raise
     except Exception:
         return traceback.format_exc()
+
+
+def _last_line(error: str) -> str:
+    return error.strip().splitlines()[-1]
 
 
 @dataclass
@@ -219,6 +242,9 @@ class Workers:
                     continue
                 # At the end of the task: an error, or nothing.
                 task, worker.task = worker.task, None
+                if isinstance(message, Broken):
+                    self._replace(worker)
+                    return Outcome(task, message.error)
                 return Outcome(task, message)
 
     def _replace(self, worker: _Worker) -> str:
@@ -261,6 +287,11 @@ def _work(
                 raise EnvironmentProblem(reason) from None
             while True:
                 task = pipe.recv()
-                pipe.send(_attempt(task, workbench, report))
+                error = _attempt(task, workbench, report)
+                if error is not None and not answers(workbench.device):
+                    # Whatever came next would fail too: another process takes its place.
+                    pipe.send(Broken(error))
+                    return
+                pipe.send(error)
         except (EnvironmentProblem, OSError) as error:
             pipe.send(error)

@@ -13,7 +13,7 @@ normalisation is per model by construction, and the heads are one batched produc
 tensor rows r // (R / K) = k belong to model k; `fold` and `unfold` go back and forth.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -129,7 +129,7 @@ class ImageClassifier(nn.Module):
         return self.head(self.features(images))
 
 
-def fold(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def fold(states: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
     """The state_dict of a pack from those of its models."""
     if len(states) == 1:
         return states[0]
@@ -140,7 +140,7 @@ def fold(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     }
 
 
-def unfold(state: dict[str, Tensor], num_models: int) -> list[dict[str, Tensor]]:
+def unfold(state: Mapping[str, Tensor], num_models: int) -> list[dict[str, Tensor]]:
     """The state_dicts of a pack's models; views, of memory that they do not share."""
     parts = {
         name: value.chunk(num_models) if value.ndim else [value.clone() for _ in range(num_models)]

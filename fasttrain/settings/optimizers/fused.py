@@ -169,5 +169,8 @@ def sgd(options: SGD, trained: Trained, knobs: Sequence[Knobs]) -> FusedPack:
 
 
 def _rates(knobs: Sequence[Knobs], trained: Trained) -> Tensor:
-    lrs = [model.lr for model in knobs]
-    return torch.tensor(lrs, dtype=torch.float64, device=trained.sphere[0][1].device)
+    weight, lrs = trained.sphere[0][1], [model.lr for model in knobs]
+    # Of the type that the kernels take: on a GPU every conversion is a launch in every step.
+    on_cpu = weight.device.type == "cpu"
+    dtype = torch.float64 if on_cpu else torch.promote_types(weight.dtype, torch.float32)
+    return torch.tensor(lrs, dtype=dtype, device=weight.device)

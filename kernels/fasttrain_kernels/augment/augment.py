@@ -91,6 +91,7 @@ def augment(
     samples: Tensor | None = None,  # (B,) int64, what the draws are keyed by; the rows if not given
     seed: int = 0,
     epoch: int = 0,
+    key: Tensor | None = None,  # (2,) int64, bits of seed and epoch, in the place of the two
     flip: bool = False,
     padding: int = 0,
     cutout: int = 0,
@@ -101,13 +102,19 @@ def augment(
     `flip` mirrors half of the images, `padding` crops at random from the image with that many
     pixels of byte 0 around it, `cutout` sets a square of that size to 0. The values of `rows` are
     not checked: they must lie in 0..N-1, as a device value is never read on the host here. Nor are
-    labels, in 0..K-1 of the K classes of a patch; the patch is added last.
+    labels, in 0..K-1 of the K classes of a patch; the patch is added last. A `key` is read when the
+    kernel runs: a CUDA graph that was captured with one draws what stands there at each replay.
 
     Raises:
         ValueError: tensors of another type, shape, device or layout; a backend of another device.
     """
     samples = rows if samples is None else samples
     _check(images, rows, samples, values)
+    if key is not None and (key.dtype, key.shape, key.device) != (torch.int64, (2,), images.device):
+        raise ValueError(
+            f"the key is {key.dtype} of shape {tuple(key.shape)} on {key.device}: int64 (2,) on"
+            f" {images.device} is needed"
+        )
     if patch is not None:
         _check_patch(patch, images, rows, labels, values)
     name = _choose(images.device.type, backend)
@@ -123,7 +130,7 @@ def augment(
     if len(rows):
         module.augment(
             images, rows, samples, values, out,
-            seed=seed, epoch=epoch, flip=flip, padding=padding, cutout=cutout,
+            seed=seed, epoch=epoch, key=key, flip=flip, padding=padding, cutout=cutout,
             patch=patch, labels=labels,
         )  # fmt: skip
     return out.permute(0, 3, 1, 2)
@@ -191,6 +198,11 @@ def _check_patch(
         raise ValueError(
             f"tensors are on {', '.join(sorted(map(str, devices)))}: one device is needed"
         )
+
+
+def signed(seed: int) -> int:
+    """Return the same 64 bits as a signed integer."""
+    return seed - 2**64 if seed >= 2**63 else seed
 
 
 def threshold(probability: float) -> int:

@@ -29,6 +29,7 @@ def augment(
     *,
     seed: int,
     epoch: int,
+    key: Tensor | None = None,
     flip: bool,
     padding: int,
     cutout: int,
@@ -36,6 +37,9 @@ def augment(
     labels: Tensor | None = None,
 ) -> None:
     """See `augment.augment`."""
+    if key is not None:
+        # Memory of the host: no operation of torch, and no device waits.
+        seed, epoch = (int(word) for word in key.numpy().view(np.uint64))
     _, height, width, channels = images.shape
     scale, shift, _ = values
     rows, samples = rows.contiguous(), samples.contiguous()

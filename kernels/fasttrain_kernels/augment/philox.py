@@ -21,10 +21,11 @@ FLIP, CROP_Y, CROP_X, CUTOUT, PATCH_MASK, PATCH = 1, 2, 3, 5, 7, 8
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def philox(counter: Words, key: tuple[int, int]) -> Words:
+def philox(counter: Words, key: tuple[int | Tensor, int | Tensor]) -> Words:
     """Return the four output words of Philox4x32-10.
 
-    `counter` is four int64 tensors of one shape with values in [0, 2^32), `key` two such integers.
+    `counter` is four int64 tensors of one shape with values in [0, 2^32), `key` two such integers,
+    numbers or 0-d tensors.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key

@@ -46,6 +46,7 @@ def augment(
     *,
     seed: int = 0,
     epoch: int = 0,
+    key: Tensor | None = None,  # (2,) int64
     flip: bool = False,
     padding: int = 0,
     cutout: int = 0,
@@ -57,7 +58,9 @@ def augment(
     device = images.device
 
     def words(stream: int) -> Words:
-        return _words(samples, seed, epoch, stream)
+        if key is None:
+            return _words(samples, seed, epoch, stream)
+        return _words(samples, key[0], key[1], stream)
 
     row = torch.arange(height, device=device).expand(len(rows), -1)  # (B, H)
     column = torch.arange(width, device=device).expand(len(rows), -1)  # (B, W)
@@ -85,9 +88,9 @@ def augment(
     out.copy_(result)
 
 
-def _words(samples: Tensor, seed: int, epoch: int, stream: int) -> Words:
-    high = torch.full_like(samples, epoch), torch.full_like(samples, stream)
-    return philox((samples & MASK, samples >> 32, *high), (seed & MASK, seed >> 32))
+def _words(samples: Tensor, seed: int | Tensor, epoch: int | Tensor, stream: int) -> Words:
+    high = torch.zeros_like(samples) + epoch, torch.full_like(samples, stream)
+    return philox((samples & MASK, samples >> 32, *high), (seed & MASK, (seed >> 32) & MASK))
 
 
 def _add_patch_(

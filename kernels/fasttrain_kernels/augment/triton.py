@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import philox as streams
-from .augment import ByteMap, Patch, threshold
+from .augment import ByteMap, Patch, signed, threshold
 
 BLOCK = 1024
 """Values at once, 8 per thread."""
@@ -93,17 +93,21 @@ def _widen(bits, like: tl.constexpr):
 @triton.jit(do_not_specialize=["seed", "epoch", "patch_seed"])
 def _augment_kernel(
     p_out, p_images, p_rows, p_samples, p_table, seed, epoch,
+    p_key,  # (2,) seed and epoch, read where KEYED
     p_labels, p_shared, p_own, p_strength, patch_seed,
     H: tl.constexpr, W: tl.constexpr, C: tl.constexpr,
     MIRROR: tl.constexpr, PADDING: tl.constexpr, HOLE: tl.constexpr,
-    PATCHED: tl.constexpr, SHARE: tl.constexpr, ALONE: tl.constexpr, PART: tl.constexpr,
-    BLANK: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr,
+    KEYED: tl.constexpr, PATCHED: tl.constexpr, SHARE: tl.constexpr, ALONE: tl.constexpr,
+    PART: tl.constexpr, BLANK: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, LIKE: tl.constexpr,
     BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     image, part = tl.program_id(0), tl.program_id(1)
     row, sample = tl.load(p_rows + image), tl.load(p_samples + image)
-    seed, epoch = seed.to(tl.uint64), epoch.to(tl.int64)
+    if KEYED:
+        seed, epoch = tl.load(p_key).to(tl.uint64), tl.load(p_key + 1)
+    else:
+        seed, epoch = seed.to(tl.uint64), epoch.to(tl.int64)
     down, right, mirrored, top, left = 0, 0, 0, 0, 0
     if PADDING:
         down = _draw(sample, epoch, seed, CROP_Y, 2 * PADDING + 1, 1)[0] - PADDING
@@ -158,6 +162,7 @@ def augment(
     *,
     seed: int,
     epoch: int,
+    key: Tensor | None = None,
     flip: bool,
     padding: int,
     cutout: int,
@@ -182,19 +187,16 @@ def augment(
         rows.contiguous(),
         samples.contiguous(),
         table.contiguous().view(bits),
-        _signed(seed),
+        signed(seed),
         epoch,
+        samples if key is None else key.contiguous(),
         *patched,
-        _signed(patch_seed),
+        signed(patch_seed),
+        KEYED=int(key is not None),
         **constants(height, width, channels, flip=flip, padding=padding, cutout=cutout),
         **patch_constants(patch, table.dtype),
         **LAUNCH,
     )
-
-
-def _signed(seed: int) -> int:
-    """The same bits as Triton's widest integer, which is signed."""
-    return seed - 2**64 if seed >= 2**63 else seed
 
 
 def patch_constants(patch: Patch | None, dtype: torch.dtype) -> dict[str, object]:

@@ -32,7 +32,7 @@ from ..augment import triton as augment_triton
 from ..augment.augment import Patch
 from ..small_mlp import triton as mlp_triton
 from ..step.layout import CHUNK
-from ..step.triton import adam_step, group_sums, scale, sgd_step, sphere_apply, sphere_step
+from ..step.triton import adam_step, group_sums, scale, sgd_step, sphere_apply, sphere_step, totals
 from ..step.triton.launch import LAUNCH, block_options
 from .machine_code import amd_code, nvidia_code
 
@@ -55,6 +55,9 @@ _INTEGER_TABLES = {
 # Of the augmentation, whose values are moved as bits.
 _TYPES = {"p_images": "*u8", "p_rows": "*i64", "p_samples": "*i64", "seed": "i64", "epoch": "i64"}
 _TYPES |= {"p_out": "*i32", "p_table": "*i32", "p_labels": "*i64", "patch_seed": "i64"}
+_TYPES |= {"p_key": "*i64"}
+# Of the norms of whole models.
+_TYPES |= {"p_groups": "*i64"}
 # Of the small MLPs.
 _TYPES |= {name: "*i64" for name in ("p_targets", "p_order", "p_bounds")}
 _TYPES |= {"p_hits": "*i32", "radius": "fp32", "eps": "fp32"}
@@ -114,6 +117,9 @@ def cases() -> list[Case]:
     made.append(Case(name="scale", kernel=scale._scale_kernel, constants={}, other=bf16))
     finish = {"ACC": triton.language.float32, "SCALES": True, "num_warps": 4, **LAUNCH}
     made.append(Case(name="finish", kernel=group_sums._finish_kernel, constants=finish))
+    norms = {"ACC": triton.language.float32, "SCALED": True, "BLOCK": totals.BLOCK}
+    norms |= {"num_warps": 4, **LAUNCH}
+    made.append(Case(name="totals", kernel=totals._totals_kernel, constants=norms))
     for trains in (True, False):
         sizes = mlp_triton.constants(2, 32, 32, 16, trains=trains)
         sizes |= {"ACC": triton.language.float32, **mlp_triton.LAUNCH}
@@ -122,8 +128,12 @@ def cases() -> list[Case]:
     augment = augment_triton.constants(32, 32, 3, flip=True, padding=4, cutout=8)
     sizes = torch.empty(7, 7, 3), torch.empty(10, 7, 7, 3)
     patch = Patch(*sizes, top=12, left=12, share=0.8, alone=0.2, strength=1.75, seed=0)
-    for name, given in (("augment", None), ("augment, patches", patch)):
-        own = augment_triton.patch_constants(given, torch.float32)
+    for name, given, keyed in (
+        ("augment", None, 0),
+        ("augment, key on the device", None, 1),
+        ("augment, patches", patch, 0),
+    ):
+        own = augment_triton.patch_constants(given, torch.float32) | {"KEYED": keyed}
         made.append(
             Case(
                 name=name,

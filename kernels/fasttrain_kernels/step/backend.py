@@ -78,7 +78,7 @@ def choose_backend(tensors: Sequence[Tensor], name: str | None = None) -> str:
 def load_backend(name: str) -> Backend:
     """The backend of a name."""
     if name == "triton":
-        from .triton import adam_step, group_sums, scale, sgd_step, sphere_step
+        from .triton import adam_step, group_sums, scale, sgd_step, sphere_step, totals
 
         return Backend(
             name,
@@ -87,7 +87,7 @@ def load_backend(name: str) -> Backend:
             group_sums.group_sums,
             scale.scale_,
             reference.describe,
-            reference.totals,
+            totals.totals,
             adam_step.adam_step_,
         )
     if name == "numba":

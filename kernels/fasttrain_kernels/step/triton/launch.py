@@ -41,6 +41,8 @@ MIN_HELD_BLOCK = 2048
 
 # Address tables that a layout remembers; gradients may move from step to step.
 MAX_ADDRESS_TABLES = 64
+# Tables that one capture of a CUDA graph may add, of the gradients above all.
+NUM_RESERVED = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,26 +60,56 @@ class Blocks:
     longest: int
     """elements of the longest chunk"""
     addresses: dict[tuple[int, ...], tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """address tables by their content, on the host and on the device"""
+    """address tables by their content, on the host and on the device; the last used come last"""
     captured: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     """address tables that CUDA graphs use"""
+    reserved: list[Tensor] = field(default_factory=list)
+    """pinned memory for tables made during a capture, when none may be allocated"""
 
     def table(self, tensors: Sequence[Tensor | None]) -> Tensor:  # (num_tensors,) int64
-        """Addresses of tensors, 0 for None, on their device; copied when new, without waiting."""
+        """Addresses of tensors, 0 for None, on their device; copied when new, without waiting.
+
+        Raises:
+            RuntimeError: while a CUDA graph is captured, if no step was taken before.
+        """
         key = tuple(0 if tensor is None else tensor.data_ptr() for tensor in tensors)
-        capturing = self.blocks.is_cuda and torch.cuda.is_current_stream_capturing()
-        entry = self.addresses.get(key)
-        if entry is None:
-            host = torch.tensor(key, dtype=torch.int64, pin_memory=self.blocks.is_cuda)
-            entry = host, host.to(self.blocks.device, non_blocking=True)
-            # While a graph is captured nothing is copied yet: such a table is the graph's alone.
-            if not capturing:
-                if len(self.addresses) >= MAX_ADDRESS_TABLES:
-                    self.addresses.pop(next(iter(self.addresses)))
-                self.addresses[key] = entry
+        capturing = is_capturing(self.blocks)
+        entry = self.addresses.pop(key, None)
+        if entry is not None:
+            self.addresses[key] = entry
+        elif capturing:
+            # Nothing is copied yet: the graph copies it at every replay, and has it alone.
+            entry = self._copied(key, self._reserved())
+        else:
+            entry = self.addresses[key] = self._copied(key, self._host(len(key)))
+            if len(self.addresses) > MAX_ADDRESS_TABLES:
+                self.addresses.pop(next(iter(self.addresses)))
         if capturing:
             self.captured.append(entry)
+        else:
+            while len(self.reserved) < NUM_RESERVED:
+                self.reserved.append(self._host(len(key)))
         return entry[1]
+
+    def _host(self, size: int) -> Tensor:
+        return torch.empty(size, dtype=torch.int64, pin_memory=self.blocks.is_cuda)
+
+    def _copied(self, key: tuple[int, ...], host: Tensor) -> tuple[Tensor, Tensor]:
+        host.numpy()[:] = key
+        return host, host.to(self.blocks.device, non_blocking=True)
+
+    def _reserved(self) -> Tensor:
+        if not self.reserved:
+            raise RuntimeError(
+                "tensors at new addresses while a CUDA graph is captured: take a step outside of"
+                " the capture first, and again before each further capture"
+            )
+        return self.reserved.pop()
+
+
+def is_capturing(tensor: Tensor) -> bool:
+    """Whether a CUDA graph is captured on the current stream of the tensor's device."""
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 _blocks_of: weakref.WeakKeyDictionary[Layout, Blocks] = weakref.WeakKeyDictionary()

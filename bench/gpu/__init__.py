@@ -1,0 +1,5 @@
+"""`python -m bench gpu`: what a GPU makes of kernels and training, in nine minutes, on one page.
+
+run -> parts -> kernels, steps, studies -> machine; model: the same steps on paper; page: Markdown.
+profile: the kernels of one step, by torch.profiler.
+"""

@@ -1,0 +1,104 @@
+"""Every kernel against other ways to do the same, and the convolutions that packs are made of."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from fasttrain_kernels.augment.augment import augment, byte_map
+
+from ..optimizer_variants import CASES, Problem, variants
+from .machine import Size, seconds
+
+
+def optimizer_steps(size: Size, device: torch.device) -> list[dict[str, Any]]:
+    """Steps on the sphere: ours, eager, foreach, fused, torch.compile; checked before timed."""
+    rows = []
+    for name in ("convnet-32",) if size.tiny else ("resnet18-64", "resnet18-32", "pack"):
+        case, expected = CASES[name], None
+        functions: dict[str, Callable[[], object]] = {}
+        bytes_of: dict[str, int] = {}
+        for label, variant in variants(not size.tiny).items():
+            step, result = variant.make(Problem.of(case).on(device))
+            step()
+            if variant.joint:
+                found = result()
+                expected = found if expected is None else expected
+                torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+            functions[label], bytes_of[label] = step, variant.bytes_per_param
+        count = Problem.of(case).num_params()
+        for label, taken in seconds(functions, size, device).items():
+            moved = bytes_of[label] * count
+            row = {"case": case.name, "step": label, "us": taken * 1e6}
+            rows.append(row | {"bytes": bytes_of[label], "GB/s": moved / taken / 1e9})
+    return rows
+
+
+def augmentation(size: Size, device: torch.device) -> list[dict[str, Any]]:
+    """Batches from bytes: one kernel, and gather and normalisation in torch without any draw."""
+    batch, count = (8, 16) if size.tiny else (128, 50_000)
+    images = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, device=device)
+    rows = torch.randperm(count, device=device)[:batch]
+    mean = torch.full((3,), 0.5, dtype=torch.float64)
+    values = byte_map(mean, mean, torch.bfloat16).to(device)
+    draws = {"flip": True, "padding": 4}
+    key = torch.zeros(2, dtype=torch.int64, device=device)
+
+    def torch_alone() -> object:
+        return ((images[rows].float() / 255 - 0.5) / 0.5).bfloat16().permute(0, 3, 1, 2)
+
+    found = augment(images, rows, values, epoch=3, **draws)
+    expected = augment(images, rows, values, epoch=3, backend="reference", **draws)
+    assert torch.equal(found, expected), "augmentation: other bits than the reference"
+    functions: dict[str, Callable[[], object]] = {
+        "ours, crop and flip": lambda: augment(images, rows, values, **draws),
+        "ours, key on the device": lambda: augment(images, rows, values, key=key, **draws),
+        "torch, no draw": torch_alone,
+    }
+    moved = 3 * batch * 32 * 32 * 3
+    times = seconds(functions, size, device)
+    return [{"batch": n, "us": t * 1e6, "GB/s": moved / t / 1e9} for n, t in times.items()]
+
+
+def convolutions(size: Size, device: torch.device) -> list[dict[str, Any]]:
+    """Forward and backward of a stem of 3, 4 or 8 channels, and of packs: grouped, one by one."""
+    batch, cases = (4, [(8, 2)]) if size.tiny else (128, [(8, 4), (8, 16), (32, 4), (64, 4)])
+    functions: dict[str, Callable[[], object]] = {}
+    for channels in (3, 4, 8):
+        functions[f"stem of {channels} channels, 32 filters"] = _convolution(
+            batch, channels, 32, 1, device, reads_images=True
+        )
+    for width, models in cases:
+        functions[f"{models} models of {width}: grouped"] = _convolution(
+            batch, width * models, width * models, models, device
+        )
+        alone = _convolution(batch, width, width, 1, device)
+        functions[f"{models} models of {width}: one of them"] = alone
+    return [
+        {"convolution": name, "us": t * 1e6} for name, t in seconds(functions, size, device).items()
+    ]
+
+
+def _convolution(
+    batch: int,
+    inputs: int,
+    outputs: int,
+    groups: int,
+    device: torch.device,
+    *,
+    reads_images: bool = False,
+) -> Callable[[], object]:
+    last: Any = torch.channels_last
+    x = torch.randn(batch, inputs, 32, 32, device=device, dtype=torch.bfloat16)
+    x = x.to(memory_format=last).requires_grad_(not reads_images)
+    weight = torch.randn(outputs, inputs // groups, 3, 3, device=device, dtype=torch.bfloat16)
+    weight = weight.to(memory_format=last).requires_grad_()
+    wanted = [weight] if reads_images else [x, weight]
+    shape = (batch, outputs, 32, 32)
+    grad = torch.randn(shape, device=device, dtype=torch.bfloat16).to(memory_format=last)
+
+    def both() -> object:
+        return torch.autograd.grad(F.conv2d(x, weight, padding=1, groups=groups), wanted, grad)
+
+    return both

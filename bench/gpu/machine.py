@@ -1,0 +1,97 @@
+"""The device that is measured, how long what it does takes, and how much of all is done."""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from fasttrain.machine.precision import device_name
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured: on a device, or in the dry run that only shows that all of it runs."""
+
+    tiny: bool
+    rounds: int
+    repeat: int
+    packs: tuple[int, ...]
+    images: int
+    """of CIFAR's size"""
+
+
+SIZES = {
+    "full": Size(False, 5, 20, (1, 2, 4, 8, 16, 32, 64), 50_000),
+    "tiny": Size(True, 2, 1, (1, 2), 96),
+}
+
+
+def wait(device: torch.device) -> None:
+    """Until all that was launched has run."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(functions: dict[str, Callable[[], object]], size: Size, device: torch.device) -> Any:
+    """Median seconds of a call of each, in turn, after one call that is not timed."""
+    found: dict[str, list[float]] = {name: [] for name in functions}
+    for function in functions.values():
+        function()
+    for _ in range(size.rounds):
+        for name, function in functions.items():
+            wait(device)
+            started = time.perf_counter()
+            for _ in range(size.repeat):
+                function()
+            wait(device)
+            found[name].append((time.perf_counter() - started) / size.repeat)
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What was measured on, with what."""
+    facts: dict[str, Any] = {"device": device_name(device), "torch": torch.__version__}
+    for name in ("triton", "numpy", "numba"):
+        try:
+            facts[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            facts[name] = "not installed"
+    facts |= {"python": platform.python_version(), "platform": platform.platform(terse=True)}
+    facts["date"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        facts |= {
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "capability": f"{properties.major}.{properties.minor}",
+            "memory GiB": round(properties.total_memory / 2**30, 1),
+            "multiprocessors": properties.multi_processor_count,
+        }
+    return facts
+
+
+def ceilings(size: Size, device: torch.device) -> dict[str, float]:
+    """The fastest copy, GB/s read and written, and the fastest products of square matrices."""
+    elements, side = (2**20, 256) if size.tiny else (2**28, 8192)
+    source = torch.randn(elements, device=device)
+    target = torch.empty_like(source)
+    a = torch.randn(side, side, device=device)
+    narrow = a.bfloat16()
+    functions: dict[str, Callable[[], object]] = {
+        "copy": lambda: target.copy_(source),
+        "bf16 product": lambda: narrow @ narrow,
+        "fp32 product": lambda: a @ a,
+    }
+    times = seconds(functions, size, device)
+    flops = 2 * side**3
+    return {
+        "copy GB/s": 8 * elements / times["copy"] / 1e9,
+        "bf16 TFLOP/s": flops / times["bf16 product"] / 1e12,
+        "fp32 TFLOP/s": flops / times["fp32 product"] / 1e12,
+    }

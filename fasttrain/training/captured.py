@@ -1,0 +1,194 @@
+"""Epochs of a pack as replays of CUDA graphs: one launch by the host for a whole training step.
+
+A graph holds gathering and augmentation, forward and backward pass, loss, optimiser and sums of a
+step, for one size of a batch. All that changes from step to step it reads from the device: the
+place in the epoch (`fasttrain_data.cursor`), rates, weights. The first steps of a size are taken as
+they are, which also warms up what compiles or measures; then one is captured, without being taken,
+and repeated. Where a step cannot be captured it is said why, once, and the epochs go on without.
+"""
+
+import contextlib
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from fasttrain_data import Loader
+from fasttrain_data.cursor import Cursor
+from fasttrain_data.resident import ResidentLoader
+
+from ..settings.knobs import Knobs
+from ..settings.losses import Loss
+from ..settings.networks.modules import ImageClassifier
+from ..settings.networks.own_module import OwnNetwork
+from ..settings.optimizers.fused import FusedPack
+from ..settings.optimizers.groups import Built
+from .loop import EpochTotals, sums_of, train_step
+from .step_epochs import StepEpochs
+
+if TYPE_CHECKING:
+    from .workbench import Workbench
+
+WARM_UP = 3
+"""steps of every size of a batch that are taken before one is captured"""
+
+Replay = Callable[[], None]
+Capture = Callable[[Callable[[], None], "torch.cuda.Stream | None"], Replay]
+"""makes a graph of what a function does on a stream, without its being done"""
+
+_said: set[str] = set()
+"""why steps are not captured, as far as this process has said it"""
+
+
+def cuda_graph(step: Callable[[], None], stream: "torch.cuda.Stream | None") -> Replay:
+    """A CUDA graph of the step."""
+    graph = torch.cuda.CUDAGraph()
+    # Checkpoints are copied by another thread meanwhile: its calls are none of this capture.
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        step()
+    return graph.replay
+
+
+class CapturedEpochs:
+    """In the place of `loop.train_epoch`, for one pack and the epochs of one loader.
+
+    Args:
+        capture: what makes a graph of a step.
+    """
+
+    def __init__(
+        self,
+        model: ImageClassifier,
+        loss: Loss,
+        optimizer: Built,
+        loader: Loader | StepEpochs,
+        precision: str,
+        device: torch.device,
+        capture: Capture = cuda_graph,
+    ) -> None:
+        passes = loader.passes if isinstance(loader, StepEpochs) else loader
+        assert isinstance(passes, ResidentLoader)
+        self.num_steps = len(loader)
+        self.cursor = Cursor(passes)
+        self.model, self.loss, self.optimizer = model, loss, optimizer
+        self.arithmetic = precision, device
+        self.sums = sums_of(model, loss, device)
+        self.capture = capture
+        self.graphs: dict[int, Replay] = {}
+        self.taken: dict[int, int] = {}
+        """steps of every size that were no replays"""
+        self.failed = False
+        # Backward passes belong to the stream that they first ran on: warm-up and capture share it.
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def train_epoch(self, epoch: int) -> EpochTotals:
+        """As `loop.train_epoch` on the batches of the loader's epoch."""
+        self.model.train()
+        num_images = 0
+        with self._on_stream():
+            self.sums.clear_()
+            for size in self._sizes(epoch):
+                self._step(size)
+                num_images += size
+        return self.sums.totals(num_images, self.num_steps)
+
+    def _sizes(self, epoch: int) -> Iterator[int]:
+        """Sizes of the epoch's batches; the cursor stands at each when it is yielded."""
+        sizes = self.cursor.sizes()
+        first, done = divmod(epoch * self.num_steps, len(sizes))
+        left = self.num_steps
+        for number in itertools.count(first):
+            self.cursor.begin_(number, done)
+            here = sizes[done : done + left]
+            yield from here
+            left -= len(here)
+            done = 0
+            if not left:
+                return
+
+    def _step(self, size: int) -> None:
+        if size in self.graphs:
+            self.graphs[size]()
+            return
+        if not self.failed and self.taken.get(size, 0) >= WARM_UP:
+            try:
+                self.graphs[size] = self.capture(lambda: self._take(size), self.stream)
+            except RuntimeError as error:
+                self.failed = True
+                say(next(iter(str(error).strip().splitlines()), type(error).__name__))
+            else:
+                self.graphs[size]()
+                return
+        self._take(size)
+        self.taken[size] = self.taken.get(size, 0) + 1
+
+    def _take(self, size: int) -> None:
+        """A step of a batch of this size: what a graph repeats."""
+        train_step(
+            self.model,
+            self.loss,
+            self.optimizer,
+            self.cursor.next(size),
+            self.sums,
+            *self.arithmetic,
+        )
+
+    @contextlib.contextmanager
+    def _on_stream(self) -> Iterator[None]:
+        if self.stream is None:
+            yield
+            return
+        outer = torch.cuda.current_stream(self.stream.device)
+        self.stream.wait_stream(outer)
+        with torch.cuda.stream(self.stream):
+            yield
+        outer.wait_stream(self.stream)
+
+
+def captured(
+    workbench: "Workbench",
+    model: ImageClassifier,
+    optimizer: Built,
+    loader: Loader | StepEpochs,
+    knobs: Sequence[Knobs],
+) -> CapturedEpochs | None:
+    """Captured epochs of a pack on a GPU; None where steps are taken one by one, and why is said.
+
+    Networks that torch.compile makes come with graphs of their own.
+    """
+    if workbench.device.type != "cuda" or workbench.compiled:
+        return None
+    reason = why_not(model, optimizer, loader, knobs)
+    if reason is not None:
+        say(reason)
+        return None
+    return CapturedEpochs(
+        model, workbench.loss, optimizer, loader, workbench.precision, workbench.device
+    )
+
+
+def why_not(
+    model: ImageClassifier,
+    optimizer: Built,
+    loader: Loader | StepEpochs,
+    knobs: Sequence[Knobs],
+) -> str | None:
+    """Why the steps of a pack cannot be captured, as far as is known beforehand."""
+    if isinstance(model, OwnNetwork):
+        return "network.kind = 'custom' may depend on what the host does"
+    if not isinstance(optimizer, FusedPack):
+        return f"the step of {type(optimizer).__name__} depends on a count that the host keeps"
+    if optimizer.gradient_noise or any(model.noise for model in knobs):
+        return "noise is drawn from a generator that the host seeds for every epoch"
+    if not isinstance(loader.passes if isinstance(loader, StepEpochs) else loader, ResidentLoader):
+        return "the training set does not lie on the device"
+    return None
+
+
+def say(reason: str) -> None:
+    """Say once why steps are launched one by one."""
+    if reason not in _said:
+        _said.add(reason)
+        print(f"training steps are not captured as CUDA graphs: {reason}", file=sys.stderr)

@@ -1,0 +1,170 @@
+"""A training step can be captured as a CUDA graph: nothing of it comes from the host or goes there.
+
+Shown on a CPU, with the operations that a GPU is given, where they differ: normalisation in torch,
+optimiser and augmentation through the launchers of Triton, whose launches are counted, not run.
+"""
+
+import itertools
+
+import pytest
+import torch
+
+from fasttrain.plan.config import Config, RunOptions
+from fasttrain.settings.data.named import Named
+from fasttrain.settings.knobs import Knobs
+from fasttrain.settings.networks.kinds import ConvNet, ResNet18
+from fasttrain.settings.optimizers.kinds import SGD
+from fasttrain.training.captured import CapturedEpochs
+from fasttrain.training.loop import sums_of, train_step
+from fasttrain.training.workbench import open_workbench
+from fasttrain_data.cursor import Cursor
+from fasttrain_kernels import NormReLUPool
+from fasttrain_kernels.augment import augment as augment_module
+from fasttrain_kernels.optimizers import base, sphere_sgd
+
+from .capturable import NotCapturable, Recorded, assert_capturable, recorded
+
+CPU = torch.device("cpu")
+NETWORKS = {
+    "convnet": ConvNet(width=4, radius=5.0),
+    "resnet18": ResNet18(width=4, radius=5.0),
+    "practical": ConvNet(width=4, form="practical"),
+}
+
+
+def step_of(folder, network: str, size: int, precision: str = "fp32"):
+    """One training step of a pack, as captured epochs take it."""
+    config = Config(data=Named(kind="digits", n_train=320, n_test=20), network=NETWORKS[network])
+    if network == "practical":
+        config = Config(data=config.data, network=config.network, optimizer=SGD(momentum=0.9))
+    workbench = open_workbench(config, RunOptions(), folder / "store", CPU, precision, {})
+    knobs = [Knobs(lr=1e-3 * (1 + index)) for index in range(size)]
+    model = workbench.new_model(0, size)
+    optimizer = workbench.new_optimizer(model, 0, knobs)
+    optimizer.start_()
+    cursor = Cursor(workbench.passes(0))
+    sums = sums_of(model, workbench.loss, CPU)
+    cursor.begin_(0)
+
+    def step() -> None:
+        batch = cursor.next(32)
+        train_step(model, workbench.loss, optimizer, batch, sums, precision, CPU)
+
+    return step
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Launches of our kernels; what they would compute is left out."""
+    triton = pytest.importorskip("triton", reason="Triton is not installed here")
+    launches: list[str] = []
+    monkeypatch.setattr(NormReLUPool, "fused", lambda self, input: False)
+    monkeypatch.setattr(base, "choose_backend", lambda tensors, name=None: "triton")
+    # It looks at rates on the host alone.
+    monkeypatch.setattr(sphere_sgd, "is_zero", lambda lr: False)
+    monkeypatch.setattr(augment_module, "_choose", lambda device, backend: "triton")
+    monkeypatch.setattr(
+        triton.runtime.jit.JITFunction,
+        "run",
+        lambda self, *arguments, **options: launches.append(self.fn.__name__),
+    )
+    return launches
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_step_can_be_captured(as_on_a_gpu, tmp_path, network, size, precision):
+    assert assert_capturable(step_of(tmp_path, network, size, precision))
+    assert set(as_on_a_gpu) >= {"_augment_kernel", "_totals_kernel"}
+
+
+OUTSIDE = 26
+"""launches outside of forward and backward pass, in fp32"""
+NO_LAUNCH = ("aten.empty", "aten._unsafe_view", "aten.promote_types")
+
+
+@pytest.mark.parametrize("network", ["convnet", "resnet18"])
+def test_operations_outside_of_the_network_do_not_grow(as_on_a_gpu, tmp_path, monkeypatch, network):
+    step = step_of(tmp_path, network, 3)
+    assert_capturable(step)
+    inside: list[int] = []
+    forward, backward = torch.nn.Module.__call__, torch.Tensor.backward
+
+    def counted(function):
+        depth = 0
+
+        def call(*arguments, **options):
+            nonlocal depth
+            depth += 1
+            try:
+                before = len(mode.calls)
+                return function(*arguments, **options)
+            finally:
+                depth -= 1
+                if not depth:
+                    own = [name for name, _ in mode.calls[before:]]
+                    inside.append(sum(not name.startswith(NO_LAUNCH) for name in own))
+
+        return call
+
+    monkeypatch.setattr(torch.nn.Module, "__call__", counted(forward))
+    monkeypatch.setattr(torch.Tensor, "backward", counted(backward))
+    as_on_a_gpu.clear()
+    with Recorded() as mode:
+        step()
+    assert len(inside) == 2 and as_on_a_gpu == [
+        "_augment_kernel",
+        "_step_kernel",
+        "_apply_kernel",
+        "_totals_kernel",
+    ]
+    outside = sum(name.startswith(NO_LAUNCH) for name, _ in mode.calls)
+    outside = len(mode.calls) - outside - sum(inside)
+    assert outside + len(as_on_a_gpu) <= OUTSIDE
+
+
+def test_reads_are_found():
+    values = torch.arange(3.0)
+    for read in (
+        lambda: values.sum().item(),
+        lambda: float(values[0]),
+        lambda: bool(values[0] > 0),
+        lambda: values.nonzero(),
+        lambda: values[values > 0],
+        lambda: torch.equal(values, values),
+    ):
+        with pytest.raises(NotCapturable, match="the host reads"):
+            recorded(read)
+    with pytest.raises(NotCapturable, match="the host brings"):
+        recorded(lambda: values + torch.tensor([1.0, 2.0, 3.0]))
+
+
+def test_scalars_and_shapes_that_change_are_found():
+    values, steps = torch.arange(8.0), itertools.count(1)
+    for changing in (
+        lambda: values * next(steps),
+        lambda: values[: next(steps)] + 1,
+        lambda: [values.add_(1) for _ in range(next(steps))],
+    ):
+        with pytest.raises(NotCapturable):
+            assert_capturable(changing, warm_up=0)
+
+
+def test_the_step_of_adam_is_one_that_changes(tmp_path):
+    """As `why_not` says: it corrects by a count of steps that the host keeps."""
+    from fasttrain.settings.optimizers.kinds import Adam
+    from fasttrain.training.captured import why_not
+
+    config = Config(data=Named(kind="digits", n_train=320, n_test=20), optimizer=Adam())
+    workbench = open_workbench(config, RunOptions(), tmp_path / "store", CPU, "fp32", {})
+    knobs = [Knobs(lr=1e-3)]
+    model = workbench.new_model(0)
+    optimizer = workbench.new_optimizer(model, 0, knobs)
+    assert "count" in (why_not(model, optimizer, workbench.train_loader(0), knobs) or "")
+
+
+def test_captured_epochs_are_what_is_tested_here():
+    """The step above is the one that a graph is made of."""
+    names = CapturedEpochs._take.__code__.co_names
+    assert {"train_step", "cursor", "next"} <= set(names)

@@ -1,0 +1,135 @@
+"""The GPU kit, dry: every part runs on the CPU with sizes that measure nothing, so that no slip of
+the pen waits for a card.
+"""
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from bench.gpu import model, parts, profile, run, steps
+from fasttrain.settings.networks.kinds import ResNet18
+
+from .programs import ENVIRONMENT
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Parts in this process, where torch is imported already; which of them were run."""
+    ran = []
+
+    def same(command, **_):
+        ran.append(command[command.index("--one") + 1])
+        code = run.main(command[3:])
+        return SimpleNamespace(returncode=code, stdout="", stderr="")
+
+    monkeypatch.setattr(run, "subprocess", SimpleNamespace(run=same, TimeoutExpired=TimeoutError))
+    monkeypatch.setattr(parts, "SUITE", ("tests/data/test_resident.py",))
+    return ran
+
+
+def test_every_part_runs_and_is_not_run_again(in_this_process, tmp_path, capsys):
+    given = ["--dry-run", "--out", str(tmp_path)]
+    assert run.main(given) == 0
+    assert in_this_process == list(parts.PARTS)
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert found["dry run"] and all("found" in part for part in found["parts"].values())
+    page = (tmp_path / "gpu.md").read_text()
+    assert "no figure means anything" in page
+    assert all(f"## {name}\n" in page for name in parts.PARTS)
+    rows = [r for n in steps.NETWORKS for r in found["parts"][f"steps of {n}"]["found"]]
+    assert not any("error" in row for row in rows)
+    assert {row["way"] for row in rows} == {
+        "eager",
+        "graph, pack of 1",
+        "graph, pack of 2",
+        "2 graphs on streams",
+    }
+    assert all(row["us"] > 0 and row["predicted launches"] > 50 for row in rows)
+    assert found["parts"]["resume"]["found"] == {"tensors that differ": 0, "scores equal": True}
+    # On the CPU both grids are the same grid.
+    assert found["parts"]["grids"]["found"]["largest difference"] == 0
+    assert found["parts"]["suite"]["found"]["exit code"] == 0
+    in_this_process.clear()
+    assert run.main(given) == 0 and not in_this_process
+    assert "not begun" not in capsys.readouterr().out
+
+
+def test_a_part_that_fails_is_named_and_tried_again(in_this_process, tmp_path, monkeypatch, capsys):
+    given = ["--dry-run", "--out", str(tmp_path), "--parts", "environment,augmentation"]
+    whole = subprocess.CompletedProcess([], 1, "", "Traceback\nRuntimeError: an illegal access")
+    own = run.subprocess.run
+    monkeypatch.setattr(
+        run.subprocess, "run", lambda c, **k: whole if "augmentation" in c else own(c, **k)
+    )
+    assert run.main(given) == 1
+    assert "augmentation: exit code 1: RuntimeError: an illegal access" in capsys.readouterr().out
+    assert "failed: exit code 1" in (tmp_path / "gpu.md").read_text()
+    monkeypatch.setattr(run.subprocess, "run", own)
+    in_this_process.clear()
+    assert run.main(given) == 0
+    assert in_this_process == ["augmentation"]
+
+
+def test_nothing_begins_after_the_budget(in_this_process, tmp_path, capsys):
+    assert run.main(["--dry-run", "--out", str(tmp_path), "--budget-s", "0"]) == 1
+    assert not in_this_process
+    assert "environment: not begun, the budget of 0 s is spent" in capsys.readouterr().out
+
+
+def test_without_a_gpu_it_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for program in (run.main, profile.main):
+        assert program(["--out", str(tmp_path)]) == 2
+        error = capsys.readouterr().err
+        assert "this machine has 0 CUDA devices; --dry-run runs" in error and "\n" not in error[:-1]
+    assert run.main(["--dry-run", "--out", str(tmp_path), "--parts", "stream"]) == 2
+    assert "--parts 'stream': allowed are environment, ceilings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_a_step_is_profiled_into_files(tmp_path, capsys, eager):
+    given = ["--dry-run", "--out", str(tmp_path), "--network", "digits", "--models", "2"]
+    assert profile.main([*given, *(["--eager"] if eager else [])]) == 0
+    assert "convolution" in (tmp_path / "step.txt").read_text()
+    assert json.loads((tmp_path / "step.json").read_text())["traceEvents"]
+    assert "step.txt" in capsys.readouterr().out
+
+
+WITHOUT = """
+import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tyro", "ffcv", "geoopt"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Hidden())
+sys.argv = ["python -m bench", "gpu", "--parts", "no such part"]
+import bench.gpu.profile
+import runpy
+runpy.run_module("bench", run_name="__main__")
+"""
+
+
+def test_it_needs_no_package_that_only_the_command_line_has():
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert "--parts 'no such part': allowed are" in done.stderr
+
+
+def test_the_model_of_a_step_is_that_of_its_shapes():
+    ceilings = {"copy GB/s": 3000.0, "bf16 TFLOP/s": 800.0}
+    one = model.predicted(ResNet18(width=32), 32, 3, 128, 1, ceilings)
+    # As docs/performance.md has it.
+    assert one["MB"] == pytest.approx(1599.2, rel=1e-3)
+    assert one["GFLOP"] == pytest.approx(107.0, rel=1e-3)
+    assert one["bytes us"] == pytest.approx(1599.2e6 / 3e12 * 1e6, rel=1e-3)
+    pack = model.predicted(ResNet18(width=32), 32, 3, 128, 8, ceilings)
+    assert pack["launches us"] == one["launches us"] / 8
+    assert model.roof_us(one) == one["bytes us"] > one["FLOPs us"] > 0
