@@ -17,14 +17,13 @@ from torch import Tensor
 from ..step.memory import check_storage
 from ..step.plain import oddity, shown
 from . import triton_sums, triton_writes
-from .backend import Running, check_kept
+from .backend import MAX_PLACES, Running, check_kept, takes
 from .triton_blocks import (
     channel_sizes,
     chunks_of,
     grid,
     merge_sizes,
     row_sizes,
-    takes,
     window_sizes,
 )
 
@@ -169,12 +168,12 @@ def _check(y: Tensor, pool: tuple[int, int], running: Running | None, *others: T
         or y.ndim != 4
         or not y.is_contiguous(memory_format=LAST)
         or y.numel() == 0
-        or not takes(y.shape, pool)
+        or not takes(y.shape, pool, "cuda")
     ):
         raise ValueError(
-            f"a fused normalisation takes channels_last (N, C, H, W) of {', '.join(map(str, TYPES))}"
-            f" and a window of its size; got {y.dtype} of shape {tuple(y.shape)}, strides "
-            f"{y.stride()}, window {pool}"
+            "a fused normalisation takes channels_last (N, C, H, W) of "
+            f"{', '.join(map(str, TYPES))} and windows of at most {MAX_PLACES} pixels; got {y.dtype} of shape "
+            f"{tuple(y.shape)} with strides {y.stride()}, window {pool}"
         )
     if running is not None:
         _check_running(running, y.shape[1])

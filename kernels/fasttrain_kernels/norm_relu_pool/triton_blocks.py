@@ -23,9 +23,6 @@ MAX_CHUNKS = 512
 CHUNK_CHANNELS = 8
 """Channels of such a program: 32 bytes of what each chunk wrote."""
 
-MAX_PLACES, MAX_PIXELS = 2**12, 2**31 - 2**16
-"""Pixels of a window, and of all images."""
-
 LAUNCH = {"num_stages": 1}
 """Compile options of every kernel."""
 
@@ -98,9 +95,3 @@ def window_sizes(c: int, h: int, w: int, pool: tuple[int, int]) -> dict[str, Any
 def grid(count: int, each: int, sizes: dict[str, Any]) -> tuple[int, int]:
     """Programs: so many at once, of rows or windows, and blocks of channels."""
     return triton.cdiv(count, each), triton.cdiv(sizes["C"], sizes["BLOCK_C"])
-
-
-def takes(shape: torch.Size, pool: tuple[int, int]) -> bool:
-    """Whether the kernels count so many pixels, and hold so large a window."""
-    n, _, h, w = shape
-    return pool[0] * pool[1] <= MAX_PLACES and n * h * w <= MAX_PIXELS

@@ -122,7 +122,7 @@ def _windows(
 
 @triton.jit
 def _only(y, mask, PADDED: tl.constexpr):
-    """What a maximum is taken of: where windows are padded, less than all for what does not exist."""
+    """What a maximum is taken of; where windows are padded, what does not exist is below all."""
     if PADDED:
         y = tl.where(mask, y, -float("inf"))
     return y
