@@ -172,8 +172,8 @@ def _check(y: Tensor, pool: tuple[int, int], running: Running | None, *others: T
     ):
         raise ValueError(
             "a fused normalisation takes channels_last (N, C, H, W) of "
-            f"{', '.join(map(str, TYPES))} and windows of at most {MAX_PLACES} pixels; got {y.dtype} of shape "
-            f"{tuple(y.shape)} with strides {y.stride()}, window {pool}"
+            f"{', '.join(map(str, TYPES))} and windows of at most {MAX_PLACES} pixels; got "
+            f"{y.dtype} of shape {tuple(y.shape)} with strides {y.stride()}, window {pool}"
         )
     if running is not None:
         _check_running(running, y.shape[1])
