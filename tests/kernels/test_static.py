@@ -160,7 +160,8 @@ def test_normalisations_move_maps_in_vectors_of_128_bits(rows):
             tiles, coefficients = READS[name]
             # Moments begin with a row of their chunk.
             others = coefficients * 4 // size + (name == "norm moments")
-            assert row["loads"] == {128: tiles * vectors + others}, label(row)
+            assert row["loads"].keys() == {128}, label(row)
+            assert row["loads"][128] >= tiles * vectors + others, label(row)
         if name in ("norm output", "norm gradient", "norm pooled gradient"):
             assert row["stores"] == {128: vectors}, label(row)
 

@@ -53,7 +53,7 @@ def chunks_of(rows: int, c: int) -> Chunks:
 def merge_sizes(chunks: Chunks) -> dict[str, Any]:
     """Of the kernels that add chunks up."""
     held = triton.next_power_of_2(chunks.num_chunks)
-    warps = max(1, held * CHUNK_CHANNELS // 512)
+    warps = max(WARPS, held * CHUNK_CHANNELS // 512)
     sizes = {"C": chunks.sizes["C"], "CHUNKS": held, "BLOCK_C": CHUNK_CHANNELS}
     return sizes | {"num_warps": warps, **LAUNCH}
 
