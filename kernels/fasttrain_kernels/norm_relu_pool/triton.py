@@ -9,6 +9,9 @@ Tensors are channels_last. What is compiled depends on channels, windows and, wi
 and width; not on the number of images, but for how many chunks there are, to a power of 2.
 """
 
+# What kernels are compiled for is given as plain values.
+# pyright: reportArgumentType=false
+
 import torch
 import triton
 import triton.language as tl
