@@ -38,7 +38,8 @@ def fused(y: Tensor) -> Tensor:
 
 def numbers(seed: int = 0, shape: tuple[int, ...] = (3, 4, 6, 6)) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
+    drawn = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+    return drawn.to(torch.get_default_device())
 
 
 def close(actual, expected) -> None:

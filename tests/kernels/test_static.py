@@ -56,9 +56,14 @@ def test_no_spills_but_those_known(rows):
     assert {label(row): row["spills"] for row in rows if row["spills"]} == SPILLS
 
 
+# What a normalisation computes per channel, not per number, is fp64.
+PER_CHANNEL = {"norm statistics", "norm slopes", "norm running"}
+
+
 @pytest.mark.parametrize("column", ["atomics", "fp64"])
 def test_none(rows, column):
-    assert not {label(row): row[column] for row in rows if row[column]}
+    found = {row["kernel"] for row in rows if row[column]}
+    assert found == (PER_CHANNEL if column == "fp64" else set())
 
 
 def is_wide(row):
@@ -67,8 +72,8 @@ def is_wide(row):
 
 
 def streaming(rows):
-    """All but the kernels of small MLPs, which hold products: see `test_mlp_triton.py`."""
-    return [row for row in rows if not row["kernel"].startswith("mlp")]
+    """All but small MLPs, which hold products (`test_mlp_triton.py`), and what normalises."""
+    return [row for row in rows if not row["kernel"].startswith(("mlp", "norm"))]
 
 
 def test_at_most_64_registers(rows):
@@ -108,6 +113,62 @@ def test_bytes_per_parameter(rows):
             key = row["kernel"].split(",")[0], row["gradients"], row["momentum"]
             found[key] = found.get(key, 0) + row["bytes"]
     assert {key: found[key] for key in BYTES} == BYTES
+
+
+# Of a normalisation, per number of its map and byte of such a number; a window has 4.
+ACCESSES = {
+    "norm moments": 1,
+    "norm output": 2,
+    "norm pooled output": 1.25,
+    "norm products": 2,
+    "norm gradient": 3,
+    "norm pooled gradient": 2.25,
+}
+
+
+def maps(rows):
+    return [row for row in rows if row["kernel"] in ACCESSES]
+
+
+def test_bytes_per_number_of_a_normalisation(rows):
+    for row in maps(rows):
+        size = 2 if row["gradients"] == "bfloat16" else 4
+        assert row["bytes"] == ACCESSES[row["kernel"]] * size, label(row)
+    assert {row["kernel"] for row in maps(rows)} == ACCESSES.keys()
+
+
+# Tiles of maps that the code reads, and coefficients of every channel.
+READS = {
+    "norm moments": (2, 0),
+    "norm output": (1, 3),
+    "norm pooled output": (1, 3),
+    "norm products": (2, 0),
+    "norm gradient": (2, 5),
+}
+
+
+def test_normalisations_move_maps_in_vectors_of_128_bits(rows):
+    """A thread has 16 numbers, 8 on AMD, and coefficients of the channels of one vector."""
+    for row in maps(rows):
+        numbers, size = (
+            (8 if row["target"] == "gfx942" else 16),
+            (2, 4)[row["gradients"] != "bfloat16"],
+        )
+        vectors = numbers * size // 16
+        name = row["kernel"]
+        if name in READS:
+            tiles, coefficients = READS[name]
+            # Moments begin with a row of their chunk.
+            others = coefficients * 4 // size + (name == "norm moments")
+            assert row["loads"].keys() == {128}, label(row)
+            assert row["loads"][128] >= tiles * vectors + others, label(row)
+        if name in ("norm output", "norm gradient", "norm pooled gradient"):
+            assert row["stores"] == {128: vectors}, label(row)
+
+
+def test_normalisations_leave_room_for_three_eighths_of_the_warps(rows):
+    for row in maps(rows):
+        assert 0 < row["registers"] <= 80 and row["occupancy"] >= 0.375, label(row)
 
 
 def test_table_prints_every_row(rows, capsys):

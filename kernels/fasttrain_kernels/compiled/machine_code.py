@@ -1,9 +1,10 @@
-"""Machine code of a compiled kernel, read: registers, spills, vector accesses, loops.
+"""Machine code of a compiled kernel, read: registers, spills, vector accesses, loops, bytes.
 
 NVIDIA's with the disassembler that comes with Triton, AMD's as the assembly that the compiler
 writes. The names are those of the columns in `static.py`.
 """
 
+import math
 import re
 import subprocess
 import tempfile
@@ -86,6 +87,28 @@ def amd_code(compiled: Any) -> dict[str, Any]:
             code, r"(?:buffer|global)_load_dwordx4", r"s_c?branch\w*\s+(\.LBB\w+)", r"(\.LBB\w+):"
         ),
     }
+
+
+def bytes_per_parameter(ttir: str, block: int) -> int:
+    """Bytes of every load and store of a whole block, in the code before it is lowered."""
+    accesses = re.findall(rf"tt\.(?:load|store) .*tensor<{block}x!tt\.ptr<[a-z]+(\d+)>>", ttir)
+    return sum(int(bits) // 8 for bits in accesses)
+
+
+def bytes_per_number(ttir: str, numbers: int, channels: int) -> float:
+    """Bytes of every load and store of a map, of those that a loop repeats if there is one.
+
+    Coefficients, one for each channel of a block, are left out.
+    """
+    loop = re.search(r"scf\.for.*?scf\.yield", ttir, re.DOTALL)
+    code = loop[0] if loop else ttir
+    moved = 0
+    for shape, bits in re.findall(
+        r"tt\.(?:load|store) .*tensor<([\dx]+)x!tt\.ptr<[a-z]+(\d+)>>", code
+    ):
+        size = math.prod(map(int, shape.split("x")))
+        moved += 0 if size == channels else size * int(bits) // 8
+    return moved / numbers
 
 
 def _run(tool: str, *arguments: str) -> str:

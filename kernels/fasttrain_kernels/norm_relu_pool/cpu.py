@@ -6,26 +6,18 @@ its gradient, then y and the gradient, and writes dy. Tensors are channels_last;
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..numba_runtime.team import GRAIN, worker
+from .backend import Running, check_kept
 from .cpu_loops import Job, work
 
 MIN_CHUNK, MAX_CHUNKS = 2**13, 64
 """Elements of a chunk at least, and chunks at most."""
-
-
-class Running(NamedTuple):
-    """Running statistics and how to update them, as in `nn.BatchNorm2d`."""
-
-    mean: Tensor  # (C,) fp32 or fp64
-    var: Tensor  # (C,) likewise, unbiased
-    num_batches: Tensor  # () int64
-    momentum: float | None
 
 
 def forward(
@@ -66,42 +58,13 @@ def backward(
     Raises:
         ValueError: tensors that are not those of `forward`, as a hook on saved tensors may give.
     """
-    _check(y, grad, out, statistics, pool)
+    check_kept(y, grad, out, statistics, pool)
     dy = torch.empty_like(y, memory_format=torch.channels_last)
     job = _job(y, pool, out.numel() // out.shape[1], relu)
     job.y, job.out, job.statistics = y.data_ptr(), out.data_ptr(), statistics.data_ptr()
     job.grad, job.dy = grad.data_ptr(), dy.data_ptr()
     _run(job, y)
     return dy
-
-
-def _check(y: Tensor, grad: Tensor, out: Tensor, statistics: Tensor, pool: tuple[int, int]) -> None:
-    """Refuse what the loops, which know addresses only, would read beyond its end."""
-    n, c, h, w = y.shape
-    small = torch.Size((n, c, h // pool[0], w // pool[1]))
-    last = torch.channels_last
-    if not (
-        grad.shape == out.shape == small
-        and y.dtype == grad.dtype == out.dtype
-        and y.is_cpu
-        and grad.is_cpu
-        and out.is_cpu
-        and y.is_contiguous(memory_format=last)
-        and grad.is_contiguous(memory_format=last)
-        and out.is_contiguous(memory_format=last)
-        and statistics.is_cpu
-        and statistics.is_contiguous()
-        and statistics.dtype == torch.float64
-        and statistics.shape == (2, c)
-    ):
-        listed = ", ".join(
-            f"{name} {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)} with strides "
-            f"{tensor.stride()} on {tensor.device}"
-            for name, tensor in zip(
-                ("y", "grad", "out", "statistics"), (y, grad, out, statistics), strict=True
-            )
-        )
-        raise ValueError(f"the gradient of a fused normalisation needs what it kept; got {listed}")
 
 
 def _job(y: Tensor, pool: tuple[int, int], rows: int, relu: bool) -> Job:

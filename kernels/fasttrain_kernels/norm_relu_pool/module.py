@@ -1,10 +1,10 @@
-"""Batch normalisation, ReLU and max-pool as one module, fused on a CPU.
+"""Batch normalisation, ReLU and max-pool as one module, fused on a CPU, CUDA and ROCm.
 
     out = maxpool(relu((y - mean) / sqrt(var + eps)))
 
 Without affine parameters every step is monotone, and so is rounding: pooling first gives the same
-bits. So the fused kernels (`cpu.py`) never write the normalised map, and keep for the backward
-pass y, the output (which the next layer keeps anyway) and two numbers per channel:
+bits. So the fused kernels (`cpu.py`, `triton.py`) never write the normalised map, and keep for the
+backward pass y, the output (which the next layer keeps anyway) and two numbers per channel:
 
     dy = (g - mean(g) - x * mean(g * x)) / sqrt(var + eps)        x normalised y
 
@@ -13,30 +13,19 @@ is positive, and 0 elsewhere. Everything is per channel: models side by side do 
 gradient of dy: `operator.py`.
 """
 
-import functools
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
+from . import backend
 from .operator import LAST, norm_relu_pool, norm_relu_pool_backward, second_gradients
 
 FUSED_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 """Dtypes that the fused kernels take."""
 
 RUNNING_DTYPES = (torch.float32, torch.float64)
-
-_PLAIN_TYPES = (Tensor, nn.Parameter, nn.Buffer)
-
-
-@functools.cache
-def _kernels() -> Any:
-    """The kernels, imported when they are first used: who never trains needs no compiler."""
-    from . import cpu as cpu_norm
-
-    return cpu_norm
 
 
 class NormReLUPool(nn.Module):
@@ -46,9 +35,10 @@ class NormReLUPool(nn.Module):
     It is no subclass: what torch puts in the place of a batch normalisation has no ReLU. Its
     epsilon is called `epsilon`, so that `fuse_conv_bn_eval`, which would drop the ReLU, fails.
 
-    Training on a CPU without affine parameters, in fp32, fp64 or bf16, is fused: its input is
-    converted to channels_last where it is not, and its output is channels_last. All else, what is
-    exported or transformed by torch.func too, is the same in torch's operations.
+    Without affine parameters, in fp32, fp64 or bf16, training on a CPU, CUDA or ROCm is fused, and
+    on the latter two evaluation that no gradient is taken of. The input is converted to
+    channels_last where it is not, and the output is channels_last. All else, what is exported or
+    transformed by torch.func too, is the same in torch's operations.
     """
 
     weight: nn.Parameter | None
@@ -109,39 +99,57 @@ class NormReLUPool(nn.Module):
             raise ValueError(f"pool={pool}: the window must be 1x1 to {height}x{width}, the image")
         if channels != self.num_features:
             raise ValueError(f"expected {self.num_features} channels; got {tuple(shape)}")
-        if not self.fused(input):
+        if not self.fused(input) or not backend.takes(shape, window, input.device.type):
             return self._forward_in_torch(input, window)
-        if n * height * width == 1:
+        by_batch = self._by_batch()
+        if by_batch and n * height * width == 1:
             raise ValueError(
                 f"Expected more than 1 value per channel when training, got input {input.size()}"
             )
-        if torch.compiler.is_compiling() or _is_watched():
+        if torch.compiler.is_compiling() or backend.is_watched():
             return self._forward_operator(input, window)
-        mean, var, count = self._running()
         running = None
-        if self._updates():
-            running = _kernels().Running(mean, var, count, self.momentum)
+        if self._updates() or not by_batch:
+            mean, var, count = self._running()
+            running = backend.Running(mean, var, count, self.momentum)  # type: ignore[arg-type]
         y = input.contiguous(memory_format=LAST)
-        return _Fused.apply(y, window, self.relu, self.epsilon, running)  # type: ignore[return-value]
+        options = window, self.relu, self.epsilon, running
+        if by_batch:
+            return _Fused.apply(y, *options)  # type: ignore[return-value]
+        return backend.kernels(y.device.type).evaluate(y, *options)
 
     def fused(self, input: Tensor) -> bool:
         """Whether the fused kernels take this input in this mode."""
+        kind = input.device.type
         if (
-            not (self.training or self._running()[0] is None)
-            or self.affine
-            or not input.is_cpu
+            self.affine
+            or kind not in backend.DEVICES
             or input.dtype not in FUSED_DTYPES
             or input.numel() == 0
+            or not (self._by_batch() or self._evaluates(input))
         ):
             return False
         if torch.compiler.is_compiling():
             # What is exported is to run without this package.
             return not torch.compiler.is_exporting() and self._running_is_whole()
-        if _is_transformed():
+        if backend.is_transformed():
             return False
-        if _is_watched():
+        if backend.is_watched():
             return self._running_is_whole()
-        return _is_plain(input) and self._running_is_plain()
+        return backend.is_plain(input, input.device) and self._running_is_plain(input.device)
+
+    def _by_batch(self) -> bool:
+        """Whether this mode normalises by the statistics of the batch."""
+        return self.training or self._running()[0] is None
+
+    def _evaluates(self, input: Tensor) -> bool:
+        """Whether the kernels normalise this input by the running statistics, without gradients."""
+        return (
+            input.device.type in backend.EVALUATES
+            and not (input.requires_grad and torch.is_grad_enabled())
+            and not torch.compiler.is_compiling()
+            and not backend.is_watched()
+        )
 
     def _running(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         # Past nn.Module's look-up of attributes, which costs more than all checks together.
@@ -157,7 +165,7 @@ class NormReLUPool(nn.Module):
         mean, var, count = self._running()
         return (mean is None) == (var is None) == (count is None)
 
-    def _running_is_plain(self) -> bool:
+    def _running_is_plain(self, device: torch.device) -> bool:
         """Whether the running statistics lie in memory as the kernels write them."""
         mean, var, count = self._running()
         if mean is None or var is None or count is None:
@@ -170,9 +178,9 @@ class NormReLUPool(nn.Module):
             and count.ndim == 0
             and mean.is_contiguous()
             and var.is_contiguous()
-            and _is_plain(mean)
-            and _is_plain(var)
-            and _is_plain(count)
+            and backend.is_plain(mean, device)
+            and backend.is_plain(var, device)
+            and backend.is_plain(count, device)
         )
 
     def _forward_operator(self, input: Tensor, window: tuple[int, int]) -> Tensor:
@@ -180,65 +188,45 @@ class NormReLUPool(nn.Module):
         out, _, moments = norm_relu_pool(input, window, self.relu, self.epsilon)
         mean, var, count = self._running()
         if self._updates() and mean is not None and var is not None and count is not None:
-            with torch.no_grad():
-                count.add_(1)
-                factor = count.double().reciprocal() if self.momentum is None else self.momentum
-                for running, found in zip((mean, var), moments, strict=True):
-                    running.copy_((1.0 - factor) * running.double() + factor * found)
+            self._advance(mean, var, count, moments)
         return out
+
+    def _advance(self, mean: Tensor, var: Tensor, count: Tensor, found: Tensor) -> None:
+        """Update the running statistics by a batch's, (2, C), without waiting for the device."""
+        with torch.no_grad():
+            count.add_(1)
+            factor = count.double().reciprocal() if self.momentum is None else self.momentum
+            for running, new in zip((mean, var), found, strict=True):
+                running.copy_((1.0 - factor) * running.double() + factor * new)
 
     def _forward_in_torch(self, input: Tensor, window: tuple[int, int]) -> Tensor:
         mean, var, count = self._running()
         factor = 0.0 if self.momentum is None else self.momentum
         if self.training and not self.track_running_stats:
             mean = var = None
-        elif self.training and count is not None:
-            count.add_(1)
-            factor = 1.0 / float(count) if self.momentum is None else factor
         batch = self.training or (mean is None and var is None)
+        cumulative = None
+        if self.training and self.track_running_stats and count is not None:
+            if self.momentum is None and mean is not None and var is not None and not count.is_cpu:
+                # On the host 1 / count would wait for the device.
+                cumulative = mean, var, count, torch.zeros_like(torch.stack([mean, var]))
+                (mean, var), factor = cumulative[3], 1.0
+            else:
+                count.add_(1)
+                factor = 1.0 / float(count) if self.momentum is None else factor
         out = F.batch_norm(input, mean, var, self.weight, self.bias, batch, factor, self.epsilon)
+        if cumulative is not None:
+            self._advance(*cumulative)
         out = F.max_pool2d(out, window) if window != (1, 1) else out
         return F.relu(out) if self.relu else out
 
     def extra_repr(self) -> str:
-        kind = "torch" if self.affine else "fused when training on a CPU"
+        kind = "torch" if self.affine else f"fused when training on {' or '.join(backend.DEVICES)}"
         return (
             f"{self.num_features}, eps={self.epsilon}, momentum={self.momentum}, "
             f"affine={self.affine}, track_running_stats={self.track_running_stats}, "
             f"relu={self.relu}, {kind}"
         )
-
-
-def _is_watched() -> bool:
-    """Whether a dispatch mode sees every operation, as in `make_fx` and with fake tensors."""
-    return torch._C._len_torch_dispatch_stack() > 0
-
-
-def _is_transformed() -> bool:
-    """Whether derivatives are taken, or calls recorded, in a way that operators of ours have not.
-
-    These are the transforms of torch.func, forward-mode derivatives and `torch.jit.trace`.
-    """
-    return (
-        torch._C._functorch.peek_interpreter_stack() is not None  # type: ignore[attr-defined]
-        or forward_ad._current_level >= 0
-        or torch._C._get_tracing_state() is not None
-    )
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether the tensor is its memory: no subclass, no wrapper, no view that negates."""
-    return type(tensor) in _PLAIN_TYPES and torch._C._dispatch_keys(tensor).raw_repr() in _plain()
-
-
-@functools.cache
-def _plain() -> frozenset[int]:
-    """Dispatch keys of a plain tensor on a CPU, in and outside of inference mode."""
-    found = []
-    for inference in (False, True):
-        with torch.inference_mode(inference):
-            found.append(torch._C._dispatch_keys(torch.empty(0, device="cpu")).raw_repr())
-    return frozenset(found)
 
 
 class _Fused(torch.autograd.Function):
@@ -253,7 +241,7 @@ class _Fused(torch.autograd.Function):
         eps: float,
         running: Any,
     ) -> Tensor:
-        out, statistics = _kernels().forward(y, pool, relu, eps, running)
+        out, statistics = backend.kernels(y.device.type).forward(y, pool, relu, eps, running)
         ctx.save_for_backward(y, out, statistics)
         ctx.options = pool, relu
         return out
@@ -261,7 +249,7 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y, out, statistics = ctx.saved_tensors
-        if _is_watched() or not _is_plain(grads[0]):
+        if backend.is_watched() or not backend.is_plain(grads[0], y.device):
             dy = norm_relu_pool_backward(grads[0], y, out.detach(), statistics, *ctx.options)
         else:
             # A hook on saved tensors may have laid them out anew.
@@ -283,7 +271,7 @@ class _FusedGradient(torch.autograd.Function):
         pool: tuple[int, int],
         relu: bool,
     ) -> Tensor:
-        dy = _kernels().backward(grad, y, out, statistics, pool, relu)
+        dy = backend.kernels(y.device.type).backward(grad, y, out, statistics, pool, relu)
         ctx.save_for_backward(grad, y, out, statistics, dy)
         ctx.options = pool, relu
         return dy
@@ -292,7 +280,7 @@ class _FusedGradient(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "NormReLUPool on a CPU has no third derivatives: no create_graph here"
+                "a fused NormReLUPool has no third derivatives: no create_graph here"
             )
         found = second_gradients(grads[0], *ctx.saved_tensors, *ctx.options)
         return *found, None, None, None, None

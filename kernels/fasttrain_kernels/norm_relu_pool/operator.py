@@ -19,10 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.library import custom_op
 
+from . import backend
+
+DEVICES = ("cpu", "cuda")
+"""Device types of the operators."""
+
 LAST = torch.channels_last
 
 
-@custom_op("fasttrain_kernels::norm_relu_pool", mutates_args=(), device_types="cpu")
+@custom_op("fasttrain_kernels::norm_relu_pool", mutates_args=(), device_types=DEVICES)
 def norm_relu_pool(
     y: Tensor,  # (N, C, H, W)
     pool: Sequence[int],
@@ -30,12 +35,11 @@ def norm_relu_pool(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The output, what its gradient needs, (2, C), and mean and unbiased variance, (2, C)."""
-    from . import cpu as cpu_norm
-
-    moments = torch.zeros((2, y.shape[1]), dtype=torch.float64)
-    once = cpu_norm.Running(moments[0], moments[1], torch.zeros((), dtype=torch.int64), 1.0)
+    moments = torch.zeros((2, y.shape[1]), dtype=torch.float64, device=y.device)
+    count = torch.zeros((), dtype=torch.int64, device=y.device)
+    once = backend.Running(moments[0], moments[1], count, 1.0)
     y = y.contiguous(memory_format=LAST)
-    out, statistics = cpu_norm.forward(y, _window(pool), relu, eps, once)
+    out, statistics = backend.kernels(y.device.type).forward(y, _window(pool), relu, eps, once)
     return out, statistics, moments
 
 
@@ -48,7 +52,7 @@ def _(y: Tensor, pool: Sequence[int], relu: bool, eps: float) -> tuple[Tensor, T
     return out, statistics, torch.empty_like(statistics)
 
 
-@custom_op("fasttrain_kernels::norm_relu_pool_backward", mutates_args=(), device_types="cpu")
+@custom_op("fasttrain_kernels::norm_relu_pool_backward", mutates_args=(), device_types=DEVICES)
 def norm_relu_pool_backward(
     grad: Tensor,  # like out
     y: Tensor,
@@ -58,10 +62,9 @@ def norm_relu_pool_backward(
     relu: bool,
 ) -> Tensor:
     """The gradient of y."""
-    from . import cpu as cpu_norm
-
     grad, y, out = (tensor.contiguous(memory_format=LAST) for tensor in (grad, y, out))
-    return cpu_norm.backward(grad, y, out, statistics.contiguous(), _window(pool), relu)
+    backward = backend.kernels(y.device.type).backward
+    return backward(grad, y, out, statistics.contiguous(), _window(pool), relu)
 
 
 @norm_relu_pool_backward.register_fake
@@ -69,7 +72,9 @@ def _(grad: Tensor, y: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(y, memory_format=LAST)
 
 
-@custom_op("fasttrain_kernels::norm_relu_pool_backward_twice", mutates_args=(), device_types="cpu")
+@custom_op(
+    "fasttrain_kernels::norm_relu_pool_backward_twice", mutates_args=(), device_types=DEVICES
+)
 def norm_relu_pool_backward_twice(
     u: Tensor,  # like y
     grad: Tensor,  # like out
