@@ -60,11 +60,13 @@ class DataFlags(Data):
 class NetworkFlags:
     """Networks of fasttrain, or the configured one."""
 
-    model: Literal["convnet", "resnet18", "wide-resnet", "mlp", "two-layer", "custom"] = "convnet"
+    model: Literal[
+        "convnet", "resnet18", "wide-resnet", "mlp", "two-layer", "vit-small", "custom"
+    ] = "convnet"
     """network"""
     width: int | None = None
     """channels of the first convolution, of each hidden layer of the mlp, neurons of each group of
-    two-layer"""
+    two-layer, numbers of a token of vit-small"""
     form: Form | None = None
     """practical: affine normalisation, and a head that trains"""
     layers: int | None = None
@@ -74,9 +76,15 @@ class NetworkFlags:
     init_std: float | None = None
     """two-layer: standard deviation of the initial weights"""
     depth: int | None = None
-    """wide-resnet: layers, 6 n + 4"""
+    """wide-resnet: layers, 6 n + 4; vit-small: blocks"""
     widen: int | None = None
     """wide-resnet: width of the first group, in widths of the first convolution"""
+    patch: int | None = None
+    """vit-small: pixels of a patch's side"""
+    heads: int | None = None
+    """vit-small: heads of attention"""
+    dropout: float | None = None
+    """vit-small: share of the numbers that training drops"""
     radius: float | None = None
     """radius of the sphere that all convolution weights lie on together (sphere alone)"""
 

@@ -1,11 +1,11 @@
-"""Pairs of vectors as data, and the network that reads them: what fits what."""
+"""Networks that not every data set and optimiser fits: those of pairs of vectors, transformers."""
 
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..settings.data.own import CustomData
 from ..settings.data.synthetic import PatternPairs
-from ..settings.networks.kinds import TwoLayer
+from ..settings.networks.kinds import TwoLayer, ViTSmall
 from ..settings.optimizers.kinds import Sphere
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ TAKE_PAIRS = ("mlp", "two-layer", "custom")
 
 
 def check_pairs(config: "Config", origin: str) -> None:
-    """Return if data of pairs, or a network for them, stand beside what they can be trained with.
+    """Return if data, network and optimiser can be trained together.
 
     Raises:
         UsageError: in one line, what does not fit.
@@ -46,4 +46,9 @@ def check_pairs(config: "Config", origin: str) -> None:
         raise UsageError(
             f"{origin}: optimizer.kind = 'sphere': nothing of a two-layer network is"
             " scale-invariant; allowed are sgd, adam and custom"
+        )
+    if isinstance(config.network, ViTSmall) and isinstance(config.optimizer, Sphere):
+        raise UsageError(
+            f"{origin}: optimizer.kind = 'sphere': of vit-small the feed-forward layers alone are"
+            " scale-invariant, it trains without a sphere; allowed are sgd, adam and custom"
         )

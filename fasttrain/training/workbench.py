@@ -19,7 +19,7 @@ from ..plan.stages import Stage
 from ..settings.knobs import Knobs
 from ..settings.losses import LOSSES, Loss
 from ..settings.networks.modules import ImageClassifier, fold
-from ..settings.networks.noise import add_noise_
+from ..settings.networks.noise import add_noise_, drops
 from ..settings.networks.own_module import OwnNetwork
 from ..settings.optimizers.fused import start_norms
 from ..settings.optimizers.groups import Built
@@ -146,7 +146,7 @@ class Workbench:
             add_noise_(model, noises)
         model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # What draws numbers is not compiled: they would be others.
-        if self.compiled and not any(noises):
+        if self.compiled and not any(noises) and not drops(model):
             # On CUDA with graphs: forward and backward pass are one launch each.
             graphs = self.device.type == "cuda"
             # One per size of a pack, of a batch, and mode; without room for all it would run eager.
