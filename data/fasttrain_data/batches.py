@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fasttrain_data.errors import DataError
 from fasttrain_data.patches import Patches
+from fasttrain_data.rand_augment import RandAugment
 from fasttrain_data.randomness import check_key, epoch_order
 from fasttrain_kernels.augment.augment import DTYPES, byte_map
 
@@ -26,7 +27,8 @@ class Augment:
 
     `flip` mirrors half of the images horizontally. `crop_padding` (pixels, 0 is off) pads every
     side with black and cuts out a window of the original size, like torchvision's `RandomCrop`; the
-    crop comes before the flip. `cutout` (pixels, 0 is off; DeVries and Taylor, arXiv 1708.04552)
+    crop comes before the flip. `rand` comes before both, on bytes, by either loader, in plain PyTorch
+    on whatever device the batches are. `cutout` (pixels, 0 is off; DeVries and Taylor, arXiv 1708.04552)
     then sets a square of that side, centred on a random pixel and clipped at the borders, to 0
     after normalisation. Raises `DataError` for a negative size.
     """
@@ -34,6 +36,7 @@ class Augment:
     flip: bool = False
     crop_padding: int = 0
     cutout: int = 0
+    rand: RandAugment | None = None
 
     def __post_init__(self) -> None:
         for field in ("crop_padding", "cutout"):
