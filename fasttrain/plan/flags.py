@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from ..settings.data.changed import OnBase
-from ..settings.data.part import Data
+from ..settings.data.part import OF_RAND_AUGMENT, Data
 from ..settings.fields import Count
 from ..settings.networks.kinds import Form, network_options
 from ..settings.optimizers.kinds import changed
@@ -47,13 +47,19 @@ class DataFlags(Data):
         for name in OF_SOME_KINDS:
             if flags[name] == getattr(data, name, None):
                 del flags[name]
+        before = asdict(data)
+        if self.rand_augment == "none":
+            # The numbers of a preset's RandAugment go with it.
+            for name in OF_RAND_AUGMENT:
+                if flags[name] == before.pop(name):
+                    del flags[name]
         if isinstance(data, OnBase):
             # What is changed stays, whatever it is changed of.
             flags["base"] = flags["dataset"]
         elif flags["dataset"] != data.dataset:
             return flags
         del flags["dataset"]
-        return {**asdict(data), **flags}
+        return {**before, **flags}
 
 
 @dataclass(frozen=True, kw_only=True)

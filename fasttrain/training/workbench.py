@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fasttrain_data import Augment, ImageData, Loader, open_loader
+from fasttrain_data import ImageData, Loader, open_loader
 
 from ..machine.precision import set_exact_arithmetic
 from ..plan.config import Config, RunOptions
@@ -27,7 +27,7 @@ from ..settings.optimizers.kinds import Sphere
 from ..store.columns import COLUMNS, probe_columns
 from ..store.sources import check_unchanged, sources
 from ..store.store import Store
-from .building import new_network, trained
+from .building import augmentation, new_network, trained
 from .chance import Chance, chance_of
 from .fused_mlp import kernel_of
 from .loading import configured_images
@@ -246,13 +246,12 @@ class Workbench:
     def passes(self, seed: int) -> Loader:
         """The training batches of a seed, by passes over the training set."""
         data = self.config.data
-        augment = Augment(flip=data.flip, crop_padding=data.crop_padding)
         return open_loader(
             self.data,
             "train",
             batch_size=self.config.training.batch_size,
             seed=self._own_seed(seed),
-            augment=augment if data.flip or data.crop_padding else None,
+            augment=augmentation(data) if data.augmented else None,
             loader=data.loader,
             device=self.device,
         )
