@@ -27,10 +27,10 @@ class Augment:
 
     `flip` mirrors half of the images horizontally. `crop_padding` (pixels, 0 is off) pads every
     side with black and cuts out a window of the original size, like torchvision's `RandomCrop`; the
-    crop comes before the flip. `rand` comes before both, on bytes, by either loader, in plain PyTorch
-    on whatever device the batches are. `cutout` (pixels, 0 is off; DeVries and Taylor, arXiv 1708.04552)
+    crop comes before the flip. `cutout` (pixels, 0 is off; DeVries and Taylor, arXiv 1708.04552)
     then sets a square of that side, centred on a random pixel and clipped at the borders, to 0
-    after normalisation. Raises `DataError` for a negative size.
+    after normalisation. `rand` comes before all of them, on bytes: in both loaders, by plain
+    PyTorch on the device of the batches. Raises `DataError` for a negative size.
     """
 
     flip: bool = False

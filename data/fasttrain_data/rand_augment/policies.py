@@ -181,7 +181,10 @@ def _drawn(
     samples: Tensor, seed: int, epoch: int, number: int, num_operations: int
 ) -> tuple[Tensor, Draws]:
     """Return the numbers of the operations, (B,) int64, and what they draw."""
-    counter = torch.full_like(samples, epoch), torch.full_like(samples, Stream.RAND_AUGMENT + STREAMS * number)
+    counter = (
+        torch.full_like(samples, epoch),
+        torch.full_like(samples, Stream.RAND_AUGMENT + STREAMS * number),
+    )
     key = seed & MASK, seed >> 32
     words = philox((samples & MASK, samples >> 32, *counter), key)
     across, down = (word.double() * 2.0**-32 for word in words[2:])
