@@ -15,7 +15,7 @@ from fasttrain_data.rand_augment.policies import POLICIES, Draws, applied
 from fasttrain_data.synthetic.tick import tick
 
 SHAPES = [(32, 32, 3), (8, 8, 1), (9, 13, 3), (5, 2, 1)]
-MAGNITUDES = [0, 3, 9, 14, 30]
+MAGNITUDES = range(31)
 TORCHVISION = {
     "identity": "Identity",
     "shear-x": "ShearX",
