@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fasttrain_data.errors import DataError
 from fasttrain_data.patches import Patches
+from fasttrain_data.rand_augment import RandAugment
 from fasttrain_data.randomness import check_key, epoch_order
 from fasttrain_kernels.augment.augment import DTYPES, byte_map
 
@@ -28,12 +29,14 @@ class Augment:
     side with black and cuts out a window of the original size, like torchvision's `RandomCrop`; the
     crop comes before the flip. `cutout` (pixels, 0 is off; DeVries and Taylor, arXiv 1708.04552)
     then sets a square of that side, centred on a random pixel and clipped at the borders, to 0
-    after normalisation. Raises `DataError` for a negative size.
+    after normalisation. `rand` comes before all of them, on bytes: in both loaders, by plain
+    PyTorch on the device of the batches. Raises `DataError` for a negative size.
     """
 
     flip: bool = False
     crop_padding: int = 0
     cutout: int = 0
+    rand: RandAugment | None = None
 
     def __post_init__(self) -> None:
         for field in ("crop_padding", "cutout"):

@@ -10,6 +10,7 @@ from fasttrain_data.images import ImageData
 from fasttrain_data.labels import MappedLabels, RandomLabels, relabelled
 from fasttrain_data.loader import open_loader
 from fasttrain_data.patches import Patches, patched
+from fasttrain_data.rand_augment import RandAugment
 from fasttrain_data.randomness import epoch_order
 from fasttrain_data.sources.named import load
 
@@ -24,6 +25,7 @@ __all__ = [
     "Manifest",
     "MappedLabels",
     "Patches",
+    "RandAugment",
     "RandomLabels",
     "cache_dir",
     "epoch_order",

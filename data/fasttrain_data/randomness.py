@@ -44,6 +44,8 @@ class Stream(IntEnum):
     LABELS = 6
     PATCH_MASK = augment_words.PATCH_MASK
     PATCH = augment_words.PATCH
+    RAND_AUGMENT = 9
+    """of the first operation; the n-th has 256 n more"""
 
 
 def sample_words(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fasttrain_data.batches import Loader, Settings, Split, on_device
+from fasttrain_data.rand_augment import RandAugment
 from fasttrain_data.randomness import epoch_orders
 from fasttrain_kernels.augment.augment import augment
 
@@ -82,14 +83,21 @@ class ResidentLoader(Loader):
         size = self.settings.batch_size
         order = self.order(epoch)
         labels = self._labels.index_select(0, order)
-        draws = self.draws(epoch)
+        draws = {"rand": self.settings.augment.rand, **self.draws(epoch)}
         for first in range(0, len(order), size):
             batch = slice(first, first + size)
             yield self.made(order[batch], labels[batch], **draws), labels[batch]
 
-    def made(self, rows: Tensor, labels: Tensor, **draws: Any) -> Tensor:
-        """Return the images of rows, (B, C, H, W), augmented by what `draws` says."""
-        if self._images.dtype == torch.uint8:
-            return augment(self._images, rows, self._values, labels=labels, **draws)
-        values = self._images.index_select(0, rows).permute(0, 3, 1, 2)
-        return values.to(self.settings.dtype)
+    def made(
+        self, rows: Tensor, labels: Tensor, rand: RandAugment | None = None, **draws: Any
+    ) -> Tensor:
+        """Return the images of rows, (B, C, H, W), augmented by what `rand` and `draws` say."""
+        images, samples = self._images, rows
+        if images.dtype != torch.uint8:
+            values = images.index_select(0, rows).permute(0, 3, 1, 2)
+            return values.to(self.settings.dtype)
+        if rand is not None:
+            images = images.index_select(0, rows)
+            images = rand(images, samples, seed=draws["seed"], epoch=draws["epoch"])
+            rows = torch.arange(len(rows), device=self.device)
+        return augment(images, rows, self._values, samples=samples, labels=labels, **draws)

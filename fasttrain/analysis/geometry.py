@@ -7,7 +7,8 @@ The published protocol (arXiv 2410.22113) of a path from A to B, sphere weights 
 at 21 points, or as many as are asked for (of the tick features 11); what trains beside the sphere
 is mixed likewise and not rescaled, and without a sphere nothing is. At each one batch-normalisation
 statistics are re-estimated over the training set; training scores are those of that pass, in train
-mode, test scores are in eval mode. The barrier is
+mode, test scores are in eval mode, as all scores of a network without batch normalisation. The
+barrier is
 
     max over alpha of max(0, (1 - alpha) acc(A) + alpha acc(B) - acc(alpha)),
 
@@ -29,7 +30,7 @@ from ..execution.packing import evenly
 from ..settings.networks.modules import fold
 from ..training.angles import angle
 from ..training.evaluate import reestimate_batch_norm_, score_test_set
-from ..training.pack import State
+from ..training.pack import State, drawing
 from ..training.workbench import Workbench
 
 NUM_POINTS = 21
@@ -189,9 +190,10 @@ def score_pack(states: Sequence[State], seed: int, workbench: Workbench) -> Tens
     model = workbench.new_model(seed, len(states)).to(states[0][workbench.sphere_names[0]].dtype)
     model.load_state_dict(fold(states))
     batches = workbench.train_loader(seed).epoch(0)
-    train = reestimate_batch_norm_(
-        model, workbench.loss, batches, workbench.precision, workbench.device
-    )
+    with drawing(seed, 0, workbench.device):
+        train = reestimate_batch_norm_(
+            model, workbench.loss, batches, workbench.precision, workbench.device
+        )
     test = score_test_set(
         model, workbench.loss, workbench.test_loader, workbench.precision, workbench.device
     )

@@ -4,7 +4,7 @@ Both are of the sphere weights, other parameters as they are, whatever optimiser
 The published proxy (arXiv 2410.22113) is the mean over training batches of the norm of the batch
 gradient over the scale-invariant parameters, and that times ||theta||, which is free of scale. Here
 the batches are those of epoch 0 of the stage's seed, all of them, the last short one too, without
-augmentation, with batch normalisation in train mode.
+augmentation, with batch normalisation in train mode; a network that drops is in eval mode.
 
 The loss whose Hessian is measured (`spectrum.py`) is the mean, over the images of the first of
 these batches, of the same train-mode loss. Everything is computed in fp32 (or fp64 if asked for),
@@ -28,6 +28,7 @@ from fasttrain_data import open_loader
 
 from ..settings.losses import Loss
 from ..settings.networks.modules import ImageClassifier, fold
+from ..settings.networks.noise import drops
 from ..training.pack import State
 from ..training.workbench import Workbench
 from .spectrum import SphereHessian, Top, by_model, rademacher, top_eigenvalues, trace
@@ -80,7 +81,8 @@ def measure(
     eager = dataclasses.replace(workbench, compiled=False)
     model = eager.new_model(seed, len(states))
     model.load_state_dict(fold(states))
-    model.to(dtype).train()
+    # One loss has one gradient and one Hessian: nothing is dropped.
+    model.to(dtype).train(not drops(model))
     loader = open_loader(
         workbench.data,
         "train",

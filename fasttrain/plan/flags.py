@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from ..settings.data.changed import OnBase
-from ..settings.data.part import Data
+from ..settings.data.part import OF_RAND_AUGMENT, Data
 from ..settings.fields import Count
 from ..settings.networks.kinds import Form, network_options
 from ..settings.optimizers.kinds import changed
@@ -47,24 +47,32 @@ class DataFlags(Data):
         for name in OF_SOME_KINDS:
             if flags[name] == getattr(data, name, None):
                 del flags[name]
+        before = asdict(data)
+        if self.rand_augment == "none":
+            # The numbers of a preset's RandAugment go with it.
+            for name in OF_RAND_AUGMENT:
+                if flags[name] == before.pop(name):
+                    del flags[name]
         if isinstance(data, OnBase):
             # What is changed stays, whatever it is changed of.
             flags["base"] = flags["dataset"]
         elif flags["dataset"] != data.dataset:
             return flags
         del flags["dataset"]
-        return {**asdict(data), **flags}
+        return {**before, **flags}
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkFlags:
     """Networks of fasttrain, or the configured one."""
 
-    model: Literal["convnet", "resnet18", "wide-resnet", "mlp", "two-layer", "custom"] = "convnet"
+    model: Literal[
+        "convnet", "resnet18", "wide-resnet", "mlp", "two-layer", "vit-small", "custom"
+    ] = "convnet"
     """network"""
     width: int | None = None
     """channels of the first convolution, of each hidden layer of the mlp, neurons of each group of
-    two-layer"""
+    two-layer, numbers of a token of vit-small"""
     form: Form | None = None
     """practical: affine normalisation, and a head that trains"""
     layers: int | None = None
@@ -74,9 +82,15 @@ class NetworkFlags:
     init_std: float | None = None
     """two-layer: standard deviation of the initial weights"""
     depth: int | None = None
-    """wide-resnet: layers, 6 n + 4"""
+    """wide-resnet: layers, 6 n + 4; vit-small: blocks"""
     widen: int | None = None
     """wide-resnet: width of the first group, in widths of the first convolution"""
+    patch: int | None = None
+    """vit-small: pixels of a patch's side"""
+    heads: int | None = None
+    """vit-small: heads of attention"""
+    dropout: float | None = None
+    """vit-small: share of the numbers that training drops"""
     radius: float | None = None
     """radius of the sphere that all convolution weights lie on together (sphere alone)"""
 

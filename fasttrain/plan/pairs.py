@@ -1,11 +1,13 @@
-"""Pairs of vectors as data, and the network that reads them: what fits what."""
+"""What fits what: data, their augmentation, networks and optimisers."""
 
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
+from ..settings.data.named import Named
 from ..settings.data.own import CustomData
+from ..settings.data.part import OF_RAND_AUGMENT
 from ..settings.data.synthetic import PatternPairs
-from ..settings.networks.kinds import TwoLayer
+from ..settings.networks.kinds import TwoLayer, ViTSmall
 from ..settings.optimizers.kinds import Sphere
 
 if TYPE_CHECKING:
@@ -16,11 +18,12 @@ TAKE_PAIRS = ("mlp", "two-layer", "custom")
 
 
 def check_pairs(config: "Config", origin: str) -> None:
-    """Return if data of pairs, or a network for them, stand beside what they can be trained with.
+    """Return if data, network and optimiser can be trained together.
 
     Raises:
         UsageError: in one line, what does not fit.
     """
+    _check_augmentation(config, origin)
     pairs, two_layer = isinstance(config.data, PatternPairs), isinstance(config.network, TwoLayer)
     if pairs and config.network.model not in TAKE_PAIRS:
         raise UsageError(
@@ -47,3 +50,20 @@ def check_pairs(config: "Config", origin: str) -> None:
             f"{origin}: optimizer.kind = 'sphere': nothing of a two-layer network is"
             " scale-invariant; allowed are sgd, adam and custom"
         )
+    if isinstance(config.network, ViTSmall) and isinstance(config.optimizer, Sphere):
+        raise UsageError(
+            f"{origin}: optimizer.kind = 'sphere': of vit-small the feed-forward layers alone are"
+            " scale-invariant, it trains without a sphere; allowed are sgd, adam and custom"
+        )
+
+
+def _check_augmentation(config: "Config", origin: str) -> None:
+    """Raise for numbers of a RandAugment that is not there."""
+    data, usual = config.data, Named()
+    for name in OF_RAND_AUGMENT:
+        value = getattr(data, name)
+        if data.rand_augment == "none" and value != getattr(usual, name):
+            raise UsageError(
+                f"{origin}: data.{name} = {value}: is one of RandAugment, and data.rand_augment is"
+                " 'none'; allowed are torchvision and absolute"
+            )

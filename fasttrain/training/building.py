@@ -1,8 +1,11 @@
-"""The network of a configuration, and what of it trains."""
+"""The network of a configuration, what of it trains, and how its images are augmented."""
 
 from collections.abc import Sequence
 
+from fasttrain_data import Augment, RandAugment
+
 from ..plan.config import Config
+from ..settings.data.part import Data
 from ..settings.losses import LOSSES
 from ..settings.networks.modules import ImageClassifier
 from ..settings.optimizers.groups import Trained, trained_parameters
@@ -33,3 +36,13 @@ def trained(model: ImageClassifier) -> Trained:
     """
     on_sphere, free = model.named_sphere_parameters(), model.named_free_parameters()
     return trained_parameters(model, on_sphere, free, model.num_models)
+
+
+def augmentation(data: Data) -> Augment:
+    """What becomes of the training images."""
+    rand = None
+    if data.rand_augment != "none":
+        rand = RandAugment(
+            policy=data.rand_augment, num_ops=data.rand_ops, magnitude=data.rand_magnitude
+        )
+    return Augment(flip=data.flip, crop_padding=data.crop_padding, rand=rand)

@@ -182,8 +182,11 @@ def why_not(
         return f"the step of {type(optimizer).__name__} depends on a count that the host keeps"
     if optimizer.gradient_noise or any(model.noise for model in knobs):
         return "noise is drawn from a generator that the host seeds for every epoch"
-    if not isinstance(loader.passes if isinstance(loader, StepEpochs) else loader, ResidentLoader):
+    passes = loader.passes if isinstance(loader, StepEpochs) else loader
+    if not isinstance(passes, ResidentLoader):
         return "the training set does not lie on the device"
+    if passes.settings.augment.rand is not None:
+        return "RandAugment's operations are chosen on the host"
     return None
 
 

@@ -74,10 +74,13 @@ def reestimate_batch_norm_(
     """Replace the running statistics by their plain mean over the batches, each weighted equally.
 
     Reset, cumulative mean over the training set, in train mode (arXiv 2410.22113). Returns the
-    score of that same pass, in train mode: what the published barriers are measured in.
+    score of that same pass, in train mode: what the published barriers are measured in. A network
+    without batch normalisation is scored in eval mode, in which it drops nothing.
     """
     kinds = (nn.modules.batchnorm._BatchNorm, NormReLUPool)
     norms = [m for m in model.modules() if isinstance(m, kinds)]
+    if not norms:
+        return score_in_eval_mode(model, loss, batches, precision, device)
     momenta = [norm.momentum for norm in norms]
     # A cumulative mean needs the number of batches, which every layer reads where it lies. On a
     # device that is a wait for each: there sums are taken, and divided once.

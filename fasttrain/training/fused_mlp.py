@@ -150,7 +150,7 @@ def kernel_of(workbench: "Workbench") -> tuple[str | None, str]:
             isinstance(optimizer, Sphere) and optimizer.scope == "joint"
         ),
         f"the loss is {training.loss}": not isinstance(workbench.loss, BinaryCrossEntropy),
-        "images are augmented": bool(data.flip or data.crop_padding or workbench.data.patches),
+        "images are augmented": bool(data.augmented or workbench.data.patches),
         "images are not resident": not isinstance(workbench.passes(0), ResidentLoader),
         "activations have noise": isinstance(experiment, Chain) and experiment.has_noise(),
     }

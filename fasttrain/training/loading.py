@@ -35,6 +35,10 @@ def configured_images(config: Config, root: Path | None) -> ImageData:
         raise UsageError(str(error)) from None
     if data.holds_floats and config.data.flip:
         raise UsageError(f"flip = true: {data.name} holds no pictures")
+    if data.holds_floats and config.data.rand_augment != "none":
+        raise UsageError(
+            f"rand_augment = {config.data.rand_augment!r}: {data.name} holds no pictures"
+        )
     size = 1 if data.holds_floats else min(data.train_images.shape[1:3])
     if config.data.crop_padding >= size:
         raise UsageError(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fasttrain_data import Augment, ImageData, Loader, open_loader
+from fasttrain_data import ImageData, Loader, open_loader
 from fasttrain_data.resident import ResidentLoader
 
 from ..machine.precision import set_exact_arithmetic
@@ -21,7 +21,7 @@ from ..settings.knobs import Knobs
 from ..settings.losses import LOSSES, Loss
 from ..settings.networks.kinds import CustomNetwork
 from ..settings.networks.modules import ImageClassifier, fold
-from ..settings.networks.noise import add_noise_
+from ..settings.networks.noise import add_noise_, drops
 from ..settings.networks.own_module import OwnNetwork
 from ..settings.optimizers.fused import start_norms
 from ..settings.optimizers.groups import Built
@@ -29,7 +29,7 @@ from ..settings.optimizers.kinds import Sphere
 from ..store.columns import COLUMNS, probe_columns
 from ..store.sources import check_unchanged, sources
 from ..store.store import Store
-from .building import new_network, trained
+from .building import augmentation, new_network, trained
 from .chance import Chance, chance_of
 from .fused_mlp import kernel_of
 from .loading import configured_images
@@ -154,7 +154,7 @@ class Workbench:
             add_noise_(model, noises)
         model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # What draws numbers is not compiled: they would be others.
-        if self.compiled and not any(noises):
+        if self.compiled and not any(noises) and not drops(model):
             # On CUDA with graphs: forward and backward pass are one launch each.
             graphs = self.device.type == "cuda"
             # One per size of a pack, of a batch, and mode; without room for all it would run eager.
@@ -265,13 +265,12 @@ class Workbench:
 
     def _open_passes(self, seed: int) -> Loader:
         data = self.config.data
-        augment = Augment(flip=data.flip, crop_padding=data.crop_padding)
         return open_loader(
             self.data,
             "train",
             batch_size=self.config.training.batch_size,
             seed=seed,
-            augment=augment if data.flip or data.crop_padding else None,
+            augment=augmentation(data) if data.augmented else None,
             loader=data.loader,
             device=self.device,
             dtype=self._batch_dtype,

@@ -63,6 +63,7 @@ def test_streams_keep_their_numbers():
         "LABELS": 6,
         "PATCH_MASK": 7,
         "PATCH": 8,
+        "RAND_AUGMENT": 9,
     }
 
 

@@ -156,9 +156,16 @@ def test_flags_that_are_not_given_change_no_network_without_a_sphere():
     network = NETWORKS["two-layer"](width=6, init_std=0.5)
     table = NetworkFlags.of(network).applied(network, sphere=False)
     assert check({**PAIRS, "network": table}, "here").network == network
+    transformer = NETWORKS["vit-small"](width=6, patch=2, dropout=0.0)
+    table = NetworkFlags.of(transformer).applied(transformer, sphere=False)
+    config = check({"network": table, "optimizer": {"kind": "adam"}}, "here")
+    assert config.network == transformer
 
 
-@pytest.mark.parametrize("model", [model for model in NETWORKS if model != "two-layer"])
+WITHOUT_A_SPHERE = ("two-layer", "vit-small")
+
+
+@pytest.mark.parametrize("model", [model for model in NETWORKS if model not in WITHOUT_A_SPHERE])
 def test_flags_that_are_not_given_change_no_network(model):
     own = {"factory": "a:b", "options": {"c": [1]}} if model == "custom" else {"width": 3}
     network = NETWORKS[model](radius=5.0, **own)

@@ -147,11 +147,13 @@ class FfcvLoader(Loader):
         samples = order.to(self.device)
         labels = self._labels.index_select(0, samples)
         rows = torch.arange(self.settings.batch_size, device=self.device)
-        draws = self.draws(epoch)
+        draws, rand = self.draws(epoch), self.settings.augment.rand
         size = self.settings.batch_size
         with contextlib.closing(self._pixels(order[: len(self) * size].numpy())) as batches:
             for number, pixels in enumerate(batches):
                 batch = slice(number * size, number * size + len(pixels))
+                if rand is not None:
+                    pixels = rand(pixels, samples[batch], seed=draws["seed"], epoch=epoch)
                 images = augment(
                     pixels,
                     rows[: len(pixels)],

@@ -23,6 +23,8 @@ NO_IDENTITY = (
     *("n_train", "n_test", "loader"),
 )
 """keys that change no number, or whose effect the digest of the images holds"""
+OF_RAND_AUGMENT = ("rand_ops", "rand_magnitude")
+"""keys that change nothing without it"""
 
 Share = Annotated[float, Strict(), Field(ge=0, le=1)]
 Above0 = Annotated[float, Strict(), Field(gt=0, le=1000)]
@@ -43,6 +45,13 @@ class Data:
     """augment by random horizontal flips"""
     crop_padding: Pixels = 0
     """augment by random crops after padding by this many pixels"""
+    rand_augment: Literal["none", "torchvision", "absolute"] = "none"
+    """augment by RandAugment, before crop and flip: torchvision's operations, or those of the
+    published vision transformers, in pixels whatever the image size (translations of up to 100)"""
+    rand_ops: Annotated[int, Strict(), Field(ge=1, le=10)] = 2
+    """operations of RandAugment on each image"""
+    rand_magnitude: Annotated[int, Strict(), Field(ge=0, le=30)] = 9
+    """their magnitude, of 30"""
     loader: Literal["auto", "resident", "ffcv"] = "auto"
     """where batches come from: the device's memory, an FFCV file, or what fits; the same batches"""
 
@@ -50,6 +59,11 @@ class Data:
     def dataset(self) -> str:
         """The name or path of the images, or the name of the function that makes them."""
         raise NotImplementedError
+
+    @property
+    def augmented(self) -> bool:
+        """Whether training images are augmented."""
+        return self.flip or self.crop_padding > 0 or self.rand_augment != "none"
 
     def check(self, root: Path | None) -> None:
         """Check what can be without loading anything; `root` is the directory of downloads.

@@ -4,6 +4,7 @@
     wide-resnet         WRN-n-k of arXiv 1605.07146
     mlp                 hidden layers of one width, with batch norm or layer norm
     two-layer           two groups of neurons on two inputs, of the theory of arXiv 1907.04595
+    vit-small           vision transformer for small data sets, as in arXiv 2410.22113
     custom              any nn.Module, from a function of the user's (`custom`)
 
 Only building one imports torch: options are checked before. The tag of a network is called `model`
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, Strict
 
+from ...errors import UsageError
 from ..custom import Factory, FromFactory, Options, source_digest
 from ..fields import CLOSED, Count, Radius, Width
 from ..part import defaults
@@ -168,6 +170,46 @@ class TwoLayer(Network):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ViTSmall(Network):
+    """Vision transformer for small data sets: shifted patches, tokens that do not see themselves.
+
+    It trains without a sphere, and its models one by one: attention does not fold.
+    """
+
+    max_pack: ClassVar[int | None] = 1
+    model: Literal["vit-small"] = "vit-small"
+    patch: Count = 4
+    """pixels of a patch's side"""
+    width: Width = 512
+    """numbers of a token"""
+    depth: Annotated[Count, Field(le=100)] = 6
+    """blocks of attention and feed-forward part"""
+    heads: Annotated[Count, Field(le=100)] = 8
+    """heads of attention, each of width 64"""
+    dropout: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.1
+
+    def build(
+        self,
+        shape: tuple[int, int, int],
+        outputs: int,
+        num_models: int = 1,
+        *,
+        on_sphere: bool = True,
+    ) -> "ImageClassifier":
+        from .own_module import OwnNetwork
+        from .vit import ViT
+
+        assert num_models == 1, "a network that cannot fold trains one by one"
+        height, width = shape[1:]
+        if height % self.patch or width % self.patch:
+            raise UsageError(
+                f"network.patch = {self.patch}: does not divide images of {height}x{width}"
+            )
+        net = ViT(shape, outputs, self.patch, self.width, self.depth, self.heads, self.dropout)
+        return OwnNetwork(net, outputs, net.on_sphere())
+
+
+@dataclass(frozen=True, kw_only=True)
 class CustomNetwork(FromFactory, Network):
     """`factory(shape, outputs, **options)`: a module from images (N, C, H, W) to (N, outputs)."""
 
@@ -198,7 +240,7 @@ class CustomNetwork(FromFactory, Network):
 
 
 AnyNetwork = Annotated[
-    ConvNet | ResNet18 | WideResNet | MLP | TwoLayer | CustomNetwork,
+    ConvNet | ResNet18 | WideResNet | MLP | TwoLayer | ViTSmall | CustomNetwork,
     Field(discriminator="model"),
 ]
 NETWORKS: dict[str, type[Any]] = {
@@ -207,6 +249,7 @@ NETWORKS: dict[str, type[Any]] = {
     "wide-resnet": WideResNet,
     "mlp": MLP,
     "two-layer": TwoLayer,
+    "vit-small": ViTSmall,
     "custom": CustomNetwork,
 }
 

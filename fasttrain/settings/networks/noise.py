@@ -71,6 +71,12 @@ def _is_place(module: nn.Module) -> bool:
     return type(module) is NormReLUPool and module.relu
 
 
+def drops(model: nn.Module) -> bool:
+    """Whether a network draws what it drops in training."""
+    kind = nn.modules.dropout._DropoutNd
+    return any(isinstance(module, kind) and module.p > 0 for module in model.modules())
+
+
 def add_noise_(model: nn.Module, stds: Sequence[float]) -> None:
     """Let a network have noise before the ReLU of every normalisation, and in every `Noise`.
 
