@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,8 +29,10 @@ from fasttrain_data import open_loader
 from ..settings.losses import Loss
 from ..settings.networks.modules import ImageClassifier, fold
 from ..training.pack import State
+from ..training.passes import Measured as Pass
+from ..training.passes import measure_pass
 from ..training.workbench import Workbench
-from .spectrum import SphereHessian, Top, by_model, rademacher, top_eigenvalues, trace
+from .spectrum import SphereHessian, Top, rademacher, top_eigenvalues, trace
 from .tables import TABLES
 
 Batch = tuple[Tensor, Tensor]
@@ -91,7 +93,8 @@ def measure(
         dtype=dtype,
         augment=None,
     )
-    table = gradient_norms(model, workbench.loss, loader.epoch(0))
+    batches = loader.epoch(0)
+    table = _gradients(measure_pass(model, workbench.loss, batches, "fp32", workbench.device))
     found: dict[str, Any] = {"num_images": 0}
     ranked = {name: [] for name in ("model", *_columns("eigenvalues"))}
     if hessian is not None:
@@ -120,31 +123,11 @@ def _ranked(top: Top) -> dict[str, Any]:
     }
 
 
-def gradient_norms(model: ImageClassifier, loss: Loss, batches: Iterable[Batch]) -> pd.DataFrame:
-    """Loss, accuracy and mean batch gradient norms of every model in the mode that it is in."""
-    size, parameters = model.num_models, model.sphere_parameters()
-    device = parameters[0].device
-    loss_sum, norm_sum = torch.zeros(2, size, dtype=torch.float64, device=device)
-    correct = torch.zeros(size, dtype=torch.int64, device=device)
-    num_images = num_batches = 0
-    for images, labels in batches:
-        losses, hits = loss(model(images), labels)
-        # Each model's gradient is that of its own loss: no weight is shared.
-        grads = by_model(torch.autograd.grad(losses.sum(), parameters), size)
-        norm_sum += torch.linalg.vector_norm(grads, dim=1)
-        loss_sum += losses.detach() * len(labels)
-        correct += hits.sum(dim=1)
-        num_images += len(labels)
-        num_batches += 1
-    radius = torch.linalg.vector_norm(by_model([p.detach() for p in parameters], size), dim=1)
-    grad_norm = norm_sum / num_batches
+def _gradients(found: Pass) -> pd.DataFrame:
+    """Loss, accuracy and mean batch gradient norms of every model."""
+    names = ("train_loss", "train_accuracy", "grad_norm", "effective_grad_norm")
     return pd.DataFrame(
-        {
-            "train_loss": (loss_sum / num_images).cpu().numpy(),
-            "train_accuracy": (correct.double() / num_images).cpu().numpy(),
-            "grad_norm": grad_norm.cpu().numpy(),
-            "effective_grad_norm": (grad_norm * radius).cpu().numpy(),
-        }
+        {name: value.cpu().numpy() for name, value in zip(names, found, strict=True)}
     )
 
 

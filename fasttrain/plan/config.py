@@ -48,6 +48,9 @@ class TrainingConfig:
     """steps of an epoch, wherever epochs are counted; a pass over the training set if not given"""
     evaluate_every: Count = 1
     """epochs between test passes; the last epoch is always tested"""
+    pass_every: Count | None = None
+    """epochs between passes over the training set that measure loss and gradient at fixed weights
+    for the phase diagram; after the last epoch too; none if not given"""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """arithmetic of the networks (weights stay fp32); auto is bf16 where the device has it"""
     loss: Literal["cross-entropy", "binary-cross-entropy", "squared"] = "cross-entropy"

@@ -16,6 +16,7 @@ from ..settings.networks.modules import fold, unfold
 from .evaluate import Score, reestimate_batch_norm_, score_in_eval_mode, score_test_set
 from .fused_mlp import fused
 from .loop import EpochTotals, filter_norms, train_epoch
+from .passes import measure_undisturbed
 from .workbench import Workbench, trained
 
 State = dict[str, Tensor]
@@ -36,6 +37,8 @@ class Epoch(NamedTuple):
     """running means of all that trains; empty dictionaries unless the pack averages"""
     optimizers: list[State]
     """what the next step depends on besides the weights; empty without momentum or moments"""
+    passes: Tensor | None = None
+    """(num_models, len(PASS_COLUMNS)) fp64 of a pass at the end, if there is one"""
 
 
 class Pack:
@@ -83,10 +86,13 @@ class Pack:
             for name, weight in trained(self.model).all
         }
 
-    def train(self, epoch: int, *, tested: bool, batches: int | None = None) -> Epoch:
+    def train(
+        self, epoch: int, *, tested: bool, passed: bool = False, batches: int | None = None
+    ) -> Epoch:
         """Train one epoch, with a test pass at its end or NaN in its place.
 
         Args:
+            passed: whether a pass over the training set follows.
             batches: the epoch of the loader that has its batches; the same if not given.
         """
         workbench = self.workbench
@@ -109,6 +115,7 @@ class Pack:
             self._on_host(self.model.state_dict()),
             self._on_host(self.average),
             self._on_host(self.optimizer.state()),
+            self._pass(epoch).cpu() if passed else None,
         )
 
     def _train(self, epoch: int, batches: int) -> EpochTotals:
@@ -129,6 +136,15 @@ class Pack:
         return score_test_set(
             self.model, workbench.loss, loader, workbench.precision, workbench.device
         )
+
+    def _pass(self, epoch: int) -> Tensor:
+        """What a pass over the training set measures: (num_models, len(PASS_COLUMNS)) fp64."""
+        workbench = self.workbench
+        arithmetic = workbench.precision, workbench.device
+        with drawing(self.seed, epoch, workbench.device):
+            batches = workbench.unaugmented(self.seed).epoch(0)
+            found = measure_undisturbed(self.model, workbench.loss, batches, *arithmetic)
+        return torch.stack([found.loss, found.accuracy, found.effective_grad_norm], dim=1)
 
     def _on_host(self, state: State) -> list[State]:
         copies = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}

@@ -247,13 +247,20 @@ class Workbench:
         """The training batches of a seed, by passes over the training set."""
         data = self.config.data
         augment = Augment(flip=data.flip, crop_padding=data.crop_padding)
+        return self._passes(seed, augment if data.flip or data.crop_padding else None)
+
+    def unaugmented(self, seed: int) -> Loader:
+        """The same batches of images as they are."""
+        return self._passes(seed, None)
+
+    def _passes(self, seed: int, augment: Augment | None) -> Loader:
         return open_loader(
             self.data,
             "train",
             batch_size=self.config.training.batch_size,
             seed=self._own_seed(seed),
-            augment=augment if data.flip or data.crop_padding else None,
-            loader=data.loader,
+            augment=augment,
+            loader=self.config.data.loader,
             device=self.device,
         )
 
