@@ -106,6 +106,22 @@ def test_phase_ends_are_last_epochs_of_all_seeds(results):
     last = results.epochs[(results.epochs["kind"] == "pretrain") & (results.epochs["epoch"] == 40)]
     assert sorted(ends["grad_norm"]) == sorted(last["grad_norm"])
     assert set(table.loc[~table["is_end"], "seed"]) == {0}
+    assert set(table["measured"]) == {"running means"}
+
+
+def test_phase_is_of_passes_where_there_are_any_and_says_what_has_none(results):
+    epochs = results.epochs
+    has = (epochs["epoch"] % 4 == 0) & (epochs["plr"] != 1e-3)
+    values = {"pass_loss": 2 * epochs["train_loss"], "pass_grad_norm": 3 * epochs["grad_norm"]}
+    epochs = epochs.assign(**{name: value.where(has) for name, value in values.items()})
+    item = of(dataclasses.replace(results, epochs=epochs), "phase")
+    assert set(item.table["epoch"]) == set(range(4, 41, 4)) and 1e-3 not in set(item.table["plr"])
+    ends, last = item.table[item.table["is_end"]], epochs[has & (epochs["epoch"] == 40)]
+    last = last[last["kind"] == "pretrain"]
+    assert sorted(ends["train_loss"]) == sorted(2 * last["train_loss"])
+    assert sorted(ends["grad_norm"]) == sorted(3 * last["grad_norm"])
+    assert "fixed weights" in item.caption and "left out: 3" in item.caption
+    assert "running means" not in item.caption
 
 
 def test_convergence_marks_the_runs_that_do_not(results):
