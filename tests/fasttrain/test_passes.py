@@ -1,4 +1,4 @@
-"""Passes over the training set at fixed weights: what they measure, and that they change nothing."""
+"""Passes over the training set at fixed weights: what they measure; they change nothing."""
 
 import numpy as np
 import pandas as pd
@@ -90,7 +90,9 @@ def test_a_longer_leg_keeps_the_cadence_of_its_passes(tmp_path):
     ft.sweep(study(epochs=4, **keys), store=tmp_path / "grown", pack=2)
     grown = ft.sweep(study(epochs=7, **keys), store=tmp_path / "grown", pack=2).epochs
     grown = grown[grown["stage"].isin(whole["stage"])].reset_index(drop=True)
-    pd.testing.assert_frame_equal(whole[["stage", "epoch", *NAMES]], grown[["stage", "epoch", *NAMES]])
+    pd.testing.assert_frame_equal(
+        whole[["stage", "epoch", *NAMES]], grown[["stage", "epoch", *NAMES]]
+    )
     assert set(whole.loc[whole["pass_loss"].notna(), "epoch"]) == {3, 6, 7}
 
 
