@@ -9,6 +9,10 @@ augmentation, with batch normalisation in train mode.
 The loss whose Hessian is measured (`spectrum.py`) is the mean, over the images of the first of
 these batches, of the same train-mode loss. Everything is computed in fp32 (or fp64 if asked for),
 whatever precision the stages were trained in.
+
+Beside it stands the scale of arXiv 2209.03695, of the Hessian by theta at its norm n, in N numbers:
+eigenvalues / n^2, and trace / (n^2 N). Along theta a scale-invariant loss has no curvature, so that
+the trace is the same; eigenvalues are up to what the gradient mixes of both.
 """
 
 import dataclasses
@@ -30,7 +34,7 @@ from ..settings.losses import Loss
 from ..settings.networks.modules import ImageClassifier, fold
 from ..training.pack import State
 from ..training.passes import Measured as Pass
-from ..training.passes import measure_pass
+from ..training.passes import by_model, measure_pass
 from ..training.workbench import Workbench
 from .spectrum import SphereHessian, Top, rademacher, top_eigenvalues, trace
 from .tables import TABLES
@@ -95,16 +99,21 @@ def measure(
     )
     batches = loader.epoch(0)
     table = _gradients(measure_pass(model, workbench.loss, batches, "fp32", workbench.device))
+    theta = by_model([p.detach() for p in model.sphere_parameters()], len(states))
+    norm = torch.linalg.vector_norm(theta.double(), dim=1).cpu().numpy()
     found: dict[str, Any] = {"num_images": 0}
     ranked = {name: [] for name in ("model", *_columns("eigenvalues"))}
     if hessian is not None:
         count = math.ceil(hessian.num_images / loader.settings.batch_size)
         batches = list(itertools.islice(loader.epoch(0), count))
         found, top = curvature(model, workbench.loss, batches, seed, hessian)
-        ranked = _ranked(top)
+        found["trace_at_norm"] = found["trace"] / (norm**2 * theta.shape[1])
+        ranked = _ranked(top, norm)
     columns, rows = _columns("sharpness"), {"model": "int64"} | _columns("eigenvalues")
     return Measured(
-        table.assign(**found).reindex(columns=list(columns)).astype(columns),
+        table.assign(**found, norm=norm, num_weights=theta.shape[1])
+        .reindex(columns=list(columns))
+        .astype(columns),
         pd.DataFrame(ranked).astype(rows),
     )
 
@@ -113,13 +122,14 @@ def _columns(table: str) -> dict[str, str]:
     return {name: kind for name, kind in TABLES[table].items() if name != "stage"}
 
 
-def _ranked(top: Top) -> dict[str, Any]:
+def _ranked(top: Top, norm: np.ndarray) -> dict[str, Any]:
     num_models, count = top.values.shape
     return {
         "model": np.repeat(np.arange(num_models), count),
         "rank": np.tile(np.arange(1, count + 1), num_models),
         "value": top.values.flatten(),
         "residual": top.residuals.flatten(),
+        "value_at_norm": top.values.flatten().numpy() / np.repeat(norm, count) ** 2,
     }
 
 

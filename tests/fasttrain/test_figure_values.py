@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import same_color
 from matplotlib.figure import Figure
-from synthetic_grids import PLRS, published_grid
+from synthetic_grids import NORM, NUM_WEIGHTS, PLRS, published_grid
 
 from fasttrain.analysis.regimes import classify
 from fasttrain.analysis.tables import SetupResults
@@ -222,6 +222,36 @@ def test_what_is_drawn_is_the_table(items, name):
         assert len(expected) >= 2
         for point in expected:
             assert np.isclose(points, point, rtol=1e-9, atol=0).all(axis=1).any(), (place, point)
+
+
+def test_eigenvalues_have_the_published_scale_where_all_weights_have_one_norm(results):
+    item = of(results, "eigenvalues")
+    mean = item.table[item.table["rank"] == 0]
+    trace = results.sharpness.merge(results.stages[["stage", "plr", "kind"]], on="stage")
+    trace = trace[trace["kind"] == "pretrain"].groupby("plr")["trace"].mean() / NUM_WEIGHTS
+    own = mean[mean["series"] == "pre-trained"].set_index("plr")["mean"]
+    np.testing.assert_allclose(own.loc[trace.index], trace)
+    for ax in item.figure.axes:
+        [right] = ax.child_axes
+        low, high = ax.get_ylim()
+        item.figure.draw_without_rendering()
+        np.testing.assert_allclose(right.get_ylim(), [low / NORM**2, high / NORM**2])
+        assert right.get_ylabel() == "at norm 28"
+    averages = results.stages.loc[results.stages["kind"] == "swa", "stage"]
+    shrunk = results.eigenvalues["stage"].isin(averages) & (results.eigenvalues["rank"] == 2)
+    values = results.eigenvalues["value_at_norm"].where(~shrunk, lambda v: 2 * v)
+    uneven = results.eigenvalues.assign(value_at_norm=values)
+    figure = of(dataclasses.replace(results, eigenvalues=uneven), "eigenvalues").figure
+    titles = {ax.get_title(): len(ax.child_axes) for ax in figure.axes}
+    assert titles == {"pre-trained": 1, "FLR 1e-05": 1, "FLR 0.0003": 1, "k = 5": 0}
+
+
+def test_eigenvalues_without_a_norm_are_drawn_alone(results):
+    tables = {"sharpness": results.sharpness.assign(num_weights=NAN)}
+    tables["eigenvalues"] = results.eigenvalues.assign(value_at_norm=NAN)
+    item = of(dataclasses.replace(results, **tables), "eigenvalues")
+    assert set(item.table["rank"]) == set(range(1, 6))
+    assert not any(ax.child_axes for ax in item.figure.axes)
 
 
 def test_bars_and_steps_are_those_of_the_table(items):
