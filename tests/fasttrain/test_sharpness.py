@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
 
+from fasttrain.analysis.records import _joined
 from fasttrain.analysis.sharpness import HessianSettings, Measured, curvature, measure
 from fasttrain.analysis.tables import TABLES
 from fasttrain.plan.config import RunOptions, check, load_config
@@ -198,3 +200,10 @@ def test_augmentation_of_the_set_up_is_left_out(workbench, states, tiny, tmp_pat
     expected = measure(workbench, states, 0, hessian=None).sharpness
     assert measure(augmented, states, 0, hessian=None).sharpness.equals(expected)
     assert not measure(workbench, states, 1, hessian=None).sharpness.equals(expected)
+
+
+def test_records_of_before_lack_the_scale_at_the_norm_of_the_weights():
+    row = {"stage": ["a"], "rank": [1], "value": [2.0], "residual": [0.0]}
+    table = _joined("eigenvalues", [pyarrow.table(row)])
+    assert {name: str(kind) for name, kind in table.dtypes.items()} == TABLES["eigenvalues"]
+    assert table["value"].tolist() == [2.0] and table["value_at_norm"].isna().all()
