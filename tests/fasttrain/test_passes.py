@@ -8,12 +8,16 @@ import torch
 import fasttrain as ft
 from fasttrain.analysis.sharpness import measure
 from fasttrain.errors import UsageError
-from fasttrain.plan.config import RunOptions, check
+from fasttrain.plan.config import RunOptions, check, load_config
+from fasttrain.plan.stages import setup_sections
+from fasttrain.plan.trees import build
 from fasttrain.settings.knobs import Knobs
+from fasttrain.settings.optimizers.kinds import Sphere
 from fasttrain.store.columns import PASS_COLUMNS
 from fasttrain.store.entries import STATE
 from fasttrain.store.store import Store
 from fasttrain.training.pack import Pack
+from fasttrain.training.run_pack import run_pack
 from fasttrain.training.workbench import Workbench, open_workbench
 
 NAMES = list(PASS_COLUMNS)
@@ -120,3 +124,40 @@ def test_a_cadence_that_is_none_is_refused_by_name(value):
 def test_a_misspelt_cadence_has_the_nearest_name():
     with pytest.raises(UsageError, match="did you mean 'pass_every'"):
         check({"training": {"passes_every": 2}}, "here")
+
+
+def test_what_was_interrupted_goes_on_in_the_same_passes(tmp_path):
+    table = {
+        "data": {"n_train": 150},
+        "network": {"width": 2},
+        "training": {"epochs": 5, "pass_every": 2},
+        "grid": {"plr": [1e-3, 1e-2], "flr": "none", "k": "none"},
+    }
+    tables = {}
+    for name, at in (("whole", None), ("interrupted", 3)):
+        Store.open(tmp_path / name, create=True)
+        workbench = workbench_of(table, tmp_path / name)
+        setup = setup_sections(workbench.config, workbench.data, "fp32")
+        stages = list(build(workbench.config, setup))
+
+        def on_epoch(stage, epoch, row, at=at):
+            if epoch == at:
+                raise KeyboardInterrupt
+
+        if at is not None:
+            with pytest.raises(KeyboardInterrupt):
+                run_pack(stages, workbench, on_epoch)
+            assert not tensors(tmp_path / name)
+        run_pack(stages, workbench, lambda *_: None)
+        tables[name] = {s: named["passes"] for s, named in tensors(tmp_path / name).items()}
+    assert tables["whole"].keys() == tables["interrupted"].keys() and len(tables["whole"]) == 2
+    for stage, passes in tables["whole"].items():
+        assert passes.isfinite().all(dim=1).tolist() == [False, True, False, True, True]
+        assert torch.equal(passes.nan_to_num(), tables["interrupted"][stage].nan_to_num())
+
+
+@pytest.mark.parametrize("preset", ["digits-three-regimes", "cifar10-three-regimes"])
+def test_presets_of_three_regimes_have_passes(preset):
+    config = load_config(preset)
+    assert config.training.pass_every is not None and not config.grid.flr and not config.grid.k
+    assert config.optimizer == Sphere()
