@@ -40,6 +40,17 @@ def test_with_weight_norm_every_filter_is_scale_invariant_by_itself():
     assert (net(images()) - before).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-30])
+def test_a_filter_that_has_shrunk_to_nothing_is_dead_and_not_a_number(scale):
+    net = network(**WEIGHT).float()
+    with torch.no_grad():
+        net.convs[1].weight[2].mul_(scale)
+    out = net.convs[1](torch.randn(2, 4, 8, 8))
+    assert out.isfinite().all() and out[:, 2].abs().max() < 1e-9 < out[:, 1].abs().max()
+    losses = net(images().float()).square().sum()
+    assert all(g.isfinite().all() for g in torch.autograd.grad(losses, net.sphere_parameters()))
+
+
 def test_weight_norm_is_torchs_with_frozen_norms():
     net, x = network(**WEIGHT), images()
     layer = net.convs[1]

@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+SMALLEST = 1e-18
+"""norm of a filter below which it is no longer normalised: its squares still fit fp32"""
+
 
 class WeightNormConv(nn.Conv2d):
     """A convolution of fixed filter norms; its `weight` is v, with gradients orthogonal to v."""
@@ -24,7 +27,9 @@ class WeightNormConv(nn.Conv2d):
 
     def _norms(self) -> Tensor:
         """||v_i||: (out_channels,)."""
-        return torch.linalg.vector_norm(self.weight, dim=(1, 2, 3))
+        # A filter that is dead has no gradient, and on the joint sphere shrinks at every step until
+        # its squares underflow: it stays dead, where 0/0 would end the run.
+        return torch.linalg.vector_norm(self.weight, dim=(1, 2, 3)).clamp_min(SMALLEST)
 
     def forward(self, input: Tensor) -> Tensor:
         weight = self.weight * (self.gain / self._norms()).view(-1, 1, 1, 1)
