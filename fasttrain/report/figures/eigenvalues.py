@@ -63,7 +63,7 @@ def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
         _show_at_norm(ax, table.loc[table["series"] == name, "norm"].dropna())
     words = {rank: f"rank {rank}" if rank else "mean of all, trace / N" for rank in ranks}
     handles = [handle(words[rank], colours[rank], marks[rank], styles[rank]) for rank in ranks]
-    legend_below(figure, handles, 6)
+    legend_below(figure, handles, 3)
     return figure
 
 
