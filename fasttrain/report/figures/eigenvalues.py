@@ -72,7 +72,8 @@ def _show_at_norm(ax: Axes, norms: pd.Series) -> None:
     if norms.empty or norms.max() > (1 + SAME_NORM) * norms.min():
         return
     square = float(norms.mean()) ** 2
-    right = ax.secondary_yaxis("right", functions=(lambda v: v / square, lambda v: v * square))
+    scales = (lambda v: np.asarray(v) / square, lambda v: np.asarray(v) * square)
+    right = ax.secondary_yaxis("right", functions=scales)
     right.set_ylabel(f"at norm {number(square**0.5)}", fontsize=8)
     right.tick_params(labelsize=8)
 
