@@ -83,10 +83,10 @@ class ResidentLoader(Loader):
         size = self.settings.batch_size
         order = self.order(epoch)
         labels = self._labels.index_select(0, order)
-        draws = {"rand": self.settings.augment.rand, **self.draws(epoch)}
+        rand, draws = self.settings.augment.rand, self.draws(epoch)
         for first in range(0, len(order), size):
             batch = slice(first, first + size)
-            yield self.made(order[batch], labels[batch], **draws), labels[batch]
+            yield self.made(order[batch], labels[batch], rand, **draws), labels[batch]
 
     def made(
         self, rows: Tensor, labels: Tensor, rand: RandAugment | None = None, **draws: Any

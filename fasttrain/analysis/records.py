@@ -130,8 +130,8 @@ def _joined(name: str, parts: Iterable[pyarrow.Table]) -> pd.DataFrame:
     if not filled:
         return nothing
     whole = pyarrow.concat_tables(filled, promote_options="permissive").to_pandas()
-    # Records of an earlier package may have columns that stand elsewhere now.
-    whole = whole[list(nothing)]
+    # Records of an earlier package may have columns that stand elsewhere now, and lack others.
+    whole = whole.reindex(columns=list(nothing))
     # Set-ups that share a pre-training share angles between its averages.
     return whole.astype(nothing.dtypes).drop_duplicates(ignore_index=True)
 

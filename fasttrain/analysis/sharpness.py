@@ -9,13 +9,17 @@ augmentation, with batch normalisation in train mode; a network that drops is in
 The loss whose Hessian is measured (`spectrum.py`) is the mean, over the images of the first of
 these batches, of the same train-mode loss. Everything is computed in fp32 (or fp64 if asked for),
 whatever precision the stages were trained in.
+
+Beside it stands the scale of arXiv 2209.03695, of the Hessian by theta at its norm n, in N numbers:
+eigenvalues / n^2, and trace / (n^2 N). Along theta a scale-invariant loss has no curvature, so that
+the trace is the same; eigenvalues are up to what the gradient mixes of both.
 """
 
 import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,8 +34,10 @@ from ..settings.losses import Loss
 from ..settings.networks.modules import ImageClassifier, fold
 from ..settings.networks.noise import drops
 from ..training.pack import State
+from ..training.passes import Measured as Pass
+from ..training.passes import by_model, measure_pass
 from ..training.workbench import Workbench
-from .spectrum import SphereHessian, Top, by_model, rademacher, top_eigenvalues, trace
+from .spectrum import SphereHessian, Top, rademacher, top_eigenvalues, trace
 from .tables import TABLES
 
 Batch = tuple[Tensor, Tensor]
@@ -93,17 +99,23 @@ def measure(
         dtype=dtype,
         augment=None,
     )
-    table = gradient_norms(model, workbench.loss, loader.epoch(0))
+    batches = loader.epoch(0)
+    table = _gradients(measure_pass(model, workbench.loss, batches, "fp32", workbench.device))
+    theta = by_model([p.detach() for p in model.sphere_parameters()], len(states))
+    norm = torch.linalg.vector_norm(theta.double(), dim=1).cpu().numpy()
     found: dict[str, Any] = {"num_images": 0}
     ranked = {name: [] for name in ("model", *_columns("eigenvalues"))}
     if hessian is not None:
         count = math.ceil(hessian.num_images / loader.settings.batch_size)
         batches = list(itertools.islice(loader.epoch(0), count))
         found, top = curvature(model, workbench.loss, batches, seed, hessian)
-        ranked = _ranked(top)
+        found["trace_at_norm"] = found["trace"] / (norm**2 * theta.shape[1])
+        ranked = _ranked(top, norm)
     columns, rows = _columns("sharpness"), {"model": "int64"} | _columns("eigenvalues")
     return Measured(
-        table.assign(**found).reindex(columns=list(columns)).astype(columns),
+        table.assign(**found, norm=norm, num_weights=theta.shape[1])
+        .reindex(columns=list(columns))
+        .astype(columns),
         pd.DataFrame(ranked).astype(rows),
     )
 
@@ -112,41 +124,22 @@ def _columns(table: str) -> dict[str, str]:
     return {name: kind for name, kind in TABLES[table].items() if name != "stage"}
 
 
-def _ranked(top: Top) -> dict[str, Any]:
+def _ranked(top: Top, norm: np.ndarray) -> dict[str, Any]:
     num_models, count = top.values.shape
     return {
         "model": np.repeat(np.arange(num_models), count),
         "rank": np.tile(np.arange(1, count + 1), num_models),
         "value": top.values.flatten(),
         "residual": top.residuals.flatten(),
+        "value_at_norm": top.values.flatten().numpy() / np.repeat(norm, count) ** 2,
     }
 
 
-def gradient_norms(model: ImageClassifier, loss: Loss, batches: Iterable[Batch]) -> pd.DataFrame:
-    """Loss, accuracy and mean batch gradient norms of every model in the mode that it is in."""
-    size, parameters = model.num_models, model.sphere_parameters()
-    device = parameters[0].device
-    loss_sum, norm_sum = torch.zeros(2, size, dtype=torch.float64, device=device)
-    correct = torch.zeros(size, dtype=torch.int64, device=device)
-    num_images = num_batches = 0
-    for images, labels in batches:
-        losses, hits = loss(model(images), labels)
-        # Each model's gradient is that of its own loss: no weight is shared.
-        grads = by_model(torch.autograd.grad(losses.sum(), parameters), size)
-        norm_sum += torch.linalg.vector_norm(grads, dim=1)
-        loss_sum += losses.detach() * len(labels)
-        correct += hits.sum(dim=1)
-        num_images += len(labels)
-        num_batches += 1
-    radius = torch.linalg.vector_norm(by_model([p.detach() for p in parameters], size), dim=1)
-    grad_norm = norm_sum / num_batches
+def _gradients(found: Pass) -> pd.DataFrame:
+    """Loss, accuracy and mean batch gradient norms of every model."""
+    names = ("train_loss", "train_accuracy", "grad_norm", "effective_grad_norm")
     return pd.DataFrame(
-        {
-            "train_loss": (loss_sum / num_images).cpu().numpy(),
-            "train_accuracy": (correct.double() / num_images).cpu().numpy(),
-            "grad_norm": grad_norm.cpu().numpy(),
-            "effective_grad_norm": (grad_norm * radius).cpu().numpy(),
-        }
+        {name: value.cpu().numpy() for name, value in zip(names, found, strict=True)}
     )
 
 

@@ -21,13 +21,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..training.passes import by_model
+
 BREAKDOWN = 1e-6
 """what is left of a vector, relative to the matrix, below which nothing is left but rounding"""
-
-
-def by_model(tensors: Sequence[Tensor], num_models: int) -> Tensor:
-    """The parameters, or their gradients, as one vector of every model: (K, D)."""
-    return torch.cat([tensor.reshape(num_models, -1) for tensor in tensors], dim=1)
 
 
 class SphereHessian:

@@ -33,14 +33,18 @@ TABLES: dict[str, dict[str, str]] = {
     "histograms": {"stage": "str", "epoch": "int64", "level": "str"}
     | {"log10_low": "float64", "log10_high": "float64", "count": "int64"},
     # Mean norm of a batch's gradient, and that times ||theta||; the trace of the Hessian on the
-    # sphere of radius 1, with its standard error over probes.
+    # sphere of radius 1, with its standard error over probes. Then the scale of 2209.03695, at the
+    # norm n = ||theta|| of the N weights: trace / (n^2 N).
     "sharpness": {"stage": "str"}
     | dict.fromkeys(("train_loss", "train_accuracy", "grad_norm"), "float64")
     | dict.fromkeys(("effective_grad_norm", "trace", "trace_error"), "float64")
-    | {"num_images": "int64"},
+    | {"num_images": "int64", "norm": "float64", "num_weights": "Int64"}
+    | {"trace_at_norm": "float64"},
     # The largest eigenvalues of that Hessian, from rank 1 down, and their residuals relative to
-    # the largest: within residual * |largest| of each value there is an eigenvalue.
-    "eigenvalues": {"stage": "str", "rank": "int64", "value": "float64", "residual": "float64"},
+    # the largest: within residual * |largest| of each value there is an eigenvalue. In the scale of
+    # 2209.03695 it is value / n^2.
+    "eigenvalues": {"stage": "str", "rank": "int64"}
+    | dict.fromkeys(("value", "residual", "value_at_norm"), "float64"),
     # Test accuracy on images of which only the frequencies low <= |kx| + |ky| < high are left;
     # band 0 is the unfiltered image.
     "bands": {"stage": "str", "band": "int64", "low": "float64", "high": "float64"}

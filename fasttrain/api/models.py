@@ -102,7 +102,8 @@ def _model(stage: Finished, store: Store) -> Classifier:
     about = stage.about
     progress = Progress.from_tensors(store.read_tensors(stage.stage, STATE))
     lacks = [name for name in ("image_shape", "mean", "std") if about.get(name) is None]
-    if about["k"] is not None and not progress.statistics:
+    has_statistics = any(name.endswith("running_mean") for name in progress.model)
+    if about["k"] is not None and has_statistics and not progress.statistics:
         lacks.append("batch-normalisation statistics of the average")
     if lacks:
         raise EnvironmentProblem(

@@ -64,6 +64,9 @@ def estimate(
         timing = min(timings, key=lambda timing: abs(timing.size - len(pack)))
         scale = len(pack) / timing.size
         step_s, test_s = timing.step_s * num_steps * scale, timing.test_batch_s * num_tests * scale
+        if every := workbench.config.training.pass_every:
+            # Of the steps of a pass the optimiser's alone is not taken.
+            test_s += timing.step_s * len(workbench.passes(0)) * scale / every
         epochs = max(left[stage.id] for stage in members)
         # An average adds two passes over the training set, each about a third of training on it.
         seconds += epochs * (step_s + test_s) + (members[0].kind == "swa") * step_s * 2 / 3

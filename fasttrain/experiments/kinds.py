@@ -210,6 +210,12 @@ def _check_leg(config: "Config", leg: Leg, place: int, where: str) -> None:
             f"{where}: noise = {_shown(leg.noise)}: networks with noise on activations are"
             f" {', '.join(NOISY)}; this is {config.network.model}"
         )
+    norm = getattr(config.network, "norm", "batch")
+    if any(leg.noise) and norm != "batch":
+        raise UsageError(
+            f"{where}: noise = {_shown(leg.noise)}: is added to what batch norm gives, and"
+            f" network.norm is {norm!r}"
+        )
 
 
 NO_DECAY = {

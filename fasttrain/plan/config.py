@@ -25,6 +25,7 @@ from ..settings.limits import MAX_TOML_BYTES, MOST, in_one_line, shown
 from ..settings.networks.kinds import AnyNetwork, ConvNet
 from ..settings.optimizers.kinds import SGD, Optimizer, Sphere
 from ..settings.rates import EpochCounts, LearningRates, OptionalRates, Seeds, known_device
+from .norms import check_norm
 from .pairs import check_pairs
 from .tables import PARTS, part_keys, with_kinds
 
@@ -48,6 +49,9 @@ class TrainingConfig:
     """steps of an epoch, wherever epochs are counted; a pass over the training set if not given"""
     evaluate_every: Count = 1
     """epochs between test passes; the last epoch is always tested"""
+    pass_every: Count | None = None
+    """epochs between passes over the training set that measure loss and gradient at fixed weights
+    for the phase diagram; after the last epoch too; none if not given"""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """arithmetic of the networks (weights stay fp32); auto is bf16 where the device has it"""
     loss: Literal["cross-entropy", "binary-cross-entropy", "squared"] = "cross-entropy"
@@ -204,13 +208,9 @@ def _check_together(config: Config, origin: str) -> None:
     if isinstance(optimizer, SGD) and optimizer.nesterov and not optimizer.momentum:
         raise UsageError(f"{origin}: optimizer.nesterov = true: needs a momentum above 0")
     check_pairs(config, origin)
+    check_norm(config, origin)
     # What lies on the sphere of a custom network is known when it is built.
     form = getattr(config.network, "form", None)
-    if form == "practical" and getattr(config.network, "norm", None) == "layer":
-        raise UsageError(
-            f"{origin}: network.norm = 'layer': is without affine parameters, and the form is"
-            " practical; allowed here is scale-invariant"
-        )
     if isinstance(optimizer, Sphere) and form == "practical":
         if optimizer.free_lr is None:
             raise UsageError(

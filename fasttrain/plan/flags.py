@@ -18,6 +18,8 @@ from .tables import DEFAULT_RADIUS
 
 OF_SOME_KINDS = ("image_size", "dimension", "kappa")
 """flags of data that not all kinds have"""
+OF_EACH_KIND = ("norm",)
+"""options of networks that have other values in another kind, which begins at its own default"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +79,8 @@ class NetworkFlags:
     """practical: affine normalisation, and a head that trains"""
     layers: int | None = None
     """mlp: hidden layers"""
-    norm: Literal["batch", "layer"] | None = None
-    """mlp: what follows each hidden layer"""
+    norm: Literal["batch", "layer", "weight", "none"] | None = None
+    """mlp: batch or layer norm after each hidden layer; convnet: batch or weight norm, or none"""
     init_std: float | None = None
     """two-layer: standard deviation of the initial weights"""
     depth: int | None = None
@@ -112,7 +114,8 @@ class NetworkFlags:
             table = {**asdict(network), **flags}
         else:
             own = network_options(self.model)
-            kept = {n: v for n, v in flags.items() if n in own or v != before[n]}
+            both = {n for n in own if n not in OF_EACH_KIND}
+            kept = {n: v for n, v in flags.items() if n in both or v != before[n]}
             table = {**kept, "model": self.model}
         # A preset's radius goes with its sphere.
         if not sphere and table.get("radius") in (DEFAULT_RADIUS, before["radius"]):

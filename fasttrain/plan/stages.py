@@ -31,7 +31,7 @@ from .identity import stage_identity, torch_version
 NO_IDENTITY = {
     "data": DATA_BESIDE_IDENTITY,
     "training": ("epochs", "finetune_epochs", "evaluate_every", "precision", "loss", "inherit")
-    + ("until_loss",),
+    + ("until_loss", "pass_every"),
 }
 """Values of the configuration that its sections leave out: they change no number, or stand
 elsewhere in an identity (digest, epochs, the resolved precision, loss)."""

@@ -21,6 +21,10 @@ TESTED = slice(SCORES.index("test_loss"), SCORES.index("test_accuracy") + 1)
 PROBE_COLUMNS = ("probe_{}_loss", "probe_{}_accuracy")
 """of every probe set, behind `COLUMNS`, by its name"""
 
+PASS_COLUMNS = ("pass_loss", "pass_accuracy", "pass_grad_norm")
+"""of a pass over the training set at the weights of an epoch's end, behind all others in the table
+of a stage that has one: NaN in epochs without; the gradient norm is effective"""
+
 
 def probe_columns(names: Sequence[str]) -> list[str]:
     """The columns of probe sets."""

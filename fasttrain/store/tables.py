@@ -24,7 +24,7 @@ from ..settings.knobs import Knobs
 from ..settings.networks.kinds import network_options
 from ..settings.optimizers.kinds import KINDS, options
 from ..settings.part import given
-from .columns import COLUMNS
+from .columns import COLUMNS, PASS_COLUMNS
 from .entries import METRICS
 from .store import Store
 
@@ -209,6 +209,9 @@ def stage_table(found: Sequence[Finished]) -> pd.DataFrame:
 def load_epochs(store: str | Path) -> pd.DataFrame:
     """One row per epoch of every finished stage: the identity columns, epoch, and the scores.
 
+    Where the store has passes over the training set (training.pass_every), pass_loss, pass_accuracy
+    and pass_grad_norm too: at the weights of the epoch's end; NaN in epochs without.
+
     For swa these are the epochs of the continuing run, not of its average.
     """
     return epoch_table(store, finished(store))
@@ -217,8 +220,9 @@ def load_epochs(store: str | Path) -> pd.DataFrame:
 def epoch_table(store: str | Path, found: Sequence[Finished]) -> pd.DataFrame:
     """The table of `load_epochs` of these stages."""
     stages = pd.DataFrame([f.identity() for f in found], columns=list(IDENTITY))
-    columns = ["epoch", *COLUMNS]
-    epochs = measured_epochs(store, found).reindex(columns=["stage", *columns])
+    measured = measured_epochs(store, found)
+    columns = ["epoch", *COLUMNS, *(name for name in PASS_COLUMNS if name in measured)]
+    epochs = measured.reindex(columns=["stage", *columns])
     whole = stages.merge(epochs, on="stage")[[*IDENTITY, *columns]]
     return in_order(whole.astype({"flr": "float64", "k": "Int64", "width": "Int64"}))
 

@@ -1,13 +1,17 @@
-"""The images of a setting, as they are asked for."""
+"""The images of a setting and its training batches, as they are asked for."""
 
 from pathlib import Path
 
-from fasttrain_data import DataError, ImageData, load
+import torch
+
+from fasttrain_data import DataError, ImageData, Loader, load, open_loader
 
 from ..errors import UsageError
 from ..plan.config import Config
 from ..settings.losses import LOSSES
+from ..settings.networks.kinds import CustomNetwork
 from ..store.inputs import one_line_errors
+from .building import augmentation
 
 
 def load_images(dataset: str, root: Path | None) -> ImageData:
@@ -53,3 +57,32 @@ def configured_images(config: Config, root: Path | None) -> ImageData:
             " normalisation of an mlp has no statistics; take another size, or another n_train"
         )
     return data
+
+
+def open_passes(
+    data: ImageData,
+    config: Config,
+    seed: int,
+    device: torch.device,
+    precision: str,
+    *,
+    augmented: bool = True,
+) -> Loader:
+    """The training batches of a seed, by passes over the training set."""
+    return open_loader(
+        data,
+        "train",
+        batch_size=config.training.batch_size,
+        seed=seed,
+        augment=augmentation(config.data) if augmented and config.data.augmented else None,
+        loader=config.data.loader,
+        device=device,
+        dtype=batch_dtype(config, device, precision),
+    )
+
+
+def batch_dtype(config: Config, device: torch.device, precision: str) -> torch.dtype:
+    """On a GPU what the first operation of our networks takes: it is not cast in every step."""
+    ours = not isinstance(config.network, CustomNetwork)
+    narrow = device.type == "cuda" and precision == "bf16" and ours
+    return torch.bfloat16 if narrow else torch.float32

@@ -18,6 +18,7 @@ from .captured import captured
 from .evaluate import Score, reestimate_batch_norm_, score_in_eval_mode, score_test_set
 from .fused_mlp import fused
 from .loop import EpochTotals, filter_norms, train_epoch
+from .passes import measure_undisturbed
 from .snapshot import Snapshot, State
 from .workbench import Workbench, trained
 
@@ -38,6 +39,8 @@ class Epoch(NamedTuple):
     """running means of all that trains; empty dictionaries unless the pack averages"""
     optimizers: Sequence[State]
     """what the next step depends on besides the weights; empty without momentum or moments"""
+    passes: Tensor | None = None
+    """(num_models, len(PASS_COLUMNS)) fp64 of a pass at the end, if there is one"""
 
 
 class Pack:
@@ -92,10 +95,13 @@ class Pack:
             for name, weight in trained(self.model).all
         }
 
-    def train(self, epoch: int, *, tested: bool, batches: int | None = None) -> Epoch:
+    def train(
+        self, epoch: int, *, tested: bool, passed: bool = False, batches: int | None = None
+    ) -> Epoch:
         """Train one epoch, with a test pass at its end or NaN in its place.
 
         Args:
+            passed: whether a pass over the training set follows.
             batches: the epoch of the loader that has its batches; the same if not given.
         """
         workbench = self.workbench
@@ -119,7 +125,8 @@ class Pack:
         read = torch.cat(columns, dim=1).cpu()
         scores, probes, apart = read.split([column.shape[1] for column in columns], dim=1)
         moved = torch.tensor([angle_of(pair) for pair in apart.tolist()], dtype=torch.float64)
-        return Epoch(scores, probes, norms, moved, states, averages, optimizers)
+        passes = self._pass(epoch).cpu() if passed else None
+        return Epoch(scores, probes, norms, moved, states, averages, optimizers, passes)
 
     def _chords(self) -> Tensor:
         """Of the weights on the sphere and those of the start: (num_models, 2), on the device."""
@@ -156,6 +163,15 @@ class Pack:
         return score_test_set(
             self.model, workbench.loss, loader, workbench.precision, workbench.device
         )
+
+    def _pass(self, epoch: int) -> Tensor:
+        """What a pass over the training set measures: (num_models, len(PASS_COLUMNS)) fp64."""
+        workbench = self.workbench
+        arithmetic = workbench.precision, workbench.device
+        with drawing(self.seed, epoch, workbench.device):
+            batches = workbench.unaugmented(self.seed).epoch(0)
+            found = measure_undisturbed(self.model, workbench.loss, batches, *arithmetic)
+        return torch.stack([found.loss, found.accuracy, found.effective_grad_norm], dim=1)
 
     def states(self) -> Sequence[State]:
         """The models as they are now, on the host."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..plan.stages import Stage
-from ..store.columns import COLUMNS, TESTED
+from ..store.columns import COLUMNS, PASS_COLUMNS, TESTED
 from .chance import Chance
 from .snapshot import State
 
@@ -39,6 +39,9 @@ class Progress:
     """of every epoch its scores, fp64: those of `COLUMNS`, then on every probe set"""
     norms: list[Tensor] = field(default_factory=list)
     """of every epoch the norm of every conv filter, (filters,) fp32"""
+    passes: list[Tensor] = field(default_factory=list)
+    """of every epoch the `PASS_COLUMNS` of the pass after it, fp64, NaN without; empty if no epoch
+    has one"""
     time_s: float = 0.0
     """its share of the time spent on the epochs and their tests, by all processes"""
     statistics: State = field(default_factory=dict)
@@ -53,7 +56,17 @@ class Progress:
         none = torch.empty(0, len(COLUMNS), dtype=torch.float64)
         series = torch.stack(self.series) if self.series else none
         norms = torch.stack(self.norms) if self.norms else torch.empty(0)
-        return {**named, "series": series, "norms": norms}
+        passes = {"passes": torch.stack(self.passes)} if self.passes else {}
+        return {**named, "series": series, "norms": norms, **passes}
+
+    def passes_with(self, row: Tensor | None) -> list[Tensor]:
+        """The passes after one more epoch, with this one if it has one."""
+        if row is None and not self.passes:
+            return []
+        nothing = torch.full((len(PASS_COLUMNS),), math.nan, dtype=torch.float64)
+        # Those before may be of a run without passes.
+        before = self.passes or [nothing] * len(self.series)
+        return [*before, nothing if row is None else row]
 
     def checkpoint(self) -> dict[str, Tensor]:
         """`tensors`, and what is no result."""
@@ -68,8 +81,10 @@ class Progress:
 
         time_s = float(tensors.get("time_s", 0))
         series, norms = list(tensors["series"]), list(tensors["norms"])
+        passes = list(tensors.get("passes", []))
         model, average, optimizer = map(part, ("model.", "average.", "optimizer."))
-        return cls(model, average, optimizer, series, norms, time_s, part("statistics."))
+        rest = part("statistics.")
+        return cls(model, average, optimizer, series, norms, passes, time_s, rest)
 
 
 @dataclass

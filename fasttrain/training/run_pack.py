@@ -19,12 +19,13 @@ from ..machine.files import parquet, tensors_to_bytes
 from ..plan.identity import digest
 from ..plan.stages import Stage
 from ..store.checkpoints import CheckpointWriter
+from ..store.columns import PASS_COLUMNS
 from ..store.entries import METRICS, STATE
 from ..store.pack_records import PackRecords, foundations
 from .chance import AT_CHANCE, DONE, NON_FINITE
 from .pack import Epoch, Pack
 from .progress import Progress, Run, is_at_chance, is_hopeless, set_tested
-from .starts import ended_with, is_due, lost_before, start_of, state_digest
+from .starts import ended_with, has_pass, is_due, lost_before, start_of, state_digest
 from .workbench import End, Workbench
 
 OnEpoch = Callable[[Stage, int, dict[str, float]], None]
@@ -154,7 +155,8 @@ def _run_epoch(
     stage, epoch = runs[0].stage, runs[0].next_epoch
     started = time.monotonic()
     due, batches = is_due(stage, epoch + 1, workbench), epoch - workbench.first_epoch(stage)
-    result = pack.train(epoch, tested=due, batches=batches)
+    passed = has_pass(stage, epoch + 1, workbench)
+    result = pack.train(epoch, tested=due, passed=passed, batches=batches)
     share = (time.monotonic() - started) / len(runs)
     for index, run in enumerate(runs):
         run.progress = _appended(run, result, index, share)
@@ -200,6 +202,7 @@ def _appended(run: Run, result: Epoch, index: int, time_s: float) -> Progress:
         result.optimizers[index],
         [*progress.series, row],
         [*progress.norms, result.norms[index]],
+        progress.passes_with(None if result.passes is None else result.passes[index]),
         progress.time_s + time_s,
     )
 
@@ -258,6 +261,8 @@ def _metrics(run: Run, columns: Sequence[str]) -> bytes:
     series = run.progress.series
     values = torch.stack(series).numpy() if series else None
     table = pd.DataFrame(values, columns=list(columns), dtype="float64")
+    if run.progress.passes:
+        table[list(PASS_COLUMNS)] = torch.stack(run.progress.passes).numpy()
     first = run.stage.start_epoch + 1
     table.insert(0, "epoch", range(first, first + len(table)))
     return parquet(table)

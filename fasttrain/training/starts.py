@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..plan.stages import Stage, predecessors
+from ..store.columns import PASS_COLUMNS
 from ..store.entries import METRICS, STATE
 from ..store.pack_records import foundations
 from ..store.store import Store
@@ -34,8 +35,11 @@ def ended_with(stage: Stage, lost: Stage, store: Store) -> Run:
     if lost is not stage.parent and stage.k is None:
         # The beginning of the same leg: what is known of that is known of this.
         table = pd.read_parquet(io.BytesIO(store.read(lost.id, METRICS)))
-        rows = table.drop(columns="epoch").to_numpy()
+        passes = [name for name in PASS_COLUMNS if name in table]
+        rows = table.drop(columns=["epoch", *passes]).to_numpy()
         progress.series = list(torch.tensor(rows, dtype=torch.float64))
+        if passes:
+            progress.passes = list(torch.tensor(table[passes].to_numpy(), dtype=torch.float64))
     stopped = store.is_stopped(lost.id)
     return Run(stage, progress, stopped=stopped, built_on={lost.id: None})
 
@@ -81,6 +85,8 @@ def start_of(
         if stage.k is None and not reached and not is_due(stage, shorter.end_epoch, workbench):
             # Its last epoch was tested because it was the last.
             set_tested(progress.series[-1], torch.tensor(math.nan))
+        if progress.passes and not has_pass(stage, shorter.end_epoch, workbench):
+            progress.passes[-1] = torch.full_like(progress.passes[-1], math.nan)
         return progress, start
     if stage.parent is None:
         return Progress({}), start
@@ -105,5 +111,15 @@ def is_due(stage: Stage, epoch: int, workbench: Workbench) -> bool:
     A run that goes on for an average is tested by the cadence alone, so that it does not depend on
     where the averages of fewer checkpoints ended.
     """
+    return _at_cadence(stage, epoch, workbench.config.training.evaluate_every)
+
+
+def has_pass(stage: Stage, epoch: int, workbench: Workbench) -> bool:
+    """Whether there is a pass over the training set after so many epochs: as `is_due`."""
+    every = workbench.config.training.pass_every
+    return every is not None and _at_cadence(stage, epoch, every)
+
+
+def _at_cadence(stage: Stage, epoch: int, every: int) -> bool:
     last = epoch == stage.end_epoch and stage.k is None
-    return last or epoch % workbench.config.training.evaluate_every == 0
+    return last or epoch % every == 0

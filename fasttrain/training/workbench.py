@@ -19,7 +19,6 @@ from ..plan.config import Config, RunOptions
 from ..plan.stages import Stage
 from ..settings.knobs import Knobs
 from ..settings.losses import LOSSES, Loss
-from ..settings.networks.kinds import CustomNetwork
 from ..settings.networks.modules import ImageClassifier, fold
 from ..settings.networks.noise import add_noise_, drops
 from ..settings.networks.own_module import OwnNetwork
@@ -29,10 +28,10 @@ from ..settings.optimizers.kinds import Sphere
 from ..store.columns import COLUMNS, probe_columns
 from ..store.sources import check_unchanged, sources
 from ..store.store import Store
-from .building import augmentation, new_network, trained
+from .building import new_network, trained
 from .chance import Chance, chance_of
 from .fused_mlp import kernel_of
-from .loading import configured_images
+from .loading import batch_dtype, configured_images, open_passes
 from .parts import check_parts
 from .snapshot import State
 from .step_epochs import StepEpochs
@@ -101,13 +100,8 @@ class Workbench:
 
     def _evaluated(self, split: str) -> Loader:
         """The batches of a set that is not trained on."""
-        return open_loader(
-            self.data,
-            split,
-            batch_size=self._test_batch_size,
-            device=self.device,
-            dtype=self._batch_dtype,
-        )
+        size, dtype = self._test_batch_size, batch_dtype(self.config, self.device, self.precision)
+        return open_loader(self.data, split, batch_size=size, device=self.device, dtype=dtype)
 
     @functools.cached_property
     def columns(self) -> tuple[str, ...]:
@@ -258,30 +252,18 @@ class Workbench:
             return self._passes.with_seed(own)
         return self._open_passes(own)
 
+    def unaugmented(self, seed: int) -> Loader:
+        """The same batches of images as they are."""
+        return self._open_passes(self._own_seed(seed), augmented=False)
+
     @functools.cached_property
     def _passes(self) -> Loader:
         """Of any seed: where the set lies on a device, it was brought there once."""
         return self._open_passes(0)
 
-    def _open_passes(self, seed: int) -> Loader:
-        data = self.config.data
-        return open_loader(
-            self.data,
-            "train",
-            batch_size=self.config.training.batch_size,
-            seed=seed,
-            augment=augmentation(data) if data.augmented else None,
-            loader=data.loader,
-            device=self.device,
-            dtype=self._batch_dtype,
-        )
-
-    @property
-    def _batch_dtype(self) -> torch.dtype:
-        """On a GPU what the first operation of our networks takes: it is not cast in every step."""
-        ours = not isinstance(self.config.network, CustomNetwork)
-        narrow = self.device.type == "cuda" and self.precision == "bf16" and ours
-        return torch.bfloat16 if narrow else torch.float32
+    def _open_passes(self, seed: int, *, augmented: bool = True) -> Loader:
+        where = self.device, self.precision
+        return open_passes(self.data, self.config, seed, *where, augmented=augmented)
 
 
 def open_workbench(

@@ -16,6 +16,7 @@ from fasttrain.analysis.tables import SetupResults
 PLRS = (1e-5, 1e-4, 2e-4, 5e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 FLRS = (1e-5, 3e-4)
 NAN = float("nan")
+NORM, NUM_WEIGHTS = 28.0, 2_790_240
 BOUNDARIES = (3e-4, 1.4e-3, 2e-2)
 
 
@@ -186,9 +187,12 @@ def _measures(stage: dict[str, Any], noise: np.random.Generator, tables: dict) -
     grad = 20 * error * np.exp(noise.normal(0, 0.2))
     sharp = {"stage": name, "train_loss": stage["train_loss"], "train_accuracy": 1.0}
     sharp |= {"grad_norm": grad / 28, "effective_grad_norm": grad, "trace": 1e4 * error}
+    sharp |= {"norm": NORM, "num_weights": NUM_WEIGHTS}
+    sharp["trace_at_norm"] = sharp["trace"] / (NORM**2 * NUM_WEIGHTS)
     tables["sharpness"].append(sharp | {"trace_error": 10.0, "num_images": 1000})
     tables["eigenvalues"] += [
         {"stage": name, "rank": rank, "value": 100 * grad / rank, "residual": 1e-3}
+        | {"value_at_norm": 100 * grad / rank / NORM**2}
         for rank in range(1, 6)
     ]
     for band, (low, high) in enumerate([(0, 33), (0, 1), (1, 9), (9, 25), (25, 33)]):

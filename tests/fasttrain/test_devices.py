@@ -15,6 +15,7 @@ from fasttrain.machine.precision import device_name, resolve_device, resolve_pre
 from fasttrain.machine.provenance import provenance
 from fasttrain.plan.config import Config, GridConfig, RunOptions
 from fasttrain.plan.trees import build
+from fasttrain.training import loading
 from fasttrain.training import workbench as module
 
 FREE_BYTES = 1000
@@ -144,7 +145,8 @@ def test_processes_take_the_gpus_in_turn_and_share_their_memory(
 ):
     machine(count)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(module, "open_loader", lambda *_, **__: range(1))
+    for opener in (module, loading):
+        monkeypatch.setattr(opener, "open_loader", lambda *_, **__: range(1))
     # What two models take, of the half of a GPU's memory that packs may have.
     share = max(expected.count(index) for index in expected)
     monkeypatch.setattr(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import same_color
 from matplotlib.figure import Figure
-from synthetic_grids import PLRS, published_grid
+from synthetic_grids import NORM, NUM_WEIGHTS, PLRS, published_grid
 
 from fasttrain.analysis.regimes import classify
 from fasttrain.analysis.tables import SetupResults
@@ -106,6 +106,22 @@ def test_phase_ends_are_last_epochs_of_all_seeds(results):
     last = results.epochs[(results.epochs["kind"] == "pretrain") & (results.epochs["epoch"] == 40)]
     assert sorted(ends["grad_norm"]) == sorted(last["grad_norm"])
     assert set(table.loc[~table["is_end"], "seed"]) == {0}
+    assert set(table["measured"]) == {"running means"}
+
+
+def test_phase_is_of_passes_where_there_are_any_and_says_what_has_none(results):
+    epochs = results.epochs
+    has = (epochs["epoch"] % 4 == 0) & (epochs["plr"] != 1e-3)
+    values = {"pass_loss": 2 * epochs["train_loss"], "pass_grad_norm": 3 * epochs["grad_norm"]}
+    epochs = epochs.assign(**{name: value.where(has) for name, value in values.items()})
+    item = of(dataclasses.replace(results, epochs=epochs), "phase")
+    assert set(item.table["epoch"]) == set(range(4, 41, 4)) and 1e-3 not in set(item.table["plr"])
+    ends, last = item.table[item.table["is_end"]], epochs[has & (epochs["epoch"] == 40)]
+    last = last[last["kind"] == "pretrain"]
+    assert sorted(ends["train_loss"]) == sorted(2 * last["train_loss"])
+    assert sorted(ends["grad_norm"]) == sorted(3 * last["grad_norm"])
+    assert "fixed weights" in item.caption and "left out: 3" in item.caption
+    assert "running means" not in item.caption
 
 
 def test_convergence_marks_the_runs_that_do_not(results):
@@ -206,6 +222,36 @@ def test_what_is_drawn_is_the_table(items, name):
         assert len(expected) >= 2
         for point in expected:
             assert np.isclose(points, point, rtol=1e-9, atol=0).all(axis=1).any(), (place, point)
+
+
+def test_eigenvalues_have_the_published_scale_where_all_weights_have_one_norm(results):
+    item = of(results, "eigenvalues")
+    mean = item.table[item.table["rank"] == 0]
+    trace = results.sharpness.merge(results.stages[["stage", "plr", "kind"]], on="stage")
+    trace = trace[trace["kind"] == "pretrain"].groupby("plr")["trace"].mean() / NUM_WEIGHTS
+    own = mean[mean["series"] == "pre-trained"].set_index("plr")["mean"]
+    np.testing.assert_allclose(own.loc[trace.index], trace)
+    for ax in item.figure.axes:
+        [right] = ax.child_axes
+        low, high = ax.get_ylim()
+        item.figure.draw_without_rendering()
+        np.testing.assert_allclose(right.get_ylim(), [low / NORM**2, high / NORM**2])
+        assert right.get_ylabel() == "at norm 28"
+    averages = results.stages.loc[results.stages["kind"] == "swa", "stage"]
+    shrunk = results.eigenvalues["stage"].isin(averages) & (results.eigenvalues["rank"] == 2)
+    values = results.eigenvalues["value_at_norm"].where(~shrunk, lambda v: 2 * v)
+    uneven = results.eigenvalues.assign(value_at_norm=values)
+    figure = of(dataclasses.replace(results, eigenvalues=uneven), "eigenvalues").figure
+    titles = {ax.get_title(): len(ax.child_axes) for ax in figure.axes}
+    assert titles == {"pre-trained": 1, "FLR 1e-05": 1, "FLR 0.0003": 1, "k = 5": 0}
+
+
+def test_eigenvalues_without_a_norm_are_drawn_alone(results):
+    tables = {"sharpness": results.sharpness.assign(num_weights=NAN)}
+    tables["eigenvalues"] = results.eigenvalues.assign(value_at_norm=NAN)
+    item = of(dataclasses.replace(results, **tables), "eigenvalues")
+    assert set(item.table["rank"]) == set(range(1, 6))
+    assert not any(ax.child_axes for ax in item.figure.axes)
 
 
 def test_bars_and_steps_are_those_of_the_table(items):

@@ -18,6 +18,7 @@ from fasttrain.training import snapshot
 from fasttrain.training.angles import angle
 from fasttrain.training.captured import CapturedEpochs
 from fasttrain.training.evaluate import BatchSums, reestimate_batch_norm_
+from fasttrain.training.loading import batch_dtype
 from fasttrain.training.pack import Pack
 from fasttrain.training.workbench import Workbench, open_workbench
 from fasttrain_data import loader as loader_module
@@ -108,10 +109,8 @@ def test_the_training_set_is_brought_to_the_device_once(tmp_path):
         (CUDA, "bf16", torch.bfloat16),
     ],
 )
-def test_batches_are_of_the_type_that_the_network_takes(tmp_path, device, arithmetic, expected):
-    workbench = workbench_of(tmp_path)
-    workbench.device, workbench.precision = device, arithmetic
-    assert workbench._batch_dtype == expected
+def test_batches_are_of_the_type_that_the_network_takes(device, arithmetic, expected):
+    assert batch_dtype(Config(), device, arithmetic) == expected
 
 
 def test_rates_are_fp32_where_kernels_are(monkeypatch):

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
 
+from fasttrain.analysis.records import _joined
 from fasttrain.analysis.sharpness import HessianSettings, Measured, curvature, measure
 from fasttrain.analysis.tables import TABLES
-from fasttrain.plan.config import RunOptions, load_config
+from fasttrain.plan.config import RunOptions, check, load_config
 from fasttrain.settings.knobs import Knobs
 from fasttrain.settings.losses import CrossEntropy
 from fasttrain.settings.networks.modules import fold
@@ -49,6 +51,39 @@ def test_the_gradient_norm_is_that_of_an_epoch_that_hardly_moves(workbench, stat
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     radius = workbench.config.network.radius
     np.testing.assert_allclose(table.grad_norm * radius, table.effective_grad_norm, rtol=1e-5)
+
+
+def test_beside_the_unit_sphere_stands_the_hessian_at_the_norm_of_the_weights(tmp_path):
+    table = {"data": {"n_train": 60}, "network": {"kind": "mlp", "width": 3, "layers": 1}}
+    table["training"] = {"batch_size": 60}
+    config = check(table, "here")
+    workbench = open_workbench(
+        config, RunOptions(), tmp_path / "s", torch.device("cpu"), "fp32", {}
+    )
+    pack = Pack(workbench, 0, [Knobs(lr=1e-2)], None)
+    for epoch in range(30):
+        pack.train(epoch, tested=False)
+    [state] = pack.states()
+    exactly = HessianSettings(num_images=60, num_eigenvalues=3, tolerance=1e-6, num_probes=2000)
+    found = measure(workbench, [state], 0, hessian=exactly, dtype=torch.float64)
+    model = workbench.new_model(0).double()
+    model.load_state_dict(state)
+    [(images, labels)] = list(workbench.unaugmented(0).epoch(0))
+    [weight] = model.sphere_parameters()
+    loss = CrossEntropy()(model(images.double()), labels)[0].sum()
+    [gradient] = torch.autograd.grad(loss, [weight], create_graph=True)
+    rows = [
+        torch.autograd.grad(g, [weight], retain_graph=True)[0].flatten() for g in gradient.flatten()
+    ]
+    hessian = torch.stack(rows)
+    [row] = found.sharpness.to_dict("records")
+    assert row["num_weights"] == weight.numel() == len(hessian)
+    assert row["norm"] == pytest.approx(workbench.config.network.radius, rel=1e-6)
+    error = 4 * row["trace_error"] / row["norm"] ** 2 / len(hessian)
+    trace = float(hessian.trace()) / len(hessian)
+    assert row["trace_at_norm"] == pytest.approx(trace, abs=error) and error < 0.1 * trace
+    largest = torch.linalg.eigvalsh(hessian).flip(0)[:3].numpy()
+    np.testing.assert_allclose(found.eigenvalues["value_at_norm"], largest, rtol=1e-2)
 
 
 def columns_of(table: str) -> dict[str, str]:
@@ -97,7 +132,7 @@ def test_a_model_is_measured_the_same_alone_and_beside_others(workbench, states)
         for column, rel in (("value", 1e-9), ("residual", 1e-4)):
             found, expected = ranked(together, place, column), ranked(alone, 0, column)
             np.testing.assert_allclose(found, expected, rtol=rel)
-    numbers = together.sharpness.loc[2].drop(["train_accuracy", "num_images"])
+    numbers = together.sharpness.loc[2].drop(["train_accuracy", "num_images", "num_weights"])
     assert numbers.isna().all()
     assert np.isnan(ranked(together, 2, "value")).all()
 
@@ -165,3 +200,10 @@ def test_augmentation_of_the_set_up_is_left_out(workbench, states, tiny, tmp_pat
     expected = measure(workbench, states, 0, hessian=None).sharpness
     assert measure(augmented, states, 0, hessian=None).sharpness.equals(expected)
     assert not measure(workbench, states, 1, hessian=None).sharpness.equals(expected)
+
+
+def test_records_of_before_lack_the_scale_at_the_norm_of_the_weights():
+    row = {"stage": ["a"], "rank": [1], "value": [2.0], "residual": [0.0]}
+    table = _joined("eigenvalues", [pyarrow.table(row)])
+    assert {name: str(kind) for name, kind in table.dtypes.items()} == TABLES["eigenvalues"]
+    assert table["value"].tolist() == [2.0] and table["value_at_norm"].isna().all()

@@ -2,6 +2,9 @@
 
 Max-pooling by 2 follows the second, third and fourth conv, and a max-pool over what is left closes:
 at 32x32 a 4x4 one, as published. On smaller images a pooling that has nothing to halve is left out.
+
+Of arXiv 2209.03695 are two without BN: with weight norm of fixed filter norms instead, which leaves
+every filter scale-invariant, and without any, where convs have biases and nothing is invariant.
 """
 
 import itertools
@@ -9,6 +12,7 @@ import itertools
 from torch import Tensor, nn
 
 from .head import Head, ImageClassifier, batch_norm, conv
+from .weight_norm import ReLUPool, WeightNormConv
 
 
 class ConvNet(ImageClassifier):
@@ -23,15 +27,19 @@ class ConvNet(ImageClassifier):
         scale_invariant: bool = True,
         eps: float = 1e-5,
         num_models: int = 1,
+        norm: str = "batch",
     ) -> None:
         super().__init__()
         widths = [in_channels, width, 2 * width, 4 * width, 8 * width]
+        kinds = {"bias": norm == "none", "kind": WeightNormConv if norm == "weight" else nn.Conv2d}
         self.convs = nn.ModuleList(
-            conv(inputs, outputs, 3, num_models=num_models, reads_images=index == 0)
+            conv(inputs, outputs, 3, num_models=num_models, reads_images=index == 0, **kinds)
             for index, (inputs, outputs) in enumerate(itertools.pairwise(widths))
         )
         self.norms = nn.ModuleList(
             batch_norm(num_models * outputs, scale_invariant=scale_invariant, eps=eps)
+            if norm == "batch"
+            else ReLUPool()
             for outputs in widths[1:]
         )
         self.head = Head(

@@ -31,16 +31,18 @@ def conv(
     num_models: int,
     stride: int = 1,
     reads_images: bool = False,
+    bias: bool = False,
+    kind: type[nn.Conv2d] = nn.Conv2d,
 ) -> nn.Conv2d:
-    """Convolution of every model, without bias, that keeps the size at stride 1."""
-    return nn.Conv2d(
+    """Convolution of every model that keeps the size at stride 1."""
+    return kind(
         inputs if reads_images else inputs * num_models,
         outputs * num_models,
         kernel_size,
         stride=stride,
         padding=kernel_size // 2,
         groups=1 if reads_images else num_models,
-        bias=False,
+        bias=bias,
     )
 
 
@@ -93,16 +95,17 @@ class ImageClassifier(nn.Module):
         ]
 
     def named_free_parameters(self) -> list[tuple[str, Tensor]]:
-        """Names and values of what trains beside them: affine normalisation, and the head.
+        """Names and values of what trains beside them: affine normalisation, biases, and the head.
 
         None in the scale-invariant form.
         """
+        on_sphere = {name for name, _ in self.named_sphere_parameters()}
         return [
             (f"{name}.{own}", parameter)
             for name, module in self.named_modules()
-            if isinstance(module, (NormReLUPool, Head))
+            if isinstance(module, (NormReLUPool, nn.Conv2d, Head))
             for own, parameter in module.named_parameters(recurse=False)
-            if parameter.requires_grad
+            if parameter.requires_grad and f"{name}.{own}" not in on_sphere
         ]
 
     def sphere_parameters(self) -> list[Tensor]:

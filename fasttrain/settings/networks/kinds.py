@@ -94,6 +94,12 @@ class ConvNet(_Conv):
     """Four convolutions of widths c, 2c, 4c, 8c."""
 
     model: Literal["convnet"] = "convnet"
+    norm: Literal["batch", "weight", "none"] = "batch"
+    """what makes filters scale-invariant: batch norm, weight norm of fixed norms, or nothing, with
+    biases (practical form alone)"""
+
+    def _own(self, shape: Sequence[int]) -> dict[str, Any]:
+        return {"norm": self.norm}
 
 
 @dataclass(frozen=True, kw_only=True)
