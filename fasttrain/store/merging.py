@@ -25,7 +25,7 @@ from .schema import seal
 from .status import merged, read_plan, write_plan
 from .store import Store
 
-SHOWN = 5
+SHOWN = 3
 """contradictions that a message names"""
 Owned = dict[str, tuple[Store, Entry]]
 """Finished stages or analyses by id, each with the first of the stores that have it."""
