@@ -92,7 +92,7 @@ def merge_stores(target: Store, sources: Sequence[Store]) -> Merged:
     target.checkpoints.tidy()
     plan = read_plan(target.path)
     for planned in (planned for source in sources for planned in read_plan(source.path)):
-        plan = merged(plan, planned)
+        plan = plan if planned in plan else merged(plan, planned)
     if plan != read_plan(target.path):
         write_plan(target.path, plan)
     known = {n for s in sources for n in (*s.stages(), *s.analyses.stages())} - {*new, *analysed}
