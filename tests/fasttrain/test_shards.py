@@ -1,9 +1,11 @@
 """Shards: parts of a plan that have nothing in common, need nothing of each other, and are fair."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -135,3 +137,25 @@ def test_sigterm_keeps_a_shards_checkpoint_and_the_same_command_goes_on(tmp_path
     for store in ("stopped", "whole"):
         assert run([*arguments, "--store", store, "--quiet"]) == 0
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole") != {}
+
+
+@pytest.mark.parametrize(("code", "again"), [(0, ""), (1, ""), (143, "requeue 7_3\n")])
+def test_the_array_script_requeues_what_was_stopped_and_nothing_else(tmp_path, code, again):
+    """With programs in the place of Slurm's that note what they are told."""
+    script = Path(__file__).parents[2] / "docs" / "examples" / "slurm_array.sh"
+    notes = {"srun": f'echo "$@" > ran; exit {code}', "scontrol": 'echo "$@" > asked'}
+    for name, text in notes.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "asked").write_text("")
+    slurm = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_JOB_ID": "7"}
+    done = subprocess.run(
+        ["bash", script, "digits", "--plr", "1e-3,1e-2"],
+        cwd=tmp_path,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", **slurm},
+    )
+    assert done.returncode == code
+    assert (tmp_path / "ran").read_text() == (
+        "fasttrain sweep digits --plr 1e-3,1e-2 --shard 3/8\n"
+    )
+    assert (tmp_path / "asked").read_text() == again
