@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .analysis.records import load_analyses
     from .api.models import Classifier, load_model
     from .api.results import Results
-    from .api.running import Located, analyse, locate, sweep
+    from .api.running import Located, analyse, locate, merge, sweep
     from .api.studies import Setting, Study, study
     from .errors import EnvironmentProblem, UsageError
     from .store.sets import load_sets
@@ -25,7 +25,7 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "api.studies": ("Setting", "Study", "study"),
-    "api.running": ("Located", "analyse", "locate", "sweep"),
+    "api.running": ("Located", "analyse", "locate", "merge", "sweep"),
     "api.results": ("Results",),
     "api.models": ("Classifier", "load_model"),
     "analysis.records": ("load_analyses",),
@@ -51,6 +51,7 @@ __all__ = [
     "load_model",
     "load_sets",
     "locate",
+    "merge",
     "study",
     "sweep",
 ]

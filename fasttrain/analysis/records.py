@@ -98,6 +98,21 @@ def choose(chosen: Mapping[str, Mapping[str, Sequence[Analysis]]], store: Store)
     write_atomically(store.analyses.path / CURRENT, json_bytes(content))
 
 
+def add_choices(others: Sequence[Mapping[str, Mapping[str, Sequence[str]]]], store: Store) -> None:
+    """Let what is current in others, as `current` says, be so in a store that holds it too."""
+    before = current(store)
+    content = {setup: dict(kinds) for setup, kinds in before.items()}
+    for chosen in others:
+        for setup, kinds in chosen.items():
+            own = content.setdefault(setup, {})
+            for kind, ids in kinds.items():
+                there = [analysis for analysis in ids if store.analyses.is_finished(analysis)]
+                own[kind] = list(dict.fromkeys([*own.get(kind, ()), *there]))
+    if content != before:
+        store.analyses.path.mkdir(exist_ok=True)
+        write_atomically(store.analyses.path / CURRENT, json_bytes(content))
+
+
 def load_analyses(store: str | Path) -> dict[str, pd.DataFrame]:
     """What `fasttrain analyse` found: the tables of `fasttrain.analysis.tables`, by name.
 

@@ -22,7 +22,8 @@ from ..boundaries.task import Task, plan_search
 from ..errors import UsageError, nearest, raise_failures
 from ..execution.console import Console
 from ..plan.config import RunOptions, check_options
-from ..store.inputs import check_dataset, check_training
+from ..plan.shards import Shard
+from ..store.inputs import check_dataset, check_merge, check_training
 from ..store.marker import check_store
 from . import session
 from .results import Results
@@ -59,11 +60,15 @@ class Located:
     """FIRST:LAST:COUNT of the grid around the optimum, for `study`; None if 1|2 is not known"""
 
 
-def sweep(study: "Study | AnyPath", **options: Unpack[Options]) -> Results:
+def sweep(
+    study: "Study | AnyPath", *, shard: str | None = None, **options: Unpack[Options]
+) -> Results:
     """Train what the store has not finished of a study, and return the study's results.
 
     Args:
         study: from `study`, or what that takes.
+        shard: "I/N", the part of the study to train, in a store of its own (runs/NAME-I-of-N if
+            none is given); `merge` joins them.
         **options: where and how (`Options`); quiet unless `quiet=False`, which shows a live table.
 
     Raises:
@@ -73,10 +78,13 @@ def sweep(study: "Study | AnyPath", **options: Unpack[Options]) -> Results:
     """
     study = as_study(study)
     chosen = _options("sweep", options, study)
-    check_training(study.config, chosen, study.name)
-    call = command(written("sweep", study.call, **options))
+    part = None if shard is None else Shard.read(shard)
+    name = study.name + (f"-{part.name}" if part else "")
+    check_training(study.config, chosen, name)
+    shown = {} if shard is None else {"shard": shard}
+    call = command(written("sweep", study.call, **shown, **options))
     with _as_before():
-        opened = session.open_session(study.config, chosen, name=study.name, command=call)
+        opened = session.open_session(study.config, chosen, name=name, command=call, shard=part)
         failures = session.sweep(opened, Console(quiet=chosen.quiet))
     raise_failures(failures)
     return Results(opened.workbench.store.path, only={stage.id for stage in opened.stages})
@@ -166,6 +174,25 @@ def locate(
     grid = found.findings.proposal()
     proposed = None if grid is None else f"{grid[0]:.3g}:{grid[1]:.3g}:{grid[2]}"
     return Located(found.findings.boundaries(), found.probes, proposed)
+
+
+def merge(target: "AnyPath", *stores: "AnyPath") -> Results:
+    """Join stores, those of shards for one: copy what they have finished into the target.
+
+    Args:
+        target: made if it is not there.
+        *stores: are only read.
+
+    Raises:
+        UsageError: no store, or the target itself.
+        EnvironmentProblem: no store of this format, a damaged file, or stores that contradict each
+            other. The target is whole all the same, and the same call goes on.
+    """
+    paths = [_path(store) for store in stores]
+    check_merge(_path(target), paths)
+    call = written("merge", *(repr(os.fspath(path)) for path in (target, *stores)))
+    session.merge(_path(target), paths, command(call))
+    return Results(_path(target))
 
 
 def _options(function: str, given: Options, study: Study) -> RunOptions:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..analysis.analyse import analyse as run_analyses
 from ..analysis.progress import AnalysisView
+from ..analysis.records import add_choices, current
 from ..analysis.reopen import Location
 from ..analysis.request import Request
 from ..execution.console import Console
@@ -21,9 +22,12 @@ from ..machine.files import is_empty
 from ..machine.precision import resolve_device, resolve_precision
 from ..machine.provenance import provenance
 from ..plan.config import Config, RunOptions
+from ..plan.shards import Shard, num_epochs_of
 from ..plan.stages import Stage, setup_sections
 from ..plan.trees import build
 from ..store.inputs import one_line_errors
+from ..store.marker import MARKER
+from ..store.merging import Merged, merge_stores, survey
 from ..store.sources import change_lines
 from ..store.store import Store
 from ..training.fused_mlp import explain
@@ -44,6 +48,8 @@ class Session:
     """for the record"""
     notes: list[str]
     """what is to be said before it runs: of data and parts, and where batches come from"""
+    shard: Shard | None = None
+    """which part of the study its stages are; None of all of it"""
 
     def states(self) -> list[tuple[Stage, str]]:
         """Every stage, and how it stands."""
@@ -57,6 +63,7 @@ def open_session(
     name: str,
     command: str,
     seeds: Sequence[int] | None = None,
+    shard: Shard | None = None,
     create: bool = True,
 ) -> Session:
     """Data, device, store and plan of a study.
@@ -65,6 +72,7 @@ def open_session(
         name: names the default store, runs/<name>.
         command: what repeats this, for the record.
         seeds: seeds to run; 0, 1, ... up to the configured number if not given.
+        shard: which part of the study to run; all of it if not given.
         create: whether to make the store if it is not there.
 
     Raises:
@@ -78,7 +86,8 @@ def open_session(
     workbench = open_workbench(config, options, path, device, precision, record)
     if create or not fresh:
         Store.open(path, create=create)
-    stages = build(config, setup_sections(config, workbench.data, precision), seeds)
+    whole = build(config, setup_sections(config, workbench.data, precision), seeds)
+    stages = whole if shard is None else shard.part(whole)
     with one_line_errors():
         batches = f"batches: {workbench.train_loader(0).explain()}"
     changed = [] if fresh else change_lines(config, workbench.store)
@@ -87,8 +96,21 @@ def open_session(
         workbench,
         options,
         command,
-        [*notes(workbench), *changed, batches, *explain(workbench)],
+        [*_shard_line(shard, stages, whole), *notes(workbench), *changed]
+        + [batches, *explain(workbench)],
+        shard,
     )
+
+
+def _shard_line(shard: Shard | None, stages: Sequence[Stage], whole: Sequence[Stage]) -> list[str]:
+    """What a shard has of its study."""
+    if shard is None:
+        return []
+    roots = ", ".join(stage.label() for stage in stages if stage.parent is None)
+    return [
+        f"shard {shard}: {len(stages)} of {len(whole)} stages, {num_epochs_of(stages)} of"
+        f" {num_epochs_of(whole)} epochs" + (f": {roots}, and all that starts there" * bool(roots))
+    ]
 
 
 def sweep(session: Session, console: Console, *, every_epoch: bool = False) -> dict[str, str]:
@@ -105,7 +127,8 @@ def sweep(session: Session, console: Console, *, every_epoch: bool = False) -> d
             say(console, outdated_line(outdated))
         states = session.states()
         with Journal(workbench.store.path, session.command, "choosing packs") as journal:
-            journal.plan(stages, accept_stopped=options.stop_at_chance)
+            accept = options.stop_at_chance
+            journal.plan(stages, accept_stopped=accept, shard=session.shard)
             if not any(state in ("todo", "failed") for _, state in states):
                 return {}
             execution = plan_execution(stages, workbench, options)
@@ -135,6 +158,27 @@ def analyse(path: Path, request: Request, location: Location, console: Console) 
                 journal.report(view, started)
 
             return run_analyses(store, request, location, console, told)
+
+
+def merge(target: Path, stores: Sequence[Path], command: str) -> Merged:
+    """Copy what stores have finished into another one, which is made if it is not there.
+
+    Raises:
+        EnvironmentProblem: stores that contradict each other, which are left as they are; a damaged
+            file. What was copied before that is whole, and the same call goes on.
+    """
+    sources = [Store.open(path, create=False) for path in stores]
+    if not (target / MARKER).exists():
+        # Before there is a target.
+        survey(sources)
+    store = Store.open(target, create=True)
+    with store.lock():
+        store.clean()
+        with Journal(target, command, "merging stores", counts_stages=False):
+            chosen = [current(source) for source in sources]
+            merged = merge_stores(store, sources)
+            add_choices(chosen, store)
+    return merged
 
 
 def say(console: Console, text: str) -> None:

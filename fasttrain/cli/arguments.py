@@ -96,6 +96,9 @@ class Sweep(Cell):
     """Run a study: a PLR x FLR grid or chains of legs; then report. Run it again to resume it."""
 
     grid: GridConfig
+    shard: Annotated[str | None, arg(metavar="I/N")] = None
+    """train the I-th of N parts of the study, each of whole subtrees of its new networks, in a
+    store of its own: runs/PRESET-I-of-N if not given; `fasttrain merge` joins them"""
     dry_run: FlagCreatePairsOff[bool] = False
     """print the plan and what it would cost, and run nothing"""
 
@@ -144,6 +147,16 @@ class Report:
     """rebuild whenever the store changes, also while a sweep runs, until Ctrl-C (exit code 0)"""
     interval: float = 5.0
     """with --watch, seconds between looks at the store, and after which the page reloads itself"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """Join stores: copy what others have finished into one, and report. Run it again to resume."""
+
+    target: Annotated[Positional[Path], arg(metavar="TARGET")]
+    """directory of the joined results; made if it is not there"""
+    stores: Annotated[Positional[tuple[Path, ...]], arg(metavar="STORE")]
+    """directories of results, which are only read"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from ..execution.execution import plan_execution
 from ..execution.progress import STATES
 from ..machine.processes import usable_cpus
 from ..plan.config import Config, RunOptions
+from ..plan.shards import Shard
 from ..plan.stages import KINDS, Stage, unshared_epochs
 from ..store.status import duration
 from ..store.store import Store
@@ -32,6 +33,7 @@ def sweep(
     name: str,
     command: str,
     seeds: Sequence[int] | None = None,
+    shard: Shard | None = None,
     dry_run: bool = False,
     every_epoch: bool = False,
 ) -> int:
@@ -41,11 +43,12 @@ def sweep(
         name: names the default store, runs/<name>.
         command: the command line, for the record.
         seeds: seeds to run; 0, 1, ... up to the configured number if not given.
+        shard: which part of the study to run; all of it if not given.
         every_epoch: without a terminal, a line per epoch instead of one per stage.
     """
     console = Console(quiet=options.quiet)
     opened = session.open_session(
-        config, options, name=name, command=command, seeds=seeds, create=not dry_run
+        config, options, name=name, command=command, seeds=seeds, shard=shard, create=not dry_run
     )
     if dry_run:
         _print_plan(opened, Console())
@@ -94,6 +97,13 @@ def analyse(path: Path, request: Request, location: Location) -> int:
     return 0
 
 
+def merge(target: Path, stores: Sequence[Path], *, command: str) -> int:
+    """Join stores, and rebuild the report of the target."""
+    print(session.merge(target, stores, command).sentence(target))
+    print(f"report: {_report(Store.open(target, create=False), None)}")
+    return 0
+
+
 def _report(store: Store, processes: int | None) -> Path:
     """Rebuild a store's report, with figures drawn in as many processes as have trained."""
     from ..report.build import rebuild
@@ -137,6 +147,9 @@ def _print_outcome(stages: list[Stage], store: Store, page: Path, console: Conso
     from ..report import chain_table, rich_table, summary
 
     if console.quiet:
+        return
+    if not stages:
+        print(f"report: {page}")
         return
     ids = {stage.id for stage in stages}
     table = load(store.path)

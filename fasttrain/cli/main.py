@@ -21,13 +21,14 @@ from ..machine import interrupts
 from ..machine.text import ESCAPED
 from ..plan.config import Config, GridConfig, check, check_options, presets
 from ..plan.flags import changed_parts
+from ..plan.shards import Shard
 from ..settings.limits import in_one_line
 from ..settings.rates import learning_rates
-from ..store.inputs import check_dataset, check_training
+from ..store.inputs import check_dataset, check_merge, check_training
 from ..store.marker import check_store
 from . import pipes
 from .actions import bench, data
-from .arguments import Analyse, Cell, Doctor, Locate, Report, StoreStatus, Sweep, Train
+from .arguments import Analyse, Cell, Doctor, Locate, Merge, Report, StoreStatus, Sweep, Train
 from .usage import parse, preset_config
 
 OVERVIEW = """\
@@ -38,6 +39,7 @@ usage: fasttrain COMMAND ...
   locate PRESET|FILE.toml  find where the regimes meet, and the grid worth running
   analyse STORE            measure geometry, norms, sharpness and features of its stages
   report STORE             rebuild tables, figures and report.html of a store
+  merge TARGET STORE...    join the stores of shards, or of machines, into one
   status STORE             say what of its plan is finished, and what runs now
   doctor [STORE]           verify every byte of a store, or look at this machine
   data inspect DATASET     fetch a data set, or open a .beton file, and say what it holds
@@ -107,6 +109,7 @@ def _dispatch(arguments: list[str]) -> int:
         "locate": _locate,
         "analyse": _analyse,
         "report": _report,
+        "merge": _merge,
         "status": _status,
         "doctor": _doctor,
         "data": data,
@@ -126,7 +129,8 @@ def _sweep(arguments: list[str]) -> int:
     if isinstance(config.experiment, Chain):
         _refuse_flags(command, config)
     config = _checked(command, config, command.grid)
-    return _run(command, config, "sweep", arguments, dry_run=command.dry_run)
+    shard = None if command.shard is None else Shard.read(command.shard)
+    return _run(command, config, "sweep", arguments, dry_run=command.dry_run, shard=shard)
 
 
 def _train(arguments: list[str]) -> int:
@@ -143,7 +147,7 @@ def _train(arguments: list[str]) -> int:
 
 def _run(command: Cell, config: Config, verb: str, arguments: list[str], **how: Any) -> int:
     """Run a sweep, or a cell of one."""
-    name = Path(command.preset).stem
+    name = Path(command.preset).stem + (f"-{how['shard'].name}" if how.get("shard") else "")
     options = check_options(command.options, config)
     check_training(config, options, name)
     if not how.get("dry_run"):
@@ -240,6 +244,15 @@ def _report(arguments: list[str]) -> int:
         return watch(command.store, command.interval)
     print(rebuild(Store.open(command.store, create=False)))
     return 0
+
+
+def _merge(arguments: list[str]) -> int:
+    command = parse(Merge, "merge", arguments)
+    check_merge(command.target, command.stores)
+    from .commands import merge
+
+    words = shlex.join(["fasttrain", "merge", *arguments])
+    return merge(command.target, command.stores, command=words)
 
 
 def _status(arguments: list[str]) -> int:

@@ -13,9 +13,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..machine.files import json_bytes, write_atomically
+from ..plan.shards import Shard
 from ..plan.stages import Stage
-from ..store.status import FORMAT, PLAN, PROGRESS, Planned, Progress, merged, read_plan
+from ..store.status import FORMAT, PROGRESS, Planned, Progress, merged, read_plan, write_plan
 from ..store.tables import Finished
 from .progress import NodeView
 
@@ -51,10 +51,18 @@ class Journal:
         with contextlib.suppress(OSError):
             (self.folder / PROGRESS).unlink(missing_ok=True)
 
-    def plan(self, stages: Sequence[Stage], *, accept_stopped: bool, more: bool = False) -> None:
+    def plan(
+        self,
+        stages: Sequence[Stage],
+        *,
+        accept_stopped: bool,
+        more: bool = False,
+        shard: Shard | None = None,
+    ) -> None:
         """Record what this driver was asked for.
 
         Args:
+            shard: the part of a study that the stages are; None if they are all of it.
             more: whether further stages may follow.
 
         Raises:
@@ -62,9 +70,9 @@ class Journal:
         """
         self.more = more
         rows = {stage.id: _row(stage) for stage in stages}
-        new = Planned(self.command, str(Path.cwd()), rows, accept_stopped, more)
-        content = [vars(planned) for planned in merged(read_plan(self.folder), new)]
-        write_atomically(self.folder / PLAN, json_bytes({"format": FORMAT, "sweeps": content}))
+        part = None if shard is None else str(shard)
+        new = Planned(self.command, str(Path.cwd()), rows, accept_stopped, more, part)
+        write_plan(self.folder, merged(read_plan(self.folder), new))
 
     def report(self, view: NodeView, at_once: bool = False) -> None:
         """Say where the driver stands, unless it has just done so and this can wait."""

@@ -76,7 +76,7 @@ class Entries:
             if (size := path.stat().st_size) != listed["bytes"]:
                 wrong = f"has {size} bytes instead of {listed['bytes']}"
                 raise EnvironmentProblem(f"{path}: {wrong}; {remedy}")
-        content = self._content(stage, DESCRIPTION, record)
+        content = self.content(stage, DESCRIPTION, record)
         return Entry(self._described(stage, content), record)
 
     def _described(self, stage: str, content: bytes) -> dict[str, Any]:
@@ -127,9 +127,10 @@ class Entries:
         Raises:
             EnvironmentProblem: the file is missing or is not what was written.
         """
-        return self._content(stage, name, self._finished(stage).done)
+        return self.content(stage, name, self._finished(stage).done)
 
-    def _content(self, stage: str, name: str, record: dict[str, Any]) -> bytes:
+    def content(self, stage: str, name: str, record: dict[str, Any]) -> bytes:
+        """As `read`, of a stage whose done.json has been read: another one may be there by now."""
         sha256 = self._listed(stage, name, record)
         path = self.path / stage / name
         content = read_regular(path, self.remedy(stage))

@@ -4,7 +4,7 @@ A slip is told at once instead of after the seconds that torch takes.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fasttrain_data.catalogue import cache_dir, existing, expanded, known
@@ -40,6 +40,22 @@ def check_training(config: Config, options: RunOptions, name: str) -> None:
         config.data.check(options.data_root)
     check_dataset(None, options.data_root)
     check_store(options.store or Path("runs") / name, create=True)
+
+
+def check_merge(target: Path, stores: Sequence[Path]) -> None:
+    """Check which stores are to be joined.
+
+    Raises:
+        UsageError: none, or the target itself.
+        EnvironmentProblem: something that is no store of this version's format.
+    """
+    if not stores:
+        raise UsageError("merge needs the stores to join: fasttrain merge TARGET STORE...")
+    check_store(target, create=True)
+    for store in stores:
+        check_store(store, create=False)
+        if target.exists() and store.samefile(target):
+            raise UsageError(f"{store}: is the target of the merge itself")
 
 
 def check_dataset(dataset: str | None, root: Path | None = None) -> None:

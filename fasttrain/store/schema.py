@@ -200,6 +200,7 @@ class _PlannedSweep(_Shape):
     stages: dict[Id, _PlannedStage]
     accept_stopped: bool
     more: bool
+    shard: Text | None = None
 
 
 class Plan(_Report):

@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ..errors import EnvironmentProblem
+from ..machine.files import json_bytes, write_atomically
 from . import schema
 from .marker import check_store
 from .schema import read_json
@@ -54,6 +55,8 @@ class Planned:
     """whether a stage that was given up counts as finished"""
     more: bool
     """whether stages may follow: a search that has not ended"""
+    shard: str | None = None
+    """the part of a study that it is, as `1/4`; None if it is all of it"""
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,16 @@ class Status:
         left = {stage for ids in self.left for stage in ids}
         failed = f", {self.num_failed} failed" if self.num_failed else ""
         more = ", and more to be found" if any(planned.more for planned in self.plan) else ""
-        return f"{len(wanted) - len(left)} of {_stages(len(wanted))} finished{failed}{more}"
+        whole = f"{_stages(len(wanted))}{self._shards()}"
+        return f"{len(wanted) - len(left)} of {whole} finished{failed}{more}"
+
+    def _shards(self) -> str:
+        """Which parts of a study the plan is made of, if it is of such alone."""
+        shards = [planned.shard for planned in self.plan]
+        if None in shards:
+            return ""
+        few = ", ".join(map(str, shards)) if len(shards) <= 8 else str(len(shards))
+        return f" of shard {few}" if len(shards) == 1 else f" of shards {few}"
 
     def _of_running(self, progress: Progress | None) -> Iterator[str]:
         if progress is None:
@@ -184,6 +196,17 @@ def read_plan(path: Path) -> list[Planned]:
     """The plan of a store; empty if it has none that can be read."""
     content = _read(path / PLAN, schema.Plan) or {"sweeps": []}
     return [Planned(**sweep) for sweep in content["sweeps"]]
+
+
+def write_plan(path: Path, plan: Sequence[Planned]) -> None:
+    """Write the plan of a store.
+
+    Raises:
+        EnvironmentProblem: it cannot be written.
+    """
+    # Without what is not given, as before there were shards: those versions read it, too.
+    sweeps = [{k: v for k, v in vars(one).items() if v is not None} for one in plan]
+    write_atomically(path / PLAN, json_bytes({"format": FORMAT, "sweeps": sweeps}))
 
 
 def merged(plan: Sequence[Planned], new: Planned) -> list[Planned]:

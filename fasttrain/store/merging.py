@@ -1,0 +1,185 @@
+"""Joins stores: what others have finished is copied into one, as a sweep would write it.
+
+A result is in the target, or comes from the first store that has it; in every other store that has
+it, its files have to be the same by their digests. stage.json alone may differ: it also says what
+is part of no identity, such as the path of the data. Nothing is written before all of that has been
+compared. Then, in this order: which stages train together, the stages, earlier ones before those
+that started from them, the analyses, the plan. Every file is verified when it is copied, and
+done.json is written last, so that a kill at any moment leaves a store, into which the same merge
+then copies what it lacks.
+
+The other stores are only read, and may be written meanwhile: what is finished does not change.
+Checkpoints stay where they are. What was under way ends in its own store, or trains again in this.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import EnvironmentProblem
+from ..machine.files import write_atomically
+from .entries import DESCRIPTION, DONE, STATE, Entry
+from .pack_records import PackRecords, read_record
+from .schema import seal
+from .status import merged, read_plan, write_plan
+from .store import Store
+
+SHOWN = 3
+"""contradictions that a message names"""
+Owned = dict[str, tuple[Store, Entry]]
+"""Finished stages or analyses by id, each with the first of the stores that have it."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge has done."""
+
+    num_stores: int
+    num_stages: int
+    """copied"""
+    num_analyses: int
+    """copied"""
+    num_known: int
+    """stages and analyses of the stores that the target had"""
+
+    def sentence(self, target: Path) -> str:
+        """It in a line."""
+        known = f"; {self.num_known} were there" if self.num_known else ""
+        return (
+            f"{target}: {self.num_stages} stages and {self.num_analyses} analyses copied from"
+            f" {self.num_stores} store{'s' * (self.num_stores != 1)}{known}"
+        )
+
+
+def survey(stores: Sequence[Store]) -> tuple[Owned, Owned]:
+    """The finished stages and analyses of stores that may be joined.
+
+    Raises:
+        EnvironmentProblem: a damaged file, or results that contradict each other, by name.
+    """
+    stages, contradictions = _owned(stores)
+    contradictions += _other_starts(stages)
+    analyses, others = _owned([store.analyses for store in stores])
+    contradictions += others
+    if contradictions:
+        more = len(contradictions) - SHOWN
+        raise EnvironmentProblem(
+            "nothing was merged, the stores contradict each other: "
+            + "; ".join(contradictions[:SHOWN])
+            + (f"; and {more} more" if more > 0 else "")
+            + "; delete one of each two and merge again"
+        )
+    return stages, analyses
+
+
+def merge_stores(target: Store, sources: Sequence[Store]) -> Merged:
+    """Copy what the sources have finished; the caller holds the target's lock.
+
+    Raises:
+        EnvironmentProblem: as `survey`, or a file cannot be written.
+    """
+    stages, analyses = survey([target, *sources])
+    packs = [record for source in sources for record in _counting_packs(source)]
+    _add_packs(packs, target)
+    new = [name for name, (store, _) in stages.items() if store is not target]
+    # Parents end where their children begin, shorter legs of a line before the longer ones.
+    for stage in sorted(new, key=lambda name: _place(stages[name][1])):
+        _copy(stage, *stages[stage], target)
+    analysed = [name for name, (store, _) in analyses.items() if store.path.parent != target.path]
+    for analysis in analysed:
+        _copy(analysis, *analyses[analysis], target.analyses)
+    target.checkpoints.tidy()
+    plan = read_plan(target.path)
+    for planned in (planned for source in sources for planned in read_plan(source.path)):
+        plan = plan if planned in plan else merged(plan, planned)
+    if plan != read_plan(target.path):
+        write_plan(target.path, plan)
+    known = {n for s in sources for n in (*s.stages(), *s.analyses.stages())} - {*new, *analysed}
+    return Merged(len(sources), len(new), len(analysed), len(known))
+
+
+def _owned(stores: Sequence[Store]) -> tuple[Owned, list[str]]:
+    """The first of the stores that have each result, and where others have another one."""
+    owned: Owned = {}
+    contradictions = []
+    for store in stores:
+        for name in store.stages():
+            entry = store.entry(name)
+            # A sweep may have taken it up again since it was listed.
+            if entry is None:
+                continue
+            first, known = owned.setdefault(name, (store, entry))
+            if differing := _differing(known, entry):
+                here, there = store.path / name, first.path / name
+                contradictions.append(
+                    f"{', '.join(differing)} of {here} and of {there}, {_label(entry.about)}"
+                )
+    return owned, contradictions
+
+
+def _differing(one: Entry, other: Entry) -> list[str]:
+    """The files of a result of which two stores have different ones."""
+    files = [entry.done["files"] for entry in (one, other)]
+    names = sorted({*files[0], *files[1]} - {DESCRIPTION})
+    return [name for name in names if files[0].get(name) != files[1].get(name)]
+
+
+def _other_starts(stages: Owned) -> list[str]:
+    """Stages that started from another state of a stage than the one of another store."""
+    found = []
+    for name, (store, entry) in stages.items():
+        for earlier, sha256 in entry.done["built_on"].items():
+            owner, start = stages.get(earlier, (store, None))
+            if start is None or owner is store:
+                continue
+            if start.done["files"].get(STATE, {}).get("sha256") != sha256:
+                found.append(
+                    f"{store.path / name} ({_label(entry.about)}) started from another state than"
+                    f" that of {owner.path / earlier}"
+                )
+    return found
+
+
+def _label(about: dict[str, Any]) -> str:
+    names = ("plr", "flr", "k", "seed")
+    rates = (f" {n} {about[n]:g}" for n in names if about.get(n) is not None)
+    return about["kind"] + "".join(rates)
+
+
+def _place(entry: Entry) -> tuple[int, int]:
+    return entry.about["start_epoch"], entry.about["epochs"]
+
+
+def _copy(name: str, source: Store, entry: Entry, target: Store) -> None:
+    """Copy a result, as `Store.finish` writes it."""
+    folder = target.path / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in entry.done["files"]:
+        write_atomically(folder / file, source.content(name, file, entry.done))
+    write_atomically(folder / DONE, seal(entry.done))
+    target.tidy(name)
+
+
+def _counting_packs(store: Store) -> list[dict[str, Any]]:
+    """The records of packs that finished stages of a store were trained in, oldest first."""
+    records = [read_record(path) for path in PackRecords(store).paths()]
+    records.sort(key=lambda record: record["number"])
+    newest = {(m["stage"], r["stop_at_chance"]): r for r in records for m in r["members"]}
+    counting = {r["path"] for (stage, _), r in newest.items() if store.is_finished(stage)}
+    return [record for record in records if record["path"] in counting]
+
+
+def _add_packs(records: Sequence[dict[str, Any]], target: Store) -> None:
+    """Record packs in the target, behind those that it has."""
+    folder = PackRecords(target).folder
+    there = [read_record(path)["number"] for path in PackRecords(target).paths()]
+    number = max(there, default=0)
+    for record in records:
+        path = folder / record["path"].name
+        if path.exists():
+            continue
+        folder.mkdir(exist_ok=True)
+        number += 1
+        own = {name: value for name, value in record.items() if name != "path"}
+        write_atomically(path, seal({**own, "number": number}))
