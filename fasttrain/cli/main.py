@@ -23,7 +23,7 @@ from ..plan.config import Config, GridConfig, check, check_options, presets
 from ..plan.flags import changed_parts
 from ..settings.limits import in_one_line
 from ..settings.rates import learning_rates
-from ..store.inputs import check_dataset, check_training
+from ..store.inputs import check_dataset, check_source, check_training
 from ..store.marker import check_store
 from . import pipes
 from .actions import bench, data
@@ -36,7 +36,7 @@ usage: fasttrain COMMAND ...
   sweep PRESET|FILE.toml   run a grid of pre-training x fine-tuning learning rates
   train PRESET|FILE.toml   run one cell of it
   locate PRESET|FILE.toml  find where the regimes meet, and the grid worth running
-  analyse STORE            measure geometry, norms, sharpness and features of its stages
+  analyse STORE            measure geometry, norms, sharpness, features, transfer of its stages
   report STORE             rebuild tables, figures and report.html of a store
   status STORE             say what of its plan is finished, and what runs now
   doctor [STORE]           verify every byte of a store, or look at this machine
@@ -241,11 +241,13 @@ def _doctor(arguments: list[str]) -> int:
 def _analyse(arguments: list[str]) -> int:
     command = parse(Analyse, "analyse", arguments)
     names = ("only", "low", "high", "k", "points", "device", "processes")
+    names += ("target", "target_train", "target_test")
     values = {name: getattr(command, name) for name in names}
     from ..analysis.request import check_request
 
     request = check_request(values, "command line")
     check_dataset(command.dataset, command.data_root)
+    check_source(command.target, command.data_root)
     check_store(command.store, create=False)
     from ..analysis.reopen import Location
     from .commands import analyse

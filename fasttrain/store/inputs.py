@@ -12,6 +12,7 @@ from fasttrain_data.errors import DataError, DataUnavailable
 
 from ..errors import EnvironmentProblem, UsageError
 from ..plan.config import Config, RunOptions
+from ..settings.custom import is_factory
 from .marker import check_store
 
 
@@ -55,6 +56,11 @@ def check_dataset(dataset: str | None, root: Path | None = None) -> None:
         folder = cache_dir(root)
     if folder.exists() and not folder.is_dir():
         raise EnvironmentProblem(f"{folder}: not a directory: data sets cannot be kept in it")
+
+
+def check_source(source: str | None, root: Path | None = None) -> None:
+    """As `check_dataset`; a function that makes images is looked for when it is called."""
+    check_dataset(None if source is None or is_factory(source) else source, root)
 
 
 def check_beton(path: str | Path) -> None:
