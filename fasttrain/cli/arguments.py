@@ -207,7 +207,7 @@ class DataWrite:
 
     dataset: Annotated[Positional[str], arg(metavar="DATASET")]
     """digits, cifar10, cifar100, fashion-mnist, the path of an .npz file or of a folder of images,
-    or package.module:function"""
+    package.module:function, or a preset or .toml file, for its data"""
     out: Annotated[Positional[Path], arg(metavar="FILE.beton|FILE.npz")]
     """the file to write, *.beton or *.npz"""
     split: str | None = None
@@ -224,7 +224,7 @@ class DataInspect:
 
     source: Annotated[Positional[str], arg(metavar="DATASET|FILE.beton")]
     """digits, cifar10, cifar100, fashion-mnist, the path of an .npz or .beton file or of a folder
-    of images, or package.module:function"""
+    of images, package.module:function, or a preset or .toml file (ps10, ...), for its data"""
     data_root: Path | None = None
     """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
 
