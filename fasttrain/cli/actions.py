@@ -1,14 +1,10 @@
 """The commands that have several actions: `fasttrain data` and `fasttrain bench`."""
 
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-from fasttrain_data.catalogue import is_name
-
 from ..errors import UsageError, nearest
-from ..plan.config import Config, load_config, presets
-from ..store.inputs import check_beton, check_dataset, check_output, check_source, one_line_errors
+from ..store.inputs import check_beton, check_dataset, check_images, check_output
 from .arguments import (
     BENCHMARKS,
     DATA_ACTIONS,
@@ -47,11 +43,11 @@ def data(arguments: list[str]) -> int:
         check_beton(command.file)
     elif isinstance(command, DataWrite):
         check_output(command.out, command.split, command.mode)
-        _check_images(command.dataset, command.data_root)
+        check_images(command.dataset, command.data_root)
     elif command.source.endswith(".beton"):
         check_beton(command.source)
     else:
-        _check_images(command.source, command.data_root)
+        check_images(command.source, command.data_root)
     from . import data as datasets
 
     if isinstance(command, DataWrite):
@@ -60,22 +56,6 @@ def data(arguments: list[str]) -> int:
     if isinstance(command, DataVerify):
         return datasets.verify(command.file)
     return datasets.inspect(command.source, command.data_root)
-
-
-def _check_images(source: str, root: Path | None) -> None:
-    """As `check_source`; of a preset or a TOML file its data."""
-    config = config_of(source)
-    if config is None:
-        check_source(source, root)
-    else:
-        with one_line_errors():
-            config.data.check(root)
-
-
-def config_of(source: str) -> Config | None:
-    """The configuration that has the data, if they are given by a preset or a TOML file."""
-    given = not is_name(source) and (source.endswith(".toml") or source in presets())
-    return load_config(source) if given else None
 
 
 def bench(arguments: list[str]) -> int:

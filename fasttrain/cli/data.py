@@ -10,9 +10,8 @@ from fasttrain_data.sources.npz import save_npz
 
 from ..settings.custom import is_factory
 from ..settings.data.own import CustomData
-from ..store.inputs import one_line_errors
+from ..store.inputs import config_of, one_line_errors
 from ..training.loading import configured_images
-from .actions import config_of
 
 
 def write(
