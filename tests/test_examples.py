@@ -134,6 +134,19 @@ def test_a_wide_resnet_on_patched_images_along_chains_with_noise(own):
     assert set(fasttrain.Results(own / "store").sets["set"]) == {"test", "patch_only", "unpatched"}
 
 
+def test_features_of_one_half_of_the_digits_are_tried_on_the_other(own):
+    text = (own / "halves.toml").read_text()
+    text = re.sub(r"epochs = \d+", "epochs = 2", text).replace("seeds = 10", "seeds = 1")
+    (own / "halves.toml").write_text(text)
+    sweep("halves.toml", own, options=())
+    command = [sys.executable, "-m", "fasttrain", "analyse", "store", "--only", "transfer"]
+    subprocess.run([*command, "--target", "halves:odd"], cwd=own, check=True, capture_output=True)
+    table = fasttrain.load_analyses(own / "store")["transfer"]
+    assert set(table["target"]) == {"odd digits"} and len(table) == 4
+    # Better than a guess of five classes.
+    assert table["accuracy"].min() > 0.4
+
+
 def test_own_parts_of_the_readme(tmp_path):
     text = (ROOT / "README.md").read_text()
     for kind, name in (("python", "mine.py"), ("toml", "mine.toml")):

@@ -21,10 +21,12 @@ from .progress import AnalysisView
 from .records import Analysis, choose, is_done
 from .reopen import Location, reopen
 from .selection import Request, Selection, missing_rates, select
+from .target import Target
+from .transfer import check_features
 
 AT_ONCE = {"cpu": 21, "cuda": 63}
 """most models in a pack, by kind of device: on a CPU larger ones are no faster"""
-TOGETHER = ("lines", "sharpness", "features")
+TOGETHER = ("lines", "sharpness", "features", "transfer")
 """kinds whose analyses of one seed are packed"""
 SECOND_DERIVATIVES = 4
 """times the memory of a training step that a product with the Hessian takes, at least"""
@@ -43,7 +45,7 @@ def analyse(
         on_change: as of the view.
 
     Raises:
-        UsageError: learning rates that the store does not have.
+        UsageError: learning rates that the store does not have; a target that does not fit.
         EnvironmentProblem: nothing to analyse; the store cannot be read or written.
     """
     stages, _, configurations = load_setups(store.path)
@@ -54,15 +56,19 @@ def analyse(
     with_state = [stage for stage, record in records.items() if STATE in record.done["files"]]
     first = stages.drop_duplicates("setup").set_index("setup")["stage"]
     examples = {setup: records[first[setup]] for setup in configurations}
+    target, unfit = _target(request, location, examples)
     selections = {
         setup: select(
             stages[stages["setup"] == setup],
             with_state,
             request,
             pictures=examples[setup].about.get("pictures", True),
+            target=None if setup in unfit else target,
         )
         for setup in configurations
     }
+    for setup, reason in unfit.items():
+        selections[setup].notes.append(f"no transfer: {reason}")
     choose({setup: found.analyses for setup, found in selections.items()}, store)
     failures: dict[str, str] = {}
     with AnalysisView(console, on_change) as view:
@@ -78,6 +84,25 @@ def _check_rates(request: Request, stages) -> None:
         rates = sorted(stages["flr"].dropna().unique())
         listing = ", ".join(f"{rate:g}" for rate in rates) or "none"
         raise UsageError(f"{missing[0]}: no stage was fine-tuned at it; FLRs are {listing}")
+
+
+def _target(
+    request: Request, location: Location, examples: dict[str, Finished]
+) -> tuple[Target | None, dict[str, str]]:
+    """What features are transferred to, and the set-ups that cannot be given it, with the reason.
+
+    Raises:
+        UsageError, EnvironmentProblem: there is no such data set; no set-up can be given it.
+    """
+    if request.target is None:
+        return None, {}
+    sizes = request.target_train, request.target_test
+    target = Target(request.target, location.data_root, *sizes)
+    found = {setup: target.unfit(example.about) for setup, example in examples.items()}
+    unfit = {setup: reason for setup, reason in found.items() if reason is not None}
+    if len(unfit) == len(examples):
+        raise UsageError(f"--target {request.target}: {next(iter(unfit.values()))}")
+    return target, unfit
 
 
 def _analyse_setup(
@@ -99,6 +124,8 @@ def _analyse_setup(
         return {}
     try:
         workbench = reopen(example, store.path, location)
+        if any(analysis.kind == "transfer" for analysis in left):
+            check_features(workbench)
     except (UsageError, EnvironmentProblem) as error:
         if not several:
             raise

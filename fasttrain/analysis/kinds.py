@@ -21,6 +21,7 @@ from .geometry import Line, Weights, angle_matrix, follow
 from .norms import describe, filter_norms, histograms, raw_rate
 from .records import Analysis
 from .sharpness import HessianSettings, measure
+from .transfer import transferred
 
 Tables = dict[str, pd.DataFrame]
 Analyser = Callable[[Sequence[Analysis], Workbench, int], list[Tables]]
@@ -110,12 +111,27 @@ def features(analyses: Sequence[Analysis], workbench: Workbench, size: int) -> l
     ]
 
 
+def transfer(analyses: Sequence[Analysis], workbench: Workbench, size: int) -> list[Tables]:
+    """TRANSFER of stages of one seed to one target, as one pack."""
+    target, settings = analyses[0].target, analyses[0].settings
+    assert target is not None, "an analysis that was not chosen with its target"
+    if target.images.digest != settings["digest"]:
+        raise RuntimeError(f"--target {target.dataset}: its images have changed meanwhile")
+    table = transferred(workbench, scored_states(analyses, workbench), target.images)
+    table.insert(0, "target", settings["target"])
+    return [
+        {"transfer": _of(analysis.stages[0], _rows_of(index, table))}
+        for index, analysis in enumerate(analyses)
+    ]
+
+
 ANALYSERS: dict[str, Analyser] = {
     "angles": angles,
     "lines": lines,
     "norms": norms,
     "sharpness": sharpness,
     "features": features,
+    "transfer": transfer,
 }
 """By kind."""
 

@@ -25,6 +25,7 @@ from ..plan.identity import digest, torch_version
 from ..store.schema import Current, read_json
 from ..store.store import Store
 from .tables import TABLES, empty
+from .target import Target
 
 ANALYSIS = 1
 """Raised by every change of this package that changes the numbers of an analysis."""
@@ -40,6 +41,8 @@ class Analysis:
     settings: Mapping[str, Any] = field(hash=False)
     seed: int = field(compare=False)
     title: str = field(compare=False)
+    target: Target | None = field(default=None, compare=False)
+    """where the images are that features are transferred to; `settings` say which they are"""
 
     def label(self) -> str:
         """What it is of, in a few words."""
@@ -116,8 +119,8 @@ def add_choices(others: Sequence[Mapping[str, Mapping[str, Sequence[str]]]], sto
 def load_analyses(store: str | Path) -> dict[str, pd.DataFrame]:
     """What `fasttrain analyse` found: the tables of `fasttrain.analysis.tables`, by name.
 
-    pairs, paths, angles, norms, histograms, sharpness, eigenvalues and bands, each empty if it was
-    not made.
+    pairs, paths, angles, norms, histograms, sharpness, eigenvalues, bands and transfer, each empty
+    if it was not made.
 
     Raises:
         EnvironmentProblem: not a store, or a damaged file in it.

@@ -8,7 +8,7 @@ isolated run that does not fit is named in a note, and moves no boundary.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,16 +41,32 @@ def classify(results: SetupResults) -> pd.DataFrame:
     """
     runs = results.stages[results.stages["kind"] == "pretrain"].sort_values(["plr", "seed"])
     if results.configuration.get("experiment", {}).get("kind") == "chain":
-        # First legs of several lengths and knobs are no row of PLRs.
+        # First legs of several lengths and knobs are no row of PLRs: `first_legs`.
         runs = runs.iloc[:0]
+    return _judged(results, runs, lambda run: _subregime(results, run))
+
+
+def first_legs(results: SetupResults) -> pd.DataFrame:
+    """As `classify`, of every finished first leg of chains, whatever its length and knobs.
+
+    A and B are not told apart: that takes fine-tunings of one start at two FLRs.
+    """
+    runs = results.stages[results.stages["kind"] == "pretrain"].sort_values(["plr", "seed"])
+    return _judged(results, runs, lambda run: Verdict("2", "A or B is told of grids alone"))
+
+
+def _judged(
+    results: SetupResults, runs: pd.DataFrame, halved: Callable[[dict], Verdict]
+) -> pd.DataFrame:
     withheld = not_judged(results.configuration)
     by_stage = dict(iter(results.epochs.groupby("stage")))
     rows = []
     for run in runs.to_dict("records"):
         curves = curves_of(run, by_stage.get(run["stage"]), results.configuration)
-        verdict = Verdict("undecided", withheld) if withheld else judge(curves)
+        reason = withheld or _beside_the_rate(run)
+        verdict = Verdict("undecided", reason) if reason else judge(curves)
         if verdict.regime == "2":
-            half = _subregime(results, run)
+            half = halved(run)
             verdict = Verdict(half.regime, f"{verdict.reason}; {half.reason}")
         rows.append(
             {name: run[name] for name in ("stage", "plr", "seed")}
@@ -60,6 +76,12 @@ def classify(results: SetupResults) -> pd.DataFrame:
             | {"converged_epoch": converged_epoch(curves.loss)}
         )
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def _beside_the_rate(run: Mapping[str, Any]) -> str:
+    """Why the rules do not hold for a run; empty if they do."""
+    noise = run.get("noise")
+    return "not judged: the rules know no noise on activations" if noise and noise > 0 else ""
 
 
 def not_judged(configuration: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from ..settings.fields import Count, limited
 from ..settings.limits import MOST
 from ..settings.rates import known_device, learning_rates
 
-Name = Literal["geometry", "norms", "sharpness", "features"]
+Name = Literal["geometry", "norms", "sharpness", "features", "transfer"]
 
 
 def _rate(value: Any) -> float | None:
@@ -27,7 +27,7 @@ class Request:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
     only: tuple[Name, ...] = ()
-    """what to make; everything if empty"""
+    """what to make; everything if empty, transfer if there is a target"""
     low: Rate = None
     """fine-tuning rates of the two ends; the smallest and the largest of a set-up if not given"""
     high: Rate = None
@@ -35,6 +35,12 @@ class Request:
     """checkpoints of the average that is analysed; the next smaller number that there is"""
     points: Annotated[int, Field(gt=2, le=10_001)] = 21
     """of the straight paths between ends, these among them"""
+    target: str | None = None
+    """data set that features are transferred to: a name or path, or package.module:function"""
+    target_train: Count | None = None
+    """class-balanced subset of its training set; all images if not given"""
+    target_test: Count | None = None
+    """class-balanced subset of its test set, likewise"""
     device: Annotated[str, AfterValidator(known_device)] = "auto"
     """where"""
     processes: Annotated[Count, limited("PROCESSES")] | None = None
@@ -50,4 +56,24 @@ def check_request(values: dict[str, Any], origin: str) -> Request:
     request = checked(Request(), values, origin)
     if request.low and request.high and request.low >= request.high:
         raise UsageError(f"{origin}: low = {request.low:g}: is not below high = {request.high:g}")
+    _check_target(request, origin)
     return request
+
+
+def _check_target(request: Request, origin: str) -> None:
+    """Raise for a target that is not used, and for one that is lacking."""
+    asked = not request.only or "transfer" in request.only
+    if request.target is None:
+        if "transfer" in request.only:
+            raise UsageError(f"{origin}: transfer: target is needed, the data set to transfer to")
+        for name in ("target_train", "target_test"):
+            if getattr(request, name) is not None:
+                raise UsageError(
+                    f"{origin}: {name} = {getattr(request, name)}: is a subset of a target, and"
+                    " target is not given"
+                )
+    elif not asked:
+        raise UsageError(
+            f"{origin}: target = {request.target!r}: is of transfer, which only leaves out: only ="
+            f" {', '.join(request.only)}"
+        )

@@ -12,12 +12,14 @@ from .geometry import NUM_POINTS
 from .records import Analysis
 from .request import Request
 from .sharpness import HessianSettings
+from .target import Target
 
 KINDS = {
     "geometry": ("angles", "lines"),
     "norms": ("norms",),
     "sharpness": ("sharpness",),
     "features": ("features",),
+    "transfer": ("transfer",),
 }
 """Analyses by the names that the command line knows, in the order in which they are made."""
 
@@ -55,17 +57,21 @@ def select(
     request: Request,
     *,
     pictures: bool = True,
+    target: Target | None = None,
 ) -> Selection:
     """Everything that is asked for of one set-up, whether or not the store holds it.
 
     Args:
         pictures: whether the data are some, with frequencies to look at.
+        target: what features are transferred to; no transfer if not given.
     """
     chosen = Selection()
     for name in (name for name in KINDS if not request.only or name in request.only):
         chosen.analyses |= {kind: [] for kind in KINDS[name]}
     if not pictures and chosen.analyses.pop("features", None) is not None:
         chosen.notes.append("the data are no pictures: no frequency bands")
+    if target is None:
+        chosen.analyses.pop("transfer", None)
     usable = stages[stages["stage"].isin(with_state)]
     _note_lost(stages, usable, chosen)
     if (stages["experiment"] == CHAIN).all():
@@ -93,6 +99,7 @@ def select(
         ("norms", ("pretrain", "low", "high", "leg"), {}),
         ("sharpness", ends_and_average, asdict(HessianSettings())),
         ("features", ends_and_average, {}),
+        ("transfer", ends_and_average, target.settings() if target else {}),
     ):
         if kind in chosen.analyses:
             chosen.analyses[kind] = [
@@ -102,6 +109,7 @@ def select(
                     settings,
                     seed,
                     f"{kind} {labels.get(found[name], f'{name} plr {plr:g}')} seed {seed}",
+                    target if kind == "transfer" else None,
                 )
                 for (seed, plr), found in ends
                 for name in names

@@ -49,6 +49,10 @@ TABLES: dict[str, dict[str, str]] = {
     # band 0 is the unfiltered image.
     "bands": {"stage": "str", "band": "int64", "low": "float64", "high": "float64"}
     | {"accuracy": "float64"},
+    # Accuracies of a linear classifier of another data set on the features of a stage, on that
+    # set's training and test images.
+    "transfer": {"stage": "str", "target": "str", "num_features": "int64"}
+    | dict.fromkeys(("train_accuracy", "accuracy"), "float64"),
 }
 """Columns and dtypes of every table, by name."""
 
@@ -95,3 +99,4 @@ class SetupResults:
     sharpness: pd.DataFrame = _table("sharpness")
     eigenvalues: pd.DataFrame = _table("eigenvalues")
     bands: pd.DataFrame = _table("bands")
+    transfer: pd.DataFrame = _table("transfer")

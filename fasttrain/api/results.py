@@ -84,9 +84,10 @@ class Results:
         # matplotlib is for those who draw.
         from ..report import drawings_of, drawn
         from ..report.figures.sets import SETS
+        from ..report.figures.transfer import TRANSFER
 
         results = self._grid(setup)
-        drawings = {drawing.name: drawing for drawing in (*drawings_of(results), SETS)}
+        drawings = {drawing.name: drawing for drawing in (*drawings_of(results), SETS, TRANSFER)}
         if name not in drawings:
             raise UsageError(
                 f"no figure {name!r}{nearest(name, drawings)}; allowed are {', '.join(drawings)}"

@@ -23,7 +23,7 @@ from ..errors import UsageError, nearest, raise_failures
 from ..execution.console import Console
 from ..plan.config import RunOptions, check_options
 from ..plan.shards import Shard
-from ..store.inputs import check_dataset, check_merge, check_training
+from ..store.inputs import check_dataset, check_merge, check_source, check_training
 from ..store.marker import check_store
 from . import session
 from .results import Results
@@ -98,13 +98,16 @@ def analyse(
     high: float | None = None,
     k: int = 5,
     points: int = 21,
+    target: str | None = None,
+    target_train: int | None = None,
+    target_test: int | None = None,
     device: str = "auto",
     processes: int | None = None,
     data_root: "AnyPath | None" = None,
     dataset: str | None = None,
     quiet: bool = True,
 ) -> Results:
-    """Measure the finished stages of a store: geometry, norms, sharpness, features.
+    """Measure the finished stages of a store: geometry, norms, sharpness, features, transfer.
 
     Args:
         only: what to measure; everything if not given.
@@ -112,6 +115,8 @@ def analyse(
         high: FLR of the high end; a set-up's largest if not given.
         k: checkpoints of the averages to measure; the largest number up to it that there is.
         points: of the straight paths between ends, these among them.
+        target: data set that features are transferred to, by name, path or package.module:function;
+            target_train and target_test take class-balanced subsets of it.
         processes: how many measure at once; GPUs or, without one, cores if not given.
         dataset: name or path of the images, if they are no longer where they were.
 
@@ -119,10 +124,12 @@ def analyse(
         UsageError, EnvironmentProblem: as `sweep`.
     """
     asked = {"only": only, "low": low, "high": high, "k": k, "device": device}
-    asked |= {"points": points, "processes": processes}
+    asked |= {"points": points, "processes": processes, "target": target}
+    asked |= {"target_train": target_train, "target_test": target_test}
     request = check_request(plain(asked), "analyse")
     path, root = _path(store), None if data_root is None else _path(data_root)
     check_dataset(dataset, root)
+    check_source(request.target, root)
     check_store(path, create=False)
     call = command(written("analyse", repr(os.fspath(store)), **asked))
     location = Location(

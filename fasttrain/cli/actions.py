@@ -1,12 +1,10 @@
 """The commands that have several actions: `fasttrain data` and `fasttrain bench`."""
 
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, nearest
-from ..settings.custom import is_factory
-from ..store.inputs import check_beton, check_dataset, check_output
+from ..store.inputs import check_beton, check_dataset, check_images, check_output
 from .arguments import (
     BENCHMARKS,
     DATA_ACTIONS,
@@ -45,11 +43,11 @@ def data(arguments: list[str]) -> int:
         check_beton(command.file)
     elif isinstance(command, DataWrite):
         check_output(command.out, command.split, command.mode)
-        _check_source(command.dataset, command.data_root)
+        check_images(command.dataset, command.data_root)
     elif command.source.endswith(".beton"):
         check_beton(command.source)
     else:
-        _check_source(command.source, command.data_root)
+        check_images(command.source, command.data_root)
     from . import data as datasets
 
     if isinstance(command, DataWrite):
@@ -58,11 +56,6 @@ def data(arguments: list[str]) -> int:
     if isinstance(command, DataVerify):
         return datasets.verify(command.file)
     return datasets.inspect(command.source, command.data_root)
-
-
-def _check_source(source: str, root: Path | None) -> None:
-    """Check a data set's name or path; a function is looked for when it is called."""
-    check_dataset(None if is_factory(source) else source, root)
 
 
 def bench(arguments: list[str]) -> int:

@@ -180,12 +180,13 @@ class Doctor:
 
 @dataclass(frozen=True, kw_only=True)
 class Analyse:
-    """Measure the finished stages of a store: geometry, norms, sharpness, features; then report."""
+    """Measure the finished stages of a store: geometry, norms, sharpness, features, transfer to
+    another data set; then report."""
 
     store: StorePath
     """directory of the results"""
     only: tuple[Name, ...] = ()
-    """what to measure; everything if not given"""
+    """what to measure; everything if not given, transfer if there is a --target"""
     low: float | None = None
     """FLR of the low end of pairs and stages; a set-up's smallest if not given"""
     high: float | None = None
@@ -194,6 +195,14 @@ class Analyse:
     """checkpoints of the averages to measure; the largest number up to it that there is"""
     points: int = 21
     """points of the straight paths between ends, these among them"""
+    target: str | None = None
+    """transfer: data set of which a linear classifier is trained on the features of every stage, a
+    name or path, or package.module:function; its images have the size and channels of the source's
+    """
+    target_train: int | None = None
+    """transfer: class-balanced subset of the target's training set; all images if not given"""
+    target_test: int | None = None
+    """transfer: class-balanced subset of the target's test set; all images if not given"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:0, ..."""
     processes: int | None = None
@@ -211,7 +220,7 @@ class DataWrite:
 
     dataset: Annotated[Positional[str], arg(metavar="DATASET")]
     """digits, cifar10, cifar100, fashion-mnist, the path of an .npz file or of a folder of images,
-    or package.module:function"""
+    package.module:function, or a preset or .toml file, for its data"""
     out: Annotated[Positional[Path], arg(metavar="FILE.beton|FILE.npz")]
     """the file to write, *.beton or *.npz"""
     split: str | None = None
@@ -228,7 +237,7 @@ class DataInspect:
 
     source: Annotated[Positional[str], arg(metavar="DATASET|FILE.beton")]
     """digits, cifar10, cifar100, fashion-mnist, the path of an .npz or .beton file or of a folder
-    of images, or package.module:function"""
+    of images, package.module:function, or a preset or .toml file (ps10, ...), for its data"""
     data_root: Path | None = None
     """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
 

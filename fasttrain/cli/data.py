@@ -10,7 +10,8 @@ from fasttrain_data.sources.npz import save_npz
 
 from ..settings.custom import is_factory
 from ..settings.data.own import CustomData
-from ..store.inputs import one_line_errors
+from ..store.inputs import config_of, one_line_errors
+from ..training.loading import configured_images
 
 
 def write(
@@ -33,7 +34,14 @@ def write(
 
 
 def images(source: str, root: Path | None) -> ImageData:
-    """A data set by its name or path, or by the name of the function that makes it."""
+    """A data set by its name or path, by the function that makes it, or that of a preset or file.
+
+    Raises:
+        UsageError, DataError, DataUnavailable, EnvironmentProblem: there are none.
+    """
+    config = config_of(source)
+    if config is not None:
+        return configured_images(config, root)
     return CustomData(factory=source).load(root) if is_factory(source) else load(source, root)
 
 
@@ -67,13 +75,19 @@ def _print_images(data: ImageData) -> None:
             "training images": len(data.train_images),
             "test images": len(data.test_images),
             **{f"probe set {name}": f"{len(p[1])} images" for name, p in data.probes.items()},
-            **_about(data.train_images.shape[1:], data.class_names, data.mean, data.std),
+            **_about(
+                data.train_images.shape[1:],
+                data.class_names,
+                data.mean,
+                data.std,
+                data.train_images.dtype,
+            ),
             "training images per class": " to ".join(str(c) for c in (per_class[0], per_class[-1])),
             "digest": data.digest,
         }
     )
     for note in data.notes:
-        print(f"{'converted':26}{note}")
+        print(f"{'note':26}{note}")
 
 
 def _print_manifest(path: Path, manifest: Manifest) -> None:
@@ -94,9 +108,10 @@ def _about(
     class_names: Sequence[str],
     mean: Sequence[float],
     std: Sequence[float],
+    dtype: object = "uint8",
 ) -> dict[str, str]:
     return {
-        "shape (H, W, C)": f"{' x '.join(map(str, shape))}, uint8",
+        "shape (H, W, C)": f"{' x '.join(map(str, shape))}, {dtype}",
         "classes": f"{len(class_names)}: {', '.join(class_names)}",
         "mean": ", ".join(f"{value:.4f}" for value in mean),
         "std": ", ".join(f"{value:.4f}" for value in std),

@@ -24,7 +24,7 @@ from ..plan.flags import changed_parts
 from ..plan.shards import Shard
 from ..settings.limits import in_one_line
 from ..settings.rates import learning_rates
-from ..store.inputs import check_dataset, check_merge, check_training
+from ..store.inputs import check_dataset, check_merge, check_source, check_training
 from ..store.marker import check_store
 from . import pipes
 from .actions import bench, data
@@ -37,7 +37,7 @@ usage: fasttrain COMMAND ...
   sweep PRESET|FILE.toml   run a grid of pre-training x fine-tuning learning rates
   train PRESET|FILE.toml   run one cell of it
   locate PRESET|FILE.toml  find where the regimes meet, and the grid worth running
-  analyse STORE            measure geometry, norms, sharpness and features of its stages
+  analyse STORE            measure geometry, norms, sharpness, features, transfer of its stages
   report STORE             rebuild tables, figures and report.html of a store
   merge TARGET STORE...    join the stores of shards, or of machines, into one
   status STORE             say what of its plan is finished, and what runs now
@@ -271,11 +271,13 @@ def _doctor(arguments: list[str]) -> int:
 def _analyse(arguments: list[str]) -> int:
     command = parse(Analyse, "analyse", arguments)
     names = ("only", "low", "high", "k", "points", "device", "processes")
+    names += ("target", "target_train", "target_test")
     values = {name: getattr(command, name) for name in names}
     from ..analysis.request import check_request
 
     request = check_request(values, "command line")
     check_dataset(command.dataset, command.data_root)
+    check_source(command.target, command.data_root)
     check_store(command.store, create=False)
     _start_server(command.processes)
     from ..analysis.reopen import Location

@@ -7,11 +7,12 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fasttrain_data.catalogue import cache_dir, existing, expanded, known
+from fasttrain_data.catalogue import cache_dir, existing, expanded, is_name, known
 from fasttrain_data.errors import DataError, DataUnavailable
 
 from ..errors import EnvironmentProblem, UsageError
-from ..plan.config import Config, RunOptions
+from ..plan.config import Config, RunOptions, load_config, presets
+from ..settings.custom import is_factory
 from .marker import check_store
 
 
@@ -71,6 +72,27 @@ def check_dataset(dataset: str | None, root: Path | None = None) -> None:
         folder = cache_dir(root)
     if folder.exists() and not folder.is_dir():
         raise EnvironmentProblem(f"{folder}: not a directory: data sets cannot be kept in it")
+
+
+def check_source(source: str | None, root: Path | None = None) -> None:
+    """As `check_dataset`; a function that makes images is looked for when it is called."""
+    check_dataset(None if source is None or is_factory(source) else source, root)
+
+
+def check_images(source: str, root: Path | None) -> None:
+    """As `check_source`; of a preset or a TOML file its data."""
+    config = config_of(source)
+    if config is None:
+        check_source(source, root)
+    else:
+        with one_line_errors():
+            config.data.check(root)
+
+
+def config_of(source: str) -> Config | None:
+    """The configuration that has the data, if they are given by a preset or a TOML file."""
+    given = not is_name(source) and (source.endswith(".toml") or source in presets())
+    return load_config(source) if given else None
 
 
 def check_beton(path: str | Path) -> None:

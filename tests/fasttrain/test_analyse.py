@@ -58,7 +58,7 @@ def analysed(swept, tmp_path_factory):
     """A store with everything analysed."""
     store = tmp_path_factory.mktemp("analysed") / "store"
     shutil.copytree(swept, store)
-    assert run(["analyse", str(store)]) == 0
+    assert run(["analyse", str(store), "--target", "digits", "--target-train", "50"]) == 0
     return store
 
 
@@ -310,6 +310,14 @@ def test_other_images_and_missing_ones_are_one_line(tmp_path, capsys, monkeypatc
         (["--only", "shape"], ["shape", "norms"]),
         (["--device", "tpu"], ["tpu", "cpu"]),
         (["--processes", "0"], ["processes = 0", "greater than 0"]),
+        (["--only", "transfer"], ["transfer: target is needed"]),
+        (["--target-train", "50"], ["target_train = 50", "target is not given"]),
+        (["--only", "norms", "--target", "digits"], ["target = 'digits'", "only = norms"]),
+        (["--target", "digit"], ["'digit'", "did you mean 'digits'"]),
+        (["--target", "none.npz"], ["none.npz"]),
+        (["--target", "nowhere:images"], ["nowhere"]),
+        (["--target", "digits", "--target-train", "0"], ["target_train = 0"]),
+        (["--target", "digits", "--target-test", "9000"], ["n_test is 9000", "360"]),
     ],
 )
 def test_wrong_usage_is_one_line(fresh, capsys, arguments, words):

@@ -22,6 +22,7 @@ from fasttrain.report.figures.catalogue import CHAIN_DRAWINGS
 from fasttrain.report.figures.dimensions import DIMENSIONS
 from fasttrain.report.figures.sets import SETS
 from fasttrain.report.figures.sparsity import SPARSITY
+from fasttrain.report.figures.transfer import TRANSFER
 
 from .conftest import contents
 
@@ -158,7 +159,9 @@ def test_the_recorded_command_repeats_the_call(results, store, tmp_path):
 
 def test_figures_are_of_matplotlib_and_shown_without_pyplot(results):
     names = [line.split("`")[1] for line in _rows_of_figures()]
-    drawings = list(dict.fromkeys([*DRAWINGS, SPARSITY, SETS, *CHAIN_DRAWINGS, DIMENSIONS]))
+    drawings = list(
+        dict.fromkeys([*DRAWINGS, SPARSITY, SETS, TRANSFER, *CHAIN_DRAWINGS, DIMENSIONS])
+    )
     assert [drawing.name for drawing in drawings] == names
     figure = results.figure("accuracy")
     assert isinstance(figure, matplotlib.figure.Figure)

@@ -165,6 +165,21 @@ def test_data_describes_a_set(fasttrain):
     assert "1437" in outcome.out
 
 
+def test_data_describes_the_data_of_a_preset_or_a_file(fasttrain, tmp_path):
+    said = fasttrain("data", "inspect", "ps10").out
+    assert "8 x 16 x 1, uint8" in said and "10: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in said
+    assert "simple patterns have a complexity E_y H(P(x|y)) of 52.00 bits" in said
+    assert "complex patterns have a complexity E_y H(P(x|y)) of 136.00 bits" in said
+    (tmp_path / "mine.toml").write_text('[data]\nkind = "ps10"\ncomplex_bits = 1\nn_train = 50\n')
+    said = fasttrain("data", "inspect", "mine.toml").out
+    assert "of 80.00 bits (1 a step)" in said and "training images           50\n" in said
+    assert "16 x 2 x 1, float32" in fasttrain("data", "inspect", "tick-demo").out
+    (tmp_path / "mine.toml").write_text('[data]\nkind = "ps10"\ncomplex_bits = 9\n')
+    outcome = fasttrain("data", "inspect", "mine.toml")
+    assert outcome.code == 2 and "complex_bits is 9" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
 def test_data_writes_inspects_and_verifies_a_file(fasttrain, tmp_path):
     file = str(tmp_path / "digits.beton")
     written = fasttrain("data", "write", "digits", file, "--split", "test")

@@ -24,6 +24,7 @@ from fasttrain.report.figures.sets import SETS
 from fasttrain.report.figures.sharpness import SHARPNESS
 from fasttrain.report.figures.sparsity import SPARSITY, of_features
 from fasttrain.report.figures.starts import STARTS
+from fasttrain.report.figures.transfer import TRANSFER
 from fasttrain.settings.optimizers.kinds import KINDS
 
 DRAWINGS: tuple[Drawing, ...] = (
@@ -52,6 +53,8 @@ CHAIN_DRAWINGS: tuple[Drawing, ...] = (CHAIN_CURVES, CHAIN_ENDS)
 def drawings_of(results: SetupResults) -> tuple[Drawing, ...]:
     """The figures that fit what a set-up was trained for, and on."""
     fitting = CHAIN_DRAWINGS if is_chain(results) else DRAWINGS
+    if len(results.transfer):
+        fitting = (*fitting, TRANSFER)
     if of_features(results):
         return (ACCURACY, SPARSITY, *fitting[1:])
     if results.sets["set"].nunique() > 1:

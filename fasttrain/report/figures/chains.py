@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fasttrain.analysis.tables import SetupResults
-from fasttrain.report.chains import path_name
+from fasttrain.report.chains import path_name, regimes_in_words, starting_regimes
 from fasttrain.report.figures.drawing import Drawing, Missing, Shades
 from fasttrain.report.figures.rows import by, needed, note_of_count, note_of_seeds, over_seeds
 from fasttrain.report.figures.rows import thinned as with_fewer_points
@@ -53,6 +53,7 @@ def _curves(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
             f" ({MOST_LINES}): load_epochs has their curves, by path."
         )
     names = [name for name, *_ in _QUANTITIES]
+    starts = starting_regimes(results)
     ways = [
         {"stage": stage, "leaf": path}
         for leaf, path in zip(leaves["stage"], leaves["path"], strict=True)
@@ -63,8 +64,22 @@ def _curves(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     )
     means = over_seeds(rows, ["leaf", "epoch"], names).rename(columns={"leaf": "path"})
     means = means[means["n"] > 0].sort_values(["path", "quantity", "epoch"])
-    columns = ["quantity", "path", "epoch", "mean", "std", "n"]
+    means["regime"] = means["path"].map(_regimes(leaves, "path", starts))
+    columns = ["quantity", "path", "epoch", "mean", "std", "n", "regime"]
     return with_fewer_points(means, ["path", "quantity"])[columns]
+
+
+def _regimes(legs: pd.DataFrame, column: str, starts: Mapping[str, str]) -> dict[str, str]:
+    """The regimes of the first legs of what a column names; empty text where none is judged."""
+    return {
+        name: regimes_in_words(starts[stage] for stage in rows["stage"]) if starts else ""
+        for name, rows in legs.groupby(column, sort=False)
+    }
+
+
+def _with_regime(name: str, regime: str) -> str:
+    """A label, and the regime of its first leg if that is judged."""
+    return f"{name} [{regime}]" if regime else name
 
 
 def way_to(leaf: str, parents: Mapping[str, str | None]) -> Iterator[str]:
@@ -88,7 +103,7 @@ def _draw_curves(table: pd.DataFrame, shades: Shades) -> Figure:
             every = max(1, len(line) // 8)
             style = {"color": colour, "ls": dashes, "lw": 1.2, "marker": mark, "ms": 3.5}
             (drawn,) = ax.plot(line["epoch"], scale * line["mean"], markevery=every, **style)
-            drawn.set_label(path_name(str(path)))
+            drawn.set_label(_with_regime(path_name(str(path)), str(line["regime"].iloc[0])))
             handles[path] = drawn
     for ax in axes[2:]:
         ax.set_xlabel("epoch, all legs together")
@@ -107,7 +122,9 @@ def _ends(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     if rows.empty:
         raise Missing("No rate is the last of two paths: there is nothing to compare it after.")
     means = over_seeds(rows, ["last", "before", "depth", "epoch"], ["test_accuracy"])
-    columns = ["last", "before", "depth", "epoch", "mean", "std", "n"]
+    starts = _regimes(rows[rows["before"] != "none"], "before", starting_regimes(results))
+    means["regime"] = [starts.get(before, "") for before in means["before"]]
+    columns = ["last", "before", "depth", "epoch", "mean", "std", "n", "regime"]
     means = means.assign(rate=means["last"].str.split().str[0].astype(float))
     return means.sort_values(["rate", "depth", "before"], ignore_index=True)[columns]
 
@@ -127,6 +144,7 @@ def _draw_ends(table: pd.DataFrame, shades: Shades) -> Figure:
         mean, std = 100 * bars["mean"].to_numpy(), 100 * bars["std"].to_numpy()
         start = "no leg" if way == "none" else path_name(way)
         epochs = bars["epoch"].dropna()
+        start = _with_regime(start, "".join(bars["regime"].dropna().unique()))
         label = f"after {start}, {'–'.join(dict.fromkeys(map(number, sorted(epochs))))} epochs"
         style = {"color": styles[way][0], "marker": styles[way][1], "ls": "none", "ms": 6}
         bars = {"capsize": 3, "elinewidth": 1, "label": label}
@@ -146,7 +164,8 @@ CHAIN_CURVES = Drawing(
     title="Along the chains",
     caption=(
         "Training loss, training and test accuracy and effective gradient norm by epoch, along "
-        "every path from the first leg to its last one. Means over seeds."
+        "every path from the first leg to its last one. In brackets the regime of the first leg, "
+        "where the rules hold for the setting. Means over seeds."
     ),
     published="LWM and YLD, a large rate that is decayed against a small one",
     table=_curves,
@@ -158,7 +177,8 @@ CHAIN_ENDS = Drawing(
     title="What comes before the last rate",
     caption=(
         "Test accuracy at the end of training at the last rate, by the rates before it; the key "
-        "has the epochs of all legs together."
+        "has the epochs of all legs together, and in brackets the regime of the first leg, where "
+        "the rules hold for the setting."
     ),
     published="WDL, two-stage test",
     table=_ends,

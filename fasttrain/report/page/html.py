@@ -23,12 +23,19 @@ from fasttrain.analysis.regimes import boundaries, classify
 from fasttrain.analysis.tables import SetupResults
 from fasttrain.machine.files import write_atomically
 from fasttrain.machine.text import readable
+from fasttrain.report.chains import (
+    REGIME_HEADING,
+    chain_headline,
+    chain_summary,
+    is_chain,
+    starting_regimes,
+)
 from fasttrain.report.chains import SUMMARY_HEADINGS as CHAIN_HEADINGS
-from fasttrain.report.chains import chain_headline, chain_summary, is_chain
 from fasttrain.report.headline import headline, regime_by_plr
 from fasttrain.report.page.cell_command import NoCommand, train_command
 from fasttrain.report.page.heatmap import Cells, heatmap, palette, script_data
 from fasttrain.report.page.pictures import Pictures
+from fasttrain.report.page.words import differences, flatten, provenance_rows
 from fasttrain.report.seed_means import SUMMARY_HEADINGS, floats, number, summary, summary_rows
 from fasttrain.store.tables import TABLE_KINDS
 
@@ -87,7 +94,7 @@ def write_report(
     """
     folder = Path(folder)
     pictures = Pictures(folder / "figures", processes)
-    differs = _differences([results.configuration for results in setups])
+    differs = differences([results.configuration for results in setups])
     sections = [
         _section(results, commands or {}, pictures) | {"differs": different}
         for results, different in zip(setups, differs, strict=True)
@@ -102,7 +109,7 @@ def write_report(
         unfinished=unfinished,
         status=status_block(status),
         num_stages=sum(len(results.stages) for results in setups),
-        provenance=_provenance(provenance),
+        provenance=provenance_rows(provenance),
         commands=[*filter(None, [provenance.get("command")]), *analysed_by],
     )
     path = folder / "report.html"
@@ -156,7 +163,7 @@ def _section(
         "id": f"setup-{safe}",
         "setup": results.setup,
         "title": _title(results.setup, stages),
-        "settings": _flatten(results.configuration),
+        "settings": flatten(results.configuration),
         "map": None,
         **empty,
     }
@@ -199,16 +206,21 @@ def _of_chain(
     if stages.empty:
         return {"headline": chain_headline(results)}
     figures, missing = pictures.of(results, regimes, safe)
-    rows = _stage_rows(stages, regimes, _CHAIN_COLUMNS)
+    starts = starting_regimes(results)
+    columns = _CHAIN_COLUMNS
+    if starts:
+        stages = stages.assign(start=stages["stage"].map(starts))
+        columns = (*columns[:1], (REGIME_HEADING, "start", None, "{}"), *columns[1:])
+    rows = _stage_rows(stages, regimes, columns)
     return {
         "headline": chain_headline(results),
         "figures": figures,
         "missing": missing,
-        "summary": chain_summary(stages),
-        "headings": CHAIN_HEADINGS,
+        "summary": chain_summary(stages, starts),
+        "headings": (*CHAIN_HEADINGS, *([REGIME_HEADING] if starts else [])),
         "stages": rows,
-        "stage_headings": [heading for heading, *_ in _CHAIN_COLUMNS],
-        "choices": [("state", _values(rows, "state", _CHAIN_COLUMNS))],
+        "stage_headings": [heading for heading, *_ in columns],
+        "choices": [("state", _values(rows, "state", columns))],
     }
 
 
@@ -237,25 +249,6 @@ def _safe(setup: str) -> str:
     return safe if safe == setup else f"{safe}-{hashlib.sha256(setup.encode()).hexdigest()[:8]}"
 
 
-def _differences(configurations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What sets each configuration apart from the others, in words; empty for a single one."""
-    flat = [dict(_flatten(configuration)) for configuration in configurations]
-    keys = list(dict.fromkeys(key for pairs in flat for key in pairs))
-    apart = [key for key in keys if len({pairs.get(key, "–") for pairs in flat}) > 1]
-    return [", ".join(f"{key} = {pairs[key]}" for key in apart if key in pairs) for pairs in flat]
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """A nested mapping as (dotted key, text) pairs, in its order."""
-    pairs = []
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            pairs += _flatten(value, f"{prefix}{key}.")
-        else:
-            pairs.append((f"{prefix}{key}", "–" if value is None else str(value)))
-    return pairs
-
-
 def _stage_rows(
     stages: pd.DataFrame, regimes: pd.DataFrame, layout: Sequence[_Column]
 ) -> list[list[str]]:
@@ -281,19 +274,3 @@ def _values(rows: list[list[str]], heading: str, layout: Sequence[_Column]) -> l
 def _regime_rows(regimes: pd.DataFrame) -> list[tuple[str, str, str, str]]:
     ordered = regimes.sort_values(["plr", "seed"]).to_dict("records")
     return [(number(r["plr"]), str(r["seed"]), r["regime"], r["reason"]) for r in ordered]
-
-
-def _provenance(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
-    shown = {key: value for key, value in provenance.items() if key not in ("command", "time_s")}
-    pairs = [(key, "unknown" if value is None else str(value)) for key, value in shown.items()]
-    if provenance.get("time_s") is not None:
-        pairs.append(("computing time", _duration(float(provenance["time_s"]))))
-    return pairs
-
-
-def _duration(time_s: float) -> str:
-    if time_s < 60:
-        return f"{number(time_s)} s"
-    minutes, seconds = divmod(round(time_s), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"

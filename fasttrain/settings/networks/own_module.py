@@ -55,5 +55,9 @@ class OwnNetwork(ImageClassifier):
             if p.requires_grad and name not in self.sphere
         ]
 
+    def features(self, images: Tensor) -> Tensor:
+        """What the module's own method of that name gives, (B, features)."""
+        return self.net.features(images).flatten(1)  # type: ignore[operator]
+
     def forward(self, images: Tensor) -> Tensor:
         return self.net(images).contiguous()
