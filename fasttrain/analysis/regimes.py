@@ -78,7 +78,7 @@ def _judged(
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
-def _beside_the_rate(run: Mapping[str, Any]) -> str:
+def _beside_the_rate(run: dict) -> str:
     """Why the rules do not hold for a run; empty if they do."""
     noise = run.get("noise")
     return "not judged: the rules know no noise on activations" if noise and noise > 0 else ""

@@ -146,7 +146,7 @@ def _starts(results: SetupResults) -> str:
         return f"Regimes of first legs are {withheld}."
     legs = first_legs(results)
     rates = [
-        f"{number(plr)} {regimes_in_words(rows['regime'])}"
+        f"{number(float(str(plr)))} {regimes_in_words(rows['regime'])}"
         for plr, rows in legs.groupby("plr", sort=True)
     ]
     return f"Regimes of first legs, by rate: {', '.join(rates)}; A and B are told of grids alone."

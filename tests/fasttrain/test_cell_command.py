@@ -1,12 +1,15 @@
 """The command of a cell is one that the program takes, and names the same stages."""
 
+import json
 import shlex
 
 import pytest
 
+import fasttrain as ft
 from fasttrain.cli.arguments import Train
 from fasttrain.cli.usage import parse, preset_config
 from fasttrain.report.page.cell_command import NoCommand, train_command
+from fasttrain.report.page.cell_snippet import PLACE
 
 from .pages import CONFIG
 
@@ -64,6 +67,39 @@ def test_a_set_up_without_fine_tuning_has_no_length_of_it():
 def test_what_cannot_be_given_says_why(recorded, why):
     with pytest.raises(NoCommand, match=why):
         train_command(CONFIG, recorded)
+
+
+def test_a_store_made_from_python_has_python_that_makes_the_same_stages(tmp_path):
+    """Of one cell: of both seeds, and no other rate."""
+    keys = {"plr": [1e-3, 1e-2], "flr": [1e-3, 2e-3], "epochs": 2, "finetune_epochs": 1}
+    small = {"n_train": 100, "n_test": 50, "width": 2, "seeds": 2, "k": []}
+    results = ft.sweep(ft.study("digits", **keys, **small), store=tmp_path / "s", processes=1)
+    about = [json.loads(p.read_text()) for p in (tmp_path / "s").glob("*/done.json")]
+    recorded = {done["provenance"]["command"] for done in about}
+    snippet = train_command(CONFIG, recorded)
+    assert snippet.count(PLACE) == 1 and snippet.startswith("import fasttrain as ft\nft.sweep(")
+    cell = snippet.replace(PLACE, "plr=[0.001], flr=[0.002], k=[]")
+    exec(cell.replace(str(tmp_path / "s"), str(tmp_path / "again")), {})
+    again, all_of = ft.Results(tmp_path / "again").stages, results.stages
+    chosen = (all_of["plr"] == 1e-3) & (all_of["flr"].isna() | (all_of["flr"] == 2e-3))
+    assert set(again["stage"]) == set(all_of.loc[chosen, "stage"]) and len(again) == 4
+
+
+def test_rates_in_a_table_give_way_and_what_has_no_snippet_says_why():
+    call = "import fasttrain as ft; ft.sweep(ft.study('digits', grid={'plr': [1], 'seeds': 3}))"
+    line = shlex.join(["python", "-c", call])
+    assert train_command(CONFIG, [line]).endswith(
+        "ft.sweep(ft.study('digits', {cell}, grid={'seeds': 3}))"
+    )
+    # A command is preferred where there is one.
+    assert train_command(CONFIG, [line, "fasttrain sweep digits"]) == "fasttrain train digits"
+    for code, why in {
+        call.replace("3}", "'per-rate'}"): "every rate has a seed of its own",
+        "import fasttrain as ft; ft.locate(ft.study('digits'))": "no sweep of a study",
+        "ft.sweep(": "no sweep of a study",
+    }.items():
+        with pytest.raises(NoCommand, match=why):
+            train_command(CONFIG, [shlex.join(["python", "-c", code])])
 
 
 def test_flags_of_the_optimiser_make_the_one_that_the_set_up_has():

@@ -72,7 +72,7 @@ def _curves(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
 def _regimes(legs: pd.DataFrame, column: str, starts: Mapping[str, str]) -> dict[str, str]:
     """The regimes of the first legs of what a column names; empty text where none is judged."""
     return {
-        name: regimes_in_words(starts[stage] for stage in rows["stage"]) if starts else ""
+        str(name): regimes_in_words(starts[stage] for stage in rows["stage"]) if starts else ""
         for name, rows in legs.groupby(column, sort=False)
     }
 

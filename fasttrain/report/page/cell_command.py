@@ -12,6 +12,7 @@ from typing import Any
 
 from fasttrain.errors import UsageError
 from fasttrain.plan.config import load_config
+from fasttrain.report.page.cell_snippet import is_call, sweep_snippet
 from fasttrain.settings.limits import shown
 from fasttrain.settings.optimizers.kinds import options
 
@@ -29,15 +30,21 @@ def train_command(configuration: Mapping[str, Any], recorded: Iterable[str]) -> 
     """`fasttrain train PRESET --flag ...`, without a cell's --plr, --flr, --k and --seed.
 
     `recorded` are the commands that made stages of the set-up; the one whose preset needs the
-    fewest flags is taken.
+    fewest flags is taken. Where all were calls from Python it is one (`sweep_snippet`).
     Raises NoCommand if none names a preset that can still be read.
     """
-    found, reasons = [], []
+    found, calls, reasons = [], [], []
     for line in recorded:
         try:
             words = shlex.split(line)
         except ValueError as error:
             reasons.append(f"the recorded command cannot be read ({error})")
+            continue
+        if is_call(words):
+            try:
+                calls.append(sweep_snippet(words[2]))
+            except UsageError as error:
+                reasons.append(str(error))
             continue
         if words[1:2] not in (["sweep"], ["train"]) or not words[2:]:
             continue
@@ -45,6 +52,8 @@ def train_command(configuration: Mapping[str, Any], recorded: Iterable[str]) -> 
             found.append(_train_words(configuration, words))
         except UsageError as error:
             reasons.append(str(error))
+    if calls and not found:
+        return min(calls, key=len)
     if not found:
         why = reasons[-1] if reasons else "no command of a sweep is recorded"
         raise NoCommand(f"No command can be given for this cell: {why}.")

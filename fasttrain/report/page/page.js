@@ -70,6 +70,13 @@ class Explorer {
     return `${this.data.plrs[j]}${this.data.rows[i].flags}`;
   }
 
+  // The same, as Python takes them.
+  rates([i, j]) {
+    const { flags } = this.data.rows[i];
+    const [flr, k] = ["flr", "k"].map((key) => new RegExp(`--${key} (\\S+)`).exec(flags)?.[1] ?? "");
+    return `plr=[${this.data.plrs[j]}], flr=[${flr}], k=[${k}]`;
+  }
+
   words([i, j]) {
     const { text, state: ends } = this.data.cells[i][j];
     const regime = this.data.regimes[j];
@@ -186,8 +193,13 @@ class Explorer {
   command(place) {
     const { command, commandMissing, seeds } = this.data;
     if (!command) return [element("p", { className: "faint", textContent: commandMissing })];
-    const lines = seeds.map((seed) => `${command} --plr ${this.name(place)} --seed ${seed}`);
-    const words = "The command that makes this cell, one line per seed:";
+    const inPython = command.includes("{cell}");
+    const lines = inPython
+      ? [command.replace("{cell}", () => this.rates(place))]
+      : seeds.map((seed) => `${command} --plr ${this.name(place)} --seed ${seed}`);
+    const words = inPython
+      ? "The Python that makes this cell, with all its seeds:"
+      : "The command that makes this cell, one line per seed:";
     return [
       element("p", { textContent: words }),
       element("pre", { textContent: lines.join("\n"), tabIndex: 0 }),
