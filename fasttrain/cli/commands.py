@@ -55,7 +55,7 @@ def sweep(
         return 0
     failures = session.sweep(opened, console, every_epoch=every_epoch)
     store = opened.workbench.store
-    page = _report(store, options.processes)
+    page = report(store, options.processes)
     _print_outcome(opened.stages, store, page, console)
     raise_failures(failures)
     return 0
@@ -92,7 +92,7 @@ def locate(
 def analyse(path: Path, request: Request, location: Location) -> int:
     """Measure what a store holds, and rebuild its report."""
     failures = session.analyse(path, request, location, Console())
-    print(f"report: {_report(Store.open(path, create=False), location.processes)}")
+    print(f"report: {report(Store.open(path, create=False), location.processes)}")
     raise_failures(failures, "analyses", f" below {path / 'analyses'}")
     return 0
 
@@ -100,11 +100,11 @@ def analyse(path: Path, request: Request, location: Location) -> int:
 def merge(target: Path, stores: Sequence[Path], *, command: str) -> int:
     """Join stores, and rebuild the report of the target."""
     print(session.merge(target, stores, command).sentence(target))
-    print(f"report: {_report(Store.open(target, create=False), None)}")
+    print(f"report: {report(Store.open(target, create=False), None)}")
     return 0
 
 
-def _report(store: Store, processes: int | None) -> Path:
+def report(store: Store, processes: int | None) -> Path:
     """Rebuild a store's report, with figures drawn in as many processes as have trained."""
     from ..report.build import rebuild
 

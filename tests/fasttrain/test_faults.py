@@ -16,7 +16,6 @@ from fasttrain.analysis.records import Analysis, choose, save
 from fasttrain.analysis.tables import TABLES
 from fasttrain.cli import commands
 from fasttrain.execution.journal import Journal
-from fasttrain.report.build import rebuild
 from fasttrain.report.page import html
 from fasttrain.settings.data.named import Named
 from fasttrain.store.status import PROGRESS
@@ -114,15 +113,10 @@ def quick(monkeypatch):
         pictures.of(grid, None, "s")
         return {"title": grid.setup}
 
-    def report(path, watch_s):
-        rebuild(Store.open(path, create=False))
-        return 0
-
     monkeypatch.setattr(html, "_section", section)
     monkeypatch.setattr(html, "_render", lambda **content: repr(content))
-    monkeypatch.setattr(commands, "rebuild", lambda store: store.path)
+    monkeypatch.setattr(commands, "report", lambda store, processes: store.path)
     monkeypatch.setattr(Named, "load", functools.cache(Named.load))
-    monkeypatch.setattr(commands, "report", report)
 
 
 @pytest.fixture
