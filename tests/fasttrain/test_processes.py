@@ -3,6 +3,7 @@
 import functools
 import importlib
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from fasttrain.analysis.regimes import classify
 from fasttrain.machine.processes import PRELOADED, run_all
-from fasttrain.report.figures import drawn, save
+from fasttrain.report.figures import DRAWINGS, Drawing, catalogue, drawn, save
 
 from .synthetic_grids import published_grid
 
@@ -37,6 +38,14 @@ def test_figures_drawn_in_processes_have_the_same_bytes(tmp_path):
         {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in "12"
     )
     assert len(alone) == 9 and alone == beside
+
+
+def test_every_figure_can_be_drawn_elsewhere():
+    """What says how a figure is drawn is sent to the process that draws it."""
+    named = [part for part in vars(catalogue).values() if isinstance(part, Drawing)]
+    assert {drawing.name for drawing in named} > {drawing.name for drawing in DRAWINGS}
+    for drawing in named:
+        assert pickle.loads(pickle.dumps(drawing)) == drawing
 
 
 def test_calls_run_elsewhere_and_an_error_there_is_raised_here(tmp_path):

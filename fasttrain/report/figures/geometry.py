@@ -155,6 +155,14 @@ def _draw_lines(table: pd.DataFrame, shades: Shades) -> Figure:
     return figure
 
 
+def _rates_and_seeds(table: pd.DataFrame) -> str:
+    return f"{_rates_in_words(table)} {note_of_seeds(table)}"
+
+
+def _rates_and_count(table: pd.DataFrame) -> str:
+    return f"{_rates_in_words(table)} {note_of_count(table)}"
+
+
 GEOMETRY = Drawing(
     name="geometry",
     title="Angles and barriers",
@@ -167,7 +175,7 @@ GEOMETRY = Drawing(
     published="WDL, angles and linear connectivity between fine-tuned and averaged points",
     table=_geometry,
     draw=_draw_geometry,
-    note=lambda table: f"{_rates_in_words(table)} {note_of_seeds(table)}",
+    note=_rates_and_seeds,
 )
 LINES = Drawing(
     name="lines",
@@ -180,5 +188,5 @@ LINES = Drawing(
     published="WDL, barriers (which are read off these lines)",
     table=_lines,
     draw=_draw_lines,
-    note=lambda table: f"{_rates_in_words(table)} {note_of_count(table)}",
+    note=_rates_and_count,
 )
