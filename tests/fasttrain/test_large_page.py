@@ -12,7 +12,7 @@ from .pages import PROVENANCE, decreed, make_grid, use_all_pictures  # noqa: F40
 from .synthetic_grids import published_grid
 
 MAX_BYTES = 2_000_000
-FIGURE_BYTES = 870_000
+FIGURE_BYTES = 860_000
 PLRS, FLRS = np.geomspace(1e-5, 1e-1, 32), np.geomspace(1e-5, 3e-2, 16)
 
 
