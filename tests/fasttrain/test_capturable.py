@@ -4,6 +4,7 @@ Shown on a CPU, with the operations that a GPU is given, where they differ: norm
 optimiser and augmentation through the launchers of Triton, whose launches are counted, not run.
 """
 
+import functools
 import itertools
 
 import pytest
@@ -57,11 +58,17 @@ def step_of(folder, network: str, size: int, precision: str = "fp32"):
 def as_on_a_gpu(monkeypatch):
     """Launches of our kernels; what they would compute is left out."""
     triton = pytest.importorskip("triton", reason="Triton is not installed here")
+    from fasttrain_kernels.step.triton import launch
+
     launches: list[str] = []
     monkeypatch.setattr(NormReLUPool, "fused", lambda self, input: False)
     monkeypatch.setattr(base, "choose_backend", lambda tensors, name=None: "triton")
     # It looks at rates on the host alone.
     monkeypatch.setattr(sphere_sgd, "is_zero", lambda lr: False)
+    # Tables of addresses, which a host's allocator changes as it likes: a capture has memory of its
+    # own, and copies a table by itself (`tests/kernels/test_triton_launch.py`).
+    table = functools.cache(lambda count: torch.zeros(count, dtype=torch.int64))
+    monkeypatch.setattr(launch.Blocks, "table", lambda self, tensors: table(len(tensors)))
     monkeypatch.setattr(augment_module, "_choose", lambda device, backend: "triton")
     monkeypatch.setattr(
         triton.runtime.jit.JITFunction,
