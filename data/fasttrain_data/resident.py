@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fasttrain_data.batches import Loader, Settings, Split, on_device
+from fasttrain_data.batches import Augment, Loader, Settings, Split, on_device
 from fasttrain_data.rand_augment import RandAugment
 from fasttrain_data.randomness import epoch_orders
 from fasttrain_kernels.augment.augment import augment
@@ -63,14 +63,18 @@ class ResidentLoader(Loader):
         """Of all samples, in stored order, on the device: int64 (N,)."""
         return self._labels
 
-    def with_seed(self, seed: int) -> "ResidentLoader":
+    def variant(self, seed: int, *, augmented: bool = True) -> "ResidentLoader":
         """Return a loader of another seed that shares what lies on the device.
+
+        Args:
+            augmented: as this one is, or else not at all.
 
         Raises:
             DataError: a seed outside 0..2^64-1.
         """
         other = copy.copy(self)
-        other.settings = replace(self.settings, seed=seed)
+        augment = self.settings.augment if augmented else Augment()
+        other.settings = replace(self.settings, seed=seed, augment=augment)
         other.settings.check(self.part)
         return other
 

@@ -22,7 +22,8 @@ import pyarrow.parquet
 
 from ..machine.files import json_bytes, parquet, write_atomically
 from ..plan.identity import digest, torch_version
-from ..store.schema import Current, read_json
+from ..store.json_files import read_json
+from ..store.schema import Current
 from ..store.store import Store
 from .tables import TABLES, empty
 from .target import Target

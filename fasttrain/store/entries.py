@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..errors import EnvironmentProblem
 from ..machine.files import file_sha256, read_regular, sha256_hex
 from . import schema
-from .schema import Shapes, parse_json, read_json
+from .json_files import parse_json, read_json
+from .schema import Shapes
 
 # Imported where they are used: what reads finished stages does without torch.
 if TYPE_CHECKING:

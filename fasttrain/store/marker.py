@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from ..errors import EnvironmentProblem
 from ..machine.files import is_empty
-from .schema import Marker, read_json
+from .json_files import read_json
+from .schema import Marker
 
 MARKER = "store.json"
 """the file that makes a directory a store"""

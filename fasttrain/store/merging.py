@@ -20,8 +20,8 @@ from typing import Any
 from ..errors import EnvironmentProblem
 from ..machine.files import write_atomically
 from .entries import DESCRIPTION, DONE, STATE, Entry
+from .json_files import seal
 from .pack_records import PackRecords, read_record
-from .schema import seal
 from .status import merged, read_plan, write_plan
 from .store import Store
 

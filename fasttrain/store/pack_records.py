@@ -19,7 +19,8 @@ from ..machine.files import json_bytes, sha256_hex, write_atomically
 from ..plan.identity import HASH_LENGTH
 from ..plan.stages import Stage, predecessors, shorter
 from ..settings.knobs import Knobs
-from .schema import PackRecord, read_json, seal
+from .json_files import read_json, seal
+from .schema import PackRecord
 from .store import Store
 
 Packs = dict[str, list[Stage]]

@@ -22,8 +22,8 @@ from pydantic import BaseModel
 from ..errors import EnvironmentProblem
 from ..machine.files import json_bytes, write_atomically
 from . import schema
+from .json_files import read_json
 from .marker import check_store
-from .schema import read_json
 
 PLAN = "plan.json"
 PROGRESS = "progress.json"

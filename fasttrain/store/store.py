@@ -35,6 +35,7 @@ from ..machine.text import readable
 from . import schema
 from .checkpoints import Checkpoints
 from .entries import DESCRIPTION, DONE, Entries
+from .json_files import seal
 from .marker import FORMAT, MARKER, check_store
 from .schema import Shapes
 
@@ -165,7 +166,7 @@ class Store(Entries):
             for name, content in {**files, DESCRIPTION: described}.items()
         }
         record = {**summary, "id": stage, "files": listing}
-        write_atomically(folder / DONE, schema.seal(record))
+        write_atomically(folder / DONE, seal(record))
         self.tidy(stage)
 
     def tidy(self, stage: str) -> None:

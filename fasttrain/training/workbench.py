@@ -247,14 +247,17 @@ class Workbench:
 
     def passes(self, seed: int) -> Loader:
         """The training batches of a seed, by passes over the training set."""
-        own = self._own_seed(seed)
-        if isinstance(self._passes, ResidentLoader):
-            return self._passes.with_seed(own)
-        return self._open_passes(own)
+        return self._passes_of(seed, augmented=True)
 
     def unaugmented(self, seed: int) -> Loader:
         """The same batches of images as they are."""
-        return self._open_passes(self._own_seed(seed), augmented=False)
+        return self._passes_of(seed, augmented=False)
+
+    def _passes_of(self, seed: int, *, augmented: bool) -> Loader:
+        own = self._own_seed(seed)
+        if isinstance(self._passes, ResidentLoader):
+            return self._passes.variant(own, augmented=augmented)
+        return self._open_passes(own, augmented=augmented)
 
     @functools.cached_property
     def _passes(self) -> Loader:

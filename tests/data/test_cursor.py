@@ -98,11 +98,11 @@ def test_epochs_out_of_range_are_refused():
 def test_a_loader_of_another_seed_shares_the_images():
     data = make()
     first = open_loader(data, batch_size=8, seed=1, augment=DRAWS)
-    second = first.with_seed(2)
+    second = first.variant(2)
     assert second._images is first._images and second.labels is first.labels
     fresh = open_loader(data, batch_size=8, seed=2, augment=DRAWS)
     for mine, theirs in zip(second.epoch(1), fresh.epoch(1), strict=True):
         assert torch.equal(mine[0], theirs[0]) and torch.equal(mine[1], theirs[1])
     assert first.settings.seed == 1
     with pytest.raises(DataError, match="seed is -1"):
-        first.with_seed(-1)
+        first.variant(-1)

@@ -98,7 +98,7 @@ def test_the_training_set_is_brought_to_the_device_once(tmp_path):
     workbench = workbench_of(tmp_path)
     first, second = workbench.passes(0), workbench.passes(1)
     assert first.settings.seed != second.settings.seed
-    assert first._images is second._images
+    assert first._images is second._images is workbench.unaugmented(1)._images
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 import fasttrain as package
 from fasttrain.errors import EnvironmentProblem
-from fasttrain.store.schema import seal
+from fasttrain.store.json_files import seal
 from fasttrain.store.store import Store
 
 from .stored import ABOUT, SUMMARY, begin, finetuning, finish, pretraining

@@ -24,7 +24,8 @@ from fasttrain.analysis.tables import SetupResults
 from fasttrain.machine.files import file_sha256, json_bytes, make_folder, write_atomically
 from fasttrain.machine.processes import run_all
 from fasttrain.report.figures import Drawn, drawn, paths_of, save
-from fasttrain.store.schema import Written, read_json
+from fasttrain.store.json_files import read_json
+from fasttrain.store.schema import Written
 
 WRITTEN = ".written.json"
 # Vector pictures stay sharp, but thousands of marks would make a page that no phone opens.
