@@ -187,3 +187,11 @@ def visit(chromium):
 def _note(url: str, address: str, faults: list[str]) -> None:
     if url.split("#")[0] != address.split("#")[0] and not url.startswith("data:"):
         faults.append(f"request for {url}")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> str:
+    """A page of two set-ups, for tests that only read it."""
+    from .pages import two_setups
+
+    return two_setups(tmp_path_factory.mktemp("page"))

@@ -1,5 +1,6 @@
 """Small grids for the page, and regimes of their PLRs by decree: what the page shows is known."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import pytest
 
 from fasttrain.analysis.tables import SetupResults
 from fasttrain.machine.files import write_atomically
-from fasttrain.report import figures
+from fasttrain.report import figures, write_report
 from fasttrain.report.page import html, pictures
 
 NAN = float("nan")
@@ -26,6 +27,7 @@ CONFIG = {
     "guess_loss": math.log(10),
     "num_train": 1437,
 }
+EVIL = "</script><img src=x onerror=alert(1)>"
 PROVENANCE = {
     "fasttrain": "0.1.0",
     "torch": "2.15.0",
@@ -112,6 +114,7 @@ class Figure:
 
     title = "Title <of> it"
     published = "a published figure"
+    expected = "it rises"
     caption = 'Caption "quoted".'
 
     @property
@@ -161,3 +164,22 @@ def use_all_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures as users have them."""
     monkeypatch.setattr(pictures, "drawn", figures.drawn)
     monkeypatch.setattr(pictures, "save", figures.save)
+
+
+def two_setups(folder: Path) -> str:
+    """The address of a page: the second name is hostile, some cells are lost or not finished."""
+    grid = make_grid()
+    stages = grid.stages[~((grid.stages["kind"] == "swa") & (grid.stages["plr"] == 1e-3))].copy()
+    lost = (stages["plr"] == 0.5) & (stages["kind"] == "pretrain")
+    stages.loc[lost, ["state", "test_accuracy"]] = ["non-finite", float("nan")]
+    grids = [dataclasses.replace(grid, stages=stages), make_grid(setup=EVIL, dataset=EVIL)]
+    commands = dict.fromkeys(stages["stage"], "fasttrain sweep digits --store runs/x")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use_decreed(monkeypatch)
+        path = write_report(folder, grids, PROVENANCE, commands=commands)
+    return path.as_uri()
+
+
+def first_section(page: Any) -> Any:
+    """The section of the first set-up, of a page in a browser."""
+    return page.locator("#setup-s1")

@@ -26,7 +26,7 @@ def _page(folder, grids, **options) -> str:
 
 
 def _sections(page: str) -> list[str]:
-    return page.split("<h2>Provenance")[0].split("<section")[1:]
+    return page.split('<h2 id="terms"')[0].split("<section")[1:]
 
 
 def _data(page: str) -> list[dict]:
@@ -43,18 +43,46 @@ def _changed(grid, change):
 def test_page_is_self_contained_and_complete(tmp_path):
     grid = make_grid()
     page = _page(tmp_path / "new", [grid])
-    sources = re.findall(r"(?:src|href)\s*=\s*[\"']?([^\"'>]{0,20})", page)
+    sources = re.findall(r"src\s*=\s*[\"']?([^\"'>]{0,20})", page)
     assert len(sources) == 1 and sources[0].startswith("data:image/svg+xml,")
-    # The namespace of SVG is a name, no address.
-    assert not re.search(r"https?:(?!//www.w3.org/2000/svg)|@import|<link|<iframe| on\w+=", page)
+    # Papers are linked, and never loaded; the namespace of SVG is a name, no address.
+    unlinked = re.sub(r'<a href="https://arxiv.org/abs/', "", page)
+    assert not re.search(
+        r"https?:(?!//www.w3.org/2000/svg)|@import|<link|<iframe| on\w+=", unlinked
+    )
     # Nothing temporary stays behind.
     assert sorted(file.name for file in (tmp_path / "new").iterdir()) == ["figures", "report.html"]
     for text in ("data.flip", "network.radius", "1 h 23 min", "unknown", "All 32 stages"):
         assert text in page
-    for text in ("a published figure", "figures/s1-accuracy.png, .svg, .csv", "fasttrain analyse"):
+    for text in ("a published figure", "fasttrain analyse"):
         assert text in page
     assert "fasttrain sweep digits --plr &#39;1e-4:1:3&#39;" in page
     assert all(stage in page for stage in grid.stages["stage"])
+
+
+def test_every_link_leads_somewhere(tmp_path):
+    page = _page(tmp_path, [make_grid(), make_grid(setup="s2", model="resnet18")])
+    links = re.findall(r'href="([^"]*)"', page)
+    places = {link[1:] for link in links if link.startswith("#")}
+    assert places <= set(re.findall(r'id="([^"]*)"', page))
+    contents = {f"setup-s{n}{part}" for n in (1, 2) for part in ("", "-grid", "-accuracy")}
+    assert places >= contents | {"terms", "provenance", "setup-s1-summary", "setup-s2-stages"}
+    files = [link for link in links if not link.startswith(("#", "https://arxiv.org/abs/"))]
+    assert {link.rpartition(".")[2] for link in files} == {"png", "svg", "csv"}
+    assert all((tmp_path / link).is_file() for link in files)
+
+
+def test_terms_and_papers_are_linked_once_and_always():
+    from fasttrain.report.page.glossary import Links
+
+    links = Links()
+    first = links.of("Regimes of <b>: regime 2, the effective learning rate of a PLR, by TR")
+    assert first.count('<a class="term" href="#term_regime">regime</a>') == 1
+    assert '<a class="term" href="#term_effective_learning_rate">effective learning rate' in first
+    assert "&lt;b&gt;" in first and 'href="https://arxiv.org/abs/2209.03695"' in first
+    # Explained before; papers are looked up at every figure.
+    second = links.of("regime 1 at a PLR, PLRs, TRAIN; TR")
+    assert second.count("<a") == 1 and second.endswith(">TR</a>")
 
 
 def test_only_the_page_s_own_style_and_script_are_allowed(tmp_path):

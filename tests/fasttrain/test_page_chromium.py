@@ -6,29 +6,7 @@ import pytest
 
 from fasttrain.report import write_report
 
-from .pages import PROVENANCE, make_grid, use_decreed
-
-EVIL = "</script><img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    """Two set-ups, the second with a hostile name; some cells lost, some not finished."""
-    folder = tmp_path_factory.mktemp("page")
-    grid = make_grid()
-    stages = grid.stages[~((grid.stages["kind"] == "swa") & (grid.stages["plr"] == 1e-3))].copy()
-    lost = (stages["plr"] == 0.5) & (stages["kind"] == "pretrain")
-    stages.loc[lost, ["state", "test_accuracy"]] = ["non-finite", float("nan")]
-    grids = [dataclasses.replace(grid, stages=stages), make_grid(setup=EVIL, dataset=EVIL)]
-    commands = dict.fromkeys(stages["stage"], "fasttrain sweep digits --store runs/x")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        use_decreed(monkeypatch)
-        path = write_report(folder, grids, PROVENANCE, commands=commands)
-    return path.as_uri()
-
-
-def _first(page):
-    return page.locator("#setup-s1")
+from .pages import EVIL, PROVENANCE, first_section, make_grid, use_decreed
 
 
 def _column(section, name: str) -> list[str]:
@@ -40,7 +18,7 @@ def _column(section, name: str) -> list[str]:
 
 def test_a_cell_tells_its_figures_and_opens(visit, address):
     page = visit(address)
-    section = _first(page)
+    section = first_section(page)
     readout, panel = section.locator(".readout"), section.locator(".panel")
     cell = section.locator(".heatmap tbody tr:nth-child(1) td").nth(2)
     hint = readout.inner_text()
@@ -97,7 +75,7 @@ def test_every_chart_has_ticks_and_lines_inside(visit, tmp_path, monkeypatch, lo
 
 def test_cells_without_results_say_why(visit, address):
     page = visit(address)
-    section = _first(page)
+    section = first_section(page)
     panel = section.locator(".panel")
     rows = section.locator(".heatmap tbody tr")
     rows.nth(2).locator("td").nth(3).click()
@@ -113,7 +91,7 @@ def test_cells_without_results_say_why(visit, address):
 
 def test_the_heatmap_by_keyboard(visit, address):
     page = visit(address)
-    section = _first(page)
+    section = first_section(page)
     assert section.locator(".heatmap [tabindex='0']").count() == 1
     section.locator(".heatmap [tabindex='0']").focus()
 
@@ -150,7 +128,7 @@ def test_the_heatmap_by_keyboard(visit, address):
 
 def test_the_table_sorts_numbers_by_value(visit, address):
     page = visit(address)
-    section = _first(page)
+    section = first_section(page)
     section.locator(".all-stages summary").click()
     heading = section.get_by_role("columnheader", name="train loss")
     heading.get_by_role("button").press("Enter")
@@ -171,7 +149,7 @@ def test_the_table_sorts_numbers_by_value(visit, address):
 
 def test_the_table_filters(visit, address):
     page = visit(address)
-    section = _first(page)
+    section = first_section(page)
     section.locator(".all-stages summary").click()
     section.locator("select[name=kind]").select_option("swa")
     assert set(_column(section, "kind")) == {"swa"}
@@ -191,7 +169,7 @@ def test_the_table_filters(visit, address):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_scrolls_only_tables_sideways(visit, address, scheme):
     page = visit(address, width=360, color_scheme=scheme, reduced_motion="reduce")
-    _first(page).locator(".heatmap td").nth(1).click()
+    first_section(page).locator(".heatmap td").nth(1).click()
     for summary in page.locator("summary").all():
         summary.click()
     assert page.evaluate("document.documentElement.scrollWidth") == 360
@@ -210,7 +188,7 @@ def test_names_do_nothing(visit, address):
 
 def test_without_a_script_tables_and_figures_remain(visit, address):
     page = visit(address, java_script_enabled=False)
-    section = _first(page)
+    section = first_section(page)
     assert section.locator(".heatmap td").first.inner_text() == "60.50"
     assert section.locator(".readout").is_hidden() and section.locator(".filter").is_hidden()
     section.locator(".all-stages summary").click()
@@ -223,7 +201,7 @@ def test_what_is_open_and_chosen_survives_a_reload(visit, tmp_path, monkeypatch)
     waiting = {"unfinished": [("pretrain plr 0.001 seed 0", "2 of 3", "begun")]}
     path = write_report(tmp_path, [make_grid(plrs=(1e-2, 4e-2))], PROVENANCE, **waiting)
     page = visit(path.as_uri())
-    section = _first(page)
+    section = first_section(page)
     for summary in page.locator("summary").all():
         summary.click()
     section.get_by_role("columnheader", name="test %").get_by_role("button").click()

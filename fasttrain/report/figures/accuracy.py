@@ -111,6 +111,11 @@ ACCURACY = Drawing(
         "finite loss, a cross on the lower edge no finite accuracy."
     ),
     published="WDL and LLR, test accuracy of fine-tuning and SWA against PLR",
+    expected=(
+        "in regime 1 every later point lies near the pre-trained one; fine-tuned and "
+        "averaged points rise with the PLR, are best just above the boundary 1|2, at every "
+        "FLR, and fall before regime 3"
+    ),
     table=_table,
     draw=_draw,
     note=note_of_seeds,

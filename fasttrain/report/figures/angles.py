@@ -78,6 +78,7 @@ MATRIX = Drawing(
         "π/2, yellow, is what independent points have."
     ),
     published="no counterpart; the angles of WDL are those beside the diagonal",
+    expected="end points of one PLR of regime 2A are near each other",
     table=_table,
     draw=_draw,
     note=_note,

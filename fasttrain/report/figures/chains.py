@@ -168,6 +168,9 @@ CHAIN_CURVES = Drawing(
         "where the rules hold for the setting. Means over seeds."
     ),
     published="LWM and YLD, a large rate that is decayed against a small one",
+    expected=(
+        "the decayed large rate ends above the small one, although it is worse before the decay"
+    ),
     table=_curves,
     draw=_draw_curves,
     note=note_of_count,
@@ -181,6 +184,7 @@ CHAIN_ENDS = Drawing(
         "the rules hold for the setting."
     ),
     published="WDL, two-stage test",
+    expected="paths that pass through a rate of regime 2A end high, whatever came before",
     table=_ends,
     draw=_draw_ends,
     note=note_of_seeds,

@@ -82,6 +82,10 @@ BOUNDARY = Drawing(
         "one point per seed, the line joins the means of the seeds that converged."
     ),
     published="WDL, epochs to convergence near the boundary of regimes 1 and 2",
+    expected=(
+        "epochs fall with the rate and grow without bound towards the boundary 1|2; beyond "
+        "it no run converges"
+    ),
     table=_table,
     draw=_draw,
     note=_note,

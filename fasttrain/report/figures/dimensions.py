@@ -64,6 +64,10 @@ DIMENSIONS = Drawing(
         "their dimension d. A reconstruction: no simulation of this setting is published."
     ),
     published="LWM, theorems on a large initial and on a small rate",
+    expected=(
+        "after the large rate, decayed, the error on P alone falls with more samples; the "
+        "small rate's does not"
+    ),
     table=_table,
     draw=_draw,
     note=note_of_seeds,

@@ -55,6 +55,8 @@ class Drawing:
     """what is drawn, and what bars and marks mean"""
     published: str
     """the figure it corresponds to, by its paper and content"""
+    expected: str
+    """what it shows if the papers are right"""
     table: Callable[[SetupResults, pd.DataFrame], pd.DataFrame]
     """what is drawn, from the grid and its regimes (`classify`); raises Missing"""
     draw: Callable[[pd.DataFrame, Shades], Figure]

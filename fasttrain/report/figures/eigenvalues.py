@@ -95,6 +95,7 @@ EIGENVALUES = Drawing(
         "where all have the same."
     ),
     published="TR, Hessian trace / N and eigenvalues at the norm of the weights (10 Lanczos steps)",
+    expected="within regime 1 curvature falls as the rate grows",
     table=_table,
     draw=_draw,
     note=_note,

@@ -173,6 +173,10 @@ GEOMETRY = Drawing(
         "points: how far accuracy drops below, and loss rises above, the line through their values."
     ),
     published="WDL, angles and linear connectivity between fine-tuned and averaged points",
+    expected=(
+        "in regime 2A small angles and no barrier between low FLR, high FLR and average; in "
+        "2B and at small PLRs a barrier between low and high FLR"
+    ),
     table=_geometry,
     draw=_draw_geometry,
     note=_rates_and_seeds,
@@ -186,6 +190,10 @@ LINES = Drawing(
         "statistics estimated anew; means over seeds, one line per PLR, its style the regime."
     ),
     published="WDL, barriers (which are read off these lines)",
+    expected=(
+        "in regime 2A accuracy does not fall on the way; where it falls, the two ends lie in "
+        "different basins"
+    ),
     table=_lines,
     draw=_draw_lines,
     note=_rates_and_count,

@@ -162,6 +162,7 @@ CELLS = Drawing(
         "that are at chance for every seed. The strip names the regime of each PLR."
     ),
     published="WDL, test accuracy against PLR for each FLR, as one picture",
+    expected="the best columns lie just above the boundary 1|2 whatever the row",
     table=_table,
     draw=_draw,
     note=_note,

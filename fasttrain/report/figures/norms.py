@@ -157,6 +157,7 @@ HISTOGRAMS = Drawing(
         "outside counted in the first and last. Vertical scales differ."
     ),
     published="WDL, norm histograms of the third regime",
+    expected="regime 3 spreads the norms over decades; a low FLR keeps that, a high one undoes it",
     table=_histograms,
     draw=_draw_histograms,
     note=_note_of_histograms,
@@ -170,6 +171,10 @@ HETEROGENEITY = Drawing(
         "style the regime), and at the end of pre-training and of fine-tuning against PLR."
     ),
     published="TR, norms of the layers; WDL, norms in the third regime (histograms there)",
+    expected=(
+        "in regime 3 norms, and with them effective rates, become unequal; in regimes 1 and "
+        "2 they stay alike"
+    ),
     table=_heterogeneity,
     draw=_draw_heterogeneity,
     note=note_of_seeds,

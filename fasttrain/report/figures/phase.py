@@ -96,6 +96,10 @@ PHASE = Drawing(
         "PLR as a line, the last epoch of every seed as a point whose shape is the regime."
     ),
     published="TR, phase diagram of training loss and effective gradient norm",
+    expected=(
+        "runs of regime 1 go down one common line, those of regime 2 stop in a cloud each, "
+        "those of regime 3 leave upwards"
+    ),
     table=_table,
     draw=_draw,
     note=_note,

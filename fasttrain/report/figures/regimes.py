@@ -153,6 +153,10 @@ OVERVIEW = Drawing(
         "finite or zero."
     ),
     published="TR, training metrics of the three regimes; WDL, accuracy of pre-training",
+    expected=(
+        "loss and gradient norm jump at the boundary 1|2, and beyond 2|3 a step turns the "
+        "weights by about 90° and accuracy is that of a guess"
+    ),
     table=_ends,
     draw=_draw_ends,
     note=_note_of_ends,
@@ -166,6 +170,10 @@ CURVES = Drawing(
         "value, one line per PLR; the line's style is its regime."
     ),
     published="TR, training curves of the three regimes",
+    expected=(
+        "regime 1 falls to zero loss, regime 2 becomes stationary at a loss that rises with "
+        "the rate, regime 3 stays at that of a guess"
+    ),
     table=_curves,
     draw=_draw_curves,
     note=note_of_count,

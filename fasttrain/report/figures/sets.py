@@ -102,6 +102,10 @@ SETS = Drawing(
         "are ± sample standard deviation."
     ),
     published="LWM, accuracy on clean and on patch-only images",
+    expected=(
+        "what only small rates learn early, and large ones after their decay, shows on the "
+        "set that isolates it"
+    ),
     table=_table,
     draw=_draw,
     note=note_of_count,

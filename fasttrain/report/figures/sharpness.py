@@ -106,6 +106,7 @@ SHARPNESS = Drawing(
         "correlation is Spearman's."
     ),
     published="WDL, gradient norm against test accuracy; TR, sharpness at equal training loss",
+    expected="at equal training loss the points that generalise better are flatter",
     table=_table,
     draw=_draw,
     note=_note,

@@ -77,6 +77,10 @@ SPARSITY = Drawing(
         "the best one."
     ),
     published="WDL, feature sparsity of the synthetic example",
+    expected=(
+        "just above the boundary 1|2 one feature carries the network; small rates use many, "
+        "each a little"
+    ),
     table=_table,
     draw=_draw,
     note=note_of_seeds,

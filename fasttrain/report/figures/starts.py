@@ -95,6 +95,10 @@ STARTS = Drawing(
         "1e-2, then 1e-3): that needs a second stage of pre-training, which a grid does not train."
     ),
     published="WDL, two-stage test",
+    expected=(
+        "from regime 2A both FLRs end high; from regime 1, and from no start, the low "
+        "FLR ends lower"
+    ),
     table=_table,
     draw=_draw,
     note=note_of_seeds,

@@ -162,6 +162,7 @@ TRANSFER = Drawing(
         "and classifier are not the published ones."
     ),
     published="YLD, gain on the target over gain on the source, by stage of the learning rate",
+    expected="what a later, smaller rate adds carries over less: points below the dotted line",
     table=_table,
     draw=_draw,
     note=note_of_seeds,

@@ -1,7 +1,7 @@
 """One page that holds whole grids: works offline, needs no other file, loads nothing.
 
 `write_report` draws the figures of every set-up, writes them as PNG, SVG and CSV, and renders
-`report.html.j2` with the pictures, the style (page.css) and the script (charts.js, page.js) inside.
+`report.html.j2` with the pictures, the style (page.css) and the scripts inside.
 All text is escaped: names of data sets come from users. Without a script the tables and figures
 remain.
 """
@@ -33,6 +33,7 @@ from fasttrain.report.chains import (
 from fasttrain.report.chains import SUMMARY_HEADINGS as CHAIN_HEADINGS
 from fasttrain.report.headline import headline, regime_by_plr
 from fasttrain.report.page.cell_command import NoCommand, train_command
+from fasttrain.report.page.glossary import PAPERS, TERMS, Links, term_id
 from fasttrain.report.page.heatmap import Cells, heatmap, palette, script_data
 from fasttrain.report.page.pictures import Pictures
 from fasttrain.report.page.words import differences, flatten, provenance_rows
@@ -62,6 +63,7 @@ _CHAIN_COLUMNS: tuple[_Column, ...] = (
     ("path", "path", None, "{}"),
     *(column for column in _STAGE_COLUMNS if column[0] not in ("kind", "PLR", "regime", "FLR")),
 )
+_SCRIPTS = ("charts.js", "copy.js", "stages.js", "page.js")
 _CHOICES = ("kind", "regime", "state")
 _STATUS_START, _STATUS_END = '<div class="status" role="status">', "</div>"
 
@@ -103,7 +105,7 @@ def write_report(
     page = _render(
         title=" and ".join(dict.fromkeys(s["title"] for s in sections)) or "Learning-rate grid",
         css=_inline(_source("page.css"), palette()),
-        js=_inline(_source("charts.js"), _source("page.js")),
+        js=_inline(*map(_source, _SCRIPTS)),
         refresh_s=refresh_s,
         sections=sections,
         unfinished=unfinished,
@@ -136,6 +138,11 @@ def _render(**content: Any) -> str:
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
+    environment.filters["linked"] = Links().of
+    environment.globals |= {
+        "terms": [(term_id(name), name, words) for name, words in TERMS.items()]
+    }
+    environment.globals |= {"papers": PAPERS}
     return environment.from_string(_source("report.html.j2")).render(content)
 
 

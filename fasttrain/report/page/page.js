@@ -44,11 +44,9 @@ class Explorer {
   label() {
     this.table.setAttribute("role", "grid");
     this.table.setAttribute("aria-readonly", "true");
-    for (const row of this.table.rows) {
-      row.setAttribute("role", "row");
-      for (const head of row.querySelectorAll("th")) {
-        head.setAttribute("role", head.scope === "row" ? "rowheader" : "columnheader");
-      }
+    for (const row of this.table.rows) row.setAttribute("role", "row");
+    for (const head of this.table.querySelectorAll("th")) {
+      head.setAttribute("role", head.scope === "row" ? "rowheader" : "columnheader");
     }
     this.cells.forEach((row, i) => row.forEach((cell, j) => {
       cell.setAttribute("role", "gridcell");
@@ -119,6 +117,7 @@ class Explorer {
     remember(`${this.key}.cell`, this.name(place));
     this.fill(place);
     this.panel.hidden = false;
+    markScrolling(this.panel);
     if (byHand) this.panel.scrollIntoView({ block: "nearest", behavior: this.pace() });
   }
 
@@ -147,6 +146,7 @@ class Explorer {
     const parts = [close, title, element("p", { textContent: `${text}: ${ends}.${regime}` })];
     if (stages.length) parts.push(...this.curves(stages), this.numbers(stages));
     this.panel.replaceChildren(...parts, ...this.command([i, j]));
+    addCopyButtons(this.panel);
   }
 
   curves(stages) {
@@ -202,75 +202,8 @@ class Explorer {
       : "The command that makes this cell, one line per seed:";
     return [
       element("p", { textContent: words }),
-      element("pre", { textContent: lines.join("\n"), tabIndex: 0 }),
+      element("pre", { textContent: lines.join("\n") }),
     ];
-  }
-}
-
-// ---- the table of all stages
-
-class Stages {
-  constructor(section) {
-    this.key = section.id;
-    this.table = section.querySelector(".stages");
-    this.head = this.table.tHead;
-    this.body = [...this.table.tBodies[0].rows];
-    this.shown = section.querySelector(".shown");
-    this.controls = [...section.querySelectorAll(".filter input, .filter select")];
-    const names = [...this.head.rows[0].cells].map((cell) => cell.textContent);
-    this.columns = Object.fromEntries(names.map((name, at) => [name, at]));
-    this.texts = new Map(this.body.map((row) => [row, row.textContent.toLowerCase()]));
-    [...this.head.rows[0].cells].forEach((cell, at) => {
-      const button = element("button", { type: "button", textContent: cell.textContent });
-      button.id = `${this.key}-sort-${at}`;
-      button.addEventListener("click", () => {
-        const descends = cell.getAttribute("aria-sort") === "ascending";
-        this.sort(at, descends);
-        remember(`${this.key}.sort`, `${at},${descends ? "desc" : "asc"}`);
-      });
-      cell.replaceChildren(button);
-    });
-    for (const control of this.controls) {
-      control.value = state.get(`${this.key}.${control.name}`) ?? "";
-      control.addEventListener("input", () => {
-        remember(`${this.key}.${control.name}`, control.value);
-        this.filter();
-      });
-    }
-    const [at, direction] = (state.get(`${this.key}.sort`) ?? "").split(",");
-    if (direction && this.head.rows[0].cells[at]) this.sort(Number(at), direction === "desc");
-    this.filter();
-  }
-
-  // Numbers by value, words by alphabet, what is missing last in both directions.
-  sort(at, descends) {
-    const sign = descends ? -1 : 1;
-    const keyed = this.body.map((row) => {
-      const text = row.cells[at].textContent.trim();
-      return { row, text, value: text === "" ? NaN : Number(text), missing: text === "–" };
-    });
-    const numeric = keyed.every(({ value, missing }) => missing || !Number.isNaN(value));
-    keyed.sort((a, b) => {
-      if (a.missing || b.missing) return Number(a.missing) - Number(b.missing);
-      return sign * (numeric ? a.value - b.value : a.text.localeCompare(b.text));
-    });
-    this.table.tBodies[0].append(...keyed.map(({ row }) => row));
-    for (const cell of this.head.rows[0].cells) cell.removeAttribute("aria-sort");
-    this.head.rows[0].cells[at].setAttribute("aria-sort", descends ? "descending" : "ascending");
-  }
-
-  filter() {
-    let count = 0;
-    for (const row of this.body) {
-      const fits = this.controls.every(({ name, value }) => {
-        if (!value) return true;
-        if (name !== "text") return row.cells[this.columns[name]].textContent === value;
-        return value.toLowerCase().trim().split(/\s+/).every((w) => this.texts.get(row).includes(w));
-      });
-      row.hidden = !fits;
-      count += fits;
-    }
-    this.shown.textContent = `${count} of ${this.body.length} stages`;
   }
 }
 
@@ -280,6 +213,7 @@ for (const details of document.querySelectorAll("details")) {
   if (state.has(details.id)) details.open = state.get(details.id) === "open";
   details.addEventListener("toggle", () => {
     remember(details.id, details.open === before ? "" : details.open ? "open" : "closed");
+    markScrolling(details);
   });
 }
 for (const section of document.querySelectorAll("section[data-explorer]")) {
@@ -287,6 +221,15 @@ for (const section of document.querySelectorAll("section[data-explorer]")) {
   const data = JSON.parse(section.querySelector("script[type='application/json']").textContent);
   new Explorer(section, data, rows);
 }
+addCopyButtons(document);
+markScrolling(document);
+addEventListener("resize", () => markScrolling(document));
+// A link to a closed part opens it; what is open and chosen stays in the address.
+addEventListener("hashchange", () => {
+  const target = document.getElementById(location.hash.slice(1));
+  if (target instanceof HTMLDetailsElement) target.open = true;
+  if (state.toString()) remember("focus", state.get("focus"));
+});
 restoreFocus();
 // A refresh by the page's head would drop what stands after "#", or not load the page again.
 const seconds = Number(document.documentElement.dataset.refresh);

@@ -64,7 +64,12 @@ class Pictures:
             self.processes,
         )
         figures = [
-            {**_about(item), "caption": item.caption, "file": f"{self.folder.name}/{stem}"}
+            {
+                **_about(item),
+                "name": item.drawing.name,
+                "caption": item.caption,
+                "file": f"{self.folder.name}/{stem}",
+            }
             | self._picture(item, stem)
             for stem, item in stems.items()
         ]
@@ -118,7 +123,12 @@ def written(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _about(item: Drawn) -> dict[str, str]:
-    return {"title": item.drawing.title, "published": item.drawing.published}
+    drawing = item.drawing
+    return {
+        "title": drawing.title,
+        "published": drawing.published,
+        "expected": drawing.expected,
+    }
 
 
 def _source(item: Drawn) -> str:
