@@ -14,6 +14,7 @@ from fasttrain.report.figures.rows import chance_level, needed, note_of_seeds
 from fasttrain.report.figures.style import (
     ABOVE_REGIMES,
     PLR_LABEL,
+    accuracy_axis,
     curve,
     handle,
     legend_below,
@@ -60,7 +61,7 @@ def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
             ax.set_title(_PANELS[kind][2], fontsize=9.5, **ABOVE_REGIMES)
         _panel(ax, rows)
     axes[0].set_ylabel("test accuracy (%)")
-    axes[0].set_ylim(bottom=max(0.0, axes[0].get_ylim()[0]))
+    accuracy_axis(axes[0], 100 * table["mean"].dropna())
     handles = _states(table)
     if table["chance"].notna().any():
         handles.insert(0, handle("chance level", "0.55", line=":"))
@@ -108,7 +109,8 @@ ACCURACY = Drawing(
     caption=(
         "Test accuracy against PLR: at the end of pre-training, after fine-tuning at each FLR, and "
         "of the average of k checkpoints. A hollow point has a seed that is at chance or has no "
-        "finite loss, a cross on the lower edge no finite accuracy."
+        "finite loss, a cross on the lower edge no finite accuracy. Where accuracies exceed 95 %, "
+        "the axis is logarithmic in the error."
     ),
     published="WDL and LLR, test accuracy of fine-tuning and SWA against PLR",
     expected=(

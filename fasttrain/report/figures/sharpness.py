@@ -78,12 +78,21 @@ def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
 
 
 def _correlation(values: np.ndarray, error: pd.Series) -> str:
-    """Spearman's rank correlation over the points drawn."""
+    """Spearman's rank correlation over the points drawn, and its interval of 95 %.
+
+    The interval is that of Bonett and Wright, Psychometrika 65 (2000): arctanh of the correlation
+    is normal with variance (1 + correlation² / 2) / (n - 3).
+    """
     drawn = values > 0
+    count = int(drawn.sum())
     ranks = pd.Series(values[drawn]).rank(), error[drawn].reset_index(drop=True).rank()
-    if drawn.sum() < 3 or min(len(set(rank)) for rank in ranks) < 2:
-        return f"n = {drawn.sum()}"
-    return f"rank correlation {ranks[0].corr(ranks[1]):+.2f}, n = {drawn.sum()}"
+    if count < 4 or min(len(set(rank)) for rank in ranks) < 2:
+        return f"n = {count}"
+    found = float(ranks[0].corr(ranks[1]))
+    within = np.arctanh(np.clip(found, -1 + 1e-12, 1 - 1e-12))
+    half = 1.96 * np.sqrt((1 + found**2 / 2) / (count - 3))
+    low, high = np.tanh([within - half, within + half])
+    return f"rank correlation {found:+.2f} ({low:+.2f} to {high:+.2f}), n = {count}"
 
 
 def _note(table: pd.DataFrame) -> str:
@@ -103,7 +112,7 @@ SHARPNESS = Drawing(
         f"{CONVERGED:g}, the published threshold of convergence): the mean gradient norm of a "
         "batch and the largest eigenvalue of the loss's Hessian, both on the unit sphere, against "
         "test error. One point per stage: its colour is the PLR, its shape the FLR. The rank "
-        "correlation is Spearman's."
+        "correlation is Spearman's, with its interval of 95 %."
     ),
     published="WDL, gradient norm against test accuracy; TR, sharpness at equal training loss",
     expected="at equal training loss the points that generalise better are flatter",
