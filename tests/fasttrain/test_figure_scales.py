@@ -22,7 +22,7 @@ def _heights(accuracies: list[float]) -> np.ndarray:
 
 def test_accuracies_near_all_are_told_apart():
     heights = _heights([10.0, 60.0, 99.17, 99.72, 100.0])
-    assert (np.diff(heights) > 0.08).all() and 0 <= heights[0] and heights[-1] == 1
+    assert (np.diff(heights) > 0.08).all() and 0 <= heights[0] and heights[-1] == pytest.approx(1)
     # Equal ratios of the error are equal heights, but for the 0.05 % that no error counts as.
     low, mid, high = _heights([90.0, 96.0, 98.4])
     assert high - mid == pytest.approx(mid - low, rel=0.02)
