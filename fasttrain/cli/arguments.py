@@ -150,6 +150,21 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Serve:
+    """Show the reports of stores at an address of this machine, rebuilt while sweeps run.
+
+    Until Ctrl-C (exit code 0). Nobody on another machine can ask for them.
+    """
+
+    stores: Annotated[Positional[tuple[Path, ...]], arg(metavar="STORE")]
+    """directories of results"""
+    port: int = 8765
+    """port of 127.0.0.1; 0 takes a free one"""
+    interval: float = 5.0
+    """seconds between looks at the stores, and after which pages reload themselves"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Merge:
     """Join stores: copy what others have finished into one, and report. Run it again to resume."""
 

@@ -28,7 +28,18 @@ from ..store.inputs import check_dataset, check_merge, check_source, check_train
 from ..store.marker import check_store
 from . import pipes
 from .actions import bench, data
-from .arguments import Analyse, Cell, Doctor, Locate, Merge, Report, StoreStatus, Sweep, Train
+from .arguments import (
+    Analyse,
+    Cell,
+    Doctor,
+    Locate,
+    Merge,
+    Report,
+    Serve,
+    StoreStatus,
+    Sweep,
+    Train,
+)
 from .usage import parse, preset_config
 
 OVERVIEW = """\
@@ -39,6 +50,7 @@ usage: fasttrain COMMAND ...
   locate PRESET|FILE.toml  find where the regimes meet, and the grid worth running
   analyse STORE            measure geometry, norms, sharpness, features, transfer of its stages
   report STORE             rebuild tables, figures and report.html of a store
+  serve STORE...           show the reports of stores at an address of this machine
   merge TARGET STORE...    join the stores of shards, or of machines, into one
   status STORE             say what of its plan is finished, and what runs now
   doctor [STORE]           verify every byte of a store, or look at this machine
@@ -109,6 +121,7 @@ def _dispatch(arguments: list[str]) -> int:
         "locate": _locate,
         "analyse": _analyse,
         "report": _report,
+        "serve": _serve,
         "merge": _merge,
         "status": _status,
         "doctor": _doctor,
@@ -233,8 +246,7 @@ def _locate(arguments: list[str]) -> int:
 
 def _report(arguments: list[str]) -> int:
     command = parse(Report, "report", arguments)
-    if not 0.1 <= command.interval <= 86400:
-        raise UsageError(f"--interval {command.interval:g}: must be 0.1 to 86400 seconds")
+    _check_interval(command.interval)
     check_store(command.store, create=False)
     # Not by way of what sweeps and analyses: a report is drawn without torch.
     from ..report.build import rebuild, watch
@@ -244,6 +256,25 @@ def _report(arguments: list[str]) -> int:
         return watch(command.store, command.interval)
     print(rebuild(Store.open(command.store, create=False)))
     return 0
+
+
+def _serve(arguments: list[str]) -> int:
+    command = parse(Serve, "serve", arguments)
+    if not command.stores:
+        raise UsageError("serve needs the stores to show: fasttrain serve STORE...")
+    if not 0 <= command.port < 2**16:
+        raise UsageError(f"--port {command.port}: must be 0 to 65535")
+    _check_interval(command.interval)
+    for store in command.stores:
+        check_store(store, create=False)
+    from ..report.serve import serve
+
+    return serve(command.stores, command.port, command.interval)
+
+
+def _check_interval(interval_s: float) -> None:
+    if not 0.1 <= interval_s <= 86400:
+        raise UsageError(f"--interval {interval_s:g}: must be 0.1 to 86400 seconds")
 
 
 def _merge(arguments: list[str]) -> int:

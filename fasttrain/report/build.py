@@ -6,6 +6,7 @@ what is finished, and takes for granted of no other file that it is still there 
 
 import math
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -52,27 +53,53 @@ def rebuild(store: Store, refresh_s: int | None = None, processes: int = 1) -> P
 def watch(path: Path, interval_s: float) -> int:
     """Rebuild whenever the store has changed, until interrupted; returns the exit code, 0.
 
-    Ctrl-C is the way to end it; another signal that stops it is raised.
+    Raises:
+        EnvironmentProblem: no store.
+    """
+    return keep_current([Watched(path, interval_s)], interval_s)
+
+
+class Watched:
+    """A store whose report follows it, as often as it is looked at.
 
     A problem in the store is one line, and the next change another try.
 
     Raises:
         EnvironmentProblem: no store.
     """
-    store = Store.open(path, create=False)
-    seen: tuple[dict[Path, int], bool] | None = None
+
+    def __init__(self, path: Path, interval_s: float) -> None:
+        self.store = Store.open(path, create=False)
+        self.refresh_s = max(2, math.ceil(interval_s))
+        self._seen: tuple[dict[Path, int], bool] | None = None
+
+    def look(self) -> None:
+        """Rebuild the report if the store has changed since the last look."""
+        found = _changes(self.store), read(self.store.path).running
+        if found != self._seen:
+            _rebuild_aloud(self.store, self.refresh_s)
+            self._seen = found
+        elif found[1]:
+            _tell_status(self.store)
+
+    def leave(self) -> None:
+        """Let the page that stays behind reload itself no more."""
+        _rebuild_aloud(self.store, None)
+
+
+def keep_current(stores: Sequence[Watched], interval_s: float) -> int:
+    """Look at stores in turn until Ctrl-C; returns the exit code, 0.
+
+    Another signal that stops it is raised.
+    """
     try:
         while True:
-            found = _changes(store), read(store.path).running
-            if found != seen:
-                _rebuild_aloud(store, max(2, math.ceil(interval_s)))
-                seen = found
-            elif found[1]:
-                _tell_status(store)
+            for store in stores:
+                store.look()
             time.sleep(interval_s)
     except KeyboardInterrupt as stop:
-        # The page that stays behind does not reload itself any more.
-        _rebuild_aloud(store, None)
+        for store in stores:
+            store.leave()
         if exit_code(stop) != exit_code(KeyboardInterrupt()):
             raise
         return 0
