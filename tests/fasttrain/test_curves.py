@@ -92,4 +92,4 @@ def test_many_curves_have_fewer_points(num_stages):
     epochs = pd.concat([one.assign(stage=s, epoch=range(200)) for s in stages])
     packed = packed_curves(epochs, stages)
     assert len(json.dumps(packed["curves"], separators=(",", ":"))) < MAX_BYTES
-    assert packed["points"] == (60 if num_stages == 10 else 27)
+    assert packed["points"] == (60 if num_stages == 10 else 26)

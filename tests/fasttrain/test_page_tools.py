@@ -95,3 +95,40 @@ def test_on_paper_reasons_and_configuration_are_open(visit, address):
         assert box and box["height"] > 20
     assert section.locator(".all-stages").is_hidden()
     assert page.get_by_role("navigation").is_hidden()
+
+
+def test_cells_are_compared(visit, address):
+    page = visit(address)
+    comparison = page.locator("#comparison")
+    assert comparison.is_hidden()
+    section = first_section(page)
+
+    def compare(place, row: int, column: int) -> None:
+        place.locator(f".heatmap tbody tr:nth-child({row}) td").nth(column).click()
+        place.get_by_role("button", name="Compare").click()
+
+    compare(section, 1, 0)
+    compare(section, 1, 2)
+    compare(section, 1, 2)
+    compare(page.locator("section").nth(1), 3, 2)
+    entries = comparison.locator("li")
+    assert entries.count() == 3
+    first, second, third = entries.all_inner_texts()
+    assert "PLR 0.001, FLR 0.01: 60.50 ± 0.71 %" in first and "over the first" not in first
+    assert "Set-up s1" in first and "Set-up </script>" in third
+    # Seed by seed both differ by the same.
+    assert "+15.00 ± 0.00 points over the first, seed by seed, n = 2" in second
+    assert "+5.00 ± 0.00 points over the first, seed by seed, n = 2" in third
+    charts = comparison.locator("svg[role=img]")
+    assert charts.count() == 3
+    lines = charts.nth(1).locator("polyline")
+    looks = [line.get_attribute("class") for line in lines.all()]
+    assert looks == ["line s0"] * 2 + ["line s1"] * 2 + ["line s2"] * 2
+    # Of what was pre-trained alone there is nothing after it.
+    epochs = [len(line.get_attribute("points").split()) for line in lines.all()]
+    assert epochs == [6, 6, 6, 6, 3, 3]
+    page.reload()
+    assert entries.all_inner_texts() == [first, second, third]
+    for _ in range(3):
+        comparison.get_by_role("button", name="Remove").first.click()
+    assert comparison.is_hidden() and "compared" not in page.url

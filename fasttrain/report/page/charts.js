@@ -18,6 +18,12 @@ function element(name, properties = {}, ...children) {
   return made;
 }
 
+function button(textContent, className, act, id = "") {
+  const made = element("button", { type: "button", textContent, className, id });
+  made.addEventListener("click", act);
+  return made;
+}
+
 function drawing(name, attributes = {}, text = "") {
   const made = document.createElementNS(SVG, name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -88,14 +94,26 @@ function extent(values) {
   return low === 0 ? [0, 1] : [low / 1.1, high * 1.1];
 }
 
-// One chart: lines are {seed, points: [[epoch, value], ...]}; epochs after `change` are shaded.
+function strokes({ seed, colour }) {
+  return { class: `line s${colour % 5}`, "stroke-dasharray": DASHES[seed % 5] };
+}
+
+// An entry of a legend: a sample of the line, and words.
+function legendEntry(line, words) {
+  const sample = drawing("svg", { viewBox: "0 0 28 8", class: "sample", "aria-hidden": "true" });
+  sample.append(drawing("line", { x1: 0, x2: 28, y1: 4, y2: 4, ...strokes(line) }));
+  return element("span", {}, sample, ` ${words}`);
+}
+
+// One chart: lines are {seed, colour, points: [[epoch, value], ...]}, dashed by seed; epochs after
+// `change` are shaded.
 function chart(title, kind, lines, change) {
   const [width, height, left, right, top, bottom] = [330, 220, 52, 10, 26, 34];
   const root = drawing("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
   root.setAttribute("aria-label", `${title} by epoch, ${lines.length} lines`);
   root.append(drawing("text", { x: left, y: 15, class: "title" }, title));
-  const drawn = lines.map(({ seed, points }) => ({
-    seed,
+  const drawn = lines.map(({ points, ...look }) => ({
+    ...look,
     points: points.filter(([, value]) => value !== null && (kind !== "log" || value > 0)),
   }));
   const points = drawn.flatMap((line) => line.points);
@@ -133,11 +151,11 @@ function chart(title, kind, lines, change) {
   root.append(drawing("text", under, "epoch"));
   for (const line of drawn) {
     const path = line.points.map(([epoch, value]) => `${x(epoch).toFixed(1)},${y(value).toFixed(1)}`);
-    const look = { class: `line s${line.seed % 5}`, "stroke-dasharray": DASHES[line.seed % 5] };
+    const look = strokes(line);
     if (path.length > 1) root.append(drawing("polyline", { points: path.join(" "), ...look }));
     else if (path.length) {
       const [cx, cy] = path[0].split(",");
-      root.append(drawing("circle", { cx, cy, r: 3, class: `dot s${line.seed % 5}` }));
+      root.append(drawing("circle", { cx, cy, r: 3, class: `dot s${line.colour % 5}` }));
     }
   }
   return root;

@@ -21,13 +21,11 @@ function cellsOf(table) {
 
 // A button that copies what `text` gives at the time; where a browser forbids it, it says so.
 function copyButton(label, text) {
-  const button = element("button", { type: "button", textContent: label, className: "copy" });
-  button.addEventListener("click", async () => {
+  return button(label, "copy", async ({ target }) => {
     const done = await navigator.clipboard?.writeText(text()).then(() => true, () => false);
-    button.textContent = done ? "copied" : "not allowed here";
-    setTimeout(() => (button.textContent = label), 1500);
+    target.textContent = done ? "copied" : "not allowed here";
+    setTimeout(() => (target.textContent = label), 1500);
   });
-  return button;
 }
 
 function addCopyButtons(root) {

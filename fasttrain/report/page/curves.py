@@ -16,7 +16,7 @@ from fasttrain.report.seed_means import floats
 
 MAX_POINTS = 60
 """of one curve"""
-MAX_BYTES = 450_000
+MAX_BYTES = 440_000
 """of all curves of a set-up together: grids of more stages have fewer points"""
 _OTHER_BYTES = 60
 """of the curves of a stage: their lowest and highest values"""

@@ -63,7 +63,7 @@ _CHAIN_COLUMNS: tuple[_Column, ...] = (
     ("path", "path", None, "{}"),
     *(column for column in _STAGE_COLUMNS if column[0] not in ("kind", "PLR", "regime", "FLR")),
 )
-_SCRIPTS = ("charts.js", "copy.js", "stages.js", "page.js")
+_SCRIPTS = ("charts.js", "copy.js", "stages.js", "compare.js", "page.js")
 _CHOICES = ("kind", "regime", "state")
 _STATUS_START, _STATUS_END = '<div class="status" role="status">', "</div>"
 

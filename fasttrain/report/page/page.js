@@ -36,9 +36,9 @@ class Explorer {
     this.table.addEventListener("keydown", (event) => this.move(event));
     section.addEventListener("keydown", (event) => event.key === "Escape" && this.close());
     this.rove([0, 0]);
-    const places = this.cells.flatMap((row, i) => row.map((_, j) => [i, j]));
+    this.places = this.cells.flatMap((row, i) => row.map((_, j) => [i, j]));
     const before = state.get(`${this.key}.cell`);
-    this.open(places.find((place) => this.name(place) === before), false);
+    this.open(this.places.find((place) => this.name(place) === before), false);
   }
 
   label() {
@@ -73,6 +73,10 @@ class Explorer {
     const { flags } = this.data.rows[i];
     const [flr, k] = ["flr", "k"].map((key) => new RegExp(`--${key} (\\S+)`).exec(flags)?.[1] ?? "");
     return `plr=[${this.data.plrs[j]}], flr=[${flr}], k=[${k}]`;
+  }
+
+  stages([i, j]) {
+    return this.data.cells[i][j].stages;
   }
 
   words([i, j]) {
@@ -118,11 +122,9 @@ class Explorer {
     this.fill(place);
     this.panel.hidden = false;
     markScrolling(this.panel);
-    if (byHand) this.panel.scrollIntoView({ block: "nearest", behavior: this.pace() });
-  }
-
-  pace() {
-    return matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth";
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const behavior = calm ? "auto" : "smooth";
+    if (byHand) this.panel.scrollIntoView({ block: "nearest", behavior });
   }
 
   close() {
@@ -138,39 +140,44 @@ class Explorer {
   fill([i, j]) {
     const { stages, text, state: ends } = this.data.cells[i][j];
     const row = this.data.rows[i];
-    const close = element("button", { type: "button", textContent: "Close", className: "close" });
-    close.id = `${this.key}-close`;
-    close.addEventListener("click", () => this.close());
+    const close = button("Close", "close", () => this.close(), `${this.key}-close`);
     const title = element("h4", { textContent: `PLR ${this.data.plrs[j]}, ${row.label}` });
     const regime = this.data.regimes[j] ? ` The PLR is ${this.data.regimes[j]}.` : "";
+    const add = () => this.comparison.add({ explorer: this, place: [i, j] });
+    const compare = button("Compare", "close", add, `${this.key}-compare`);
     const parts = [close, title, element("p", { textContent: `${text}: ${ends}.${regime}` })];
+    if (stages.length) parts.splice(1, 0, compare);
     if (stages.length) parts.push(...this.curves(stages), this.numbers(stages));
     this.panel.replaceChildren(...parts, ...this.command([i, j]));
     addCopyButtons(this.panel);
   }
 
-  curves(stages) {
-    const epochs = (index) => this.data.epochs[this.data.curves[index]?.[0]] ?? [];
-    const part = (index, at) => {
+  epochs(index) {
+    return this.data.epochs[this.data.curves[index]?.[0]] ?? [];
+  }
+
+  // The lines of one chart, a seed each, through pre-training and what follows.
+  lines(stages, at) {
+    const part = (index) => {
       const curve = this.data.curves[index]?.slice(1 + 3 * at, 4 + 3 * at) ?? [null, null, ""];
       const values = unpacked(...curve, CURVES[at][1]);
-      return epochs(index).map((epoch, place) => [epoch, values[place]]);
+      return this.epochs(index).map((epoch, place) => [epoch, values[place]]);
     };
-    const seeds = stages.map(([index, parent, seed]) => ({ index, parent, seed }));
-    const change = Math.max(0, ...seeds.flatMap((s) => (s.parent === null ? [] : epochs(s.parent))));
-    const charts = CURVES.map(([title, kind], at) => {
-      const lines = seeds.map(({ index, parent, seed }) => ({
-        seed,
-        points: [...(parent === null ? [] : part(parent, at)), ...part(index, at)],
-      }));
-      return chart(title, kind, lines, change);
-    });
+    return stages.map(([index, parent, seed]) => ({
+      seed,
+      colour: seed,
+      points: [...(parent === null ? [] : part(parent)), ...part(index)],
+    }));
+  }
+
+  curves(stages) {
+    const before = stages.flatMap(([, parent]) => (parent === null ? [] : this.epochs(parent)));
+    const change = Math.max(0, ...before);
+    const charts = CURVES.map(([title, kind], at) =>
+      chart(title, kind, this.lines(stages, at), change));
     const legend = element("p", { className: "legend" });
-    for (const { seed } of seeds) {
-      const sample = drawing("svg", { viewBox: "0 0 28 8", class: "sample", "aria-hidden": "true" });
-      const look = { class: `line s${seed % 5}`, "stroke-dasharray": DASHES[seed % 5] };
-      sample.append(drawing("line", { x1: 0, x2: 28, y1: 4, y2: 4, ...look }));
-      legend.append(element("span", {}, sample, ` seed ${seed}`));
+    for (const [, , seed] of stages) {
+      legend.append(legendEntry({ seed, colour: seed }, `seed ${seed}`));
     }
     if (change) legend.append(element("span", {}, "shaded: after pre-training"));
     const { points } = this.data;
@@ -216,11 +223,14 @@ for (const details of document.querySelectorAll("details")) {
     markScrolling(details);
   });
 }
+const explorers = [];
 for (const section of document.querySelectorAll("section[data-explorer]")) {
   const rows = new Stages(section);
   const data = JSON.parse(section.querySelector("script[type='application/json']").textContent);
-  new Explorer(section, data, rows);
+  explorers.push(new Explorer(section, data, rows));
 }
+const comparison = new Comparison(document.getElementById("comparison"), explorers);
+for (const explorer of explorers) explorer.comparison = comparison;
 addCopyButtons(document);
 markScrolling(document);
 addEventListener("resize", () => markScrolling(document));

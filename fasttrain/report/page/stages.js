@@ -1,13 +1,8 @@
 // ---- the table of all stages
 
 const same = (a, b) => a === b || Number(a) === Number(b);
-const COMPARED = {
-  "=": same,
-  "!=": (a, b) => !same(a, b),
-  "<": (a, b) => Number(a) < Number(b),
-  ">": (a, b) => Number(a) > Number(b),
-  "<=": (a, b) => Number(a) <= Number(b),
-  ">=": (a, b) => Number(a) >= Number(b),
+const ORDERED = {
+  "<": (a, b) => a < b, "<=": (a, b) => a <= b, ">": (a, b) => a > b, ">=": (a, b) => a >= b,
 };
 
 class Stages {
@@ -22,14 +17,12 @@ class Stages {
     this.names = [...this.head.rows[0].cells].map((cell) => cell.textContent);
     this.texts = new Map(this.body.map((row) => [row, row.textContent.toLowerCase()]));
     [...this.head.rows[0].cells].forEach((cell, at) => {
-      const button = element("button", { type: "button", textContent: cell.textContent });
-      button.id = `${this.key}-sort-${at}`;
-      button.addEventListener("click", () => {
+      const order = () => {
         const descends = cell.getAttribute("aria-sort") === "ascending";
         this.sort(at, descends);
         remember(`${this.key}.sort`, `${at},${descends ? "desc" : "asc"}`);
-      });
-      cell.replaceChildren(button);
+      };
+      cell.replaceChildren(button(cell.textContent, "", order, `${this.key}-sort-${at}`));
     });
     for (const control of [this.words, ...this.choices]) {
       control.value = state.get(`${this.key}.${control.name}`) ?? "";
@@ -84,6 +77,10 @@ class Stages {
     const column = [name, `${name} %`].find((one) => lower.includes(one));
     const at = column ? lower.indexOf(column) : lower.findIndex((one) => one.startsWith(name));
     if (at < 0) unknown.add(name);
-    return (row) => at >= 0 && COMPARED[sign](row.cells[at].textContent.toLowerCase(), asked);
+    return (row) => {
+      const text = row.cells[at]?.textContent.toLowerCase();
+      const fits = ORDERED[sign]?.(Number(text), Number(asked));
+      return text !== undefined && (fits ?? same(text, asked) === (sign === "="));
+    };
   }
 }
