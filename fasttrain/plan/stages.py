@@ -69,7 +69,8 @@ class Stage:
     @functools.cached_property
     def id(self) -> str:
         """The stage's identity: 16 hexadecimal digits."""
-        return stage_identity(self.description())
+        # What stands under a parent says of the set-up what the parent says.
+        return stage_identity(self._about({} if self.parent else self._sections()))
 
     @property
     def kind(self) -> Kind:
@@ -100,6 +101,11 @@ class Stage:
         """Counted from the root's start; a parent that ended early counts as whole."""
         return 0 if self.parent is None else self.parent.end_epoch
 
+    @functools.cached_property
+    def shorter(self) -> dict[int, "Stage"]:
+        """Those of the same line that have been asked for, by their epochs."""
+        return {}
+
     @property
     def end_epoch(self) -> int:
         return self.start_epoch + self.num_epochs
@@ -121,8 +127,14 @@ class Stage:
             path[-1]["epochs"] = self.whole
         return path
 
+    def _sections(self) -> dict[str, Any]:
+        return {name: json.loads(text) for name, text in self.setup}
+
     def description(self) -> dict[str, Any]:
         """What stage.json holds."""
+        return self._about(self._sections())
+
+    def _about(self, sections: dict[str, Any]) -> dict[str, Any]:
         return {
             "kind": self.kind,
             "plr": self.plr,
@@ -136,7 +148,7 @@ class Stage:
             "until_loss": self.until_loss,
             "path": self._path(),
             "experiment": self.experiment,
-            "setup": {name: json.loads(text) for name, text in self.setup},
+            "setup": sections,
         }
 
     def label(self) -> str:
@@ -215,7 +227,10 @@ def predecessors(stage: Stage, lengths: Collection[int] = ()) -> Iterator[Stage]
     """
     own = lengths if stage.k is None else range(stage.num_epochs)
     for num_epochs in sorted({n for n in own if n < stage.num_epochs}, reverse=True):
-        yield shorter(stage, num_epochs)
+        if num_epochs not in stage.shorter:
+            # Every part of a driver asks, and an identity takes a while.
+            stage.shorter[num_epochs] = shorter(stage, num_epochs)
+        yield stage.shorter[num_epochs]
 
 
 def lengths_of(stages: Iterable[Stage]) -> set[int]:
