@@ -4,11 +4,12 @@
     python -m bench studies tick --seconds 20    # some, and seconds for each way
 
 Each way takes the same batches, loader included, at the setting's first learning rate: plain torch
-(fp32 modules, autograd, SGD, and a rescaling as in `bench.grid.published`), a pack as
+(`bench.plain`: fp32 modules, autograd, torch's optimisers), a pack as
 `fasttrain.training.loop` takes its steps, and where there is one the pack's kernel. Ways take
 turns; times are CPU time of one thread, of a step and model, medians and quartiles. "loss" is the
 mean training loss of the first steps from the same weights: ways whose losses differ are not
-alternatives. Images of CIFAR are random ones: what they show takes no time.
+alternatives; after a pass over the training set it is the effective gradient norm of that. Images
+of CIFAR are random ones: what they show takes no time.
 """
 
 import argparse
@@ -23,21 +24,21 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bench.grid.networks import NETWORKS
-from bench.grid.published import rescale_
+from bench.plain import Way, plain
 from fasttrain.experiments.kinds import first_rates
 from fasttrain.machine.precision import resolve_precision
 from fasttrain.machine.provenance import about
 from fasttrain.plan.config import Config, load_config
 from fasttrain.settings.knobs import Knobs
-from fasttrain.settings.networks.kinds import MLP, ConvNet, ResNet18
-from fasttrain.settings.networks.modules import LayerNormMLP
+from fasttrain.settings.networks.kinds import MLP
+from fasttrain.settings.optimizers.kinds import Sphere
 from fasttrain.store.store import Store
 from fasttrain.training.evaluate import score_test_set
 from fasttrain.training.loop import train_epoch
-from fasttrain.training.pack import Pack
+from fasttrain.training.pack import Pack, drawing
+from fasttrain.training.passes import measure_undisturbed
 from fasttrain.training.step_epochs import StepEpochs
 from fasttrain.training.workbench import Workbench
 from fasttrain_data import ImageData
@@ -53,31 +54,43 @@ class Setting(NamedTuple):
     preset: str
     size: int
     steps: int
+    change: Callable[[Config], Config] = lambda config: config
+    """what differs from the preset"""
+    passed: bool = False
+    """whether a pass over the training set follows the steps, which are those of an epoch"""
+
+
+def squared(config: Config) -> Config:
+    """The squared loss."""
+    return dataclasses.replace(
+        config, training=dataclasses.replace(config.training, loss="squared")
+    )
+
+
+def equal_norms(config: Config) -> Config:
+    """Every filter on its own sphere, all of one norm."""
+    return dataclasses.replace(config, optimizer=Sphere(scope="equal-norms"))
 
 
 SETTINGS = {
     "tick": Setting("tick-demo", 48, 100),
     "digits": Setting("digits", 16, 20),
-    "digits-mlp": Setting("digits", 16, 20),
+    "digits-mlp": Setting(
+        "digits", 16, 20, lambda config: dataclasses.replace(config, network=MLP(width=32))
+    ),
+    "regimes-squared": Setting("digits-three-regimes", 9, 5, squared),
+    "regimes-equal-norms": Setting("digits-three-regimes", 9, 20, equal_norms),
+    "regimes-passes": Setting("digits-three-regimes", 9, 23, passed=True),
+    "digits-vit": Setting("digits-vit", 1, 10),
     "cifar10-convnet-cpu": Setting("cifar10-convnet-cpu", 4, 4),
     "cifar10-convnet": Setting("cifar10-convnet", 1, 2),
     "cifar10-resnet18": Setting("cifar10-resnet18", 1, 1),
 }
 
 
-class Way(NamedTuple):
-    """How steps are taken."""
-
-    steps: Callable[[int], Tensor]
-    """takes those of an epoch, and returns the mean loss of every model"""
-    num_models: int
-
-
 def workbench_of(name: str, folder: Path) -> Workbench:
     """The workbench of a setting."""
-    config = load_config(SETTINGS[name].preset)
-    if name == "digits-mlp":
-        config = dataclasses.replace(config, network=MLP(width=32))
+    config = SETTINGS[name].change(load_config(SETTINGS[name].preset))
     data = random_images(config) if "cifar" in name else config.data.load(None)
     precision = resolve_precision(config.training.precision, CPU)
     return Workbench(config, data, Store.open(folder, create=True), CPU, precision, {})
@@ -100,68 +113,6 @@ def random_images(config: Config) -> ImageData:
     )
 
 
-def plain_network(workbench: Workbench) -> nn.Module:
-    """The network of seed 0 in plain modules, with the weights that a pack's models have."""
-    ours, network = workbench.network(0), workbench.config.network
-    channels, height, width = workbench.shape()
-    if not isinstance(network, MLP):
-        assert isinstance(network, ConvNet | ResNet18)
-        torch.manual_seed(0)
-        with torch.no_grad():
-            make = NETWORKS[network.model]
-            return make(ours.num_outputs, in_channels=channels, width=network.width, side=height)
-    layers: list[nn.Module] = [nn.Flatten()]
-    for weight in ours.sphere_parameters():
-        layer = nn.Linear(weight[0].numel(), len(weight), bias=False)
-        layer.weight.data.copy_(weight.detach().flatten(1))
-        layers.append(layer)
-        if isinstance(ours, LayerNormMLP):
-            layers.append(nn.LayerNorm(len(weight), eps=ours.eps, elementwise_affine=False))
-        else:
-            layers.append(nn.BatchNorm1d(len(weight), affine=False))
-        layers.append(nn.ReLU())
-    return nn.Sequential(*layers, ours.head)
-
-
-def plain(workbench: Workbench, steps: int, evaluated: int | None = None) -> Way:
-    """One model in plain torch; with a pass over training and test set every so many steps."""
-    model, training = plain_network(workbench), workbench.config.training
-    thetas = [
-        module.weight
-        for module in model.modules()
-        if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.requires_grad
-    ]
-    radius = workbench.config.network.radius
-    rescale_(thetas, radius)
-    optimizer = torch.optim.SGD(thetas, lr=first_rates(workbench.config)[0] * radius**2)
-    loader = StepEpochs(workbench.passes(0), steps)
-    train, test = (workbench.data.split(split) for split in ("train", "test"))
-    sets = [(torch.from_numpy(images).flatten(1), labels) for images, labels in (train, test)]
-
-    def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
-        if training.loss == "binary-cross-entropy":
-            logits, target = logits.squeeze(1), labels.to(logits.dtype)
-            return nn.functional.binary_cross_entropy_with_logits(logits, target)
-        return nn.functional.cross_entropy(logits, labels)
-
-    def epoch(number: int) -> Tensor:
-        losses = []
-        for step, (images, labels) in enumerate(loader.epoch(number)):
-            loss = loss_of(model(images), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            rescale_(thetas, radius)
-            losses.append(loss.item())
-            if evaluated is not None and step % evaluated == 0:
-                with torch.no_grad():
-                    for inputs, _ in sets:
-                        model(inputs).mean().item()
-        return torch.tensor([statistics.fmean(losses)])
-
-    return Way(epoch, 1)
-
-
 def pack(workbench: Workbench, size: int, steps: int) -> Pack:
     """So many models at the setting's first rate."""
     made = Pack(workbench, 0, [Knobs(lr=first_rates(workbench.config)[0])] * size, None)
@@ -169,16 +120,22 @@ def pack(workbench: Workbench, size: int, steps: int) -> Pack:
     return made
 
 
-def packed(workbench: Workbench, size: int, steps: int) -> Way:
+def packed(workbench: Workbench, size: int, steps: int, *, passed: bool) -> Way:
     """A pack, step by step."""
     made = pack(workbench, size, steps)
     arithmetic = workbench.precision, workbench.device
+    still = workbench.unaugmented(0)
 
     def epoch(number: int) -> Tensor:
-        batches = made.loader.epoch(number)
-        return train_epoch(
-            made.model, workbench.loss, made.optimizer, batches, *arithmetic
-        ).train_loss
+        with drawing(0, number, CPU):
+            batches = made.loader.epoch(number)
+            trained = train_epoch(
+                made.model, workbench.loss, made.optimizer, batches, *arithmetic
+            ).train_loss
+        if not passed:
+            return trained
+        found = measure_undisturbed(made.model, workbench.loss, still.epoch(0), *arithmetic)
+        return found.effective_grad_norm
 
     return Way(epoch, size)
 
@@ -193,12 +150,12 @@ def fused(workbench: Workbench, size: int, steps: int) -> Way:
 
 def ways_of(workbench: Workbench, setting: Setting) -> dict[str, Way]:
     """Ways to take the setting's steps, the one to compare with first."""
-    _, size, steps = setting
-    ways = {"one by one": plain(workbench, steps)}
+    size, steps, passed = setting.size, setting.steps, setting.passed
+    ways = {"one by one": plain(workbench, steps, passed=passed)}
     if workbench.kernel:
         name = f"one by one, evaluated every {EVALUATED} steps"
-        ways = {name: plain(workbench, steps, EVALUATED)} | ways
-    ways[f"pack of {size}, {workbench.precision}"] = packed(workbench, size, steps)
+        ways = {name: plain(workbench, steps, evaluated=EVALUATED)} | ways
+    ways[f"pack of {size}, {workbench.precision}"] = packed(workbench, size, steps, passed=passed)
     if workbench.kernel:
         ways[f"pack of {size}, kernel ({workbench.kernel})"] = fused(workbench, size, steps)
     return ways
