@@ -17,6 +17,7 @@ from .angles import angle_of, chords
 from .captured import captured
 from .evaluate import Score, reestimate_batch_norm_, score_in_eval_mode, score_test_set
 from .fused_mlp import fused
+from .kept import key_of, take_kept
 from .loop import EpochTotals, filter_norms, train_epoch
 from .passes import measure_undisturbed
 from .snapshot import Snapshot, State
@@ -68,23 +69,36 @@ class Pack:
         self.workbench = workbench
         self.seed = seed
         self.size = len(knobs)
-        self.model = workbench.new_model(seed, self.size, [model.noise for model in knobs])
-        self.optimizer = workbench.new_optimizer(self.model, seed, knobs)
-        self.fused = fused(workbench, self.model, knobs)
         self.loader = workbench.train_loader(seed)
         self.num_averaged = num_averaged
+        kept = take_kept(workbench, seed, knobs)
+        if kept is None:
+            self.model = workbench.new_model(seed, self.size, [model.noise for model in knobs])
+            self.optimizer = workbench.new_optimizer(self.model, seed, knobs)
+        else:
+            self.model, self.optimizer = kept.epochs.model, kept.epochs.optimizer
+        self.fused = fused(workbench, self.model, knobs) if kept is None else None
         if states is None:
             self.optimizer.start_()
         else:
             self.model.load_state_dict(fold(states))
-        if optimizers:
-            self.optimizer.load_(dict(fold(optimizers)))
-        self.average = self._on_device(averages)
+        state = dict(fold(optimizers)) if optimizers else {}
         self.captured = None
-        if self.fused is None:
+        if kept is not None:
+            kept.load_state_(state)
+            self.captured = kept.epochs
+        elif state:
+            self.optimizer.load_(state)
+        if self.captured is None and self.fused is None:
             self.captured = captured(workbench, self.model, self.optimizer, self.loader, knobs)
+        self.average = self._on_device(averages)
         # Here once: what is measured on the device is read as two numbers, not as all weights.
         self.starts = [[weight.to(workbench.device) for weight in start] for start in starts]
+
+    def close(self) -> None:
+        """Leave the graphs to the next pack; nothing else may be asked of this one."""
+        if self.captured is not None and self.captured.graphs and not self.captured.failed:
+            self.workbench.graphs.keep(key_of(self.workbench, self.size), self.captured)
 
     def _on_device(self, averages: Sequence[State]) -> dict[str, Tensor]:
         if not averages:

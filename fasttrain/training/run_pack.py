@@ -108,9 +108,11 @@ def _run_in_step(runs: list[Run], pack: str, workbench: Workbench, on_epoch: OnE
                 if runs[0].next_epoch == stage.end_epoch:
                     _finish_pack(runs, workbench)
                     return
-                trained = _pack(runs, workbench)
-                while runs[0].next_epoch < stage.end_epoch and not any(run.over for run in runs):
-                    _run_epoch(trained, runs, workbench, on_epoch, writer)
+                with _memory(workbench):
+                    trained = _pack(runs, workbench)
+                    while runs[0].next_epoch < stage.end_epoch and not any(r.over for r in runs):
+                        _run_epoch(trained, runs, workbench, on_epoch, writer)
+                    trained.close()
             if any(run.over for run in runs):
                 # From here the others are another pack: a resumed one must part at the same place.
                 writer.write(functools.partial(_content, _standing(runs)))
@@ -129,6 +131,16 @@ def _kept(runs: Sequence[Run], writer: CheckpointWriter) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def _memory(workbench: Workbench) -> Iterator[None]:
+    """Where memory does not suffice, leave none of it to graphs of other packs."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        workbench.graphs.clear(workbench.device)
+        raise
+
+
 def _finish_pack(runs: Sequence[Run], workbench: Workbench) -> None:
     """Finish runs that have come to their end."""
     stage = runs[0].stage
@@ -139,6 +151,7 @@ def _finish_pack(runs: Sequence[Run], workbench: Workbench) -> None:
         rows = torch.cat([scores, torch.full_like(scores[:, :1], math.nan), probes], dim=1)
         for run, statistics in zip(runs, pack.statistics(), strict=True):
             run.progress.statistics = statistics
+        pack.close()
         _finish_all(runs, rows, workbench)
     else:
         _finish_all(runs, [run.progress.series[-1] for run in runs], workbench)
