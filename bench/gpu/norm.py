@@ -73,7 +73,8 @@ def _ways(y: Tensor, pool: int, which: str, compiled: bool) -> dict[str, Callabl
     ways = {"ours": pass_of(lambda y: ours(y, pool))}
     torch.manual_seed(0)
     ways["eager"] = pass_of(lambda y: plain(y, pool))
-    if compiled:
+    # Compilation takes seconds: of the pass that training takes.
+    if compiled and which == "forward and backward":
         traced = torch.compile(module(InTorch), dynamic=False)
         torch.manual_seed(0)
         ways["torch.compile"] = pass_of(lambda y: traced(y, pool))

@@ -52,6 +52,7 @@ PARTS: dict[str, Part] = {
     "epoch": lambda size, device, folder, before: studies.epoch(size, device, folder),
     "grids": lambda size, device, folder, before: studies.grids(size, device, folder),
     "resume": lambda size, device, folder, before: studies.resume(size, device, folder),
+    "kept graphs": lambda size, device, folder, before: studies.kept_graphs(size, device, folder),
     "checkpoints": lambda size, device, folder, before: studies.checkpoints(size, device, folder),
     "optimizer steps": lambda size, device, folder, before: kernels.optimizer_steps(size, device),
     "augmentation": lambda size, device, folder, before: kernels.augmentation(size, device),

@@ -102,14 +102,13 @@ def _run_in_step(runs: list[Run], pack: str, workbench: Workbench, on_epoch: OnE
             runs = [run for run in runs if not run.over]
             if not any(run.wanted for run in runs):
                 return
-            with _kept(runs, writer):
+            with _kept(runs, writer), _memory(workbench):
                 if runs[0].next_epoch == stage.end_epoch:
                     _finish_pack(runs, workbench)
                     return
-                with _memory(workbench):
-                    trained = _pack(runs, workbench)
-                    run_epochs(trained, runs, workbench, on_epoch, writer)
-                    trained.close()
+                trained = _pack(runs, workbench)
+                run_epochs(trained, runs, workbench, on_epoch, writer)
+                trained.close()
             if any(run.over for run in runs):
                 # From here the others are another pack: a resumed one must part at the same place.
                 writer.write(functools.partial(content, standing(runs)))

@@ -9,14 +9,19 @@ import math
 import pytest
 import torch
 
+from fasttrain.execution.packing import make_packs
 from fasttrain.plan.config import Config, RunOptions, TrainingConfig
+from fasttrain.plan.stages import setup_sections
+from fasttrain.plan.trees import build
 from fasttrain.settings.data.named import Named
 from fasttrain.settings.knobs import Knobs
 from fasttrain.settings.networks.kinds import ConvNet, ResNet18
+from fasttrain.settings.optimizers import fused as fused_module
+from fasttrain.settings.optimizers.groups import Trained
 from fasttrain.settings.optimizers.kinds import SGD, Sphere
 from fasttrain.training import kept as module
-from fasttrain.training import run_pack as run_pack_module
 from fasttrain.training.pack import Pack
+from fasttrain.training.run_pack import run_pack
 from fasttrain.training.workbench import open_workbench
 
 from .test_captured import CPU, StandIn, assert_same, with_captures
@@ -174,9 +179,27 @@ def test_where_memory_is_short_a_new_pack_has_it(monkeypatch, tmp_path):
 
 def test_what_runs_out_of_memory_leaves_none_to_graphs(monkeypatch, tmp_path):
     with_captures(monkeypatch, StandIn())
-    workbench = workbench_of(tmp_path)
-    pack, _ = trained(workbench, of("sphere", KNOBS), count=4)
-    pack.close()
-    with pytest.raises(torch.OutOfMemoryError), run_pack_module._memory(workbench):
+    workbench = workbench_of(tmp_path, epochs=4)
+    stages = build(workbench.config, setup_sections(workbench.config, workbench.data, "fp32"))
+    run_pack(make_packs(stages, 2)[0], workbench, lambda *_: None)
+    assert workbench.graphs.kept
+
+    def too_large(self, epoch, **_):
         raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Pack, "enqueue", too_large)
+    with pytest.raises(torch.OutOfMemoryError):
+        run_pack([dataclasses.replace(stages[0], seed=1)], workbench, lambda *_: None)
     assert not workbench.graphs.kept
+
+
+def test_on_a_device_the_decay_of_all_models_lies_beside_their_rates(monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        fused_module, "FusedSGD", lambda named, **options: made.append(options["weight_decay"])
+    )
+    for device in ("cpu", "meta"):
+        named = [("weight", torch.zeros(2, 3, device=device))]
+        fused_module.sgd(SGD(weight_decay=0.1), Trained(named, [], 2), [Knobs(lr=1e-3)] * 2)
+    number, vector = made
+    assert number == 0.1 and vector.shape == (2,) and vector.device.type == "meta"
