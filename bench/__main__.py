@@ -5,6 +5,7 @@ import sys
 
 OWN = {
     "gpu": "bench.gpu.run",
+    "gpu-model": "bench.gpu.by_kernel",
     "gpu-profile": "bench.gpu.profile",
     "roofline": "bench.grid.roofline",
     "sgd": "bench.sgd_step",

@@ -26,17 +26,23 @@ def page(found: dict[str, Any]) -> str:
 
 def _section(found: Any) -> list[str]:
     if isinstance(found, list):
-        return _table(found)
+        return page_table(found)
     facts = {name: value for name, value in found.items() if not isinstance(value, list)}
     lines = ["| | |", "|---|---|", *(f"| {k} | {_cell(v)} |" for k, v in facts.items())]
     for name, value in found.items():
         if isinstance(value, list) and value:
             rows = isinstance(value[0], dict)
-            lines += ["", f"{name}:", "", *(_table(value) if rows else [f"    {v}" for v in value])]
+            lines += [
+                "",
+                f"{name}:",
+                "",
+                *(page_table(value) if rows else [f"    {v}" for v in value]),
+            ]
     return lines
 
 
-def _table(rows: list[dict[str, Any]]) -> list[str]:
+def page_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Rows as a Markdown table of all columns that any has."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for row in rows:

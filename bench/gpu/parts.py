@@ -12,7 +12,7 @@ import torch
 
 from fasttrain.machine.precision import set_exact_arithmetic
 
-from . import kernels, machine, steps, studies
+from . import kernels, machine, norm, steps, studies
 from .machine import Size
 
 ROOT = Path(__file__).parents[2]
@@ -46,12 +46,19 @@ PARTS: dict[str, Part] = {
     "environment": lambda size, device, folder, before: machine.environment(device),
     "ceilings": lambda size, device, folder, before: machine.ceilings(size, device),
     **{f"steps of {name}": _steps(name) for name in steps.NETWORKS},
+    "step by kernel": lambda size, device, folder, before: steps.by_kernel(
+        size, device, folder, before["ceilings"]
+    ),
     "epoch": lambda size, device, folder, before: studies.epoch(size, device, folder),
     "grids": lambda size, device, folder, before: studies.grids(size, device, folder),
     "resume": lambda size, device, folder, before: studies.resume(size, device, folder),
+    "kept graphs": lambda size, device, folder, before: studies.kept_graphs(size, device, folder),
     "checkpoints": lambda size, device, folder, before: studies.checkpoints(size, device, folder),
     "optimizer steps": lambda size, device, folder, before: kernels.optimizer_steps(size, device),
     "augmentation": lambda size, device, folder, before: kernels.augmentation(size, device),
+    "normalisation": lambda size, device, folder, before: norm.normalisation(
+        size, device, before["ceilings"]
+    ),
     "convolutions": lambda size, device, folder, before: kernels.convolutions(size, device),
     "suite": lambda size, device, folder, before: suite(size, device),
 }

@@ -22,6 +22,7 @@ from fasttrain.training.loop import sums_of, train_step
 from fasttrain.training.workbench import Workbench, open_workbench
 
 from ..grid.cases import generate
+from .by_kernel import filled, rows
 from .machine import Size, seconds, wait
 from .model import predicted, roof_us
 
@@ -151,6 +152,21 @@ def training_steps(
         del step
         wait(device)
     return rows
+
+
+def by_kernel(
+    size: Size, device: torch.device, folder: Path, ceilings: dict[str, float]
+) -> dict[str, list[dict[str, Any]]]:
+    """Every network's step of one model as a graph, by kind of kernel: on paper and measured."""
+    found = {}
+    for name in NETWORKS:
+        workbench = workbench_of(name, size, device, folder)
+        images, batch = workbench.data.train_images, workbench.config.training.batch_size
+        network = workbench.config.network
+        assert isinstance(network, ConvNet | ResNet18)
+        paper = rows(network, int(images.shape[1]), int(images.shape[3]), batch, 1, ceilings)
+        found[name] = filled(paper, _pack(workbench, 1), 1, device)
+    return found
 
 
 def _ways(name: str, workbench: Workbench, size: Size) -> list[tuple[str, int, Callable[[], Step]]]:

@@ -77,6 +77,30 @@ def resume(size: Size, device: torch.device, folder: Path) -> dict[str, Any]:
     }
 
 
+def kept_graphs(size: Size, device: torch.device, folder: Path) -> dict[str, Any]:
+    """Whether a pack with the graphs of another one ends in the bits of a fresh one; seconds."""
+    first, second = [Knobs(lr=1e-3), Knobs(lr=3e-3)], [Knobs(lr=1e-2), Knobs(lr=1e-4)]
+    ends, found = [], dict[str, Any]()
+    for name, before in (("new", []), ("kept", first)):
+        workbench = workbench_of("ConvNet c=8", size, device, folder)
+        if before:
+            pack = Pack(workbench, 1, before, None)
+            for number in range(4):
+                pack.train(number, tested=False)
+            pack.close()
+        wait(device)
+        started = time.perf_counter()
+        pack = Pack(workbench, 0, second, None)
+        found[f"{name}: has graphs"] = pack.captured is not None and bool(pack.captured.graphs)
+        pack.train(0, tested=False)
+        found[f"s of a first epoch, {name} graphs"] = time.perf_counter() - started
+        ends.append(pack.train(1, tested=True).states)
+    pairs = itertools.chain.from_iterable(
+        ((a[name], b[name]) for name in a) for a, b in zip(*ends, strict=True)
+    )
+    return found | {"tensors that differ": sum(not torch.equal(a, b) for a, b in pairs)}
+
+
 def epoch(size: Size, device: torch.device, folder: Path) -> dict[str, Any]:
     """One epoch of ResNet-18 c=32 as training runs it, and what the published figure would take."""
     workbench = workbench_of("ResNet-18 c=32", size, device, folder)

@@ -26,6 +26,11 @@ class Cursor:
         self._labels = torch.zeros_like(self._order)
         self._key = torch.zeros(2, dtype=torch.int64, device=loader.device)
 
+    def follow(self, loader: ResidentLoader) -> None:
+        """Take the batches of another seed of the same set from here on; `begin_` says where."""
+        assert loader.labels is self.loader.labels, "a loader of other samples"
+        self.loader = loader
+
     def begin_(self, epoch: int, batch: int = 0) -> None:
         """Make this batch of this epoch the next one."""
         loader = self.loader

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,34 +12,16 @@ from fasttrain_data import Loader
 
 from ..settings.knobs import Knobs
 from ..settings.networks.modules import fold, unfold
-from .angles import angle_of, chords
+from .angles import chords
 from .captured import captured
+from .enqueued import Enqueued, Epoch, OnTheWay
 from .evaluate import Score, reestimate_batch_norm_, score_in_eval_mode, score_test_set
 from .fused_mlp import fused
+from .kept import key_of, take_kept
 from .loop import EpochTotals, filter_norms, train_epoch
 from .passes import measure_undisturbed
 from .snapshot import Snapshot, State
 from .workbench import Workbench, trained
-
-
-class Epoch(NamedTuple):
-    """What an epoch leaves on the host, for every model of the pack."""
-
-    scores: Tensor
-    """(num_models, len(SCORES)) fp64, in the order of `SCORES`"""
-    probes: Tensor
-    """(num_models, 2 * probe sets) fp64: loss and accuracy on each; NaN without a test pass"""
-    norms: Tensor
-    """||theta_i|| of every filter, (num_models, filters) fp32"""
-    moved: Tensor
-    """rad between the weights and those of the start, (num_models,) fp64; NaN without any"""
-    states: Sequence[State]
-    averages: Sequence[State]
-    """running means of all that trains; empty dictionaries unless the pack averages"""
-    optimizers: Sequence[State]
-    """what the next step depends on besides the weights; empty without momentum or moments"""
-    passes: Tensor | None = None
-    """(num_models, len(PASS_COLUMNS)) fp64 of a pass at the end, if there is one"""
 
 
 class Pack:
@@ -68,23 +49,41 @@ class Pack:
         self.workbench = workbench
         self.seed = seed
         self.size = len(knobs)
-        self.model = workbench.new_model(seed, self.size, [model.noise for model in knobs])
-        self.optimizer = workbench.new_optimizer(self.model, seed, knobs)
-        self.fused = fused(workbench, self.model, knobs)
         self.loader = workbench.train_loader(seed)
         self.num_averaged = num_averaged
+        kept = take_kept(workbench, seed, knobs)
+        if kept is None:
+            self.model = workbench.new_model(seed, self.size, [model.noise for model in knobs])
+            self.optimizer = workbench.new_optimizer(self.model, seed, knobs)
+        else:
+            self.model, self.optimizer = kept.epochs.model, kept.epochs.optimizer
+        self.fused = fused(workbench, self.model, knobs) if kept is None else None
         if states is None:
             self.optimizer.start_()
         else:
             self.model.load_state_dict(fold(states))
-        if optimizers:
-            self.optimizer.load_(dict(fold(optimizers)))
-        self.average = self._on_device(averages)
+        state = dict(fold(optimizers)) if optimizers else {}
         self.captured = None
-        if self.fused is None:
+        if kept is not None:
+            kept.load_state_(state)
+            self.captured = kept.epochs
+        elif state:
+            self.optimizer.load_(state)
+        if self.captured is None and self.fused is None:
             self.captured = captured(workbench, self.model, self.optimizer, self.loader, knobs)
+        self.average = self._on_device(averages)
         # Here once: what is measured on the device is read as two numbers, not as all weights.
         self.starts = [[weight.to(workbench.device) for weight in start] for start in starts]
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the host is done with an epoch long before the device."""
+        return self.captured is not None and not self.captured.failed
+
+    def close(self) -> None:
+        """Leave the graphs to the next pack; nothing else may be asked of this one."""
+        if self.captured is not None and self.captured.graphs and not self.captured.failed:
+            self.workbench.graphs.keep(key_of(self.workbench, self.size), self.captured)
 
     def _on_device(self, averages: Sequence[State]) -> dict[str, Tensor]:
         if not averages:
@@ -98,7 +97,13 @@ class Pack:
     def train(
         self, epoch: int, *, tested: bool, passed: bool = False, batches: int | None = None
     ) -> Epoch:
-        """Train one epoch, with a test pass at its end or NaN in its place.
+        """`enqueue` an epoch, and wait for what it leaves."""
+        return self.enqueue(epoch, tested=tested, passed=passed, batches=batches).read()
+
+    def enqueue(
+        self, epoch: int, *, tested: bool, passed: bool = False, batches: int | None = None
+    ) -> Enqueued:
+        """Tell the device to train one epoch, with a test pass at its end or NaN in its place.
 
         Args:
             passed: whether a pass over the training set follows.
@@ -119,14 +124,11 @@ class Pack:
                 self.average[name].lerp_(weight.detach(), 1 / self.num_averaged)
         kept = (self.model.state_dict(), self.average, self.optimizer.state())
         states, averages, optimizers = (Snapshot(state, self.size).states() for state in kept)
-        # The two reads of an epoch.
         columns = [torch.stack([*totals, *scores], dim=1), probes, self._chords()]
-        norms = filter_norms(self.model).cpu()
-        read = torch.cat(columns, dim=1).cpu()
-        scores, probes, apart = read.split([column.shape[1] for column in columns], dim=1)
-        moved = torch.tensor([angle_of(pair) for pair in apart.tolist()], dtype=torch.float64)
-        passes = self._pass(epoch).cpu() if passed else None
-        return Epoch(scores, probes, norms, moved, states, averages, optimizers, passes)
+        numbers = [torch.cat(columns, dim=1), filter_norms(self.model)]
+        numbers += [self._pass(epoch)] if passed else []
+        widths = [column.shape[1] for column in columns]
+        return Enqueued(OnTheWay(numbers), widths, states, averages, optimizers)
 
     def _chords(self) -> Tensor:
         """Of the weights on the sphere and those of the start: (num_models, 2), on the device."""

@@ -8,8 +8,7 @@ on the same machine with the same number of threads.
 import contextlib
 import functools
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 import torch
@@ -23,12 +22,11 @@ from ..store.columns import PASS_COLUMNS
 from ..store.entries import METRICS, STATE
 from ..store.pack_records import PackRecords, foundations
 from .chance import AT_CHANCE, DONE, NON_FINITE
-from .pack import Epoch, Pack
-from .progress import Progress, Run, is_at_chance, is_hopeless, set_tested
-from .starts import ended_with, has_pass, is_due, lost_before, start_of, state_digest
+from .epochs import OnEpoch, content, is_given_up, run_epochs, standing
+from .pack import Pack
+from .progress import Run, is_at_chance
+from .starts import ended_with, lost_before, start_of, state_digest
 from .workbench import End, Workbench
-
-OnEpoch = Callable[[Stage, int, dict[str, float]], None]
 
 
 def run_pack(stages: Sequence[Stage], workbench: Workbench, on_epoch: OnEpoch) -> None:
@@ -61,13 +59,13 @@ def run_pack(stages: Sequence[Stage], workbench: Workbench, on_epoch: OnEpoch) -
     while left := {stage.id for stage in pack if workbench.store.summary(stage.id) is None}:
         # What has parted from the pack before has no part in a later checkpoint. If just that is
         # left, because it was deleted, the pack begins again.
-        standing = workbench.store.checkpoints.load(name, left)
+        found = workbench.store.checkpoints.load(name, left)
         runs = []
         for stage in pack:
-            if not standing or stage.id in standing:
-                progress, start = start_of(stage, standing.get(stage.id), continued, workbench)
+            if not found or stage.id in found:
+                progress, start = start_of(stage, found.get(stage.id), continued, workbench)
                 run = Run(stage, progress, start, stage.id in left, built_on=built_on[stage.id])
-                run.stopped = _is_given_up(run, workbench)
+                run.stopped = is_given_up(run, workbench)
                 runs.append(run)
         _run_in_step(runs, name, workbench, on_epoch)
     workbench.store.checkpoints.tidy()
@@ -104,16 +102,16 @@ def _run_in_step(runs: list[Run], pack: str, workbench: Workbench, on_epoch: OnE
             runs = [run for run in runs if not run.over]
             if not any(run.wanted for run in runs):
                 return
-            with _kept(runs, writer):
+            with _kept(runs, writer), _memory(workbench):
                 if runs[0].next_epoch == stage.end_epoch:
                     _finish_pack(runs, workbench)
                     return
                 trained = _pack(runs, workbench)
-                while runs[0].next_epoch < stage.end_epoch and not any(run.over for run in runs):
-                    _run_epoch(trained, runs, workbench, on_epoch, writer)
+                run_epochs(trained, runs, workbench, on_epoch, writer)
+                trained.close()
             if any(run.over for run in runs):
                 # From here the others are another pack: a resumed one must part at the same place.
-                writer.write(functools.partial(_content, _standing(runs)))
+                writer.write(functools.partial(content, standing(runs)))
 
 
 @contextlib.contextmanager
@@ -125,7 +123,17 @@ def _kept(runs: Sequence[Run], writer: CheckpointWriter) -> Iterator[None]:
         # Unless it struck between two runs of the pack, or before there was anything to keep.
         epochs = {run.next_epoch for run in runs}
         if len(epochs) == 1 and not any(run.over for run in runs) and runs[0].progress.series:
-            writer.write(functools.partial(_content, _standing(runs)))
+            writer.write(functools.partial(content, standing(runs)))
+        raise
+
+
+@contextlib.contextmanager
+def _memory(workbench: Workbench) -> Iterator[None]:
+    """Where memory does not suffice, leave none of it to graphs of other packs."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        workbench.graphs.clear(workbench.device)
         raise
 
 
@@ -139,79 +147,10 @@ def _finish_pack(runs: Sequence[Run], workbench: Workbench) -> None:
         rows = torch.cat([scores, torch.full_like(scores[:, :1], math.nan), probes], dim=1)
         for run, statistics in zip(runs, pack.statistics(), strict=True):
             run.progress.statistics = statistics
+        pack.close()
         _finish_all(runs, rows, workbench)
     else:
         _finish_all(runs, [run.progress.series[-1] for run in runs], workbench)
-
-
-def _run_epoch(
-    pack: Pack,
-    runs: Sequence[Run],
-    workbench: Workbench,
-    on_epoch: OnEpoch,
-    writer: CheckpointWriter,
-) -> None:
-    """One epoch of the pack."""
-    stage, epoch = runs[0].stage, runs[0].next_epoch
-    started = time.monotonic()
-    due, batches = is_due(stage, epoch + 1, workbench), epoch - workbench.first_epoch(stage)
-    passed = has_pass(stage, epoch + 1, workbench)
-    result = pack.train(epoch, tested=due, passed=passed, batches=batches)
-    share = (time.monotonic() - started) / len(runs)
-    for index, run in enumerate(runs):
-        run.progress = _appended(run, result, index, share)
-        run.stopped = _is_given_up(run, workbench)
-    _test_reached(pack, runs)
-    if not any(run.over for run in runs):
-        writer.offer(functools.partial(_content, _standing(runs)))
-    for run in runs:
-        if run.wanted:
-            row = run.progress.series[-1].tolist()
-            on_epoch(
-                run.stage, epoch + 1, dict[str, float](zip(workbench.columns, row, strict=True))
-            )
-
-
-def _test_reached(pack: Pack, runs: Sequence[Run]) -> None:
-    """Test runs that have reached their training loss, if their last epoch was not tested."""
-    waiting = [(i, run) for i, run in enumerate(runs) if run.reached and not run.is_tested]
-    if waiting:
-        scores = torch.cat([torch.stack([*pack.test()], dim=1), pack.probe()], dim=1).cpu()
-        for index, run in waiting:
-            set_tested(run.progress.series[-1], scores[index])
-
-
-def _standing(runs: Sequence[Run]) -> dict[str, Progress]:
-    """Where the runs stand now, by stage: nothing changes it any more."""
-    return {run.stage.id: run.progress for run in runs}
-
-
-def _content(standing: dict[str, Progress]) -> dict[str, dict[str, Tensor]]:
-    """What a checkpoint holds: the weights come to the host here, if they are not there yet."""
-    return {stage: progress.checkpoint() for stage, progress in standing.items()}
-
-
-def _appended(run: Run, result: Epoch, index: int, time_s: float) -> Progress:
-    """The run's progress after one more epoch; whole or not at all, should it be interrupted."""
-    progress = run.progress
-    moved = result.moved[index : index + 1]
-    row = torch.cat([result.scores[index], moved, result.probes[index]])
-    return Progress(
-        result.states[index],
-        result.averages[index],
-        result.optimizers[index],
-        [*progress.series, row],
-        [*progress.norms, result.norms[index]],
-        progress.passes_with(None if result.passes is None else result.passes[index]),
-        progress.time_s + time_s,
-    )
-
-
-def _is_given_up(run: Run, workbench: Workbench) -> bool:
-    unfinished = run.next_epoch < run.stage.end_epoch
-    if not (workbench.stop_at_chance and unfinished):
-        return False
-    return is_hopeless(run, workbench.chance, workbench.steps_per_epoch)
 
 
 def _finish_all(

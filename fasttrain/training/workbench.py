@@ -31,6 +31,7 @@ from ..store.store import Store
 from .building import new_network, trained
 from .chance import Chance, chance_of
 from .fused_mlp import kernel_of
+from .kept import KeptGraphs
 from .loading import batch_dtype, configured_images, open_passes
 from .parts import check_parts
 from .snapshot import State
@@ -67,6 +68,8 @@ class Workbench:
     """ends of pre-trainings, by stage: those that the next packs start from"""
     radii: dict[int, list[Tensor]] = field(default_factory=dict)
     """of the spheres of filters or tensors, by seed"""
+    graphs: KeptGraphs = field(default_factory=KeptGraphs)
+    """those of packs that are done, for the next ones"""
     draw: int = 0
     """which of several draws of the data these are"""
     draws: "dict[int, Workbench]" = field(init=False, default_factory=dict)
@@ -186,8 +189,7 @@ class Workbench:
     def initial_state(self, seed: int) -> dict[str, Tensor]:
         """The network of a seed where training starts, on the host."""
         model = self.new_model(seed)
-        # Any rate: none is used.
-        self.new_optimizer(model, seed, [Knobs(lr=1.0)]).start_()
+        self.new_optimizer(model, seed, [Knobs(lr=1.0)]).start_()  # any rate: none is used
         return {name: value.detach().cpu() for name, value in model.state_dict().items()}
 
     @property
@@ -236,14 +238,12 @@ class Workbench:
 
     def train_loader(self, seed: int) -> Loader | StepEpochs:
         """The training batches of a seed, by epochs of training."""
-        steps = self.config.training.steps
-        passes = self.passes(seed)
+        steps, passes = self.config.training.steps, self.passes(seed)
         return passes if steps is None else StepEpochs(passes, steps)
 
     def first_epoch(self, stage: Stage) -> int:
         """Which epoch of a stage's seed has the batches of epoch 0."""
-        repeats = self.config.training.order == "repeat"
-        return stage.legs[-1].start_epoch if repeats else 0
+        return stage.legs[-1].start_epoch if self.config.training.order == "repeat" else 0
 
     def passes(self, seed: int) -> Loader:
         """The training batches of a seed, by passes over the training set."""

@@ -2,6 +2,7 @@
 the pen waits for a card.
 """
 
+import itertools
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench.gpu import model, parts, profile, run, steps
+from bench.gpu import by_kernel, model, norm, parts, profile, run, steps
 from fasttrain.settings.networks.kinds import ResNet18
 
 from .programs import ENVIRONMENT
@@ -50,8 +51,20 @@ def test_every_part_runs_and_is_not_run_again(in_this_process, tmp_path, capsys)
     }
     assert all(row["us"] > 0 and row["predicted launches"] > 50 for row in rows)
     assert found["parts"]["resume"]["found"] == {"tensors that differ": 0, "scores equal": True}
+    assert found["parts"]["kept graphs"]["found"]["tensors that differ"] == 0
     # On the CPU both grids are the same grid.
     assert found["parts"]["grids"]["found"]["largest difference"] == 0
+    norms = found["parts"]["normalisation"]["found"]
+    assert {(r["pass"], r["way"]) for r in norms} == set(
+        itertools.product(norm.PASSES, ("ours", "eager"))
+    )
+    assert all(row["us"] > 0 and row["of the copy"] > 0 for row in norms)
+    tables = found["parts"]["step by kernel"]["found"]
+    assert tables.keys() == steps.NETWORKS.keys()
+    for *kinds, whole in tables.values():
+        # What a profiler saw is divided among the kinds; convolutions are called so anywhere.
+        assert sum(r["measured us"] for r in kinds) == pytest.approx(whole["measured us"])
+        assert kinds[0]["kernel"] == "convolutions" and kinds[0]["measured us"] > 0
     assert found["parts"]["suite"]["found"]["exit code"] == 0
     in_this_process.clear()
     assert run.main(given) == 0 and not in_this_process
@@ -133,3 +146,38 @@ def test_the_model_of_a_step_is_that_of_its_shapes():
     pack = model.predicted(ResNet18(width=32), 32, 3, 128, 8, ceilings)
     assert pack["launches us"] == one["launches us"] / 8
     assert model.roof_us(one) == one["bytes us"] > one["FLOPs us"] > 0
+
+
+def test_the_step_by_kernel_adds_up_to_the_step():
+    network = ResNet18(width=32)
+    *kinds, whole = by_kernel.rows(network, 32, 3, 128, 1, by_kernel.CEILINGS)
+    for column in ("launches", "MB", "GFLOP", "predicted us"):
+        assert sum(row[column] for row in kinds) == pytest.approx(whole[column])
+    step = model.predicted(network, 32, 3, 128, 1, by_kernel.CEILINGS)
+    assert whole["GFLOP"] == pytest.approx(step["GFLOP"])
+    # One operation for normalisation, ReLU and pooling, as our kernels read and write.
+    assert whole["MB"] == pytest.approx(step["MB fused"], rel=0.02)
+    launches = {row["kernel"]: row["launches"] for row in kinds}
+    assert launches["convolutions"] == 3 * 20 and launches["normalisation"] == 6 * 20
+    pack = by_kernel.rows(network, 32, 3, 128, 64, by_kernel.CEILINGS)
+    assert {row["bound by"] for row in pack[:2]} == {"bytes"}
+    assert pack[-1]["predicted us"] < whole["predicted us"]
+
+
+def test_kernels_are_told_apart_by_their_names():
+    names = {
+        "_moments_kernel": "normalisation",
+        "_gradient_kernel": "normalisation",
+        "_apply_kernel": "optimiser",
+        "_augment_kernel": "augmentation",
+        "sm90_xmma_fprop_implicit_gemm_bf16": "convolutions",
+        "void at::native::vectorized_elementwise_kernel<4>": by_kernel.REST,
+    }
+    assert {name: by_kernel._kind(name) for name in names} == names
+
+
+def test_the_model_of_a_step_needs_no_gpu(capsys):
+    assert by_kernel.main(["--models", "4", "--copy-gbs", "3000", "--bf16-tflops", "800"]) == 0
+    printed = capsys.readouterr().out
+    assert "predictions from counts, 3000 GB/s and 800 TFLOP/s" in printed
+    assert printed.count("| step |") == len(steps.NETWORKS)

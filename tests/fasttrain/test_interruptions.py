@@ -99,7 +99,7 @@ def test_time_goes_on_after_an_interruption(fasttrain, tiny, tmp_path, monkeypat
             self.now += 1.0
             return self.now
 
-    monkeypatch.setattr("fasttrain.training.run_pack.time", Clock())
+    monkeypatch.setattr("fasttrain.training.epochs.time", Clock())
     count = 0
 
     def interrupt(*_):

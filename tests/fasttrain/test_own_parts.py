@@ -74,7 +74,7 @@ def test_stopped_anywhere_it_ends_in_the_same_bits(own, monkeypatch, dropout):
     (own / "own.toml").write_text(text)
     config = load_config("own.toml")
     run(workbench_of(config, own, "whole"))
-    real, calls = pack.Pack.train, []
+    real, calls = pack.Pack.enqueue, []
 
     def stopping(self, epoch, **how):
         calls.append(epoch)
@@ -82,7 +82,7 @@ def test_stopped_anywhere_it_ends_in_the_same_bits(own, monkeypatch, dropout):
             raise KeyboardInterrupt
         return real(self, epoch, **how)
 
-    monkeypatch.setattr(pack.Pack, "train", stopping)
+    monkeypatch.setattr(pack.Pack, "enqueue", stopping)
     num_stops = 0
     while True:
         try:

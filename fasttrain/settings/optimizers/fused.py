@@ -69,20 +69,21 @@ class FusedPack:
         """The momentum buffers, by parameter."""
         return {
             f"{BUFFER}.{name}": optimizer.state[parameter][BUFFER]
-            for optimizer, named in self._parts()
+            for optimizer, named in self.parts()
             for name, parameter in named
             if BUFFER in optimizer.state.get(parameter, {})
         }
 
     def load_(self, state: dict[str, Tensor]) -> None:
         """Go on with these momentum buffers."""
-        for optimizer, named in self._parts():
+        for optimizer, named in self.parts():
             for name, parameter in named:
                 if f"{BUFFER}.{name}" in state:
                     buffer = laid_out_like(state[f"{BUFFER}.{name}"], parameter)
                     optimizer.state[parameter] = {BUFFER: buffer}
 
-    def _parts(self) -> list[tuple[SphereSGD | FusedSGD, list[tuple[str, Tensor]]]]:
+    def parts(self) -> list[tuple[SphereSGD | FusedSGD, list[tuple[str, Tensor]]]]:
+        """The optimisers, each with what it trains."""
         rest = [] if self.rest is None else [(self.rest, self.trained.free)]
         return [(self.first, self.trained.sphere), *rest]
 
@@ -150,8 +151,10 @@ def sgd(options: SGD, trained: Trained, knobs: Sequence[Knobs]) -> FusedPack:
         options.weight_decay if model.weight_decay is None else model.weight_decay
         for model in knobs
     ]
-    # One for all models stays a number, which the kernels know beforehand.
-    decay = decays[0] if len(set(decays)) == 1 else rates.new_tensor(decays)
+    # One for all models stays a number on a CPU, whose kernels know it beforehand. On a GPU it lies
+    # on the device as rates do: a captured step serves every decay.
+    as_number = rates.device.type == "cpu" and len(set(decays)) == 1
+    decay = decays[0] if as_number else rates.new_tensor(decays)
     first, *rest = (
         FusedSGD(
             named,

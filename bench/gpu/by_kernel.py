@@ -1,0 +1,167 @@
+"""A training step kernel by kernel: on paper, and beside it what was measured, as far as it was.
+
+`python -m bench gpu-model` prints the table for given ceilings, without a GPU; the kit fills the
+last column in. Counts are those of `bench.grid.counts`, of one model, bf16, and of the kernels that
+there are: predictions, until the column beside them is filled.
+"""
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fasttrain.machine.precision import autocast
+from fasttrain.settings.networks.kinds import ConvNet, ResNet18
+from fasttrain_kernels import NormReLUPool
+
+from ..grid.counts import work
+from ..grid.roofline import BYTES_PER_S, FLOPS_PER_S, GRAPH_S
+from .machine import wait
+from .model import OUTSIDE
+
+CEILINGS = {"copy GB/s": BYTES_PER_S / 1e9, "bf16 TFLOP/s": FLOPS_PER_S / 1e12}
+"""of a data sheet, where none were measured"""
+KINDS = {
+    "normalisation": re.compile(
+        r"_(moments|statistics|running|write|products|slopes|gradient)_ker"
+    ),
+    "optimiser": re.compile(r"_(step|apply|totals|sums|finish|scale|sgd|adam)_kernel"),
+    "augmentation": re.compile(r"_augment_kernel"),
+    "convolutions": re.compile(r"conv|gemm|wgrad|dgrad|fprop|cutlass|xmma", re.IGNORECASE),
+}
+"""kernels by name, the first that matches; any other is one of the rest"""
+OWN_OUTSIDE = 4
+"""of `OUTSIDE`: augmentation, and three of the optimiser"""
+NO_LAUNCH = ("aten.empty", "aten.new_empty", "aten._unsafe_view", "aten.promote_types", "profiler.")
+COUNTED = ("aten.convolution", "fasttrain_kernels.norm_relu_pool")
+"""operations, forward and backward, that have a row of their own"""
+REST = "rest: loss, head, casts, sums"
+
+
+def rows(
+    network: ConvNet | ResNet18,
+    side: int,
+    channels: int,
+    batch: int,
+    num_models: int,
+    ceilings: dict[str, float],
+) -> list[dict[str, Any]]:
+    """Launches of a step; megabytes, GFLOP and microseconds per model, by kind of kernel."""
+    counted = work(network, side, channels)
+    outputs, inputs = 2 * batch * counted.outputs, 2 * batch * counted.inputs
+    convs, norms, others = _layers(network, side, channels)
+    rest = others + OUTSIDE - OWN_OUTSIDE
+    image = batch * channels * side * side
+    # A convolution reads and writes both sides once in each of its three passes.
+    table = {
+        "convolutions": (3 * convs, 3 * (outputs + inputs), batch * counted.flops),
+        # It reads what a convolution wrote, and writes what the next one reads.
+        "normalisation": (6 * norms, 4 * (outputs + inputs), 0),
+        "optimiser": (OWN_OUTSIDE - 1, 20 * counted.parameters, 0),
+        "augmentation": (1, 3 * image, 0),
+        REST: (rest, 10 * counted.parameters, 0),
+    }
+    found = []
+    for kernel, (launches, moved, flops) in table.items():
+        row = {"kernel": kernel, "launches": launches, "MB": moved / 1e6, "GFLOP": flops / 1e9}
+        limits = {
+            "bytes": moved / ceilings["copy GB/s"] / 1e3,
+            "FLOPs": flops / ceilings["bf16 TFLOP/s"] / 1e6,
+            "launches": launches * GRAPH_S * 1e6 / num_models,
+        }
+        bound = max(limits, key=limits.__getitem__)
+        found.append(row | {"predicted us": limits[bound], "bound by": bound, "measured us": ""})
+    names = ("launches", "MB", "GFLOP", "predicted us")
+    total = {name: sum(row[name] for row in found) for name in names}
+    return [*found, {"kernel": "step", **total, "bound by": "", "measured us": ""}]
+
+
+class _Others(TorchDispatchMode):
+    """Counts what is launched besides convolutions and normalisations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = str(func)
+        self.count += not (func.is_view or name.startswith((*NO_LAUNCH, *COUNTED)))
+        return func(*args, **(kwargs or {}))
+
+
+def _layers(network: ConvNet | ResNet18, side: int, channels: int) -> tuple[int, int, int]:
+    """Convolutions, normalisations, and other operations of a forward and a backward pass."""
+    model = network.build((channels, side, side), 10, 1, on_sphere=True)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    convs = norms = 0
+    for module in model.modules():
+        convs += isinstance(module, torch.nn.Conv2d)
+        if isinstance(module, NormReLUPool):
+            norms += 1
+            # They are kept by the kernels, and in operations of torch only where these are watched.
+            module.running_mean = module.running_var = module.num_batches_tracked = None
+    with _Others() as others:
+        with autocast("bf16", torch.device("cpu")):
+            logits = model(torch.randn(4, channels, side, side))
+        logits.float().sum().backward()
+    return convs, norms, others.count
+
+
+def filled(
+    table: list[dict[str, Any]],
+    step: Callable[[], object],
+    num_models: int,
+    device: torch.device,
+    times: int = 5,
+) -> list[dict[str, Any]]:
+    """The table with microseconds of a step and model that a profiler saw of every kind."""
+    on_gpu = device.type == "cuda"
+    step()
+    wait(device)
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
+        for _ in range(times):
+            step()
+        wait(device)
+    us = dict.fromkeys((row["kernel"] for row in table), 0.0)
+    for event in seen.key_averages():
+        taken = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        taken /= times * num_models
+        us[_kind(event.key)] += taken
+        us["step"] += taken
+    return [row | {"measured us": us[row["kernel"]]} for row in table]
+
+
+def _kind(kernel: str) -> str:
+    return next((kind for kind, names in KINDS.items() if names.search(kernel)), REST)
+
+
+def main(given: list[str] | None = None) -> int:
+    """Print the tables of the networks that the kit measures."""
+    from .page import page_table
+    from .steps import NETWORKS
+
+    parser = argparse.ArgumentParser(prog="python -m bench gpu-model", description=__doc__)
+    parser.add_argument("--models", type=int, default=1, help="of the pack")
+    parser.add_argument("--copy-gbs", type=float, default=CEILINGS["copy GB/s"])
+    parser.add_argument("--bf16-tflops", type=float, default=CEILINGS["bf16 TFLOP/s"])
+    told = parser.parse_args(given)
+    ceilings = {"copy GB/s": told.copy_gbs, "bf16 TFLOP/s": told.bf16_tflops}
+    print(
+        f"predictions from counts, {told.copy_gbs:g} GB/s and {told.bf16_tflops:g} TFLOP/s;", end=""
+    )
+    print(" us per step and model, packs of", told.models)
+    for name, network in NETWORKS.items():
+        shape = (8, 1, 64) if name == "digits" else (32, 3, 128)
+        print(f"\n{name}\n")
+        print("\n".join(page_table(rows(network, *shape, told.models, ceilings))))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
