@@ -1,4 +1,4 @@
-"""The arguments of every command, from which tyro makes its flags and its help.
+"""The arguments of commands that train, of data and of bench: tyro makes flags and help of them.
 
 The dataclasses of the configuration know nothing of tyro: how a list is read from one word stands
 here, by its type.
@@ -13,7 +13,6 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from ..analysis.request import Name
 from ..plan.config import Config, GridConfig, RunOptions, TrainingConfig
 from ..plan.flags import DataFlags, NetworkFlags, OptimizerFlags
 from ..settings.rates import EpochCounts, LearningRates, epoch_counts, optional_rates, repetitions
@@ -135,98 +134,6 @@ class Locate(Cell):
     """of the epochs of the uniform grid of this ratio, the most to spend"""
     dry_run: FlagCreatePairsOff[bool] = False
     """print what it would cost at most, and run nothing"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """Rebuild results.csv, results.parquet, the figures and report.html from a store."""
-
-    store: StorePath
-    """directory of the results"""
-    watch: FlagCreatePairsOff[bool] = False
-    """rebuild whenever the store changes, also while a sweep runs, until Ctrl-C (exit code 0)"""
-    interval: float = 5.0
-    """with --watch, seconds between looks at the store, and after which the page reloads itself"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Serve:
-    """Show the reports of stores at an address of this machine, rebuilt while sweeps run.
-
-    Until Ctrl-C (exit code 0). Nobody on another machine can ask for them.
-    """
-
-    stores: Annotated[Positional[tuple[Path, ...]], arg(metavar="STORE")]
-    """directories of results"""
-    port: int = 8765
-    """port of 127.0.0.1; 0 takes a free one"""
-    interval: float = 5.0
-    """seconds between looks at the stores, and after which pages reload themselves"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Merge:
-    """Join stores: copy what others have finished into one, and report. Run it again to resume."""
-
-    target: Annotated[Positional[Path], arg(metavar="TARGET")]
-    """directory of the joined results; made if it is not there"""
-    stores: Annotated[Positional[tuple[Path, ...]], arg(metavar="STORE")]
-    """directories of results, which are only read"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreStatus:
-    """Say what of a store's plan is finished and what runs now, wherever it runs."""
-
-    store: StorePath
-    """directory of the results"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Doctor:
-    """Verify every byte and every reference of a store, or look at this machine if none is given.
-
-    Exit code 0 if everything is sound, 1 if something is not.
-    """
-
-    store: OptionalStorePath = None
-    """directory of the results"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Analyse:
-    """Measure the finished stages of a store: geometry, norms, sharpness, features, transfer to
-    another data set; then report."""
-
-    store: StorePath
-    """directory of the results"""
-    only: tuple[Name, ...] = ()
-    """what to measure; everything if not given, transfer if there is a --target"""
-    low: float | None = None
-    """FLR of the low end of pairs and stages; a set-up's smallest if not given"""
-    high: float | None = None
-    """FLR of the high end; a set-up's largest if not given"""
-    k: int = 5
-    """checkpoints of the averages to measure; the largest number up to it that there is"""
-    points: int = 21
-    """points of the straight paths between ends, these among them"""
-    target: str | None = None
-    """transfer: data set of which a linear classifier is trained on the features of every stage, a
-    name or path, or package.module:function; its images have the size and channels of the source's
-    """
-    target_train: int | None = None
-    """transfer: class-balanced subset of the target's training set; all images if not given"""
-    target_test: int | None = None
-    """transfer: class-balanced subset of the target's test set; all images if not given"""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:0, ..."""
-    processes: int | None = None
-    """how many measure at once, with a part of the threads each; 1 measures in this one; as many
-    as there are GPUs or, without one, cores if not given"""
-    data_root: Path | None = None
-    """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
-    dataset: str | None = None
-    """name or path of the images, if they are no longer where they were"""
 
 
 @dataclass(frozen=True, kw_only=True)

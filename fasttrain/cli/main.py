@@ -24,23 +24,11 @@ from ..plan.flags import changed_parts
 from ..plan.shards import Shard
 from ..settings.limits import in_one_line
 from ..settings.rates import learning_rates
-from ..store.inputs import check_dataset, check_merge, check_source, check_training
-from ..store.marker import check_store
-from . import pipes
+from ..store.inputs import check_training
+from . import pipes, stores
 from .actions import bench, data
-from .arguments import (
-    Analyse,
-    Cell,
-    Doctor,
-    Locate,
-    Merge,
-    Report,
-    Serve,
-    StoreStatus,
-    Sweep,
-    Train,
-)
-from .usage import parse, preset_config
+from .arguments import Cell, Locate, Sweep, Train
+from .usage import parse, preset_config, start_server
 
 OVERVIEW = """\
 usage: fasttrain COMMAND ...
@@ -119,12 +107,12 @@ def _dispatch(arguments: list[str]) -> int:
         "sweep": _sweep,
         "train": _train,
         "locate": _locate,
-        "analyse": _analyse,
-        "report": _report,
-        "serve": _serve,
-        "merge": _merge,
-        "status": _status,
-        "doctor": _doctor,
+        "analyse": stores.analyse,
+        "report": stores.report,
+        "serve": stores.serve,
+        "merge": stores.merge,
+        "status": stores.status,
+        "doctor": stores.doctor,
         "data": data,
         "bench": bench,
     }
@@ -164,19 +152,11 @@ def _run(command: Cell, config: Config, verb: str, arguments: list[str], **how: 
     options = check_options(command.options, config)
     check_training(config, options, name)
     if not how.get("dry_run"):
-        _start_server(options.processes)
+        start_server(options.processes)
     from .commands import sweep
 
     words = shlex.join(["fasttrain", verb, *arguments])
     return sweep(config, options, name=name, command=words, **how)
-
-
-def _start_server(processes: int | None) -> None:
-    """Let what workers need be imported while this process imports its own part."""
-    from ..machine.processes import start_server, usable_cpus
-
-    if (processes or usable_cpus()) > 1:
-        start_server()
 
 
 def _checked(command: Cell, config: Config, grid: GridConfig | None = None) -> Config:
@@ -230,7 +210,7 @@ def _locate(arguments: list[str]) -> int:
     # Raises for a task that is not possible.
     plan_search(config, task)
     if not command.dry_run:
-        _start_server(options.processes)
+        start_server(options.processes)
     from .commands import locate
 
     return locate(
@@ -242,83 +222,3 @@ def _locate(arguments: list[str]) -> int:
         command=shlex.join(["fasttrain", "locate", *arguments]),
         dry_run=command.dry_run,
     )
-
-
-def _report(arguments: list[str]) -> int:
-    command = parse(Report, "report", arguments)
-    _check_interval(command.interval)
-    check_store(command.store, create=False)
-    # Not by way of what sweeps and analyses: a report is drawn without torch.
-    from ..report.build import rebuild, watch
-    from ..store.store import Store
-
-    if command.watch:
-        return watch(command.store, command.interval)
-    print(rebuild(Store.open(command.store, create=False)))
-    return 0
-
-
-def _serve(arguments: list[str]) -> int:
-    command = parse(Serve, "serve", arguments)
-    if not command.stores:
-        raise UsageError("serve needs the stores to show: fasttrain serve STORE...")
-    if not 0 <= command.port < 2**16:
-        raise UsageError(f"--port {command.port}: must be 0 to 65535")
-    _check_interval(command.interval)
-    for store in command.stores:
-        check_store(store, create=False)
-    from ..report.serve import serve
-
-    return serve(command.stores, command.port, command.interval)
-
-
-def _check_interval(interval_s: float) -> None:
-    if not 0.1 <= interval_s <= 86400:
-        raise UsageError(f"--interval {interval_s:g}: must be 0.1 to 86400 seconds")
-
-
-def _merge(arguments: list[str]) -> int:
-    command = parse(Merge, "merge", arguments)
-    check_merge(command.target, command.stores)
-    from .commands import merge
-
-    words = shlex.join(["fasttrain", "merge", *arguments])
-    return merge(command.target, command.stores, command=words)
-
-
-def _status(arguments: list[str]) -> int:
-    from ..store.status import show
-
-    return show(parse(StoreStatus, "status", arguments).store)
-
-
-def _doctor(arguments: list[str]) -> int:
-    command = parse(Doctor, "doctor", arguments)
-    from ..doctor.command import doctor
-
-    return doctor(command.store)
-
-
-def _analyse(arguments: list[str]) -> int:
-    command = parse(Analyse, "analyse", arguments)
-    names = ("only", "low", "high", "k", "points", "device", "processes")
-    names += ("target", "target_train", "target_test")
-    values = {name: getattr(command, name) for name in names}
-    from ..analysis.request import check_request
-
-    request = check_request(values, "command line")
-    check_dataset(command.dataset, command.data_root)
-    check_source(command.target, command.data_root)
-    check_store(command.store, create=False)
-    _start_server(command.processes)
-    from ..analysis.reopen import Location
-    from .commands import analyse
-
-    location = Location(
-        device=command.device,
-        processes=command.processes,
-        data_root=command.data_root,
-        dataset=command.dataset,
-        command=shlex.join(["fasttrain", "analyse", *arguments]),
-    )
-    return analyse(command.store, request, location)

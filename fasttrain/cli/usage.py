@@ -112,3 +112,11 @@ def _one_line(box: str) -> str:
         if heading.startswith("Perhaps you meant") and options:
             message += f" (did you mean {options[0].split()[0]}?)"
     return message
+
+
+def start_server(processes: int | None) -> None:
+    """Let what workers need be imported while this process imports its own part."""
+    from ..machine import processes as machine
+
+    if (processes or machine.usable_cpus()) > 1:
+        machine.start_server()

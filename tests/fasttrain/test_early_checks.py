@@ -100,7 +100,7 @@ class Hidden:
 
 sys.meta_path.insert(0, Hidden())
 import fasttrain
-TYRO = "__main__ cli.actions cli.arguments cli.main cli.usage"
+TYRO = "__main__ cli.actions cli.arguments cli.export cli.main cli.stores cli.usage"
 COMMAND_LINE = {f"fasttrain.{name}" for name in TYRO.split()}
 names = {module.name for module in pkgutil.walk_packages(fasttrain.__path__, "fasttrain.")}
 assert COMMAND_LINE < names

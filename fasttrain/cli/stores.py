@@ -1,0 +1,193 @@
+"""The commands that take stores: their arguments, and what is checked before heavy imports."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from ..analysis.request import Name
+from ..errors import UsageError
+from ..store.inputs import check_dataset, check_merge, check_source
+from ..store.marker import check_store
+from .arguments import OptionalStorePath, StorePath
+from .usage import parse, start_server
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Rebuild results.csv, results.parquet, the figures and report.html from a store."""
+
+    store: StorePath
+    """directory of the results"""
+    watch: FlagCreatePairsOff[bool] = False
+    """rebuild whenever the store changes, also while a sweep runs, until Ctrl-C (exit code 0)"""
+    interval: float = 5.0
+    """with --watch, seconds between looks at the store, and after which the page reloads itself"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve:
+    """Show the reports of stores at an address of this machine, rebuilt while sweeps run.
+
+    Until Ctrl-C (exit code 0). Nobody on another machine can ask for them.
+    """
+
+    stores: Annotated[Positional[tuple[Path, ...]], arg(metavar="STORE")]
+    """directories of results"""
+    port: int = 8765
+    """port of 127.0.0.1; 0 takes a free one"""
+    interval: float = 5.0
+    """seconds between looks at the stores, and after which pages reload themselves"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """Join stores: copy what others have finished into one, and report. Run it again to resume."""
+
+    target: Annotated[Positional[Path], arg(metavar="TARGET")]
+    """directory of the joined results; made if it is not there"""
+    stores: Annotated[Positional[tuple[Path, ...]], arg(metavar="STORE")]
+    """directories of results, which are only read"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreStatus:
+    """Say what of a store's plan is finished and what runs now, wherever it runs."""
+
+    store: StorePath
+    """directory of the results"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Verify every byte and every reference of a store, or look at this machine if none is given.
+
+    Exit code 0 if everything is sound, 1 if something is not.
+    """
+
+    store: OptionalStorePath = None
+    """directory of the results"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analyse:
+    """Measure the finished stages of a store: geometry, norms, sharpness, features, transfer to
+    another data set; then report."""
+
+    store: StorePath
+    """directory of the results"""
+    only: tuple[Name, ...] = ()
+    """what to measure; everything if not given, transfer if there is a --target"""
+    low: float | None = None
+    """FLR of the low end of pairs and stages; a set-up's smallest if not given"""
+    high: float | None = None
+    """FLR of the high end; a set-up's largest if not given"""
+    k: int = 5
+    """checkpoints of the averages to measure; the largest number up to it that there is"""
+    points: int = 21
+    """points of the straight paths between ends, these among them"""
+    target: str | None = None
+    """transfer: data set of which a linear classifier is trained on the features of every stage, a
+    name or path, or package.module:function; its images have the size and channels of the source's
+    """
+    target_train: int | None = None
+    """transfer: class-balanced subset of the target's training set; all images if not given"""
+    target_test: int | None = None
+    """transfer: class-balanced subset of the target's test set; all images if not given"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:0, ..."""
+    processes: int | None = None
+    """how many measure at once, with a part of the threads each; 1 measures in this one; as many
+    as there are GPUs or, without one, cores if not given"""
+    data_root: Path | None = None
+    """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
+    dataset: str | None = None
+    """name or path of the images, if they are no longer where they were"""
+
+
+def report(arguments: list[str]) -> int:
+    """Rebuild what a store's report holds, once or as it grows; returns the exit code."""
+    command = parse(Report, "report", arguments)
+    _check_interval(command.interval)
+    check_store(command.store, create=False)
+    # Not by way of what sweeps and analyses: a report is drawn without torch.
+    from ..report.build import rebuild, watch
+    from ..store.store import Store
+
+    if command.watch:
+        return watch(command.store, command.interval)
+    print(rebuild(Store.open(command.store, create=False)))
+    return 0
+
+
+def serve(arguments: list[str]) -> int:
+    """Show the reports of stores until Ctrl-C; returns the exit code."""
+    command = parse(Serve, "serve", arguments)
+    if not command.stores:
+        raise UsageError("serve needs the stores to show: fasttrain serve STORE...")
+    if not 0 <= command.port < 2**16:
+        raise UsageError(f"--port {command.port}: must be 0 to 65535")
+    _check_interval(command.interval)
+    for store in command.stores:
+        check_store(store, create=False)
+    from ..report.serve import serve
+
+    return serve(command.stores, command.port, command.interval)
+
+
+def _check_interval(interval_s: float) -> None:
+    if not 0.1 <= interval_s <= 86400:
+        raise UsageError(f"--interval {interval_s:g}: must be 0.1 to 86400 seconds")
+
+
+def merge(arguments: list[str]) -> int:
+    """Join stores; returns the exit code."""
+    command = parse(Merge, "merge", arguments)
+    check_merge(command.target, command.stores)
+    from .commands import merge
+
+    words = shlex.join(["fasttrain", "merge", *arguments])
+    return merge(command.target, command.stores, command=words)
+
+
+def status(arguments: list[str]) -> int:
+    """Say where a store stands; returns the exit code."""
+    from ..store.status import show
+
+    return show(parse(StoreStatus, "status", arguments).store)
+
+
+def doctor(arguments: list[str]) -> int:
+    """Verify a store, or look at this machine; returns the exit code."""
+    command = parse(Doctor, "doctor", arguments)
+    from ..doctor.command import doctor
+
+    return doctor(command.store)
+
+
+def analyse(arguments: list[str]) -> int:
+    """Measure what a store holds; returns the exit code."""
+    command = parse(Analyse, "analyse", arguments)
+    names = ("only", "low", "high", "k", "points", "device", "processes")
+    names += ("target", "target_train", "target_test")
+    values = {name: getattr(command, name) for name in names}
+    from ..analysis.request import check_request
+
+    request = check_request(values, "command line")
+    check_dataset(command.dataset, command.data_root)
+    check_source(command.target, command.data_root)
+    check_store(command.store, create=False)
+    start_server(command.processes)
+    from ..analysis.reopen import Location
+    from .commands import analyse
+
+    location = Location(
+        device=command.device,
+        processes=command.processes,
+        data_root=command.data_root,
+        dataset=command.dataset,
+        command=shlex.join(["fasttrain", "analyse", *arguments]),
+    )
+    return analyse(command.store, request, location)
