@@ -1,12 +1,13 @@
 """Files that are whole or not there: atomic writes, digests, the formats that the store uses."""
 
+import contextlib
 import hashlib
 import io
 import json
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,28 +48,32 @@ def write_all_atomically(contents: Iterable[tuple[Path, bytes]]) -> None:
     # Processes and threads may write the same file at once: each has a temporary one of its own.
     own = f"{os.getpid()}.{threading.get_ident()}.tmp"
 
-    def replace(path: Path) -> None:
-        waiting[path].replace(path)
-        del waiting[path]
+    def flush(path: Path) -> None:
+        with _told(path):
+            _flush(waiting[path])
 
     try:
         for path, content in contents:
             waiting[path] = path.with_name(f".{path.name}.{own}")
-            _told(lambda path: waiting[path].write_bytes(content), path)  # noqa: B023
-        _together(lambda path: _told(lambda path: _flush(waiting[path]), path), waiting)
-        folders = {path.parent: None for path in waiting}
+            with _told(path):
+                waiting[path].write_bytes(content)
+        _together(flush, waiting)
+        folders = {path.parent for path in waiting}
         for path in list(waiting):
-            _told(replace, path)
+            with _told(path):
+                waiting[path].replace(path)
+            del waiting[path]
         _together(_flush, folders)
     finally:
         for temporary in waiting.values():
             temporary.unlink(missing_ok=True)
 
 
-def _told(do: Callable[[Path], object], path: Path) -> None:
-    """Do what writes a file; a fault names the file."""
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """A fault of the file system says what could not be written."""
     try:
-        do(path)
+        yield
     except OSError as error:
         raise EnvironmentProblem(f"{path}: cannot be written: {error.strerror}") from None
 
