@@ -154,14 +154,15 @@ class _Sweep(Driver[Stage, _Pack]):
         return True
 
     def _is_pending(self, stages: set[str]) -> bool:
-        return bool(stages & self.needed - self.settled - self.failed)
+        # The stages of a plan are many: only those given are looked at.
+        return bool((stages & self.needed) - self.settled - self.failed)
 
     def _has_to_run(self, stage: Stage) -> bool:
         return not self._is_finished(stage.id) or is_outdated(stage, self.store)
 
     def _open(self, pack: _Pack) -> set[str]:
         """The stages that have to end in the pack and have not."""
-        return pack.own & self.needed - self.settled - self.failed
+        return (pack.own & self.needed) - self.settled - self.failed
 
     def _is_finished(self, stage: str) -> bool:
         return self.store.summary(stage) is not None

@@ -1,15 +1,21 @@
 """Files that are whole or not there: atomic writes, digests, the formats that the store uses."""
 
+import contextlib
 import hashlib
 import io
 import json
 import os
 import stat
 import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EnvironmentProblem
+
+FLUSHES = 16
+"""flushes to disk that wait at the same time: a file system writes one journal for all of them"""
 
 # Imported where they are used: a command checks its paths before it waits for torch.
 if TYPE_CHECKING:
@@ -23,22 +29,73 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         EnvironmentProblem: no space, no permission, or another fault of the file system.
     """
+    write_all_atomically([(path, content)])
+
+
+def write_all_atomically(contents: Iterable[tuple[Path, bytes]]) -> None:
+    """As `write_atomically` of each of several files, which are flushed to disk together.
+
+    A file is there under its name only when all of them are on disk; which of them are there after
+    a kill is open.
+
+    Args:
+        contents: taken one by one, so that they need not be in memory together.
+
+    Raises:
+        EnvironmentProblem: as `write_atomically`; what has no name yet is dropped.
+    """
+    waiting: dict[Path, Path] = {}
     # Processes and threads may write the same file at once: each has a temporary one of its own.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    own = f"{os.getpid()}.{threading.get_ident()}.tmp"
+
+    def flush(path: Path) -> None:
+        with _told(path):
+            _flush(waiting[path])
+
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise EnvironmentProblem(f"{path}: cannot be written: {error.strerror}") from None
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
+        for path, content in contents:
+            waiting[path] = path.with_name(f".{path.name}.{own}")
+            with _told(path):
+                waiting[path].write_bytes(content)
+        _together(flush, waiting)
+        folders = {path.parent for path in waiting}
+        for path in list(waiting):
+            with _told(path):
+                waiting[path].replace(path)
+            del waiting[path]
+        _together(_flush, folders)
     finally:
-        os.close(directory)
+        for temporary in waiting.values():
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """A fault of the file system says what could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise EnvironmentProblem(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _together(do: Callable[[Path], None], paths: Iterable[Path]) -> None:
+    """Do something that waits for the disk to every path; raises the first fault."""
+    paths = list(paths)
+    if len(paths) <= 1:
+        for path in paths:
+            do(path)
+        return
+    with ThreadPoolExecutor(min(FLUSHES, len(paths))) as threads:
+        list(threads.map(do, paths))
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def open_regular(path: Path, remedy: str) -> io.BufferedReader:

@@ -25,12 +25,19 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import EnvironmentProblem
-from ..machine.files import json_bytes, open_regular, read_regular, sha256_hex, write_atomically
+from ..machine.files import (
+    json_bytes,
+    open_regular,
+    read_regular,
+    sha256_hex,
+    write_all_atomically,
+    write_atomically,
+)
 from ..machine.text import readable
 from . import schema
 from .checkpoints import Checkpoints
@@ -43,6 +50,14 @@ ANALYSES = "analyses"
 FAILURE = "failed.txt"
 LOCK_S = 0.2
 """seconds after which a lock that another holds is taken to be held for longer"""
+
+
+class Result(NamedTuple):
+    """What a stage leaves when it ends."""
+
+    stage: str
+    files: dict[str, bytes]
+    summary: dict[str, Any]
 
 
 class Store(Entries):
@@ -137,11 +152,18 @@ class Store(Entries):
 
     def begin(self, stage: str, description: dict[str, Any]) -> None:
         """Make the stage's directory and say what it is."""
-        folder = self.path / stage
-        folder.mkdir(parents=True, exist_ok=True)
-        # Finished if it was given up early, and is now to run to its end.
-        self.reopen(stage)
-        write_atomically(folder / DESCRIPTION, json_bytes(description))
+        self.begin_all({stage: description})
+
+    def begin_all(self, descriptions: Mapping[str, dict[str, Any]]) -> None:
+        """Make the directories of stages and say what they are, by id."""
+        for stage in descriptions:
+            (self.path / stage).mkdir(parents=True, exist_ok=True)
+            # Finished if it was given up early, and is now to run to its end.
+            self.reopen(stage)
+        write_all_atomically(
+            (self.path / stage / DESCRIPTION, json_bytes(description))
+            for stage, description in descriptions.items()
+        )
 
     def clean(self) -> None:
         """Drop what a process that was killed left; the caller holds the lock."""
@@ -157,17 +179,31 @@ class Store(Entries):
 
     def finish(self, stage: str, files: dict[str, bytes], summary: dict[str, Any]) -> None:
         """Write the results, then done.json."""
-        folder = self.path / stage
-        for name, content in files.items():
-            write_atomically(folder / name, content)
-        described = read_regular(folder / DESCRIPTION, self.remedy(stage))
-        listing = {
-            name: {"bytes": len(content), "sha256": sha256_hex(content)}
-            for name, content in {**files, DESCRIPTION: described}.items()
-        }
-        record = {**summary, "id": stage, "files": listing}
-        write_atomically(folder / DONE, seal(record))
-        self.tidy(stage)
+        self.finish_all([Result(stage, files, summary)])
+
+    def finish_all(self, results: "Iterable[Result]") -> None:
+        """Write the results of several stages, then the done.json of each.
+
+        Args:
+            results: taken one by one, so that they need not be in memory together.
+        """
+        records: dict[str, dict[str, Any]] = {}
+
+        def contents() -> Iterator[tuple[Path, bytes]]:
+            for stage, files, summary in results:
+                folder = self.path / stage
+                described = read_regular(folder / DESCRIPTION, self.remedy(stage))
+                listing = {
+                    name: {"bytes": len(content), "sha256": sha256_hex(content)}
+                    for name, content in {**files, DESCRIPTION: described}.items()
+                }
+                records[stage] = {**summary, "id": stage, "files": listing}
+                yield from ((folder / name, content) for name, content in files.items())
+
+        write_all_atomically(contents())
+        write_all_atomically((self.path / s / DONE, seal(r)) for s, r in records.items())
+        for stage in records:
+            self.tidy(stage)
 
     def tidy(self, stage: str) -> None:
         """Drop what a finished stage needs no more."""

@@ -21,6 +21,7 @@ from ..store.checkpoints import CheckpointWriter
 from ..store.columns import PASS_COLUMNS
 from ..store.entries import METRICS, STATE
 from ..store.pack_records import PackRecords, foundations
+from ..store.store import Result
 from .chance import AT_CHANCE, DONE, NON_FINITE
 from .epochs import OnEpoch, content, is_given_up, run_epochs, standing
 from .pack import Pack
@@ -40,8 +41,8 @@ def run_pack(stages: Sequence[Stage], workbench: Workbench, on_epoch: OnEpoch) -
     """
     workbench = workbench.of_seed(stages[0].seed)
     todo = [stage for stage in stages if workbench.store.summary(stage.id) is None]
-    for stage in todo:
-        workbench.store.begin(stage.id, {**stage.description(), **workbench.about()})
+    about = workbench.about()
+    workbench.store.begin_all({stage.id: {**stage.description(), **about} for stage in todo})
     pack, records = [], PackRecords(workbench.store)
     lengths = records.lengths()
     for stage in stages:
@@ -157,13 +158,18 @@ def _finish_all(
     runs: Sequence[Run], results: Sequence[Tensor] | Tensor, workbench: Workbench
 ) -> None:
     """Finish the runs that are wanted; results have one row of scores per run."""
-    for run, row in zip(runs, results, strict=True):
-        if run.wanted:
-            _finish(run, row, workbench)
+    workbench.store.finish_all(
+        _result(run, row, workbench) for run, row in zip(runs, results, strict=True) if run.wanted
+    )
 
 
 def _finish(run: Run, scores: Tensor | None, workbench: Workbench) -> None:
     """Put a run's results into the store, with its final scores if any."""
+    workbench.store.finish_all([_result(run, scores, workbench)])
+
+
+def _result(run: Run, scores: Tensor | None, workbench: Workbench) -> Result:
+    """What a run puts into the store, with its final scores if any."""
     progress = run.progress
     values = {} if scores is None else dict(zip(workbench.columns, scores.tolist(), strict=True))
     result = {name: _json_number(values.get(name)) for name in workbench.columns}
@@ -183,7 +189,7 @@ def _finish(run: Run, scores: Tensor | None, workbench: Workbench) -> None:
         files[STATE] = tensors_to_bytes(progress.tensors())
         if run.stage.parent is None:
             workbench.final_states[run.stage.id] = End(progress.model, progress.optimizer)
-    workbench.store.finish(run.stage.id, files, summary)
+    return Result(run.stage.id, files, summary)
 
 
 def _state(run: Run, scores: Tensor | None, workbench: Workbench) -> str:

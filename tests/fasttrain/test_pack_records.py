@@ -96,17 +96,18 @@ def test_a_kill_between_two_results_of_a_pack_changes_no_bit(
     fasttrain, tiny, tmp_path, whole, monkeypatch, nth
 ):
     """With no checkpoint before: the interval is longer than the sweep."""
-    finish, count = Store.finish, 0
+    finish_all, count = Store.finish_all, 0
 
-    def killed(*arguments):
+    def killed(store, results):
         nonlocal count
-        count += 1
-        if count == nth + 1:
-            raise Killed
-        finish(*arguments)
+        for result in results:
+            count += 1
+            if count == nth + 1:
+                raise Killed
+            finish_all(store, [result])
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "finish", killed)
+        patch.setattr(Store, "finish_all", killed)
         with pytest.raises(Killed):
             fasttrain("sweep", tiny, *GRID, "--store", "parts")
     assert len(package.load(tmp_path / "parts")) == nth

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from fasttrain.errors import EnvironmentProblem
-from fasttrain.machine.files import write_atomically
-from fasttrain.store.store import Store
+from fasttrain.machine.files import write_all_atomically, write_atomically
+from fasttrain.store.store import Result, Store
 
 from .stored import begin, finish, pretraining
 
@@ -159,6 +159,64 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, 
         write_atomically(path, b"new")
     assert one_line(error) == f"{path}: cannot be written: {os.strerror(code)}"
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"file": b"old"}
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3, 4, 5])
+def test_of_files_written_together_a_fault_leaves_whole_ones_and_no_other(
+    tmp_path, monkeypatch, nth
+):
+    paths = [tmp_path / name for name in "abc"]
+    for path in paths:
+        write_atomically(path, b"old")
+    fsync, replace, calls = os.fsync, Path.replace, 0
+
+    def full(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls == nth:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return (replace if isinstance(arguments[0], Path) else fsync)(*arguments)
+
+    # Three flushes, in any order, then three names.
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(EnvironmentProblem) as error:
+        write_all_atomically((path, b"new") for path in paths)
+    assert one_line(error) in [f"{p}: cannot be written: No space left on device" for p in paths]
+    assert sorted(tmp_path.iterdir()) == paths
+    num_new = max(0, nth - 4)
+    assert [path.read_bytes() for path in paths] == [b"new"] * num_new + [b"old"] * (3 - num_new)
+
+
+def test_a_done_json_is_named_when_all_results_of_its_pack_are_on_disk(tmp_path, monkeypatch):
+    """As the operating system sees it: what a power cut leaves."""
+    fsync, replace, events = os.fsync, Path.replace, []
+
+    def flushed(descriptor: int) -> None:
+        fsync(descriptor)
+        events.append(os.fstat(descriptor).st_ino)
+
+    def named(path: Path, target: Path) -> None:
+        events.append((target.parent.name, target.name, path.stat().st_ino))
+        replace(path, target)
+
+    store = Store.open(tmp_path / "store", create=True)
+    stages = [f"{i:016x}" for i in range(3)]
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "replace", named)
+    store.begin_all({stage: {} for stage in stages})
+    store.finish_all(Result(stage, {"a": b"a", "b": b"b"}, {}) for stage in stages)
+    places = {event[:2]: i for i, event in enumerate(events) if isinstance(event, tuple)}
+    first = min(places[stage, "done.json"] for stage in stages)
+    for stage in stages:
+        assert all(places[stage, name] < first for name in ("stage.json", "a", "b"))
+        # The names of the results are on disk too.
+        named_at = max(places[stage, name] for name in ("a", "b"))
+        assert (store.path / stage).stat().st_ino in events[named_at:first]
+    for i, event in enumerate(events):
+        if isinstance(event, tuple):
+            assert event[2] in events[:i], f"{event} was named before it was on disk"
+    assert store.stages() == stages
 
 
 def test_a_full_disk_stops_the_sweep_and_it_resumes(fasttrain, tiny, tmp_path, monkeypatch):
