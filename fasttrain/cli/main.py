@@ -28,7 +28,18 @@ from ..store.inputs import check_dataset, check_merge, check_source, check_train
 from ..store.marker import check_store
 from . import pipes
 from .actions import bench, data
-from .arguments import Analyse, Cell, Doctor, Locate, Merge, Report, StoreStatus, Sweep, Train
+from .arguments import (
+    Analyse,
+    Cell,
+    Doctor,
+    Locate,
+    Merge,
+    Report,
+    StoreStatus,
+    Sweep,
+    Train,
+)
+from .export import export
 from .usage import parse, preset_config
 
 OVERVIEW = """\
@@ -40,6 +51,7 @@ usage: fasttrain COMMAND ...
   analyse STORE            measure geometry, norms, sharpness, features, transfer of its stages
   report STORE             rebuild tables, figures and report.html of a store
   merge TARGET STORE...    join the stores of shards, or of machines, into one
+  export STORE --to TOOL   write it for tensorboard, wandb, mlflow, csv or latex
   status STORE             say what of its plan is finished, and what runs now
   doctor [STORE]           verify every byte of a store, or look at this machine
   data inspect DATASET     fetch a data set, or open a .beton file, and say what it holds
@@ -110,6 +122,7 @@ def _dispatch(arguments: list[str]) -> int:
         "analyse": _analyse,
         "report": _report,
         "merge": _merge,
+        "export": export,
         "status": _status,
         "doctor": _doctor,
         "data": data,
