@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .analysis.records import load_analyses
+    from .api.logging import log_to
     from .api.models import Classifier, load_model
     from .api.results import Results
     from .api.running import Located, analyse, locate, merge, sweep
     from .api.studies import Setting, Study, study
     from .errors import EnvironmentProblem, UsageError
+    from .execution.callbacks import Callback
     from .store.sets import load_sets
     from .store.tables import load, load_epochs
 
@@ -27,6 +29,8 @@ _PLACES = {
     "api.studies": ("Setting", "Study", "study"),
     "api.running": ("Located", "analyse", "locate", "merge", "sweep"),
     "api.results": ("Results",),
+    "api.logging": ("log_to",),
+    "execution.callbacks": ("Callback",),
     "api.models": ("Classifier", "load_model"),
     "analysis.records": ("load_analyses",),
     "store.tables": ("load", "load_epochs"),
@@ -36,6 +40,7 @@ _PLACES = {
 _PLACE = {name: module for module, names in _PLACES.items() for name in names}
 
 __all__ = [
+    "Callback",
     "Classifier",
     "EnvironmentProblem",
     "Located",
@@ -51,6 +56,7 @@ __all__ = [
     "load_model",
     "load_sets",
     "locate",
+    "log_to",
     "merge",
     "study",
     "sweep",
