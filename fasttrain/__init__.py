@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from .analysis.records import load_analyses
     from .api.logging import log_to
     from .api.models import Classifier, load_model
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from .execution.callbacks import Callback
     from .store.sets import load_sets
     from .store.tables import load, load_epochs
-
-__version__ = "0.1.0"
 
 _PLACES = {
     "api.studies": ("Setting", "Study", "study"),
@@ -65,6 +64,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import what is offered when it is first asked for: torch takes seconds, help should not."""
+    if name == "__version__":
+        return import_module(f"{__name__}.version").installed()
     if name not in _PLACE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_PLACE[name]}"), name)

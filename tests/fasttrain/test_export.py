@@ -65,16 +65,32 @@ def read_tensorboard(folder: Path) -> dict[str, dict]:
     return runs
 
 
+def wandb_records(path: Path):
+    """The records of a .wandb file: LevelDB's log format, which the library reads in Go alone."""
+    data = path.read_bytes()
+    at, parts = 7, b""
+    assert data[:4] == b":W&B"
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:
+            # What is left of a block is padding.
+            at += 32768 - at % 32768
+            continue
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        # Whole, or the last part.
+        if kind in (1, 4):
+            yield parts
+            parts = b""
+
+
 def read_wandb(folder: Path) -> dict[str, dict]:
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
     runs = {}
     for path in folder.glob("wandb/offline-run-*/*.wandb"):
-        reader = DataStore()
-        reader.open_for_scan(str(path))
         run: dict = {"series": {}}
-        while (data := reader.scan_data()) is not None:
+        for data in wandb_records(path):
             record = Record()
             record.ParseFromString(data)
             kind = record.WhichOneof("record_type")
@@ -143,17 +159,19 @@ def check_runs(runs: dict[str, dict], store: Path) -> None:
         assert set(series["grad_norm/train"]) == set(table.index) == set(series["elr"])
 
 
+@pytest.mark.optional
 @pytest.mark.parametrize("tool", LIBRARIES)
 def test_an_export_read_back_by_the_library_has_every_stage_and_value(store, tmp_path, tool):
     library(tool)
     out = tmp_path / "out"
     for _ in range(2):
         # The second one takes the place of the first.
-        assert export(store, tool, out).startswith("8 stages: ")
+        assert export(store, tool, out).startswith("12 stages: ")
         check_runs(READERS[tool](out), store)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.optional
 @pytest.mark.parametrize("tool", LIBRARIES)
 def test_what_is_logged_while_a_study_trains_is_what_an_export_has(store, tmp_path, tool):
     library(tool)
@@ -230,7 +248,7 @@ def test_a_link_and_the_store_itself_are_refused(store, fasttrain, tmp_path):
     for out in (store, store / "in", store.parent, tmp_path / "link"):
         refused = fasttrain("export", store, "--to", "csv", "--out", out)
         assert refused.code == 2 and "--out" in refused.err
-    assert len(load(store)) == 8
+    assert len(load(store)) == 12
 
 
 def test_a_library_that_is_missing_is_one_line_before_torch(store, tmp_path):
