@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param, RunTag
-from mlflow.tracking import MlflowClient
+from mlflow.entities import Metric, Param, RunTag  # type: ignore[import-not-found]
+from mlflow.tracking import MlflowClient  # type: ignore[import-not-found]
 
 from .runs import Run
 

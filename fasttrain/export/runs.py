@@ -114,7 +114,8 @@ def write(store: Path, tracker: Tracker) -> int:
             tracker.start(run)
             if stage.stage in tables and not run.is_average:
                 table = tables[stage.stage].drop(columns="stage")
-                for row in table.to_dict("records"):
+                rows: Any = table.to_dict("records")
+                for row in rows:
                     epoch = int(row.pop("epoch"))
                     tracker.log(run, epoch, tagged(row) | run.rate)
             final = tagged(stage.done["result"], FINAL)

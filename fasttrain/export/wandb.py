@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import wandb
+import wandb as library  # type: ignore[import-not-found]
 
 from .runs import Run
 
@@ -30,7 +30,8 @@ class WeightsAndBiases:
     def start(self, run: Run) -> None:
         """Begin a run, with its configuration."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.runs[run.stage] = wandb.init(
+        opened: Any = library
+        self.runs[run.stage] = opened.init(
             dir=str(self.folder),
             mode=self.mode,
             project=self.project,
@@ -40,7 +41,7 @@ class WeightsAndBiases:
             config=dict(run.config),
             reinit="create_new",
             save_code=False,
-            settings=wandb.Settings(silent=True, console="off", disable_git=True),
+            settings=opened.Settings(silent=True, console="off", disable_git=True),
         )
 
     def log(self, run: Run, epoch: int, values: Mapping[str, float]) -> None:
