@@ -19,7 +19,7 @@ endif
 # Two tests at a time, each with one thread: more would wait for one another on two cores.
 PYTEST := pytest -rs -n 2 -p no:benchmark
 
-.PHONY: demo test test-optional test-lowest lint bench ffcv clean
+.PHONY: demo test test-optional test-lowest lint bench ffcv exports clean
 
 demo: $(INSTALLED)
 ifdef CPU_TORCH
@@ -36,7 +36,7 @@ endif
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST)
 
-# What differs with FFCV, a browser and TBB.
+# What differs with FFCV, a browser, TBB and the libraries that exports are written by.
 test-optional: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST) -m optional
 
@@ -49,6 +49,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/hadolint docs/docker/*.Dockerfile
 
 bench: $(INSTALLED)
 	$(BIN)/pytest bench
@@ -56,6 +57,10 @@ bench: $(INSTALLED)
 # Needs the system packages that data/README.md names.
 ffcv: $(INSTALLED)
 	$(BIN)/python $(PIP) --editable '.[ffcv]'
+
+# The libraries that exports are written by, about 200 MB.
+exports: $(INSTALLED)
+	$(BIN)/python $(PIP) --editable '.[tensorboard,wandb,mlflow]'
 
 clean:
 	rm -rf .venv .venv-lowest build dist .pytest_cache .ruff_cache .hypothesis .benchmarks

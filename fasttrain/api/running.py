@@ -20,6 +20,7 @@ from ..analysis.request import Name, check_request
 from ..boundaries.locate import locate as find_boundaries
 from ..boundaries.task import Task, plan_search
 from ..errors import UsageError, nearest, raise_failures
+from ..execution.callbacks import Callback, check_callbacks
 from ..execution.console import Console
 from ..plan.config import RunOptions, check_options
 from ..plan.shards import Shard
@@ -61,7 +62,11 @@ class Located:
 
 
 def sweep(
-    study: "Study | AnyPath", *, shard: str | None = None, **options: Unpack[Options]
+    study: "Study | AnyPath",
+    *,
+    shard: str | None = None,
+    callbacks: Sequence[Callback] = (),
+    **options: Unpack[Options],
 ) -> Results:
     """Train what the store has not finished of a study, and return the study's results.
 
@@ -69,6 +74,8 @@ def sweep(
         study: from `study`, or what that takes.
         shard: "I/N", the part of the study to train, in a store of its own (runs/NAME-I-of-N if
             none is given); `merge` joins them.
+        callbacks: told of stages and epochs as they pass, such as `log_to` gives; what they raise
+            stops the study.
         **options: where and how (`Options`); quiet unless `quiet=False`, which shows a live table.
 
     Raises:
@@ -77,6 +84,7 @@ def sweep(
         KeyboardInterrupt: as raised; the same call goes on from the last finished epoch.
     """
     study = as_study(study)
+    check_callbacks(callbacks)
     chosen = _options("sweep", options, study)
     part = None if shard is None else Shard.read(shard)
     name = study.name + (f"-{part.name}" if part else "")
@@ -85,7 +93,7 @@ def sweep(
     call = command(written("sweep", study.call, **shown, **options))
     with _as_before():
         opened = session.open_session(study.config, chosen, name=name, command=call, shard=part)
-        failures = session.sweep(opened, Console(quiet=chosen.quiet))
+        failures = session.sweep(opened, Console(quiet=chosen.quiet), callbacks=callbacks)
     raise_failures(failures)
     return Results(opened.workbench.store.path, only={stage.id for stage in opened.stages})
 

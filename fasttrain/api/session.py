@@ -12,11 +12,11 @@ from ..analysis.progress import AnalysisView
 from ..analysis.records import add_choices, current
 from ..analysis.reopen import Location
 from ..analysis.request import Request
+from ..execution.callbacks import Callback, CallbackView
 from ..execution.console import Console
 from ..execution.cost import epochs_left
 from ..execution.execution import plan_execution
 from ..execution.journal import Journal
-from ..execution.progress import ProgressView
 from ..execution.run import outdated_line, reopen_outdated, run_sweep
 from ..machine.files import is_empty
 from ..machine.precision import resolve_device, resolve_precision
@@ -113,11 +113,18 @@ def _shard_line(shard: Shard | None, stages: Sequence[Stage], whole: Sequence[St
     ]
 
 
-def sweep(session: Session, console: Console, *, every_epoch: bool = False) -> dict[str, str]:
+def sweep(
+    session: Session,
+    console: Console,
+    *,
+    every_epoch: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> dict[str, str]:
     """Run what the store has not finished; returns the errors of what failed, by label.
 
     Args:
         every_epoch: without a live table, a line per epoch instead of one per stage.
+        callbacks: told of stages and epochs as they pass.
     """
     stages, workbench, options = session.stages, session.workbench, session.options
     say(console, "\n".join(session.notes))
@@ -134,12 +141,14 @@ def sweep(session: Session, console: Console, *, every_epoch: bool = False) -> d
             execution = plan_execution(stages, workbench, options)
             say(console, execution.explain())
             journal.processes = execution.processes
-            view = ProgressView(
+            view = CallbackView(
                 states,
                 epochs_left(stages, workbench.store),
                 console,
                 every_epoch=every_epoch,
                 on_change=journal.report,
+                workbench=workbench,
+                callbacks=callbacks,
             )
             with view, execution.engine(workbench, options) as engine:
                 return run_sweep(stages, execution.packs, workbench.store, engine, view)

@@ -28,6 +28,7 @@ from ..store.inputs import check_training
 from . import pipes, stores
 from .actions import bench, data
 from .arguments import Cell, Locate, Sweep, Train
+from .export import export
 from .usage import parse, preset_config, start_server
 
 OVERVIEW = """\
@@ -40,6 +41,7 @@ usage: fasttrain COMMAND ...
   report STORE             rebuild tables, figures and report.html of a store
   serve STORE...           show the reports of stores at an address of this machine
   merge TARGET STORE...    join the stores of shards, or of machines, into one
+  export STORE --to TOOL   write it for tensorboard, wandb, mlflow, csv or latex
   status STORE             say what of its plan is finished, and what runs now
   doctor [STORE]           verify every byte of a store, or look at this machine
   data inspect DATASET     fetch a data set, or open a .beton file, and say what it holds
@@ -111,6 +113,7 @@ def _dispatch(arguments: list[str]) -> int:
         "report": stores.report,
         "serve": stores.serve,
         "merge": stores.merge,
+        "export": export,
         "status": stores.status,
         "doctor": stores.doctor,
         "data": data,

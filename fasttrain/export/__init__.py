@@ -1,0 +1,1 @@
+"""Stages as runs of TensorBoard, Weights & Biases and MLflow, and as tables of CSV and LaTeX."""
