@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fasttrain.machine.precision import autocast
 from fasttrain.settings.networks.kinds import ConvNet, ResNet18
 from fasttrain_kernels import NormReLUPool
 
-from ..grid.counts import work
+from ..grid.counts import Operations, work
 from ..grid.roofline import BYTES_PER_S, FLOPS_PER_S, GRAPH_S
 from .machine import wait
 from .model import OUTSIDE
@@ -80,21 +79,6 @@ def rows(
     return [*found, {"kernel": "step", **total, "bound by": "", "measured us": ""}]
 
 
-class _Others(TorchDispatchMode):
-    """Counts what is launched besides convolutions and normalisations."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        name = str(func)
-        self.count += not (func.is_view or name.startswith((*NO_LAUNCH, *COUNTED)))
-        return func(*args, **(kwargs or {}))
-
-
 def _layers(network: ConvNet | ResNet18, side: int, channels: int) -> tuple[int, int, int]:
     """Convolutions, normalisations, and other operations of a forward and a backward pass."""
     model = network.build((channels, side, side), 10, 1, on_sphere=True)
@@ -106,7 +90,7 @@ def _layers(network: ConvNet | ResNet18, side: int, channels: int) -> tuple[int,
             norms += 1
             # They are kept by the kernels, and in operations of torch only where these are watched.
             module.running_mean = module.running_var = module.num_batches_tracked = None
-    with _Others() as others:
+    with Operations((*NO_LAUNCH, *COUNTED)) as others:
         with autocast("bf16", torch.device("cpu")):
             logits = model(torch.randn(4, channels, side, side))
         logits.float().sum().backward()
