@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,8 +62,8 @@ def _finish(
     curves: pd.DataFrame,
     result: dict[str, float],
     store: Store,
-    about: dict[str, object],
-    provenance: dict[str, object],
+    about: Mapping[str, object],
+    provenance: Mapping[str, object],
 ) -> None:
     parents = [] if stage.parent is None else [stage.parent.id]
     store.begin(stage.id, {**stage.description(), **about})

@@ -56,7 +56,9 @@ def test_a_finished_grid_is_read_once(grid, reads):
 def test_what_was_built_on_a_replaced_state_runs_again(grid):
     study, store, stages = grid
     opened, child = Store.open(store, create=False), stages[-1]
-    about, done = opened.entry(child.id)
+    entry = opened.entry(child.id)
+    assert entry is not None and child.parent is not None
+    about, done = entry
     opened.begin(child.id, about)
     files = {name: (store / child.id / name).read_bytes() for name in done["files"]}
     del files["stage.json"]
