@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -60,7 +61,7 @@ def simulate(study: Path, store: Path) -> list[Stage]:
 def _finish(
     stage: Stage,
     curves: pd.DataFrame,
-    result: dict[str, float],
+    result: Mapping[Any, float],
     store: Store,
     about: Mapping[str, object],
     provenance: Mapping[str, object],
