@@ -26,6 +26,7 @@ from ..plan.shards import Shard, num_epochs_of
 from ..plan.stages import Stage, setup_sections
 from ..plan.trees import build
 from ..store.inputs import one_line_errors
+from ..store.look import Look
 from ..store.marker import MARKER
 from ..store.merging import Merged, merge_stores, survey
 from ..store.sources import change_lines
@@ -130,9 +131,10 @@ def sweep(
     say(console, "\n".join(session.notes))
     with workbench.store.lock():
         workbench.store.clean()
-        if outdated := reopen_outdated(stages, workbench.store):
+        look = Look(workbench.store)
+        if outdated := reopen_outdated(stages, look):
             say(console, outdated_line(outdated))
-        states = session.states()
+        states = [(stage, look.state(stage.id)) for stage in stages]
         with Journal(workbench.store.path, session.command, "choosing packs") as journal:
             accept = options.stop_at_chance
             journal.plan(stages, accept_stopped=accept, shard=session.shard)
