@@ -12,6 +12,9 @@ from .pack_size import Timing
 
 SMALL_FILES_BYTES = 12_000
 """stage.json, done.json and metrics.parquet of one stage, about"""
+STAGE_S = 0.017
+"""of a core for what a stage takes besides its epochs: its files, what it starts from, its reports.
+Measured on 506 stages of the tick features, of 253 models in 15 packs, on a Xeon"""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def estimate(
     left = epochs_left(todo, workbench.store)
     num_steps = workbench.steps_per_epoch
     num_tests = len(workbench.test_loader) / workbench.config.training.evaluate_every
-    seconds = 0.0
+    seconds = STAGE_S * len(todo)
     for pack in packs:
         members = [stage for stage in pack if stage.id in left]
         if not members:
