@@ -106,6 +106,10 @@ class Stage:
         """Those of the same line that have been asked for, by their epochs."""
         return {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What processes send one another: not what only this one asked for."""
+        return {name: value for name, value in vars(self).items() if name != "shorter"}
+
     @property
     def end_epoch(self) -> int:
         return self.start_epoch + self.num_epochs

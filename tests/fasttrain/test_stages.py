@@ -1,5 +1,7 @@
 """What stages compute: averages, batch-norm statistics, distances."""
 
+import pickle
+
 import pytest
 import torch
 
@@ -91,6 +93,18 @@ def test_every_seed_and_rate_is_its_own_stage_and_predecessors_are_those_of_othe
     assert {s.id for s in predecessors(longest)} >= {s.id for s in stages if s.k == 3} - {
         s.id for s in stages if s.plr != pretrain.plr
     }
+
+
+def test_shorter_stages_are_made_once_and_stay_in_the_process(tiny, tmp_path):
+    _, stages = new_workbench(tiny, tmp_path)
+    longest = averages(stages[0], [4])[0]
+    assert longest.id
+    before = pickle.dumps(longest)
+    first, second = (list(predecessors(longest)) for _ in range(2))
+    assert len(first) == 3 and all(a is b for a, b in zip(first, second, strict=True))
+    assert pickle.dumps(longest) == before
+    sent = pickle.loads(before)
+    assert sent.id == longest.id and list(predecessors(sent)) == first
 
 
 def test_an_epoch_reads_nothing_from_the_device(tiny, tmp_path):
