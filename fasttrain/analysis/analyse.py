@@ -11,6 +11,7 @@ from ..errors import EnvironmentProblem, UsageError
 from ..execution.console import Console
 from ..execution.execution import Share, open_engine, shared, threads_of
 from ..execution.pack_size import fastest, measure_packs, models_in_memory
+from ..machine.timings import phase
 from ..store.entries import STATE
 from ..store.setups import load_setups
 from ..store.store import Store
@@ -32,6 +33,7 @@ SECOND_DERIVATIVES = 4
 """times the memory of a training step that a product with the Hessian takes, at least"""
 
 
+@phase("measuring")
 def analyse(
     store: Store,
     request: Request,

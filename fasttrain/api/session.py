@@ -21,6 +21,7 @@ from ..execution.run import outdated_line, reopen_outdated, run_sweep
 from ..machine.files import is_empty
 from ..machine.precision import resolve_device, resolve_precision
 from ..machine.provenance import provenance
+from ..machine.timings import phase
 from ..plan.config import Config, RunOptions
 from ..plan.shards import Shard, num_epochs_of
 from ..plan.stages import Stage, setup_sections
@@ -57,6 +58,7 @@ class Session:
         return [(stage, self.workbench.store.state(stage.id)) for stage in self.stages]
 
 
+@phase("data, device and plan")
 def open_session(
     config: Config,
     options: RunOptions,

@@ -25,6 +25,7 @@ from fasttrain.execution.run import outdated_line, reopen_outdated, run_sweep
 from fasttrain.machine.files import is_empty, make_folder, write_atomically
 from fasttrain.machine.precision import resolve_device, resolve_precision
 from fasttrain.machine.provenance import provenance
+from fasttrain.machine.timings import phase
 from fasttrain.plan.config import Config, RunOptions
 from fasttrain.plan.stages import Stage, setup_sections
 from fasttrain.settings.knobs import Knobs
@@ -75,7 +76,8 @@ def locate(
             execution.engine(workbench, options) as engine,
         ):
             journal.processes = execution.processes
-            run.to_the_end(execution, engine, options, journal)
+            with phase("training"):
+                run.to_the_end(execution, engine, options, journal)
         located = Located(Findings(search, run.outcomes, run.purposes), run.table())
         folder = make_folder(path / "report")
         tables = {"boundaries": located.findings.boundaries(), "probes": located.probes}

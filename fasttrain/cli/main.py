@@ -17,7 +17,7 @@ import tyro
 
 from ..errors import EnvironmentProblem, UsageError, nearest
 from ..experiments.kinds import UNUSED, Chain, refuse_beside_chain
-from ..machine import interrupts
+from ..machine import interrupts, timings
 from ..machine.text import ESCAPED
 from ..plan.config import Config, GridConfig, check, check_options, presets
 from ..plan.flags import changed_parts
@@ -50,8 +50,9 @@ usage: fasttrain COMMAND ...
   bench grid               train a grid, and train it by the published loop, in turn
 
 presets: {presets}
-fasttrain COMMAND --help tells more.
+fasttrain COMMAND --help tells more; fasttrain COMMAND ... --timings where its time went.
 """
+TIMINGS = "--timings"
 
 
 def main() -> None:
@@ -72,6 +73,15 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run a command line; returns its exit code. A user's mistake is one line on standard error."""
+    if TIMINGS not in arguments:
+        return _run_command(arguments)
+    with timings.collected() as seconds:
+        code = _run_command([argument for argument in arguments if argument != TIMINGS])
+    print(timings.sentence(seconds), file=sys.stderr)
+    return code
+
+
+def _run_command(arguments: list[str]) -> int:
     try:
         return _dispatch(arguments)
     except UsageError as error:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 
+from ..machine.timings import phase
 from ..plan.config import RunOptions
 from ..plan.stages import Stage
 from ..training.workbench import Workbench, open_workbench
@@ -131,6 +132,7 @@ def open_engine(
     )
 
 
+@phase("choosing packs")
 def plan_execution(stages: Sequence[Stage], workbench: Workbench, options: RunOptions) -> Execution:
     """Form the packs of a plan, by measurement unless their size is given."""
     roots = sum(stage.parent is None for stage in stages)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
+from ..machine.timings import phase
 from ..plan.stages import Stage, lengths_of, predecessors
 from ..store.pack_records import PackRecords, foundations
 from ..store.store import Store
@@ -11,6 +12,7 @@ from .engines.local import Engine, Task, Training
 from .progress import ProgressView
 
 
+@phase("training")
 def run_sweep(
     stages: Sequence[Stage],
     packs: Sequence[Sequence[Stage]],

@@ -15,6 +15,7 @@ from ..analysis.setups import all_setups
 from ..errors import EnvironmentProblem
 from ..machine.files import make_folder, parquet, write_atomically
 from ..machine.interrupts import exit_code
+from ..machine.timings import phase
 from ..plan.identity import path_of
 from ..store.status import read
 from ..store.store import Store
@@ -24,6 +25,7 @@ from . import with_status, write_report
 FOLDER = "report"
 
 
+@phase("report")
 def rebuild(store: Store, refresh_s: int | None = None, processes: int = 1) -> Path:
     """Tables, figures and page of everything finished in the store; returns the page's path.
 

@@ -23,6 +23,7 @@ from PIL import Image
 from fasttrain.analysis.tables import SetupResults
 from fasttrain.machine.files import file_sha256, json_bytes, make_folder, write_atomically
 from fasttrain.machine.processes import run_all
+from fasttrain.machine.timings import phase
 from fasttrain.report.figures import Drawn, drawn, paths_of, save
 from fasttrain.store.json_files import read_json
 from fasttrain.store.schema import Written
@@ -50,6 +51,7 @@ class Pictures:
         self._files: dict[str, str] = {}
         self._now_from: dict[str, str] = {}
 
+    @phase("figures")
     def of(
         self, results: SetupResults, regimes: pd.DataFrame, prefix: str
     ) -> tuple[list[dict], list[dict]]:
