@@ -28,6 +28,7 @@ from ..store.inputs import check_training
 from . import pipes, stores
 from .actions import bench, data
 from .arguments import Cell, Locate, Sweep, Train
+from .completion import PRINT_COMPLETION, completion
 from .export import export
 from .usage import parse, preset_config, start_server
 
@@ -50,7 +51,8 @@ usage: fasttrain COMMAND ...
   bench grid               train a grid, and train it by the published loop, in turn
 
 presets: {presets}
-fasttrain COMMAND --help tells more; fasttrain COMMAND ... --timings where its time went.
+fasttrain COMMAND --help tells more; fasttrain COMMAND ... --timings where its time went;
+fasttrain --print-completion bash|zsh|tcsh what completes all this in a shell.
 """
 TIMINGS = "--timings"
 
@@ -114,6 +116,9 @@ def _dispatch(arguments: list[str]) -> int:
         from .. import __version__
 
         print(__version__)
+        return 0
+    if arguments[0] == PRINT_COMPLETION:
+        print(completion(arguments[1] if arguments[1:] else ""), end="")
         return 0
     commands = {
         "sweep": _sweep,

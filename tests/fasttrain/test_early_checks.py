@@ -100,7 +100,7 @@ class Hidden:
 
 sys.meta_path.insert(0, Hidden())
 import fasttrain
-TYRO = "__main__ cli.actions cli.arguments cli.export cli.main cli.stores cli.usage"
+TYRO = "__main__ cli.actions cli.arguments cli.completion cli.export cli.main cli.stores cli.usage"
 COMMAND_LINE = {f"fasttrain.{name}" for name in TYRO.split()}
 # Each needs the library of its name, which an extra brings.
 EXTRAS = {f"fasttrain.export.{name}" for name in ("tensorboard", "wandb", "mlflow")}
