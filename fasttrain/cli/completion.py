@@ -12,7 +12,7 @@ from .arguments import BENCHMARKS, DATA_ACTIONS, REGISTRY, Locate, Sweep, Train
 from .export import Export
 from .stores import Analyse, Doctor, Merge, Report, Serve, StoreStatus
 
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh")
 PRINT_COMPLETION = "--print-completion"
 _COMMANDS: dict[str, Any] = {
     "sweep": Sweep,

@@ -52,7 +52,7 @@ usage: fasttrain COMMAND ...
 
 presets: {presets}
 fasttrain COMMAND --help tells more; fasttrain COMMAND ... --timings where its time went;
-fasttrain --print-completion bash|zsh|tcsh what completes all this in a shell.
+fasttrain --print-completion bash|zsh what completes all this in a shell.
 """
 TIMINGS = "--timings"
 
