@@ -35,7 +35,7 @@ function addCopyButtons(root) {
   for (const table of root.querySelectorAll("table:not(.heatmap, .pairs)")) {
     const buttons = Object.entries(FORMATS).map(([name, format]) =>
       copyButton(`Copy ${name}`, () => format(cellsOf(table)).join("\n")));
-    table.parentElement.before(element("p", { className: "only-js copies" }, ...buttons));
+    table.parentElement.before(element("p", { className: "copies" }, ...buttons));
   }
 }
 
