@@ -22,10 +22,10 @@ if os.environ.get("FASTTRAIN_HIDE_FFCV") == "1":
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as `optional` what another machine may do otherwise: all of the data, and the page."""
+    """Mark as `optional` what another machine may do otherwise: data, the page, Slurm's script."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
-        if HERE / "data" in item.path.parents or {"ffcv", "chromium"} & set(fixtures):
+        if HERE / "data" in item.path.parents or {"ffcv", "chromium", "slurm"} & set(fixtures):
             item.add_marker(pytest.mark.optional)
 
 
