@@ -147,8 +147,8 @@ def test_bits_of_a_model_depend_on_no_other():
     logits, labels = batch_of((5, 40, 10), torch.float32)
     whole = found(logits, labels, sums_of(logits.shape))
     for model in range(5):
-        start = LossSums(*(tensor[model : model + 1] for tensor in sums_of(logits.shape)[:2]),
-                         sums_of(logits.shape)[2])  # fmt: skip
+        loss, hits, images = sums_of(logits.shape)
+        start = LossSums(loss[model : model + 1], hits[model : model + 1], images)
         alone = found(logits[model : model + 1], labels, start)
         for mine, theirs in zip(alone[:5], whole[:5], strict=True):
             assert torch.equal(mine[0], theirs[model])

@@ -9,7 +9,7 @@ Legend: f logits, y label, e_y its unit vector, B images of a batch.
 
 # Kernels are written in Triton's language, which Python's types do not describe.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
-# pyright: reportGeneralTypeIssues=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportIndexIssue=false, reportOperatorIssue=false
 
 import torch
 import triton
