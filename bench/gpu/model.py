@@ -15,7 +15,7 @@ from fasttrain_kernels import NormReLUPool
 from ..grid.counts import Operations, traffic_bytes, work
 from ..grid.roofline import GRAPH_S, STEP_BYTES
 
-OUTSIDE = 13
+OUTSIDE = 8
 """launches of a step outside of forward and backward pass: augmentation, loss, and the rest"""
 OPTIMISER = 3
 """of those"""

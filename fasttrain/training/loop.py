@@ -74,7 +74,7 @@ def train_step(
     optimizer.zero_grad()
     loss.backward(logits, labels, sums.batches)
     optimizer.step()
-    sums.grad_norm += optimizer.effective_grad_norm()
+    optimizer.add_effective_grad_norm_(sums.grad_norm)
 
 
 def train_epoch(

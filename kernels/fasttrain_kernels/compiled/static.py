@@ -60,7 +60,7 @@ _TYPES = {"p_images": "*u8", "p_rows": "*i64", "p_samples": "*i64", "seed": "i64
 _TYPES |= {"p_out": "*i32", "p_table": "*i32", "p_labels": "*i64", "patch_seed": "i64"}
 _TYPES |= {"p_key": "*i64"}
 # Of the norms of whole models.
-_TYPES |= {"p_groups": "*i64"}
+_TYPES |= {"p_groups": "*i64", "p_product": "*fp64"}
 # Of the small MLPs.
 _TYPES |= {name: "*i64" for name in ("p_targets", "p_order", "p_bounds")}
 _TYPES |= {"p_hits": "*i32", "radius": "fp32", "eps": "fp32"}
@@ -88,10 +88,22 @@ def cases() -> list[Case]:
         joint, group = step | {"PER_GROUP": False}, step | {"PER_GROUP": True}
         label = "Nesterov" if nesterov else "momentum" if momentum else "-"
         for name, kernel, constants in (
-            ("sphere exact, pass 1", sphere_step._step_kernel, joint | {"DEFERRED": False}),
+            (
+                "sphere exact, pass 1",
+                sphere_step._step_kernel,
+                joint | {"DEFERRED": False, "EFFECTIVE": True},
+            ),
             ("sphere exact, pass 2", sphere_apply._apply_kernel, joint),
-            ("sphere deferred", sphere_step._step_kernel, joint | {"DEFERRED": True}),
-            ("sphere per group", sphere_step._step_kernel, group | {"DEFERRED": False}),
+            (
+                "sphere deferred",
+                sphere_step._step_kernel,
+                joint | {"DEFERRED": True, "EFFECTIVE": False},
+            ),
+            (
+                "sphere per group",
+                sphere_step._step_kernel,
+                group | {"DEFERRED": False, "EFFECTIVE": True},
+            ),
             ("sgd", sgd_step._sgd_kernel, step | {"WEIGHT_DECAY": 5e-4, "DECAYS": False}),
             ("sgd decays", sgd_step._sgd_kernel, step | {"WEIGHT_DECAY": 0.0, "DECAYS": True}),
         ):
@@ -114,7 +126,7 @@ def cases() -> list[Case]:
     made.append(Case(name="scale", kernel=scale._scale_kernel, constants={}, other=bf16))
     finish = {"ACC": triton.language.float32, "SCALES": True, "num_warps": 4, **LAUNCH}
     made.append(Case(name="finish", kernel=group_sums._finish_kernel, constants=finish))
-    norms = {"ACC": triton.language.float32, "SCALED": True, "BLOCK": totals.BLOCK}
+    norms = {"ACC": triton.language.float32, "SCALED": True, "ADDS": True, "BLOCK": totals.BLOCK}
     norms |= {"num_warps": 4, **LAUNCH}
     made.append(Case(name="totals", kernel=totals._totals_kernel, constants=norms))
     for trains in (True, False):
