@@ -15,8 +15,8 @@ from fasttrain_kernels import NormReLUPool
 from ..grid.counts import Operations, traffic_bytes, work
 from ..grid.roofline import GRAPH_S, STEP_BYTES
 
-OUTSIDE = 8
-"""launches of a step outside of forward and backward pass: augmentation, loss, and the rest"""
+OUTSIDE = 5
+"""launches of a step outside of forward and backward pass: augmentation, loss, optimiser"""
 OPTIMISER = 3
 """of those"""
 NO_LAUNCH = ("aten.empty", "aten.new_empty", "aten._unsafe_view", "aten.promote_types", "profiler.")

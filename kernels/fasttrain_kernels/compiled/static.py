@@ -58,7 +58,7 @@ _INTEGER_TABLES = {
 # Of the augmentation, whose values are moved as bits.
 _TYPES = {"p_images": "*u8", "p_rows": "*i64", "p_samples": "*i64", "seed": "i64", "epoch": "i64"}
 _TYPES |= {"p_out": "*i32", "p_table": "*i32", "p_labels": "*i64", "patch_seed": "i64"}
-_TYPES |= {"p_key": "*i64"}
+_TYPES |= {"p_key": "*i64", "p_positions": "*i64", "p_chosen": "*i64"}
 # Of the norms of whole models.
 _TYPES |= {"p_groups": "*i64", "p_product": "*fp64"}
 # Of the small MLPs.
@@ -137,12 +137,14 @@ def cases() -> list[Case]:
     augment = augment_triton.constants(32, 32, 3, flip=True, padding=4, cutout=8)
     sizes = torch.empty(7, 7, 3), torch.empty(10, 7, 7, 3)
     patch = Patch(*sizes, top=12, left=12, share=0.8, alone=0.2, strength=1.75, seed=0)
-    for name, given, keyed in (
-        ("augment", None, 0),
-        ("augment, key on the device", None, 1),
-        ("augment, patches", patch, 0),
+    for name, given, keyed, placed in (
+        ("augment", None, 0, 0),
+        ("augment, key on the device", None, 1, 0),
+        ("augment, next of an epoch", None, 1, 1),
+        ("augment, patches", patch, 0, 0),
     ):
-        own = augment_triton.patch_constants(given, torch.float32) | {"KEYED": keyed}
+        own = augment_triton.patch_constants(given, torch.float32)
+        own |= {"KEYED": keyed, "PLACED": placed}
         made.append(
             Case(
                 name=name,
