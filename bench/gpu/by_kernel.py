@@ -13,14 +13,12 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from fasttrain.machine.precision import autocast
 from fasttrain.settings.networks.kinds import ConvNet, ResNet18
-from fasttrain_kernels import NormReLUPool
 
-from ..grid.counts import Operations, work
+from ..grid.counts import work
 from ..grid.roofline import BYTES_PER_S, FLOPS_PER_S, GRAPH_S
 from .machine import wait
-from .model import OUTSIDE
+from .model import OPTIMISER, launches_of
 
 CEILINGS = {"copy GB/s": BYTES_PER_S / 1e9, "bf16 TFLOP/s": FLOPS_PER_S / 1e12}
 """of a data sheet, where none were measured"""
@@ -30,15 +28,11 @@ KINDS = {
     ),
     "optimiser": re.compile(r"_(step|apply|totals|sums|finish|scale|sgd|adam)_kernel"),
     "augmentation": re.compile(r"_augment_kernel"),
+    "loss": re.compile(r"_cross_entropy_kernel"),
     "convolutions": re.compile(r"conv|gemm|wgrad|dgrad|fprop|cutlass|xmma", re.IGNORECASE),
 }
 """kernels by name, the first that matches; any other is one of the rest"""
-OWN_OUTSIDE = 4
-"""of `OUTSIDE`: augmentation, and three of the optimiser"""
-NO_LAUNCH = ("aten.empty", "aten.new_empty", "aten._unsafe_view", "aten.promote_types", "profiler.")
-COUNTED = ("aten.convolution", "fasttrain_kernels.norm_relu_pool")
-"""operations, forward and backward, that have a row of their own"""
-REST = "rest: loss, head, casts, sums"
+REST = "rest: head, casts, sums"
 
 
 def rows(
@@ -52,17 +46,18 @@ def rows(
     """Launches of a step; megabytes, GFLOP and microseconds per model, by kind of kernel."""
     counted = work(network, side, channels)
     outputs, inputs = 2 * batch * counted.outputs, 2 * batch * counted.inputs
-    convs, norms, others = _layers(network, side, channels)
-    rest = others + OUTSIDE - OWN_OUTSIDE
+    launched = launches_of(network, side, channels)
     image = batch * channels * side * side
     # A convolution reads and writes both sides once in each of its three passes.
     table = {
-        "convolutions": (3 * convs, 3 * (outputs + inputs), batch * counted.flops),
+        "convolutions": (launched.convolutions, 3 * (outputs + inputs), batch * counted.flops),
         # It reads what a convolution wrote, and writes what the next one reads.
-        "normalisation": (6 * norms, 4 * (outputs + inputs), 0),
-        "optimiser": (OWN_OUTSIDE - 1, 20 * counted.parameters, 0),
+        "normalisation": (launched.norms, 4 * (outputs + inputs), 0),
+        "optimiser": (OPTIMISER, 20 * counted.parameters, 0),
         "augmentation": (1, 3 * image, 0),
-        REST: (rest, 10 * counted.parameters, 0),
+        # Logits and their gradient in bf16, of ten classes, and labels.
+        "loss": (1, batch * (2 * 10 * 2 + 8), 0),
+        REST: (launched.others, 10 * counted.parameters, 0),
     }
     found = []
     for kernel, (launches, moved, flops) in table.items():
@@ -77,24 +72,6 @@ def rows(
     names = ("launches", "MB", "GFLOP", "predicted us")
     total = {name: sum(row[name] for row in found) for name in names}
     return [*found, {"kernel": "step", **total, "bound by": "", "measured us": ""}]
-
-
-def _layers(network: ConvNet | ResNet18, side: int, channels: int) -> tuple[int, int, int]:
-    """Convolutions, normalisations, and other operations of a forward and a backward pass."""
-    model = network.build((channels, side, side), 10, 1, on_sphere=True)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    convs = norms = 0
-    for module in model.modules():
-        convs += isinstance(module, torch.nn.Conv2d)
-        if isinstance(module, NormReLUPool):
-            norms += 1
-            # They are kept by the kernels, and in operations of torch only where these are watched.
-            module.running_mean = module.running_var = module.num_batches_tracked = None
-    with Operations((*NO_LAUNCH, *COUNTED)) as others:
-        with autocast("bf16", torch.device("cpu")):
-            logits = model(torch.randn(4, channels, side, side))
-        logits.float().sum().backward()
-    return convs, norms, others.count
 
 
 def filled(

@@ -1,5 +1,6 @@
 """Every kernel against other ways to do the same, and the convolutions that packs are made of."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from fasttrain_kernels.augment.augment import augment, byte_map
+from fasttrain_kernels.cross_entropy.loss import LossSums, cross_entropy
 
 from ..optimizer_variants import CASES, Problem, variants
 from .machine import Size, seconds
@@ -59,6 +61,53 @@ def augmentation(size: Size, device: torch.device) -> list[dict[str, Any]]:
     moved = 3 * batch * 32 * 32 * 3
     times = seconds(functions, size, device)
     return [{"batch": n, "us": t * 1e6, "GB/s": moved / t / 1e9} for n, t in times.items()]
+
+
+def losses(size: Size, device: torch.device) -> list[dict[str, Any]]:
+    """Loss, hits, gradient and sums of a batch: our kernel, torch's operations, torch.compile."""
+    rows = []
+    cases = [(1, 128, 10), (16, 128, 10), (64, 64, 10), (4, 128, 100)]
+    for num_models, batch, num_classes in [(2, 8, 10)] if size.tiny else cases:
+        shape = (num_models, batch, num_classes)
+        logits = torch.randn(shape, device=device, dtype=torch.bfloat16)
+        labels = torch.randint(num_classes, (batch,), device=device)
+        ways = {"ours": cross_entropy, "eager": _loss_in_torch}
+        if not size.tiny:
+            ways["torch.compile"] = torch.compile(_loss_in_torch, dynamic=False)
+        sums = {way: _no_sums(num_models, num_classes, device) for way in ways}
+        for way, function in ways.items():
+            gradient = function(logits, labels, sums[way])[-1]
+            torch.testing.assert_close(gradient, cross_entropy(logits, labels)[-1])
+            for found, expected in zip(sums[way], sums["ours"], strict=True):
+                torch.testing.assert_close(found, expected)
+        functions: dict[str, Callable[[], object]] = {
+            way: functools.partial(function, logits, labels, sums[way])
+            for way, function in ways.items()
+        }
+        case = f"{num_models} x {batch} x {num_classes}"
+        for way, taken in seconds(functions, size, device).items():
+            rows.append({"models x images x classes": case, "way": way, "us": taken * 1e6})
+    return rows
+
+
+def _no_sums(num_models: int, num_classes: int, device: torch.device) -> LossSums:
+    whole = torch.zeros(num_models + 1, num_classes, dtype=torch.int64, device=device)
+    loss = torch.zeros(num_models, dtype=torch.float64, device=device)
+    return LossSums(loss, whole[:-1], whole[-1])
+
+
+def _loss_in_torch(logits: torch.Tensor, labels: torch.Tensor, sums: LossSums) -> Any:
+    """The same in torch's operations, with their gradient."""
+    wide, count = logits.float().requires_grad_(), len(labels)
+    targets = labels.expand(logits.shape[:2])
+    every = F.cross_entropy(wide.flatten(0, 1), targets.reshape(-1), reduction="none")
+    losses = every.view_as(targets).mean(dim=1)
+    (gradient,) = torch.autograd.grad(losses.sum(), wide)
+    hits = wide.detach().argmax(dim=2) == targets
+    sums.loss.add_(losses.detach() * count)
+    sums.hits.index_add_(1, labels, hits.long())
+    sums.images.index_add_(0, labels, torch.ones_like(labels))
+    return losses.detach(), hits, gradient.to(logits.dtype)
 
 
 def convolutions(size: Size, device: torch.device) -> list[dict[str, Any]]:

@@ -56,6 +56,7 @@ PARTS: dict[str, Part] = {
     "checkpoints": lambda size, device, folder, before: studies.checkpoints(size, device, folder),
     "optimizer steps": lambda size, device, folder, before: kernels.optimizer_steps(size, device),
     "augmentation": lambda size, device, folder, before: kernels.augmentation(size, device),
+    "losses": lambda size, device, folder, before: kernels.losses(size, device),
     "normalisation": lambda size, device, folder, before: norm.normalisation(
         size, device, before["ceilings"]
     ),

@@ -104,7 +104,9 @@ class ProfiledLab(Workbench):
             step()
 
         timed: Any = optimizer
-        timed.effective_grad_norm = self.clock.timed("statistics", optimizer.effective_grad_norm)
+        timed.add_effective_grad_norm_ = self.clock.timed(
+            "statistics", optimizer.add_effective_grad_norm_
+        )
         timed.step = self.clock.timed("step", counted_step)
         return optimizer
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from fasttrain_data.randomness import check_key
 from fasttrain_data.resident import ResidentLoader
 from fasttrain_kernels.augment.augment import signed
+from fasttrain_kernels.augment.places import Places
 
 
 class Cursor:
@@ -20,11 +21,14 @@ class Cursor:
         self.loader = loader
         count = len(loader.order(0))
         self._size = loader.settings.batch_size
-        self._offsets = torch.arange(min(self._size, count), device=loader.device)
+        offsets = torch.arange(min(self._size, count), device=loader.device)
+        # Of every image, for each of the programs that make it.
+        self._offsets = offsets.expand(loader.num_parts, -1).contiguous()
         self._positions = self._offsets.clone()
         self._order = torch.zeros(count, dtype=torch.int64, device=loader.device)
         self._labels = torch.zeros_like(self._order)
         self._key = torch.zeros(2, dtype=torch.int64, device=loader.device)
+        self._places = Places(self._order, self._labels, self._positions)
 
     def follow(self, loader: ResidentLoader) -> None:
         """Take the batches of another seed of the same set from here on; `begin_` says where."""
@@ -53,7 +57,10 @@ class Cursor:
 
     def next(self, size: int) -> tuple[Tensor, Tensor]:
         """The next batch, of `size` images, and move on: only operations on the device."""
-        positions = self._positions[:size]
+        if self.loader.is_fused:
+            draws = self.loader.draws(0) | {"key": self._key}
+            return self.loader.following(self._places, size, **draws)
+        positions = self._positions[0, :size]
         rows = self._order.index_select(0, positions)
         labels = self._labels.index_select(0, positions)
         # Of an epoch: seed and number come with the key.

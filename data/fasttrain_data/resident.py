@@ -17,7 +17,8 @@ from torch import Tensor
 from fasttrain_data.batches import Augment, Loader, Settings, Split, on_device
 from fasttrain_data.rand_augment import RandAugment
 from fasttrain_data.randomness import epoch_orders
-from fasttrain_kernels.augment.augment import augment
+from fasttrain_kernels.augment.augment import augment, num_parts
+from fasttrain_kernels.augment.places import Places, augment_next
 
 
 class ResidentLoader(Loader):
@@ -91,6 +92,20 @@ class ResidentLoader(Loader):
         for first in range(0, len(order), size):
             batch = slice(first, first + size)
             yield self.made(order[batch], labels[batch], rand, **draws), labels[batch]
+
+    @property
+    def num_parts(self) -> int:
+        """Programs of a GPU that make one image."""
+        return num_parts(self._images)
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether a batch is one pass from the bytes of its rows."""
+        return self._images.dtype == torch.uint8 and self.settings.augment.rand is None
+
+    def following(self, places: Places, size: int, **draws: Any) -> tuple[Tensor, Tensor]:
+        """Return the next batch of an epoch, if it `is_fused`, and move on."""
+        return augment_next(self._images, places, size, self._values, **draws)
 
     def made(
         self, rows: Tensor, labels: Tensor, rand: RandAugment | None = None, **draws: Any

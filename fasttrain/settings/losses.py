@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fasttrain_kernels.cross_entropy.loss import LossSums, choose_loss_backend, cross_entropy
+
 from ..errors import UsageError
 
 
@@ -46,6 +48,21 @@ class Loss:
         targets = labels.expand(every.shape[:2])
         return self.losses(every, targets).mean(dim=1), self.classes(every.detach()) == targets
 
+    def backward(
+        self,
+        logits: Tensor,  # (B, outputs), or of a pack (num_models, B, outputs)
+        labels: Tensor,  # (B,)
+        sums: LossSums,
+    ) -> None:
+        """Take every model's gradient of its own loss, and add the batch to the sums."""
+        losses, hits = self(logits, labels)
+        # Each model's gradient is that of its own loss: no weight is shared.
+        losses.sum().backward()
+        sums.loss.add_(losses.detach() * len(labels))
+        # Integers, so that the order of the additions does not matter.
+        sums.hits.index_add_(1, labels, hits.long())
+        sums.images.index_add_(0, labels, torch.ones_like(labels))
+
     def losses(
         self,
         outputs: Tensor,  # (num_models, B, outputs)
@@ -68,16 +85,24 @@ class CrossEntropy(Loss):
 
     kind = "cross-entropy"
 
+    def backward(self, logits: Tensor, labels: Tensor, sums: LossSums) -> None:
+        """As of any loss, or where there is a kernel for it in one launch."""
+        every = logits.detach().view(-1, *logits.shape[-2:])
+        if choose_loss_backend(logits.device.type, logits.shape[-1]) == "reference":
+            super().backward(logits, labels, sums)
+        else:
+            gradient = cross_entropy(every, labels, sums).gradient
+            logits.backward(gradient.view_as(logits))
+
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         flat = F.cross_entropy(outputs.flatten(0, 1), targets.reshape(-1), reduction="none")
         return flat.view_as(targets)
 
     def guess(self, shares: np.ndarray) -> float:
-        """The entropy of the shares, in nats."""
-        return float(-(shares * np.log(shares)).sum())
+        return entropy(shares)
 
 
-class BinaryCrossEntropy(CrossEntropy):
+class BinaryCrossEntropy(Loss):
     """The cross-entropy of one logit: that of class 1 against class 0."""
 
     kind = "binary-cross-entropy"
@@ -102,6 +127,9 @@ class BinaryCrossEntropy(CrossEntropy):
     def classes(self, outputs: Tensor) -> Tensor:
         return (outputs.squeeze(2) > 0).long()
 
+    def guess(self, shares: np.ndarray) -> float:
+        return entropy(shares)
+
 
 class Squared(Loss):
     """The squared distance from the class's unit vector, summed over the classes."""
@@ -115,6 +143,11 @@ class Squared(Loss):
     def guess(self, shares: np.ndarray) -> float:
         """Of the shares themselves: sum p (1 - p)."""
         return float((shares * (1 - shares)).sum())
+
+
+def entropy(shares: np.ndarray) -> float:
+    """Of the shares of classes, in nats."""
+    return float(-(shares * np.log(shares)).sum())
 
 
 LOSSES: dict[str, Loss] = {

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fasttrain_kernels.cross_entropy.loss import LossSums
+
 from ..machine.precision import autocast
 from ..settings.losses import Loss
 from ..settings.networks.modules import ImageClassifier
@@ -29,31 +31,26 @@ class Sums:
     """What the steps of an epoch add up on the device, in memory that stays where it is."""
 
     def __init__(self, num_models: int, num_classes: int, device: torch.device) -> None:
-        self.loss = torch.zeros(num_models, dtype=torch.float64, device=device)
-        self.hits_by_class = torch.zeros(num_models, num_classes, dtype=torch.int64, device=device)
-        self.images_by_class = torch.zeros(num_classes, dtype=torch.int64, device=device)
+        self.batches = LossSums(
+            loss=torch.zeros(num_models, dtype=torch.float64, device=device),
+            hits=torch.zeros(num_models, num_classes, dtype=torch.int64, device=device),
+            images=torch.zeros(num_classes, dtype=torch.int64, device=device),
+        )
         self.grad_norm = torch.zeros(num_models, dtype=torch.float64, device=device)
 
     def clear_(self) -> None:
         """Begin an epoch."""
-        for tensor in (self.loss, self.hits_by_class, self.images_by_class, self.grad_norm):
+        for tensor in (*self.batches, self.grad_norm):
             tensor.zero_()
-
-    def add_(self, losses: Tensor, hits: Tensor, labels: Tensor, grad_norm: Tensor) -> None:
-        """Add a step."""
-        self.loss += losses.detach() * len(labels)
-        # Integers, so that the order of the additions does not matter.
-        self.hits_by_class.index_add_(1, labels, hits.long())
-        self.images_by_class.index_add_(0, labels, torch.ones_like(labels))
-        self.grad_norm += grad_norm
 
     def totals(self, num_images: int, num_steps: int) -> EpochTotals:
         """Of the epoch, in memory of their own."""
-        accuracy = self.hits_by_class.sum(dim=1).double() / num_images
+        loss, hits, images = self.batches
+        accuracy = hits.sum(dim=1).double() / num_images
         # A class without an image adds nothing to either.
-        recalls = self.hits_by_class.double() / self.images_by_class.clamp(min=1)
-        balanced = recalls.sum(dim=1) / (self.images_by_class > 0).sum()
-        return EpochTotals(self.loss / num_images, accuracy, balanced, self.grad_norm / num_steps)
+        recalls = hits.double() / images.clamp(min=1)
+        balanced = recalls.sum(dim=1) / (images > 0).sum()
+        return EpochTotals(loss / num_images, accuracy, balanced, self.grad_norm / num_steps)
 
 
 def sums_of(model: ImageClassifier, loss: Loss, device: torch.device) -> Sums:
@@ -74,12 +71,10 @@ def train_step(
     images, labels = batch
     with autocast(precision, device):
         logits = model(images)
-    losses, hits = loss(logits, labels)
     optimizer.zero_grad()
-    # Each model's gradient is that of its own loss: no weight is shared.
-    losses.sum().backward()
+    loss.backward(logits, labels, sums.batches)
     optimizer.step()
-    sums.add_(losses, hits, labels, optimizer.effective_grad_norm())
+    optimizer.add_effective_grad_norm_(sums.grad_norm)
 
 
 def train_epoch(

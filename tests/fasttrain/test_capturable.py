@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fasttrain.plan.config import Config, RunOptions
+from fasttrain.settings import losses
 from fasttrain.settings.data.named import Named
 from fasttrain.settings.knobs import Knobs
 from fasttrain.settings.networks.kinds import ConvNet, ResNet18
@@ -21,6 +22,7 @@ from fasttrain.training.workbench import open_workbench
 from fasttrain_data.cursor import Cursor
 from fasttrain_kernels import NormReLUPool
 from fasttrain_kernels.augment import augment as augment_module
+from fasttrain_kernels.cross_entropy import loss as loss_module
 from fasttrain_kernels.optimizers import base, sphere_sgd
 
 from .capturable import NotCapturable, Recorded, assert_capturable, recorded
@@ -70,6 +72,8 @@ def as_on_a_gpu(monkeypatch):
     table = functools.cache(lambda count: torch.zeros(count, dtype=torch.int64))
     monkeypatch.setattr(launch.Blocks, "table", lambda self, tensors: table(len(tensors)))
     monkeypatch.setattr(augment_module, "_choose", lambda device, backend: "triton")
+    for module in (losses, loss_module):
+        monkeypatch.setattr(module, "choose_loss_backend", lambda *_: "triton")
     monkeypatch.setattr(
         triton.runtime.jit.JITFunction,
         "run",
@@ -83,17 +87,20 @@ def as_on_a_gpu(monkeypatch):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_step_can_be_captured(as_on_a_gpu, tmp_path, network, size, precision):
     assert assert_capturable(step_of(tmp_path, network, size, precision))
-    assert set(as_on_a_gpu) >= {"_augment_kernel", "_totals_kernel"}
+    assert set(as_on_a_gpu) >= {"_augment_kernel", "_cross_entropy_kernel", "_totals_kernel"}
 
 
-OUTSIDE = 25
-"""launches outside of forward and backward pass, in fp32; docs/performance.md lists them"""
+OUTSIDE = 5
+"""launches outside of forward and backward pass; docs/performance.md lists them"""
 NO_LAUNCH = ("aten.empty", "aten._unsafe_view", "aten.promote_types")
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("network", ["convnet", "resnet18"])
-def test_operations_outside_of_the_network_do_not_grow(as_on_a_gpu, tmp_path, monkeypatch, network):
-    step = step_of(tmp_path, network, 3)
+def test_operations_outside_of_the_network_do_not_grow(
+    as_on_a_gpu, tmp_path, monkeypatch, network, precision
+):
+    step = step_of(tmp_path, network, 3, precision)
     assert_capturable(step)
     inside: list[int] = []
     forward, backward = torch.nn.Module.__call__, torch.Tensor.backward
@@ -122,6 +129,7 @@ def test_operations_outside_of_the_network_do_not_grow(as_on_a_gpu, tmp_path, mo
         step()
     assert len(inside) == 2 and as_on_a_gpu == [
         "_augment_kernel",
+        "_cross_entropy_kernel",
         "_step_kernel",
         "_apply_kernel",
         "_totals_kernel",

@@ -54,6 +54,9 @@ def test_every_part_runs_and_is_not_run_again(in_this_process, tmp_path, capsys)
     assert found["parts"]["kept graphs"]["found"]["tensors that differ"] == 0
     # On the CPU both grids are the same grid.
     assert found["parts"]["grids"]["found"]["largest difference"] == 0
+    losses = found["parts"]["losses"]["found"]
+    assert [row["way"] for row in losses] == ["ours", "eager"]
+    assert all(row["us"] > 0 for row in losses)
     norms = found["parts"]["normalisation"]["found"]
     assert {(r["pass"], r["way"]) for r in norms} == set(
         itertools.product(norm.PASSES, ("ours", "eager"))
@@ -159,6 +162,8 @@ def test_the_step_by_kernel_adds_up_to_the_step():
     assert whole["MB"] == pytest.approx(step["MB fused"], rel=0.02)
     launches = {row["kernel"]: row["launches"] for row in kinds}
     assert launches["convolutions"] == 3 * 20 and launches["normalisation"] == 6 * 20
+    assert launches["loss"] == launches["augmentation"] == 1 and launches["optimiser"] == 3
+    assert whole["launches"] == step["launches"]
     pack = by_kernel.rows(network, 32, 3, 128, 64, by_kernel.CEILINGS)
     assert {row["bound by"] for row in pack[:2]} == {"bytes"}
     assert pack[-1]["predicted us"] < whole["predicted us"]
@@ -170,6 +175,7 @@ def test_kernels_are_told_apart_by_their_names():
         "_gradient_kernel": "normalisation",
         "_apply_kernel": "optimiser",
         "_augment_kernel": "augmentation",
+        "_cross_entropy_kernel": "loss",
         "sm90_xmma_fprop_implicit_gemm_bf16": "convolutions",
         "void at::native::vectorized_elementwise_kernel<4>": by_kernel.REST,
     }

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 import fasttrain as package
+from fasttrain.settings import losses
 from fasttrain.settings.losses import LOSSES
 from fasttrain.training.chance import chance_of
+from fasttrain_kernels.cross_entropy.loss import LossSums
 
 SHARES = np.array([0.3, 0.7])
 
@@ -41,6 +43,32 @@ def test_binary_cross_entropy_is_the_cross_entropy_of_a_difference():
     torch.testing.assert_close(binary[0], two[0])
     assert torch.equal(binary[1], two[1])
     assert math.isfinite(float(binary[0].sum()))
+
+
+@pytest.mark.parametrize("shape", [(20, 3), (4, 20, 3)], ids=["one model", "a pack"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_kernel_gives_the_gradients_and_sums_of_torchs_operations(monkeypatch, shape, dtype):
+    labels, weights = torch.randint(3, (20,)), torch.randn(shape, dtype=dtype)
+
+    def taken() -> list[torch.Tensor]:
+        weight, sums = weights.clone().requires_grad_(), sums_of_pack(weights.ndim == 3)
+        for _ in range(2):
+            LOSSES["cross-entropy"].backward(weight * 1.0, labels, sums)
+        assert weight.grad is not None
+        return [weight.grad, *sums]
+
+    expected = taken()
+    # Its reference, on this device.
+    monkeypatch.setattr(losses, "choose_loss_backend", lambda *_: "triton")
+    for found, wanted in zip(taken(), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def sums_of_pack(pack: bool) -> LossSums:
+    count, whole = 4 if pack else 1, torch.zeros(4, 3, dtype=torch.int64)
+    return LossSums(
+        torch.zeros(count, dtype=torch.float64), whole[:count].clone(), whole[0].clone()
+    )
 
 
 @pytest.mark.parametrize("model", ["mlp", "convnet"])

@@ -9,8 +9,10 @@ import os
 import pytest
 import torch
 
+from fasttrain_kernels.augment import augment as augment_module
 from fasttrain_kernels.augment import triton as augment_triton
-from fasttrain_kernels.augment.augment import Patch, augment, byte_map, signed
+from fasttrain_kernels.augment.augment import Patch, augment, byte_map, num_parts, signed
+from fasttrain_kernels.augment.places import Places, augment_next
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 
@@ -84,3 +86,37 @@ def test_patches_are_the_references(blank, seed, dtype):
     for draws in (DRAWS[0], DRAWS[-1]):
         found, expected = pair((7, 9, 3), dtype, seed=seed, epoch=4, patch=patch, **draws)
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("patched", [False, True])
+@pytest.mark.parametrize("shape", [(7, 9, 3), (80, 75, 3)], ids=str)
+def test_an_epoch_batch_by_batch_is_the_references(monkeypatch, shape, patched):
+    """The last batch is a short one, and the epoch after begins anew."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (9, *shape), dtype=torch.uint8, generator=generator)
+    mean = torch.linspace(0.2, 0.6, 3, dtype=torch.float64)
+    values = byte_map(mean, mean / 2, torch.float32)
+    patch, own = None, torch.rand(5, 2, 3, 3, generator=generator)
+    if patched:
+        patch = Patch(own[0] * 2, own, 1, 2, 0.7, 0.4, 1.75, 3)
+    key = torch.tensor([3, 5])
+    order, labels = (torch.randperm(9, generator=generator) for _ in range(2))
+    offsets = torch.arange(4).expand(num_parts(images), -1).contiguous()
+    start = Places(order, labels % 5, offsets)
+
+    def epochs(backend, device):
+        monkeypatch.setattr(augment_module, "_choose", lambda *_: backend)
+        places = Places(*(tensor.to(device, copy=True) for tensor in start))
+        draws = {"flip": True, "padding": 2, "key": key.to(device)}
+        draws["patch"] = None if patch is None else patch.to(device)
+        found = []
+        for _ in range(2):
+            places.positions.copy_(offsets)
+            for size in (4, 4, 1):
+                batch = augment_next(images.to(device), places, size, values.to(device), **draws)
+                found += [tensor.cpu() for tensor in batch]
+                assert (places.positions[:, :size] > 3).all()
+        return found
+
+    for mine, theirs in zip(epochs("triton", DEVICE), epochs("reference", "cpu"), strict=True):
+        assert torch.equal(mine, theirs)

@@ -69,6 +69,13 @@ def test_totals_are_those_of_the_statistics(maker, backend, num_models):
         assert torch.equal(totals.norm, statistics.total_norm)
         assert torch.equal(totals.grad_norm, statistics.total_grad_norm)
         assert totals.norm.shape == (() if num_models == 1 else (2,))
+        added = torch.full((num_models,), 0.5, dtype=torch.float64)
+        assert torch.equal(optimizer.totals(added).norm, totals.norm)
+        expected = 0.5 + totals.norm.double() * totals.grad_norm.double()
+        torch.testing.assert_close(added, expected.reshape(-1))
+        for wrong in (added.float(), added.new_zeros(3), added.new_zeros(num_models, 1)):
+            with pytest.raises(ValueError, match="a product of norms is"):
+                optimizer.totals(wrong)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

@@ -15,7 +15,8 @@ import torch
 
 triton = pytest.importorskip("triton", reason="Triton is not installed here")
 
-NAMES = "triton_cases.py", "augment_triton_cases.py", "mlp_triton_cases.py", "norm_triton_cases.py"
+NAMES = "triton_cases.py", "augment_triton_cases.py", "mlp_triton_cases.py"
+NAMES += "norm_triton_cases.py", "loss_triton_cases.py"
 CASES = [Path(__file__).with_name(name) for name in NAMES]
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
 

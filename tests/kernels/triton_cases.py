@@ -60,6 +60,23 @@ def test_three_models(kind, groups):
     check_against_reference(problem)
 
 
+@pytest.mark.parametrize("momentum", ["plain", "nesterov"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("kind", ["exact", "group"])
+def test_raw_rates_are_taken_of_effective_ones(kind, dtype, momentum):
+    shapes = sizes(3)[:6]
+    problem = Problem(shapes, kind, momentum, dtype=dtype, num_models=3, effective=True)
+    check_against_reference(problem)
+    # Of another type than the sums.
+    problem = Problem(shapes, kind, momentum, dtype=dtype, num_models=3, effective=True)
+    wide, expected = problem.copy(), problem.copy()
+    assert wide.elr is not None
+    wide.elr, wide.eta = wide.elr.double(), wide.eta.double()
+    found = wide.step()["eta"][0]
+    assert found.dtype == torch.float64
+    assert error(found, expected.step()["eta"][0].double()) <= 2e-7
+
+
 @pytest.mark.parametrize("kind", STEPS)
 def test_sixteen_models(kind):
     shapes = [(32, 27), (16, 8, 3, 3), (16,)]
@@ -221,6 +238,11 @@ def test_totals(dtype, num_models, scaled):
     found = totals.totals(sums.to(dtype), layout, factor)
     assert found.dtype == dtype and found.shape == (2, num_models)
     assert error(found, reference.totals(sums, layout, factor)) <= TOLERANCES[dtype]
+    before = torch.rand(num_models, dtype=torch.float64, device=DEVICE)
+    mine, theirs = before.clone(), before.clone()
+    assert torch.equal(totals.totals(sums.to(dtype), layout, factor, mine), found)
+    reference.totals(sums, layout, factor, theirs)
+    assert error(mine, theirs) <= TOLERANCES[dtype] and not torch.equal(mine, before)
 
 
 @pytest.mark.parametrize("output", [None, torch.float32, torch.bfloat16])

@@ -37,6 +37,7 @@ class Problem:
         groups: str = "filter",
         size: float = 1.0,
         seed: int = 0,
+        effective: bool = False,
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
 
@@ -57,6 +58,9 @@ class Problem:
         count = self.layout.num_groups if kind == "group" else num_models
         self.eta = 0.1 * uniform(count)
         self.radius = size * (1 + uniform(count))
+        self.elr = None
+        if effective:
+            self.elr, self.eta = 0.1 * uniform(num_models), torch.full_like(self.eta, torch.nan)
         self.scale = 0.5 + uniform(num_models) if kind == "deferred" else None
         self.decay = 0.05 * uniform(num_models) if kind == "decays" else 0.01
 
@@ -64,7 +68,7 @@ class Problem:
         """The same, or the same numbers in another dtype."""
         new = object.__new__(Problem)
         new.__dict__ |= self.__dict__
-        for name in ("thetas", "grads", "buffers", "eta", "radius", "scale", "decay"):
+        for name in ("thetas", "grads", "buffers", "eta", "radius", "scale", "decay", "elr"):
             value = getattr(self, name)
             if isinstance(value, list):
                 value = [t.to(dtype or t.dtype, copy=True) for t in value]
@@ -88,13 +92,15 @@ class Problem:
         else:
             module = sphere_step if backend == "triton" else reference
             scope = "group" if self.kind == "group" else "joint"
-            sums = module.sphere_step_(*common, self.radius, self.scale, **options, scope=scope)
+            options |= {"scope": scope, "elr": self.elr}
+            sums = module.sphere_step_(*common, self.radius, self.scale, **options)
         scale = [] if self.scale is None else [self.scale]
         return {
             "theta": self.thetas,
             "buffer": self.buffers or [],
             "sums": [*sums],
             "scale": scale,
+            "eta": [] if self.elr is None else [self.eta],
         }
 
 

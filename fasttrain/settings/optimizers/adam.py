@@ -68,9 +68,9 @@ class AdamPack:
                 view.grad = part if same else laid_out_like(part, view)
         self.adam.step()
 
-    def effective_grad_norm(self) -> Tensor:
-        """||g|| * ||theta|| of the sphere weights: (num_models,)."""
-        return self.grad_norm
+    def add_effective_grad_norm_(self, total: Tensor) -> None:
+        """Add ||g|| * ||theta|| of the sphere weights: (num_models,)."""
+        total += self.grad_norm
 
     def state(self) -> dict[str, Tensor]:
         """Both moments, by parameter, and the number of steps."""

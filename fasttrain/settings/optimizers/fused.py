@@ -60,10 +60,9 @@ class FusedPack:
             noise = torch.randn(rows.shape[1:], dtype=grad.dtype, device=grad.device)
             rows.add_(noise, alpha=self.gradient_noise)
 
-    def effective_grad_norm(self) -> Tensor:
-        """||g|| * ||theta|| of the sphere weights, noise included: (num_models,)."""
-        totals = self.first.totals()
-        return totals.grad_norm * totals.norm
+    def add_effective_grad_norm_(self, total: Tensor) -> None:
+        """Add ||g|| * ||theta|| of the sphere weights, noise included: (num_models,)."""
+        self.first.totals(total)
 
     def state(self) -> dict[str, Tensor]:
         """The momentum buffers, by parameter."""

@@ -57,10 +57,11 @@ class Built(Protocol):
         """Take one step of every model."""
         ...
 
-    def effective_grad_norm(self) -> Tensor:
-        """||g|| * ||theta|| over the sphere weights where the last gradient was taken.
+    def add_effective_grad_norm_(self, total: Tensor) -> None:
+        """Add ||g|| * ||theta|| over the sphere weights where the last gradient was taken.
 
-        (num_models,) on the device.
+        Args:
+            total: (num_models,) fp64 on the device.
         """
         ...
 

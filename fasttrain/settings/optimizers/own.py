@@ -65,9 +65,9 @@ class OwnPack:
                 view.grad = grad if grad.stride() == view.stride() else laid_out_like(grad, view)
             optimizer.step()
 
-    def effective_grad_norm(self) -> Tensor:
-        """||g|| * ||theta|| of the sphere weights: (num_models,)."""
-        return self.grad_norm
+    def add_effective_grad_norm_(self, total: Tensor) -> None:
+        """Add ||g|| * ||theta|| of the sphere weights: (num_models,)."""
+        total += self.grad_norm
 
     def state(self) -> dict[str, Tensor]:
         """All that the optimisers keep but their rates."""

@@ -19,6 +19,12 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 BACKENDS = {"numba": ("cpu",), "triton": ("cuda",), "reference": ()}
 """Device types of each backend; the reference takes any."""
 
+BLOCK = 1024
+"""Values that a GPU's program makes at once, 8 per thread."""
+
+MAX_BLOCKS = 16
+"""Of one program: enough that drawing its words costs little."""
+
 OWNER = os.getpid()
 """The process that imported this; another one is a fork of it."""
 
@@ -81,6 +87,12 @@ class Patch(NamedTuple):
         return self._replace(shared=self.shared.to(device), own=self.own.to(device))
 
 
+def num_parts(images: Tensor) -> int:
+    """Programs of a GPU that make one image."""
+    blocks = -(-images[:1].numel() // BLOCK)
+    return -(-blocks // MAX_BLOCKS)
+
+
 def augment(
     images: Tensor,  # (N, H, W, C) uint8
     rows: Tensor,  # (B,) int64, which images
@@ -109,12 +121,7 @@ def augment(
         ValueError: tensors of another type, shape, device or layout; a backend of another device.
     """
     samples = rows if samples is None else samples
-    _check(images, rows, samples, values)
-    if key is not None and (key.dtype, key.shape, key.device) != (torch.int64, (2,), images.device):
-        raise ValueError(
-            f"the key is {key.dtype} of shape {tuple(key.shape)} on {key.device}: int64 (2,) on"
-            f" {images.device} is needed"
-        )
+    _check(images, rows, samples, values, key)
     if patch is not None:
         _check_patch(patch, images, rows, labels, values)
     name = _choose(images.device.type, backend)
@@ -136,7 +143,14 @@ def augment(
     return out.permute(0, 3, 1, 2)
 
 
-def _check(images: Tensor, rows: Tensor, samples: Tensor, values: ByteMap) -> None:
+def _check(
+    images: Tensor, rows: Tensor, samples: Tensor, values: ByteMap, key: Tensor | None
+) -> None:
+    if key is not None and (key.dtype, key.shape, key.device) != (torch.int64, (2,), images.device):
+        raise ValueError(
+            f"the key is {key.dtype} of shape {tuple(key.shape)} on {key.device}: int64 (2,) on"
+            f" {images.device} is needed"
+        )
     if images.dtype != torch.uint8 or images.ndim != 4 or not images.is_contiguous():
         raise ValueError(
             f"images are {images.dtype} of shape {tuple(images.shape)}: contiguous uint8"

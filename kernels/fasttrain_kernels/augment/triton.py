@@ -16,13 +16,8 @@ import triton.language as tl
 from torch import Tensor
 
 from . import philox as streams
-from .augment import ByteMap, Patch, signed, threshold
-
-BLOCK = 1024
-"""Values at once, 8 per thread."""
-
-MAX_BLOCKS = 16
-"""Of one program: enough that drawing its words costs little."""
+from .augment import BLOCK, MAX_BLOCKS, ByteMap, Patch, num_parts, signed, threshold
+from .places import Places
 
 LAUNCH = {"num_warps": 4, "enable_fp_fusion": False}
 """Compile options."""
@@ -90,20 +85,33 @@ def _widen(bits, like: tl.constexpr):
         return bits.to(tl.float64, bitcast=True)
 
 
-@triton.jit(do_not_specialize=["seed", "epoch", "patch_seed"])
+@triton.jit(do_not_specialize=["seed", "epoch", "patch_seed", "num_positions"])
 def _augment_kernel(
     p_out, p_images, p_rows, p_samples, p_table, seed, epoch,
     p_key,  # (2,) seed and epoch, read where KEYED
     p_labels, p_shared, p_own, p_strength, patch_seed,
+    p_positions,  # (parts, num_positions) where PLACED: rows and labels are those of an epoch
+    p_chosen,  # (B,) out: labels of the batch
+    num_positions,
     H: tl.constexpr, W: tl.constexpr, C: tl.constexpr,
     MIRROR: tl.constexpr, PADDING: tl.constexpr, HOLE: tl.constexpr,
-    KEYED: tl.constexpr, PATCHED: tl.constexpr, SHARE: tl.constexpr, ALONE: tl.constexpr,
+    KEYED: tl.constexpr, PLACED: tl.constexpr, PATCHED: tl.constexpr,
+    SHARE: tl.constexpr, ALONE: tl.constexpr,
     PART: tl.constexpr, BLANK: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, LIKE: tl.constexpr,
     BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     image, part = tl.program_id(0), tl.program_id(1)
-    row, sample = tl.load(p_rows + image), tl.load(p_samples + image)
+    index = image.to(tl.int64)
+    if PLACED:
+        # Every program has a position of its own, and moves it on once all its threads know it.
+        p_position = p_positions + part * num_positions + image
+        index = tl.load(p_position)
+        tl.debug_barrier()
+        tl.store(p_position, index + num_positions)
+        if part == 0:
+            tl.store(p_chosen + image, tl.load(p_labels + index))
+    row, sample = tl.load(p_rows + index), tl.load(p_samples + index)
     if KEYED:
         seed, epoch = tl.load(p_key).to(tl.uint64), tl.load(p_key + 1)
     else:
@@ -126,7 +134,7 @@ def _augment_kernel(
         factor = strength * ((second & 0xFFFFFF).to(strength.dtype) * 5.9604644775390625e-08)
         factor = tl.where(alone, factor, strength * 0 + 1)
         factor = tl.where(second >= 2147483648, -factor, factor)
-        p_mine = p_own + tl.load(p_labels + image) * (ROWS * COLUMNS * C)
+        p_mine = p_own + tl.load(p_labels + index) * (ROWS * COLUMNS * C)
     SIZE: tl.constexpr = H * W * C
     p_image = p_images + row * SIZE
     p_result = p_out + image.to(tl.int64) * SIZE
@@ -168,20 +176,27 @@ def augment(
     cutout: int,
     patch: Patch | None = None,
     labels: Tensor | None = None,
+    places: Places | None = None,
+    chosen: Tensor | None = None,
 ) -> None:
-    """See `augment.augment`."""
+    """See `augment.augment`; with `places` rows and labels are those of an epoch.
+
+    Labels of the batch are written to `chosen` then.
+    """
     table = values.table
     bits = _BITS[table.element_size()]
     _, height, width, channels = images.shape
-    num_blocks = triton.cdiv(height * width * channels, BLOCK)
     patch_seed = 0 if patch is None else patch.seed
     # Pointers that are not read where there is no patch.
     patched: list[Tensor] = [samples, values.scale, values.scale, values.scale]
     if patch is not None and labels is not None:
         strength = torch.full_like(patch.shared[0, 0, :1], patch.strength)
         patched = [labels.contiguous(), patch.shared, patch.own, strength]
-    num_parts = triton.cdiv(num_blocks, MAX_BLOCKS)
-    _augment_kernel[(len(out), num_parts)](
+    placed, num_positions = [samples, samples], 0
+    if places is not None and chosen is not None:
+        patched[0], placed = places.labels, [places.positions, chosen]
+        num_positions = places.positions.shape[1]
+    _augment_kernel[(len(out), num_parts(images))](
         out.view(bits),
         images,
         rows.contiguous(),
@@ -192,6 +207,9 @@ def augment(
         samples if key is None else key.contiguous(),
         *patched,
         signed(patch_seed),
+        *placed,
+        num_positions,
+        PLACED=int(places is not None),
         KEYED=int(key is not None),
         **constants(height, width, channels, flip=flip, padding=padding, cutout=cutout),
         **patch_constants(patch, table.dtype),

@@ -16,12 +16,12 @@ ones are read from Triton's cache. It needs compiled kernels, so not the interpr
 |              | held in registers that loop is the whole kernel, so an upper bound            |
 | bytes        | of memory traffic per parameter, by the loads and stores of whole chunks; of  |
 |              | the augmentation per value, 4 of them from the table, which stays in a cache; |
-|              | of a normalisation per number of its map, or of the map that is pooled        |
+|              | of a normalisation per number of its map, or of the map that is pooled; of    |
+|              | the cross-entropy per logit of a tile, labels included                        |
 
-Of the normalisations `gradients` is what the map is stored in.
+Of the normalisations `gradients` is what the map is stored in, of the cross-entropy the logits.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,12 +32,12 @@ from triton.compiler import ASTSource
 
 from ..augment import triton as augment_triton
 from ..augment.augment import Patch
-from ..norm_relu_pool import triton_blocks, triton_sums, triton_writes
 from ..small_mlp import triton as mlp_triton
 from ..step.layout import CHUNK
 from ..step.triton import adam_step, group_sums, scale, sgd_step, sphere_apply, sphere_step, totals
 from ..step.triton.launch import LAUNCH, block_options
 from .machine_code import amd_code, bytes_per_number, bytes_per_parameter, nvidia_code
+from .stored import MAPS, Case, loss_cases, norm_cases
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -58,31 +58,19 @@ _INTEGER_TABLES = {
 # Of the augmentation, whose values are moved as bits.
 _TYPES = {"p_images": "*u8", "p_rows": "*i64", "p_samples": "*i64", "seed": "i64", "epoch": "i64"}
 _TYPES |= {"p_out": "*i32", "p_table": "*i32", "p_labels": "*i64", "patch_seed": "i64"}
-_TYPES |= {"p_key": "*i64"}
+_TYPES |= {"p_key": "*i64", "p_positions": "*i64", "p_chosen": "*i64"}
 # Of the norms of whole models.
-_TYPES |= {"p_groups": "*i64"}
+_TYPES |= {"p_groups": "*i64", "p_product": "*fp64"}
 # Of the small MLPs.
 _TYPES |= {name: "*i64" for name in ("p_targets", "p_order", "p_bounds")}
 _TYPES |= {"p_hits": "*i32", "radius": "fp32", "eps": "fp32"}
 
+# Of the cross-entropy.
+_TYPES |= {name: "*i64" for name in ("p_right", "p_hits_sum", "p_images_sum")}
+_TYPES |= {"p_loss_sum": "*fp64"}
+
 # Of the normalisations.
 _TYPES |= {"p_count": "*i64", "p_statistics": "*fp64"}
-_MAPS = ("p_y", "p_out", "p_grad", "p_dy")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One specialisation of a kernel; parameters are fp32."""
-
-    name: str
-    kernel: Any
-    constants: dict[str, Any]
-    other: torch.dtype | None = None
-    """of the gradients or outputs; None for a kernel that touches no parameters"""
-    hold: bool = False
-    momentum: str = "-"
-    stored: torch.dtype | None = None
-    """of the map that a kernel normalises"""
 
 
 def cases() -> list[Case]:
@@ -100,10 +88,22 @@ def cases() -> list[Case]:
         joint, group = step | {"PER_GROUP": False}, step | {"PER_GROUP": True}
         label = "Nesterov" if nesterov else "momentum" if momentum else "-"
         for name, kernel, constants in (
-            ("sphere exact, pass 1", sphere_step._step_kernel, joint | {"DEFERRED": False}),
+            (
+                "sphere exact, pass 1",
+                sphere_step._step_kernel,
+                joint | {"DEFERRED": False, "EFFECTIVE": True},
+            ),
             ("sphere exact, pass 2", sphere_apply._apply_kernel, joint),
-            ("sphere deferred", sphere_step._step_kernel, joint | {"DEFERRED": True}),
-            ("sphere per group", sphere_step._step_kernel, group | {"DEFERRED": False}),
+            (
+                "sphere deferred",
+                sphere_step._step_kernel,
+                joint | {"DEFERRED": True, "EFFECTIVE": False},
+            ),
+            (
+                "sphere per group",
+                sphere_step._step_kernel,
+                group | {"DEFERRED": False, "EFFECTIVE": True},
+            ),
             ("sgd", sgd_step._sgd_kernel, step | {"WEIGHT_DECAY": 5e-4, "DECAYS": False}),
             ("sgd decays", sgd_step._sgd_kernel, step | {"WEIGHT_DECAY": 0.0, "DECAYS": True}),
         ):
@@ -126,7 +126,7 @@ def cases() -> list[Case]:
     made.append(Case(name="scale", kernel=scale._scale_kernel, constants={}, other=bf16))
     finish = {"ACC": triton.language.float32, "SCALES": True, "num_warps": 4, **LAUNCH}
     made.append(Case(name="finish", kernel=group_sums._finish_kernel, constants=finish))
-    norms = {"ACC": triton.language.float32, "SCALED": True, "BLOCK": totals.BLOCK}
+    norms = {"ACC": triton.language.float32, "SCALED": True, "ADDS": True, "BLOCK": totals.BLOCK}
     norms |= {"num_warps": 4, **LAUNCH}
     made.append(Case(name="totals", kernel=totals._totals_kernel, constants=norms))
     for trains in (True, False):
@@ -137,12 +137,14 @@ def cases() -> list[Case]:
     augment = augment_triton.constants(32, 32, 3, flip=True, padding=4, cutout=8)
     sizes = torch.empty(7, 7, 3), torch.empty(10, 7, 7, 3)
     patch = Patch(*sizes, top=12, left=12, share=0.8, alone=0.2, strength=1.75, seed=0)
-    for name, given, keyed in (
-        ("augment", None, 0),
-        ("augment, key on the device", None, 1),
-        ("augment, patches", patch, 0),
+    for name, given, keyed, placed in (
+        ("augment", None, 0, 0),
+        ("augment, key on the device", None, 1, 0),
+        ("augment, next of an epoch", None, 1, 1),
+        ("augment, patches", patch, 0, 0),
     ):
-        own = augment_triton.patch_constants(given, torch.float32) | {"KEYED": keyed}
+        own = augment_triton.patch_constants(given, torch.float32)
+        own |= {"KEYED": keyed, "PLACED": placed}
         made.append(
             Case(
                 name=name,
@@ -150,38 +152,7 @@ def cases() -> list[Case]:
                 constants=augment | own | augment_triton.LAUNCH,
             )
         )
-    return made + norm_cases()
-
-
-def norm_cases(images: int = 128, channels: int = 32, side: int = 32) -> list[Case]:
-    """The kernels of a normalisation, without a window and with one of 2x2."""
-    acc = {"ACC": triton.language.float32}
-    chunks = triton_blocks.chunks_of(images * side * side, channels)
-    rows = triton_blocks.row_sizes(channels)
-    windows = triton_blocks.window_sizes(channels, side, side, (2, 2))
-    merges = triton_blocks.merge_sizes(chunks) | acc
-    relu = {"RELU": True} | acc
-    tracks = {"TRACKS": True, "MOMENTUM": 0.1, "EPS": 1e-5}
-    running = triton_blocks.channel_sizes(channels) | {"EPS": 1e-5}
-    streaming = {
-        "moments": (triton_sums._moments_kernel, chunks.sizes | {"COUNTS": True} | acc),
-        "output": (triton_writes._write_kernel, rows | relu),
-        "pooled output": (triton_writes._pool_kernel, windows | {"KEEPS_NAN": False} | relu),
-        "products": (triton_sums._products_kernel, chunks.sizes | relu),
-        "gradient": (triton_writes._gradient_kernel, rows | relu),
-        "pooled gradient": (triton_writes._pool_gradient_kernel, windows | relu),
-    }
-    small = {
-        "statistics": (triton_sums._statistics_kernel, merges | tracks),
-        "slopes": (triton_sums._slopes_kernel, merges),
-        "running": (triton_sums._running_kernel, running),
-    }
-    return [
-        Case(name=f"norm {name}", kernel=kernel, constants=constants, stored=stored)
-        for kinds, types in ((streaming, (torch.float32, torch.bfloat16)), (small, (None,)))
-        for name, (kernel, constants) in kinds.items()
-        for stored in types
-    ]
+    return made + loss_cases() + norm_cases()
 
 
 def report(targets: tuple[str, ...] = tuple(TARGETS)) -> list[dict[str, Any]]:
@@ -229,7 +200,7 @@ def _row(case: Case, target: str) -> dict[str, Any]:
         moved = bytes_per_parameter(compiled.asm["ttir"], chosen.get("BLOCK", 0))
     else:
         per_thread = _numbers(chosen) // (chosen["num_warps"] * TARGETS[target].warp_size)
-        moved = bytes_per_number(compiled.asm["ttir"], _numbers(chosen), chosen["BLOCK_C"])
+        moved = bytes_per_number(compiled.asm["ttir"], _numbers(chosen), _columns(chosen))
     code = amd_code(compiled) if hip else nvidia_code(compiled, target)
     return {
         "kernel": case.name,
@@ -254,7 +225,7 @@ def _compile(case: Case, chosen: dict[str, Any], target: str) -> Any:
     signature = {name: _type(name) for name in names}
     if case.stored is not None:
         kind = "*bf16" if case.stored == torch.bfloat16 else "*fp32"
-        signature |= {name: kind for name in _MAPS if name in names}
+        signature |= {name: kind for name in MAPS if name in names}
     constants = {name: chosen[name] for name in names if name.isupper()}
     aligned = {
         (index,): [["tt.divisibility", 16]]
@@ -279,9 +250,13 @@ def _type(name: str) -> str:
 
 
 def _numbers(chosen: dict[str, Any]) -> int:
-    """Of a block of a normalisation."""
-    rows = chosen.get("BLOCK_R") or chosen["WINDOWS"] * chosen["PLACES"]
-    return rows * chosen["BLOCK_C"]
+    """Of a block of a normalisation, or of a tile of logits."""
+    rows = chosen.get("BLOCK_R") or chosen.get("ROWS") or chosen["WINDOWS"] * chosen["PLACES"]
+    return rows * _columns(chosen)
+
+
+def _columns(chosen: dict[str, Any]) -> int:
+    return chosen.get("BLOCK_C") or chosen["COLUMNS"]
 
 
 if __name__ == "__main__":

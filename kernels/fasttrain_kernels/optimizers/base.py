@@ -13,12 +13,12 @@ from ..step.backend import check_backend, choose_backend, load_backend
 from ..step.layout import group_names, make_layout
 from ..step.memory import Some
 from ..step.plain import refuse_tracing, uncompiled
-from .binding import Binding, Fitted, Ready, Taken
+from .binding import Binding, Fitted, Ready, Taken, totals_of
 from .param_groups import ParamGroup
 from .sharded import aligned_parts, is_sharded, like_whole, make_shards, parts_of
 from .sharded_step import Reductions, sharded_backend
 from .states import check_buffer
-from .statistics import Statistics, Totals, check_rate, joined_statistics, joined_totals
+from .statistics import Statistics, Totals, check_rate, joined_statistics
 from .wrappers import refuse_flattened
 
 
@@ -148,15 +148,17 @@ class GroupwiseSGD(Optimizer):
         return loss
 
     @uncompiled
-    def totals(self) -> Totals:
-        """Norms of every model and of its gradient in the last step, on the device.
+    def totals(self, product: Tensor | None = None) -> Totals:
+        """Norms of every model and of its gradient in the last step, as `statistics()` has them.
 
-        They are those of `statistics()`, without its work for every group.
+        Args:
+            product: one number per model, fp64; the product of both norms is added to it.
 
         Raises:
             RuntimeError: no step has been taken yet, or its sums were not tracked.
+            ValueError: a `product` of another type, shape or device.
         """
-        return joined_totals([taken.totals() for taken in self._taken("totals()")])
+        return totals_of(self._taken("totals()"), product)
 
     @uncompiled
     def statistics(self) -> Statistics:

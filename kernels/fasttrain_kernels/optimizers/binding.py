@@ -12,8 +12,8 @@ from ..step.layout import Layout
 from ..step.memory import Some, memory_of
 from ..step.plain import Guard, oddity
 from .sharded import Shards, is_sharded, parts_of, placing
-from .states import check_buffer
-from .statistics import aligned_gradients, like
+from .states import check_buffer, check_product
+from .statistics import Totals, aligned_gradients, joined_totals, like
 
 
 class Fitted(NamedTuple):
@@ -263,9 +263,9 @@ class Taken(NamedTuple):
         norm, grad_norm, elr, step_angle = (column[groups] for column in found[:4])
         return norm, grad_norm, elr, step_angle, found[4]
 
-    def totals(self) -> Tensor:
+    def totals(self, product: Tensor | None = None) -> Tensor:
         """Norms of every model and of its gradient, (2, num_models)."""
-        return self.binding.backend.totals(self.sums, self.binding.layout, self.factor)
+        return self.binding.backend.totals(self.sums, self.binding.layout, self.factor, product)
 
     def _groups(self) -> list[int]:
         """Indices of the groups of the parameters that moved."""
@@ -274,6 +274,18 @@ class Taken(NamedTuple):
             found += range(first, first + count) if moved else ()
             first += count
         return found
+
+
+def totals_of(taken: Sequence[Taken], product: Tensor | None) -> Totals:
+    """Norms of one or several param groups together; the product of both is added to `product`."""
+    if product is not None:
+        check_product(product, taken[0].sums, taken[0].binding.layout.num_models)
+    if len(taken) == 1:
+        return joined_totals([taken[0].totals(product)])
+    found = joined_totals([item.totals() for item in taken])
+    if product is not None:
+        product += found.norm * found.grad_norm
+    return found
 
 
 def form_of(thetas: Sequence[Tensor]) -> list[tuple[Any, ...]]:

@@ -82,11 +82,14 @@ def _sphere_step_(
     scale: Tensor | None,
     *,
     scope: str = "joint",
+    elr: Tensor | None = None,
     **momentum: Any,
 ) -> Tensor:
     """See `reference.sphere_step_`; the projection is exact."""
     if scale is not None:
         raise ValueError(NO_DEFERRED)
+    if elr is not None:
+        reference.write_rates_(eta, elr, radius, layout, scope)
     parts = shards.parts
     if scope == "joint":
         before = backend.sgd_step_(thetas, grads, buffers, parts, eta, **momentum)

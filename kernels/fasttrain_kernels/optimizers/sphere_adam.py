@@ -9,8 +9,9 @@ from torch import Tensor
 
 from .base import GroupwiseSGD
 from .binding import Binding, Ready, Taken
+from .rates import check_radius, is_zero
 from .sharded import NO_ADAM, is_sharded
-from .sphere_sgd import BackendName, Groups, SphereSGD, check_radius, is_zero
+from .sphere_sgd import BackendName, Groups, SphereSGD
 
 
 class SphereAdam(SphereSGD):

@@ -12,7 +12,7 @@ from ..step.plain import uncompiled
 from .base import GroupwiseSGD
 from .binding import Binding, Ready, Taken
 from .param_groups import ParamGroup
-from .states import check_device
+from .rates import check_radius, effective_rates, is_zero
 from .statistics import check_rate
 from .wrappers import refuse_partitions
 
@@ -159,7 +159,7 @@ class SphereSGD(GroupwiseSGD):
         if not group["sphere"]:
             return super()._step_group(ready)
         self._keep(ready, ready.fitted.fresh)
-        layout = binding.layout
+        layout, elr = binding.layout, effective_rates(group, binding.layout)
         scale = self._scale(group, binding) if group["projection"] == "deferred" else None
         rate, correction = eta, None
         if scale is not None and not binding.copied:
@@ -173,6 +173,8 @@ class SphereSGD(GroupwiseSGD):
         if is_zero(group["lr"]):
             # By such a step states are made: it moves nothing, not even onto spheres.
             still = eta.new_zeros(group["num_models"])
+            if elr is not None:
+                eta.zero_()
             sums = binding.backend.sgd_step_(
                 thetas,
                 grads,
@@ -197,12 +199,16 @@ class SphereSGD(GroupwiseSGD):
             momentum=group["momentum"],
             nesterov=group["nesterov"],
             scope=group["scope"],
+            elr=elr,
         )
         binding.wrote_(thetas)
         return Taken(binding, sums, eta, correction)
 
     def _rates(self, group: dict[str, Any], binding: Binding) -> Tensor:
-        """Raw learning rates: (num_models,), or (num_groups,) for scope "group"."""
+        """Raw learning rates: (num_models,), or (num_groups,) for scope "group".
+
+        Those that the step makes of effective ones are only memory yet.
+        """
         if not group["sphere"]:
             return super()._rates(group, binding)
         lr, radius, effective = group["lr"], group["radius"], group["effective"]
@@ -218,6 +224,8 @@ class SphereSGD(GroupwiseSGD):
             check_radius(group, group["num_models"] if joint else binding.layout.num_groups)
             if isinstance(lr, Tensor):
                 check_rate(lr, group["num_models"], radius.device)
+                if effective_rates(group, binding.layout) is not None:
+                    return torch.empty_like(radius)
                 lr = binding.layout.per_group(lr) if lr.ndim and not joint else lr
             rates = (radius.square() if effective else torch.ones_like(radius)) * lr
             binding.rates = made_from, rates, radius
@@ -274,21 +282,3 @@ class SphereSGD(GroupwiseSGD):
         thetas = binding.parts(group["params"])
         squared = binding.backend.group_sums(thetas, None, binding.layout)[0]
         return (squared if group["scope"] == "group" else binding.layout.per_model(squared)).sqrt()
-
-
-def is_zero(lr: float | Tensor) -> bool:
-    """Whether a rate is 0 that can be read without waiting for a device."""
-    if isinstance(lr, Tensor):
-        return lr.device.type == "cpu" and not lr.any()
-    return lr == 0
-
-
-def check_radius(group: dict[str, Any], count: int) -> None:
-    """Refuse a radius that is not one of every model, or of every group."""
-    radius = group["radius"]
-    if not isinstance(radius, Tensor) or radius.shape != (count,):
-        given = tuple(radius.shape) if isinstance(radius, Tensor) else radius
-        raise ValueError(
-            f"a radius of shape {given} where {count} spheres are: is it of another model?"
-        )
-    check_device(group["params"][0], radius)

@@ -1,5 +1,6 @@
 """What of an optimiser's state fits its parameters."""
 
+import torch
 from torch import Tensor
 
 from ..step.plain import is_readable, oddity, shown
@@ -19,6 +20,20 @@ def check_buffer(theta: Tensor, buffer: Tensor) -> None:
         return
     if oddity(buffer) and not is_readable(buffer) or not buffer.is_floating_point():
         raise ValueError(f"momentum buffers must be plain tensors; got {shown(buffer)}")
+
+
+def check_product(product: Tensor, sums: Tensor, num_models: int) -> None:
+    """Refuse what the norms of so many models, of these sums, cannot be added to."""
+    if (product.dtype, product.shape, product.device) != (
+        torch.float64,
+        (num_models,),
+        sums.device,
+    ) or not product.is_contiguous():
+        raise ValueError(
+            f"a product of norms is {product.dtype} of shape {tuple(product.shape)} on"
+            f" {product.device}: contiguous torch.float64 ({num_models},) on {sums.device} is"
+            " needed"
+        )
 
 
 def check_device(theta: Tensor, state: Tensor) -> None:

@@ -10,11 +10,11 @@ epsilon of its normalisers. With scope "joint" all tensors of a model lie on one
 "group" every group has its own (Kodryan et al. 2022, arXiv 2209.03695: a fixed effective learning
 rate per group).
 
-A backend is a module with the seven public functions of this one, `move_` aside. They read nothing
-on the host; steps work in place and return sums of shape (3, num_groups), rows ||theta_i||^2,
-<theta_i, g_i>, ||g_i||^2 (of Adam three more), taken where the gradient was taken: at the projected
-theta, before the step. In plain SGD and Adam a parameter whose gradient is None does not move, and
-its sums are 0.
+A backend is a module with the seven public functions of this one, `move_` and `write_rates_`
+aside. They read nothing on the host; steps work in place and return sums of shape (3, num_groups),
+rows ||theta_i||^2, <theta_i, g_i>, ||g_i||^2 (of Adam three more), taken where the gradient was
+taken: at the projected theta, before the step. In plain SGD and Adam a parameter whose gradient is
+None does not move, and its sums are 0.
 
 Legend: theta parameters, g gradients, eta raw learning rate, elr effective learning rate, rho
 radius, v momentum buffer; a subscript i means group i. Tables and order of groups: `layout.py`.
@@ -40,13 +40,18 @@ def sphere_step_(
     momentum: float = 0.0,
     nesterov: bool = False,
     scope: str = "joint",
+    elr: Tensor | None = None,  # (num_models,) effective rates
 ) -> Tensor:  # (3, num_groups)
     """One step on the joint spheres of the models, or on one sphere per group.
+
+    With `elr` eta is not read but written: elr * radius^2.
 
     With scope "joint" and `scale` the projection is deferred: `thetas` hold parameters that still
     have to be multiplied by their model's `scale`; the step takes that into account, and leaves new
     unprojected parameters and the new `scale` = rho / ||theta||.
     """
+    if elr is not None:
+        write_rates_(eta, elr, radius, layout, scope)
     eta = eta if scope == "group" else layout.per_group(eta)
     before = None if scale is None else layout.per_group(scale)
     sums, moved = move_(thetas, grads, buffers, layout, eta, before, momentum, nesterov, 0.0)
@@ -59,6 +64,12 @@ def sphere_step_(
     else:
         scale.copy_(factor)
     return sums
+
+
+def write_rates_(eta: Tensor, elr: Tensor, radius: Tensor, layout: Layout, scope: str) -> None:
+    """Raw rates of the spheres from the effective ones of the models."""
+    each = layout.per_group(elr) if scope == "group" else elr
+    torch.mul(radius.square(), each, out=eta)
 
 
 def sgd_step_(
@@ -138,12 +149,16 @@ def totals(
     sums: Tensor,  # (3, num_groups)
     layout: Layout,
     factor: Tensor | None = None,  # (num_models,)
+    product: Tensor | None = None,  # (num_models,) fp64
 ) -> Tensor:  # (2, num_models)
-    """Norm of every model and of its gradient."""
+    """Norm of every model and of its gradient; what both make is added to `product`."""
     theta_theta, _, grad_grad = sums
     if factor is not None:
         grad_grad = layout.per_group(factor).square() * grad_grad
-    return layout.per_model(torch.stack((theta_theta, grad_grad))).sqrt()
+    found = layout.per_model(torch.stack((theta_theta, grad_grad))).sqrt()
+    if product is not None:
+        product += found[0] * found[1]
+    return found
 
 
 def move_(

@@ -23,6 +23,7 @@ from torch import Tensor
 from ...numba_runtime.team import team_size, worker
 from ..layout import Layout
 from ..plain import Guard, is_readable, oddity, shown
+from ..reference import write_rates_
 from . import describe as cpu_describe
 from . import loops as cpu_kernels
 from .adam import adam_step_ as adam_step_
@@ -45,8 +46,11 @@ def sphere_step_(
     momentum: float = 0.0,
     nesterov: bool = False,
     scope: str = "joint",
+    elr: Tensor | None = None,
 ) -> Tensor:
     """See `reference.sphere_step_`."""
+    if elr is not None:
+        write_rates_(eta, elr, radius, layout, scope)
     mode = PER_GROUP if scope == "group" else EXACT if scale is None else DEFERRED
     return _step(mode, thetas, grads, buffers, layout, eta, radius, scale, momentum, nesterov)
 
@@ -111,9 +115,14 @@ def describe(
     return norm, grad_norm, elr, angle, found
 
 
-def totals(sums: Tensor, layout: Layout, factor: Tensor | None = None) -> Tensor:
+def totals(
+    sums: Tensor, layout: Layout, factor: Tensor | None = None, product: Tensor | None = None
+) -> Tensor:
     """See `reference.totals`."""
-    return _describe(tables_of(layout).job(PLAIN), sums, layout, factor)
+    found = _describe(tables_of(layout).job(PLAIN), sums, layout, factor)
+    if product is not None:
+        product += found[0] * found[1]
+    return found
 
 
 def _describe(job: Job, sums: Tensor, layout: Layout, factor: Tensor | None) -> Tensor:

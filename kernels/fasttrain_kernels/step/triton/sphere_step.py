@@ -64,6 +64,7 @@ def _step_kernel(
     p_blocks,  # (num_blocks, 3) first chunk, end chunk, model
     p_eta,  # (num_models,), or (num_groups,) if PER_GROUP
     p_radius,  # like p_eta
+    p_elr,  # (num_models,) if EFFECTIVE: p_eta is written
     p_scale,  # (num_models,) if DEFERRED
     p_sums,  # (3, num_groups) out
     p_partials,  # (4, num_chunks) out: sums of the groups of several chunks
@@ -81,6 +82,7 @@ def _step_kernel(
     NESTEROV: tl.constexpr,
     DEFERRED: tl.constexpr,
     PER_GROUP: tl.constexpr,
+    EFFECTIVE: tl.constexpr,
 ):
     """The only pass of `deferred` and of groups of one chunk; the first pass of `exact`."""
     block = tl.program_id(0)
@@ -90,7 +92,14 @@ def _step_kernel(
     for chunk in range(tl.load(p_block), tl.load(p_block + 1)):
         group = tl.load(p_group_of_chunk + chunk)
         index = group if PER_GROUP else model
-        eta, inverse = tl.load(p_eta + index), 1.0 / tl.load(p_radius + index)
+        radius = tl.load(p_radius + index)
+        inverse = 1.0 / radius
+        if EFFECTIVE:
+            eta = radius * radius * tl.load(p_elr + model).to(ACC)
+            # Every chunk of a sphere writes the same; the second pass reads it.
+            tl.store(p_eta + index, eta)
+        else:
+            eta = tl.load(p_eta + index)
         scale = tl.load(p_scale + model) if DEFERRED else 1.0
         a_theta, a_grad, a_buffer, count, begin, num_rows, run, wide = chunk_addresses(
             p_thetas, p_grads, p_buffers, p_tensors, p_chunks, chunk,
@@ -226,10 +235,12 @@ def sphere_step_(
     momentum: float = 0.0,
     nesterov: bool = False,
     scope: str = "joint",
+    elr: Tensor | None = None,  # (num_models,)
 ) -> Tensor:  # (3, num_groups) fp32, fp64 for fp64 parameters
     """See `reference.sphere_step_`.
 
-    eta, radius and scale should have the dtype of the sums: another one costs a launch each.
+    eta, radius and scale should have the dtype of the sums: another one costs a launch each. elr
+    may have any. A tensor without an element has no chunk that would write its eta.
     """
     check(layout, thetas, grads, buffers)
     blocks, dtype, device = blocks_of(layout), accumulator(thetas[0].dtype), layout.chunks.device
@@ -239,7 +250,7 @@ def sphere_step_(
     moved = torch.empty(num_blocks, dtype=dtype, device=device)
     if not num_blocks:
         return sums.zero_()
-    eta, radius = eta.to(dtype).contiguous(), radius.to(dtype).contiguous()
+    rates, radius = eta.to(dtype).contiguous(), radius.to(dtype).contiguous()
     factor = None if scale is None else scale.to(dtype).contiguous()
     p_thetas, p_grads = blocks.table(thetas), blocks.table(grads)
     p_buffers = p_thetas if buffers is None else blocks.table(buffers)
@@ -256,8 +267,9 @@ def sphere_step_(
         p_buffers,
         *places,
         blocks.blocks,
-        eta,
+        rates,
         radius,
+        rates if elr is None else elr.contiguous(),
         factor,
         sums,
         partials,
@@ -265,6 +277,7 @@ def sphere_step_(
         layout.num_groups,
         layout.num_chunks,
         DEFERRED=scale is not None,
+        EFFECTIVE=elr is not None,
         **special,
     )
     if scale is not None:
@@ -273,6 +286,8 @@ def sphere_step_(
             scale.copy_(factor)
     elif scope == "joint" or num_long:
         sphere_apply_(
-            (p_thetas, p_grads, p_buffers), blocks, layout, eta, sums, partials, moved, special
+            (p_thetas, p_grads, p_buffers), blocks, layout, rates, sums, partials, moved, special
         )
+    if elr is not None and rates is not eta:
+        eta.copy_(rates)
     return sums

@@ -1,7 +1,8 @@
 """Norms of whole models in Triton, from the sums of their groups: one launch after a step.
 
 One program adds up the groups of one model, in a fixed order; torch takes a gather, two stacked
-sums and roots for it, each a launch in every training step.
+sums and roots for it, each a launch in every training step. What it adds to the sum of an epoch is
+its model's alone.
 
 Legend: theta parameters, g gradients; a subscript i means group i.
 """
@@ -28,11 +29,13 @@ def _totals_kernel(
     p_factor,  # (num_models,) what gradients are multiplied by, read where SCALED
     p_groups,  # (num_models, per_model) int64: the groups of each model
     p_totals,  # (2, num_models) out
+    p_product,  # (num_models,) fp64, what both norms make is added to it where ADDS
     num_groups,
     per_model,
     num_models,
     ACC: tl.constexpr,
     SCALED: tl.constexpr,
+    ADDS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     model = tl.program_id(0)
@@ -50,12 +53,16 @@ def _totals_kernel(
         grad_norm *= tl.abs(tl.load(p_factor + model))
     tl.store(p_totals + model, norm)
     tl.store(p_totals + num_models + model, grad_norm)
+    if ADDS:
+        added = (norm * grad_norm).to(tl.float64)
+        tl.store(p_product + model, tl.load(p_product + model) + added)
 
 
 def totals(
     sums: Tensor,  # (3, num_groups)
     layout: Layout,
     factor: Tensor | None = None,  # (num_models,)
+    product: Tensor | None = None,  # (num_models,) fp64
 ) -> Tensor:  # (2, num_models), of the type of the sums
     """See `reference.totals`: 1 launch."""
     sums = sums.contiguous()
@@ -65,11 +72,13 @@ def totals(
         sums if factor is None else factor.to(sums.dtype).contiguous(),
         layout.groups_by_model,
         found,
+        found if product is None else product,
         layout.num_groups,
         layout.groups_by_model.shape[1],
         layout.num_models,
         ACC=DTYPES[sums.dtype],
         SCALED=factor is not None,
+        ADDS=product is not None,
         BLOCK=BLOCK,
         num_warps=4,
         **LAUNCH,
