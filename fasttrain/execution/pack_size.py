@@ -137,7 +137,7 @@ def measure(workbench: Workbench, size: int) -> Timing:
     if kernel is not None:
         times = _measure_fused(workbench, kernel)
         return Timing(size, *times, peak_bytes(workbench.device) - before)
-    step_s = _measure_steps(workbench, model, optimizer, knobs)
+    step_s = _measure_steps(workbench, model, optimizer)
     images, _ = next(iter(workbench.test_loader.epoch(0)))
     model.eval()
     with torch.no_grad(), autocast(workbench.precision, workbench.device):
@@ -152,12 +152,10 @@ def measure(workbench: Workbench, size: int) -> Timing:
     )
 
 
-def _measure_steps(
-    workbench: Workbench, model: ImageClassifier, optimizer: Built, knobs: Sequence[Knobs]
-) -> float:
+def _measure_steps(workbench: Workbench, model: ImageClassifier, optimizer: Built) -> float:
     """Seconds of a step as training takes it: a graph, or one by one."""
     loader = workbench.train_loader(0)
-    graphs = captured(workbench, model, optimizer, loader, knobs)
+    graphs = captured(workbench, model, optimizer, loader)
     if graphs is not None:
         # Whole epochs, once every size of a batch has its graph.
         epochs = map(graphs.train_epoch, itertools.count())

@@ -2,15 +2,17 @@
 
 A graph holds gathering and augmentation, forward and backward pass, loss, optimiser and sums of a
 step, for one size of a batch. All that changes from step to step it reads from the device: the
-place in the epoch (`fasttrain_data.cursor`), rates, weights. The first steps of a size are taken as
-they are, which also warms up what compiles or measures; then one is captured, without being taken,
-and repeated. Where a step cannot be captured it is said why, once, and the epochs go on without.
+place in the epoch (`fasttrain_data.cursor`), rates, weights, and for noise and dropout the seed of
+torch's generator and how much was drawn of it, which a replay moves on as a step does. The first
+steps of a size are taken as they are, which also warms up what compiles or measures; then one is
+captured, without being taken, and repeated. Where a step cannot be captured it is said why, once,
+and the epochs go on without.
 """
 
 import contextlib
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,10 +21,10 @@ from fasttrain_data import Loader
 from fasttrain_data.cursor import Cursor
 from fasttrain_data.resident import ResidentLoader
 
-from ..settings.knobs import Knobs
 from ..settings.losses import Loss
+from ..settings.networks.kinds import CustomNetwork
 from ..settings.networks.modules import ImageClassifier
-from ..settings.networks.own_module import OwnNetwork
+from ..settings.optimizers.adam import AdamPack
 from ..settings.optimizers.fused import FusedPack
 from ..settings.optimizers.groups import Built
 from .loop import EpochTotals, sums_of, train_step
@@ -152,7 +154,6 @@ def captured(
     model: ImageClassifier,
     optimizer: Built,
     loader: Loader | StepEpochs,
-    knobs: Sequence[Knobs],
 ) -> CapturedEpochs | None:
     """Captured epochs of a pack on a GPU; None where steps are taken one by one, and why is said.
 
@@ -160,7 +161,7 @@ def captured(
     """
     if workbench.device.type != "cuda" or workbench.compiled:
         return None
-    reason = why_not(model, optimizer, loader, knobs)
+    reason = why_not(workbench, optimizer, loader)
     if reason is not None:
         say(reason)
         return None
@@ -169,24 +170,15 @@ def captured(
     )
 
 
-def why_not(
-    model: ImageClassifier,
-    optimizer: Built,
-    loader: Loader | StepEpochs,
-    knobs: Sequence[Knobs],
-) -> str | None:
+def why_not(workbench: "Workbench", optimizer: Built, loader: Loader | StepEpochs) -> str | None:
     """Why the steps of a pack cannot be captured, as far as is known beforehand."""
-    if isinstance(model, OwnNetwork):
+    if isinstance(workbench.config.network, CustomNetwork):
         return "network.kind = 'custom' may depend on what the host does"
-    if not isinstance(optimizer, FusedPack):
-        return f"the step of {type(optimizer).__name__} depends on a count that the host keeps"
-    if optimizer.gradient_noise or any(model.noise for model in knobs):
-        return "noise is drawn from a generator that the host seeds for every epoch"
+    if not isinstance(optimizer, FusedPack | AdamPack):
+        return "optimizer.kind = 'custom' may depend on what the host does"
     passes = loader.passes if isinstance(loader, StepEpochs) else loader
     if not isinstance(passes, ResidentLoader):
         return "the training set does not lie on the device"
-    if passes.settings.augment.rand is not None:
-        return "RandAugment's operations are chosen on the host"
     return None
 
 

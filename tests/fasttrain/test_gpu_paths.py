@@ -119,7 +119,7 @@ def test_rates_are_fp32_where_kernels_are(monkeypatch):
     for device in (CPU, CUDA):
         weight = type("Weight", (), {"device": device, "dtype": torch.float32})()
         trained = type("Trained", (), {"sphere": [("weight", weight)]})()
-        fused_module._rates(KNOBS, trained)
+        fused_module.rates_of(KNOBS, trained)
     assert made == [torch.float64, torch.float32]
 
 
@@ -146,7 +146,7 @@ def test_packs_are_measured_as_they_train(tmp_path, monkeypatch):
     monkeypatch.setattr(
         pack_size,
         "captured",
-        lambda workbench, model, optimizer, loader, knobs: CapturedEpochs(
+        lambda workbench, model, optimizer, loader: CapturedEpochs(
             model, workbench.loss, optimizer, loader, "fp32", CPU, capture
         ),
     )

@@ -16,9 +16,10 @@ from fasttrain.plan.trees import build
 from fasttrain.settings.data.named import Named
 from fasttrain.settings.knobs import Knobs
 from fasttrain.settings.networks.kinds import ConvNet, ResNet18
+from fasttrain.settings.optimizers import adam as adam_module
 from fasttrain.settings.optimizers import fused as fused_module
 from fasttrain.settings.optimizers.groups import Trained
-from fasttrain.settings.optimizers.kinds import SGD, Sphere
+from fasttrain.settings.optimizers.kinds import SGD, Adam, Sphere
 from fasttrain.training import kept as module
 from fasttrain.training.pack import Pack
 from fasttrain.training.run_pack import run_pack
@@ -31,6 +32,9 @@ SETTINGS = {
     "per tensor": (ConvNet(width=2), Sphere(scope="tensor")),
     "momentum": (ConvNet(width=2, form="practical"), SGD(momentum=0.9)),
     "resnet": (ResNet18(width=2), Sphere()),
+    "noise": (ConvNet(width=2), Sphere()),
+    "adam": (ConvNet(width=2, form="practical"), Adam()),
+    "adamw": (ConvNet(width=2, form="practical"), Adam(decoupled=True)),
 }
 KNOBS = [Knobs(lr=1e-3, weight_decay=1e-3), Knobs(lr=3e-3, weight_decay=1e-2)]
 OTHERS = [Knobs(lr=2e-3, weight_decay=0.1), Knobs(lr=1e-2, weight_decay=0.0)]
@@ -49,8 +53,16 @@ def workbench_of(folder, name="sphere", **training):
 
 def of(name, knobs):
     """Knobs that a setting takes: on a sphere nothing decays."""
+    if name == "noise":
+        knobs = [dataclasses.replace(k, noise=30 * k.lr) for k in knobs]
     sphere = isinstance(SETTINGS[name][1], Sphere)
     return [dataclasses.replace(k, weight_decay=None) for k in knobs] if sphere else knobs
+
+
+@pytest.fixture(autouse=True)
+def decays_on_the_device(monkeypatch):
+    """As on a GPU: Adam's kernel is not told them as numbers."""
+    monkeypatch.setattr(adam_module, "takes_decays", lambda device: False)
 
 
 def trained(workbench, knobs, seed=0, first=0, count=2, **start):
@@ -60,15 +72,9 @@ def trained(workbench, knobs, seed=0, first=0, count=2, **start):
 
 def addresses(pack):
     """Of everything that a step reads and writes from one to the next."""
-    options = [
-        value
-        for part, _ in pack.optimizer.parts()
-        for group in part.param_groups
-        for value in group.values()
-    ]
-    states = [
-        b for part, _ in pack.optimizer.parts() for s in part.state.values() for b in s.values()
-    ]
+    parts = pack.optimizer.optimizers()
+    options = [v for part in parts for group in part.param_groups for v in group.values()]
+    states = [b for part in parts for s in part.state.values() for b in s.values()]
     cursor, sums = vars(pack.captured.cursor), vars(pack.captured.sums)
     held = [*pack.model.parameters(), *pack.model.buffers(), *states, *options]
     held += [*cursor.values(), *sums.values()]
@@ -114,7 +120,7 @@ def test_the_next_pack_has_the_bits_of_a_fresh_one(monkeypatch, tmp_path, name):
     assert stand_in.captures == 2
 
 
-@pytest.mark.parametrize("name", ["sphere", "momentum"])
+@pytest.mark.parametrize("name", ["sphere", "momentum", "adam"])
 def test_nothing_is_left_of_a_run_that_diverged(monkeypatch, tmp_path, name):
     knobs = of(name, KNOBS)
     _, wanted = trained(workbench_of(tmp_path, name), knobs)
@@ -151,6 +157,17 @@ def test_other_sizes_and_other_forms_have_their_own(monkeypatch, tmp_path):
         assert_same(found, trained(workbench_of(tmp_path, "momentum"), knobs, count=4)[1])
         pack.close()
         assert len(workbench.graphs.kept) == min(2, number + 1)
+
+
+def test_packs_without_noise_have_their_own_network(monkeypatch, tmp_path):
+    """With it, normalisation and ReLU are several operations instead of one."""
+    with_captures(monkeypatch, StandIn())
+    workbench = workbench_of(tmp_path)
+    for knobs in (of("noise", KNOBS), of("sphere", KNOBS)):
+        pack, found = trained(workbench, knobs, count=4)
+        assert_same(found, trained(workbench_of(tmp_path), knobs, count=4)[1])
+        pack.close()
+    assert len(workbench.graphs.kept) == 2
 
 
 def test_of_many_the_oldest_are_dropped(monkeypatch, tmp_path):
