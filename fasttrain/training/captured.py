@@ -39,6 +39,8 @@ WARM_UP = 3
 Replay = Callable[[], None]
 Capture = Callable[[Callable[[], None], "torch.cuda.Stream | None"], Replay]
 """makes a graph of what a function does on a stream, without its being done"""
+MakeRoom = Callable[[], bool]
+"""frees memory that could be had again another time; whether there was any"""
 
 _said: set[str] = set()
 """why steps are not captured, as far as this process has said it"""
@@ -58,6 +60,7 @@ class CapturedEpochs:
 
     Args:
         capture: what makes a graph of a step.
+        make_room: what is tried once, if memory does not suffice for a graph.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class CapturedEpochs:
         precision: str,
         device: torch.device,
         capture: Capture = cuda_graph,
+        make_room: MakeRoom = lambda: False,
     ) -> None:
         passes = loader.passes if isinstance(loader, StepEpochs) else loader
         assert isinstance(passes, ResidentLoader)
@@ -77,7 +81,7 @@ class CapturedEpochs:
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.arithmetic = precision, device
         self.sums = sums_of(model, loss, device)
-        self.capture = capture
+        self.capture, self.make_room = capture, make_room
         self.graphs: dict[int, Replay] = {}
         self.taken: dict[int, int] = {}
         """steps of every size that were no replays"""
@@ -115,16 +119,29 @@ class CapturedEpochs:
             self.graphs[size]()
             return
         if not self.failed and self.taken.get(size, 0) >= WARM_UP:
-            try:
-                self.graphs[size] = self.capture(lambda: self._take(size), self.stream)
-            except RuntimeError as error:
-                self.failed = True
-                say(next(iter(str(error).strip().splitlines()), type(error).__name__))
-            else:
-                self.graphs[size]()
+            graph = self._captured(size)
+            if graph is not None:
+                self.graphs[size] = graph
+                graph()
                 return
+            self.failed = True
         self._take(size)
         self.taken[size] = self.taken.get(size, 0) + 1
+
+    def _captured(self, size: int) -> Replay | None:
+        """The graph of a step; None if it cannot be made, and why is said."""
+        reason = ""
+        for again in (False, True):
+            try:
+                return self.capture(lambda: self._take(size), self.stream)
+            except RuntimeError as error:
+                reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+                short = out_of_memory(error)
+            # Out here, where nothing holds what the failed capture had any more.
+            if again or not short or not self.make_room():
+                break
+        say(reason)
+        return None
 
     def _take(self, size: int) -> None:
         """A step of a batch of this size: what a graph repeats."""
@@ -166,7 +183,13 @@ def captured(
         say(reason)
         return None
     return CapturedEpochs(
-        model, workbench.loss, optimizer, loader, workbench.precision, workbench.device
+        model,
+        workbench.loss,
+        optimizer,
+        loader,
+        workbench.precision,
+        workbench.device,
+        make_room=lambda: workbench.graphs.clear(workbench.device),
     )
 
 
@@ -180,6 +203,15 @@ def why_not(workbench: "Workbench", optimizer: Built, loader: Loader | StepEpoch
     if not isinstance(passes, ResidentLoader):
         return "the training set does not lie on the device"
     return None
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory was short: to end a capture that failed for that may fail for itself."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def say(reason: str) -> None:

@@ -54,11 +54,13 @@ class KeptGraphs:
         if self.kept and free_bytes(device) < FREE_SHARE * _total_bytes(device):
             self.clear(device)
 
-    def clear(self, device: torch.device) -> None:
-        """Drop everything, with the memory that graphs have to themselves."""
+    def clear(self, device: torch.device) -> bool:
+        """Drop everything, with the memory that graphs have to themselves; whether any was kept."""
+        any_kept = bool(self.kept)
         self.kept.clear()
         if device.type == "cuda":
             torch.cuda.empty_cache()
+        return any_kept
 
 
 def key_of(workbench: "Workbench", knobs: Sequence[Knobs]) -> str:

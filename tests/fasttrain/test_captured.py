@@ -54,7 +54,14 @@ def with_captures(monkeypatch, capture) -> None:
         pack_module,
         "captured",
         lambda workbench, model, optimizer, loader: CapturedEpochs(
-            model, workbench.loss, optimizer, loader, "fp32", CPU, capture
+            model,
+            workbench.loss,
+            optimizer,
+            loader,
+            "fp32",
+            CPU,
+            capture,
+            lambda: workbench.graphs.clear(CPU),
         ),
     )
 

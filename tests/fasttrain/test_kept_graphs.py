@@ -4,7 +4,9 @@ The stand-in repeats Python, which would follow new tensors: so addresses are lo
 """
 
 import dataclasses
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from fasttrain.settings.optimizers import adam as adam_module
 from fasttrain.settings.optimizers import fused as fused_module
 from fasttrain.settings.optimizers.groups import Trained
 from fasttrain.settings.optimizers.kinds import SGD, Adam, Sphere
+from fasttrain.training import captured as captured_module
 from fasttrain.training import kept as module
 from fasttrain.training.pack import Pack
 from fasttrain.training.run_pack import run_pack
@@ -208,6 +211,78 @@ def test_what_runs_out_of_memory_leaves_none_to_graphs(monkeypatch, tmp_path):
     with pytest.raises(torch.OutOfMemoryError):
         run_pack([dataclasses.replace(stages[0], seed=1)], workbench, lambda *_: None)
     assert not workbench.graphs.kept
+
+
+class Short(StandIn):
+    """Has no memory for a graph while others are kept, as a `KeptGraphs` says; or never."""
+
+    def __init__(self, *, never: bool = False, hidden: bool = False) -> None:
+        super().__init__()
+        self.never, self.hidden, self.refused = never, hidden, 0
+        self.graphs = module.KeptGraphs()
+
+    def __call__(self, step, stream):
+        if not self.never and not self.graphs.kept:
+            return super().__call__(step, stream)
+        self.refused += 1
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+        finally:
+            if self.hidden:
+                raise RuntimeError("CUDA error: operation failed due to a previous error")
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_capture_that_runs_out_of_memory_has_that_of_the_other_graphs(
+    monkeypatch, tmp_path, hidden
+):
+    stand_in = Short(hidden=hidden)
+    with_captures(monkeypatch, stand_in)
+    workbench = workbench_of(tmp_path)
+    stand_in.graphs = workbench.graphs
+    before, _ = trained(workbench, of("sphere", KNOBS), count=4)
+    before.close()
+    assert workbench.graphs.kept
+    pack, found = trained(workbench, of("sphere", KNOBS[:1]), count=4)
+    assert stand_in.refused == 1 and not workbench.graphs.kept
+    assert len(pack.captured.graphs) == 2 and not pack.captured.failed
+    assert_same(found, trained(workbench_of(tmp_path), of("sphere", KNOBS[:1]), count=4)[1])
+
+
+def test_it_tries_once_more_and_then_goes_on_without(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(captured_module, "_said", set())
+    with_captures(monkeypatch, StandIn())
+    workbench = workbench_of(tmp_path)
+    before, _ = trained(workbench, of("sphere", KNOBS), count=4)
+    before.close()
+    stand_in = Short(never=True)
+    with_captures(monkeypatch, stand_in)
+    pack, found = trained(workbench, of("sphere", KNOBS[:1]), count=4)
+    assert stand_in.refused == 2 and pack.captured.failed and not pack.is_ahead
+    assert_same(found, trained(workbench_of(tmp_path), of("sphere", KNOBS[:1]), count=4)[1])
+    # With nothing to be freed there is no second time.
+    stand_in.refused = 0
+    trained(workbench, of("sphere", KNOBS[:1]), count=4)
+    assert stand_in.refused == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith("CUDA graphs: CUDA out of memory. Tried to allocate 2.00 MiB")
+
+
+def test_what_is_cleared_is_gone(monkeypatch, tmp_path):
+    """Without a collector of cycles: memory is free at once."""
+    with_captures(monkeypatch, lambda step, stream: lambda: None)
+    workbench = workbench_of(tmp_path)
+    pack, _ = trained(workbench, of("sphere", KNOBS), count=4)
+    held = [weakref.ref(pack.captured), weakref.ref(pack.model)]
+    pack.close()
+    del pack, _
+    gc.disable()
+    try:
+        assert all(one() is not None for one in held)
+        assert workbench.graphs.clear(CPU)
+        assert [one() for one in held] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_on_a_device_the_decay_of_all_models_lies_beside_their_rates(monkeypatch):
