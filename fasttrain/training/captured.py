@@ -12,7 +12,7 @@ and the epochs go on without.
 import contextlib
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -76,7 +76,7 @@ class CapturedEpochs:
     ) -> None:
         passes = loader.passes if isinstance(loader, StepEpochs) else loader
         assert isinstance(passes, ResidentLoader)
-        self.num_steps = len(loader)
+        self.num_steps, self.num_images = len(loader), 0
         self.cursor = Cursor(passes)
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.arithmetic = precision, device
@@ -91,14 +91,27 @@ class CapturedEpochs:
 
     def train_epoch(self, epoch: int) -> EpochTotals:
         """As `loop.train_epoch` on the batches of the loader's epoch."""
+        [totals] = side_by_side([self], epoch)
+        return totals
+
+    def steps(self, epoch: int) -> Iterator[None]:
+        """Take the steps of an epoch on the stream, from one to the next as asked."""
         self.model.train()
-        num_images = 0
+        sizes = self._sizes(epoch)
+        self.num_images = 0
         with self._on_stream():
             self.sums.clear_()
-            for size in self._sizes(epoch):
+        for _ in range(self.num_steps):
+            with self._on_stream():
+                size = next(sizes)
                 self._step(size)
-                num_images += size
-        return self.sums.totals(num_images, self.num_steps)
+            self.num_images += size
+            yield
+
+    def totals(self) -> EpochTotals:
+        """Of the steps of the epoch."""
+        with self._on_stream():
+            return self.sums.totals(self.num_images, self.num_steps)
 
     def _sizes(self, epoch: int) -> Iterator[int]:
         """Sizes of the epoch's batches; the cursor stands at each when it is yielded."""
@@ -154,16 +167,38 @@ class CapturedEpochs:
             *self.arithmetic,
         )
 
+    def _on_stream(self) -> contextlib.AbstractContextManager[object]:
+        return contextlib.nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+
     @contextlib.contextmanager
-    def _on_stream(self) -> Iterator[None]:
+    def behind(self) -> Iterator[None]:
+        """Let the stream begin where the current one stands, and that one wait for its end.
+
+        What lies in memory of one and is used on the other is freed and taken again in this order,
+        too. A graph has memory of its own.
+        """
         if self.stream is None:
             yield
             return
         outer = torch.cuda.current_stream(self.stream.device)
         self.stream.wait_stream(outer)
-        with torch.cuda.stream(self.stream):
+        try:
             yield
-        outer.wait_stream(self.stream)
+        finally:
+            outer.wait_stream(self.stream)
+
+
+def side_by_side(models: Sequence[CapturedEpochs], epoch: int) -> list[EpochTotals]:
+    """The same epoch of several models, each on its stream, a step of one after a step of another.
+
+    So the device has work of all of them, however far the host is ahead.
+    """
+    with contextlib.ExitStack() as streams:
+        for model in models:
+            streams.enter_context(model.behind())
+        for _ in zip(*(model.steps(epoch) for model in models), strict=True):
+            pass
+        return [model.totals() for model in models]
 
 
 def captured(

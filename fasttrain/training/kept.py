@@ -33,19 +33,25 @@ FREE_SHARE = 0.5
 
 
 class KeptGraphs:
-    """Captured epochs that no pack uses at present, by what they are of, the latest last."""
+    """Captured epochs that no pack uses at present, by what they are of, the latest last.
+
+    Of one key as many as there were at once: of models on streams each has its own.
+    """
 
     def __init__(self) -> None:
-        self.kept: dict[str, CapturedEpochs] = {}
+        self.kept: dict[str, list[CapturedEpochs]] = {}
 
     def take(self, key: str) -> CapturedEpochs | None:
         """What is kept of a key, which is the caller's alone from here on."""
-        return self.kept.pop(key, None)
+        of_key = self.kept.pop(key, [])
+        epochs = of_key.pop() if of_key else None
+        if of_key:
+            self.kept[key] = of_key
+        return epochs
 
     def keep(self, key: str, epochs: CapturedEpochs) -> None:
-        """Keep captured epochs that nobody uses any more; of too many the oldest are dropped."""
-        self.kept.pop(key, None)
-        self.kept[key] = epochs
+        """Keep captured epochs that nobody uses any more; of too many keys the oldest go."""
+        self.kept[key] = [*self.kept.pop(key, []), epochs]
         while len(self.kept) > MOST:
             del self.kept[next(iter(self.kept))]
 

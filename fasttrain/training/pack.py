@@ -110,8 +110,12 @@ class Pack:
             passed: whether a pass over the training set follows.
             batches: the epoch of the loader that has its batches; the same if not given.
         """
+        totals = self.totals(epoch, epoch if batches is None else batches)
+        return self.outcome(totals, epoch, tested=tested, passed=passed)
+
+    def outcome(self, totals: EpochTotals, epoch: int, *, tested: bool, passed: bool) -> Enqueued:
+        """What an epoch of these totals leaves."""
         workbench = self.workbench
-        totals = self._train(epoch, epoch if batches is None else batches)
         nothing = torch.full_like(totals.train_loss, math.nan)
         scores = self.test() if tested else (nothing, nothing)
         probes = (
@@ -146,7 +150,8 @@ class Pack:
             ]
         )
 
-    def _train(self, epoch: int, batches: int) -> EpochTotals:
+    def totals(self, epoch: int, batches: int) -> EpochTotals:
+        """Train an epoch."""
         if self.fused is not None:
             return self.fused.train_epoch(self.loader, batches)
         workbench = self.workbench

@@ -179,7 +179,7 @@ def test_of_many_the_oldest_are_dropped(monkeypatch, tmp_path):
     for size in range(1, module.MOST + 2):
         pack, _ = trained(workbench, [Knobs(lr=1e-3)] * size, count=4)
         pack.close()
-    sizes = [epochs.model.num_models for epochs in workbench.graphs.kept.values()]
+    sizes = [epochs.model.num_models for [epochs] in workbench.graphs.kept.values()]
     assert sizes == list(range(2, module.MOST + 2))
 
 
