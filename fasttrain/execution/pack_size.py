@@ -34,7 +34,7 @@ WORSE = 1.1
 EQUAL = 1.03
 """of packs within this factor of the fastest, the smallest is chosen"""
 MOST_STREAMS = 16
-"""models on streams: work of a process reaches a GPU through 8 queues, unless it is told otherwise"""
+"""models on streams: work of a process reaches a GPU through 8 queues, unless told otherwise"""
 MEMORY_SHARE = 0.5
 """of the free memory that packs may take, over all processes"""
 
