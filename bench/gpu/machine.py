@@ -1,5 +1,6 @@
 """The device that is measured, how long what it does takes, and how much of all is done."""
 
+import math
 import platform
 import statistics
 import time
@@ -24,6 +25,8 @@ class Size:
     packs: tuple[int, ...]
     images: int
     """of CIFAR's size"""
+    until: float = math.inf
+    """by `time.monotonic` when the part has to be done"""
 
 
 SIZES = {

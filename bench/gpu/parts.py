@@ -53,6 +53,7 @@ PARTS: dict[str, Part] = {
     "grids": lambda size, device, folder, before: studies.grids(size, device, folder),
     "resume": lambda size, device, folder, before: studies.resume(size, device, folder),
     "kept graphs": lambda size, device, folder, before: studies.kept_graphs(size, device, folder),
+    "one by one": lambda size, device, folder, before: studies.one_by_one(size, device, folder),
     "checkpoints": lambda size, device, folder, before: studies.checkpoints(size, device, folder),
     "optimizer steps": lambda size, device, folder, before: kernels.optimizer_steps(size, device),
     "augmentation": lambda size, device, folder, before: kernels.augmentation(size, device),
@@ -63,6 +64,26 @@ PARTS: dict[str, Part] = {
     "convolutions": lambda size, device, folder, before: kernels.convolutions(size, device),
     "suite": lambda size, device, folder, before: suite(size, device),
 }
+
+
+LIMITS: dict[str, float] = {
+    "environment": 15,
+    "ceilings": 15,
+    **{f"steps of {name}": 40 for name in steps.NETWORKS},
+    "step by kernel": 40,
+    "epoch": 30,
+    "grids": 30,
+    "resume": 15,
+    "kept graphs": 15,
+    "one by one": 25,
+    "checkpoints": 15,
+    "optimizer steps": 15,
+    "augmentation": 10,
+    "normalisation": 15,
+    "convolutions": 10,
+    "suite": 90,
+}
+"""seconds of every part, about 8 of which are those of a process that begins; 540 together"""
 
 
 def carry_out(

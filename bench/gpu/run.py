@@ -1,14 +1,18 @@
 """`python -m bench gpu`: measure what a GPU makes of kernels and training; one JSON, one page.
 
 Every part runs in a process of its own, so that one that fails leaves the others their device, and
-is written when it ends: the same command again goes on with what is missing. No part begins after
-the budget, and none runs beyond it. Without a GPU only `--dry-run` runs: all of it, on the CPU,
-with sizes that measure nothing.
+is written when it ends: the same command again goes on with what is missing. Every part has a limit
+(`parts.LIMITS`), all together the budget, and with it what those before it have left of theirs. In
+a smaller budget the last ones are dropped; in a larger one all limits grow. Without a GPU only
+`--dry-run` runs: all of it, on the CPU, with sizes that measure nothing.
 """
 
 import argparse
+import dataclasses
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -27,6 +31,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes, on the CPU")
     parser.add_argument("--parts", default="", help="names with commas; all if not given")
     parser.add_argument("--one", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--limit-s", type=float, default=math.inf, help=argparse.SUPPRESS)
     return parser.parse_args(given)
 
 
@@ -62,6 +67,7 @@ def _one(told: argparse.Namespace, device: Any) -> int:
     from .parts import carry_out
 
     size = SIZES["tiny" if told.dry_run else "full"]
+    size = dataclasses.replace(size, until=time.monotonic() + told.limit_s)
     before = {name: part.get("found") for name, part in _found(told)["parts"].items()}
     found = carry_out(told.one, size, device, told.out, before)
     (told.out / "part.json").write_text(json.dumps(found))
@@ -83,11 +89,9 @@ def _all(told: argparse.Namespace, names: list[str]) -> int:
 
     from .page import page
 
-    found, until = _found(told), time.monotonic() + told.budget_s
-    for name in names:
-        left = until - time.monotonic()
-        if "found" in found["parts"].get(name, {}):
-            continue
+    found, started = _found(told), time.monotonic()
+    for name, end in deadlines(names, found["parts"], told.budget_s).items():
+        left = started + end - time.monotonic()
         if left <= 0:
             print(f"{name}: not begun, the budget of {told.budget_s:g} s is spent", flush=True)
             continue
@@ -101,24 +105,52 @@ def _all(told: argparse.Namespace, names: list[str]) -> int:
     return 1 if missing else 0
 
 
+def deadlines(names: list[str], found: dict[str, Any], budget_s: float) -> dict[str, float]:
+    """Of the parts that are missing the seconds after the beginning at which each has to end."""
+    from .parts import LIMITS
+
+    missing = [name for name in names if "found" not in found.get(name, {})]
+    wider = max(1.0, budget_s / (sum(LIMITS[name] for name in missing) or 1.0))
+    ends, end = {}, 0.0
+    for name in missing:
+        end += wider * LIMITS[name]
+        ends[name] = min(end, budget_s)
+    return ends
+
+
 def _part(told: argparse.Namespace, name: str, left_s: float) -> dict[str, Any]:
     command = [sys.executable, "-m", "bench.gpu.run", "--one", name, "--out", str(told.out)]
     command += ["--device", told.device, *(["--dry-run"] if told.dry_run else [])]
+    command += ["--limit-s", str(left_s)]
     paths = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "data"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    started = time.monotonic()
-    try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=left_s
-        )
-    except subprocess.TimeoutExpired:
+    started, log = time.monotonic(), told.out / f"{name.replace(' ', '-')}.log"
+    code = ended(command, environment, log, left_s)
+    if code is None:
         return {"error": f"not ended within {left_s:.0f} s"}
-    (told.out / f"{name.replace(' ', '-')}.log").write_text(done.stdout + done.stderr)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no word of why"])[-1]
-        return {"error": f"exit code {done.returncode}: {last}"}
+    if code:
+        last = (log.read_text().strip().splitlines() or ["no word of why"])[-1]
+        return {"error": f"exit code {code}: {last}"}
     content = json.loads((told.out / "part.json").read_text())
     return {"found": content, "s": time.monotonic() - started}
+
+
+def ended(command: list[str], environment: dict[str, str], log: Path, limit_s: float) -> int | None:
+    """The exit code of a program; None if it and all that it started had to be stopped."""
+    with (
+        log.open("w") as file,
+        subprocess.Popen(
+            command, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        ) as program,
+    ):
+        try:
+            return program.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(program.pid, signal.SIGKILL)
+            return None
+        except KeyboardInterrupt:
+            os.killpg(program.pid, signal.SIGKILL)
+            raise
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from fasttrain.plan.trees import build
 from fasttrain.settings.data.named import Named
 from fasttrain.settings.knobs import Knobs
 from fasttrain.settings.networks.kinds import ConvNet
+from fasttrain.settings.optimizers.kinds import SGD, Adam, Sphere
 from fasttrain.training.pack import Pack
 from fasttrain.training.run_pack import run_pack
 from fasttrain.training.workbench import Workbench, open_workbench
@@ -22,6 +23,14 @@ from fasttrain.training.workbench import Workbench, open_workbench
 from .machine import Size, wait
 from .steps import workbench_of
 
+SETTINGS: dict[str, tuple[Sphere | SGD | Adam, float, str]] = {
+    "sphere": (Sphere(), 0.0, "none"),
+    "noise": (Sphere(), 0.1, "none"),
+    "gradient noise": (SGD(gradient_noise=0.01), 0.0, "none"),
+    "Adam": (Adam(weight_decay=0.1), 0.0, "none"),
+    "RandAugment": (Sphere(), 0.0, "torchvision"),
+}
+"""optimiser, noise, and what becomes of the images"""
 PUBLISHED_EPOCHS = 32_500
 """of ResNet-18 on CIFAR-10, in the grid of one published figure"""
 
@@ -99,6 +108,35 @@ def kept_graphs(size: Size, device: torch.device, folder: Path) -> dict[str, Any
         ((a[name], b[name]) for name in a) for a, b in zip(*ends, strict=True)
     )
     return found | {"tensors that differ": sum(not torch.equal(a, b) for a, b in pairs)}
+
+
+def one_by_one(size: Size, device: torch.device, folder: Path) -> dict[str, Any]:
+    """Whether graphs end in the bits of steps that are launched one by one: tensors that differ."""
+    found = {}
+    for name, (optimizer, noise, rand) in SETTINGS.items():
+        workbench = workbench_of("digits", size, device, folder)
+        config = workbench.config
+        data = dataclasses.replace(config.data, rand_augment=rand)
+        form = "scale-invariant" if isinstance(optimizer, Sphere) else "practical"
+        network = ConvNet(width=4, radius=5.0, form=form)
+        config = dataclasses.replace(config, data=data, network=network, optimizer=optimizer)
+        own = open_workbench(config, RunOptions(), folder / "store", device, "bf16", {})
+        knobs, ends = [Knobs(lr=1e-3, noise=noise), Knobs(lr=3e-3, noise=2 * noise)], []
+        for graphs in (True, False):
+            pack = Pack(own, 0, knobs, None)
+            if not graphs:
+                pack.captured = None
+            elif device.type == "cuda" and pack.captured is None:
+                found[f"{name}: captured"] = False
+            ends.append([pack.train(number, tested=False) for number in range(4)][-1])
+            if pack.captured is not None and pack.captured.failed:
+                found[f"{name}: captured"] = False
+        found[name] = sum(
+            not torch.equal(a[key], b[key])
+            for a, b in zip(ends[0].states, ends[1].states, strict=True)
+            for key in a
+        )
+    return found
 
 
 def epoch(size: Size, device: torch.device, folder: Path) -> dict[str, Any]:

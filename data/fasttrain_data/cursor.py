@@ -64,6 +64,7 @@ class Cursor:
         rows = self._order.index_select(0, positions)
         labels = self._labels.index_select(0, positions)
         # Of an epoch: seed and number come with the key.
-        images = self.loader.made(rows, labels, None, **(self.loader.draws(0) | {"key": self._key}))
+        draws = self.loader.draws(0) | {"key": self._key}
+        images = self.loader.made(rows, labels, self.loader.settings.augment.rand, **draws)
         self._positions += size
         return images, labels

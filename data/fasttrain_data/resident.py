@@ -117,6 +117,7 @@ class ResidentLoader(Loader):
             return values.to(self.settings.dtype)
         if rand is not None:
             images = images.index_select(0, rows)
-            images = rand(images, samples, seed=draws["seed"], epoch=draws["epoch"])
+            by = {name: draws[name] for name in ("seed", "epoch", "key") if name in draws}
+            images = rand(images, samples, **by)
             rows = torch.arange(len(rows), device=self.device)
         return augment(images, rows, self._values, samples=samples, labels=labels, **draws)

@@ -155,7 +155,8 @@ def sweep(
                 callbacks=callbacks,
             )
             with view, execution.engine(workbench, options) as engine:
-                return run_sweep(stages, execution.packs, workbench.store, engine, view)
+                packs, way = execution.packs, execution.way
+                return run_sweep(stages, packs, workbench.store, engine, view, way)
 
 
 def analyse(path: Path, request: Request, location: Location, console: Console) -> dict[str, str]:

@@ -214,7 +214,7 @@ class _Run:
             return
         left = epochs_left(stages, store)
         with ProgressView(states, left, self.console, on_change=journal.report) as view:
-            failures = run_sweep(stages, packs, store, engine, view)
+            failures = run_sweep(stages, packs, store, engine, view, execution.way)
         raise_failures(failures)
 
     def _verdict(self, probe: Probe) -> Verdict:

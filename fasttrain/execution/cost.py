@@ -8,7 +8,7 @@ from ..plan.stages import Stage, lengths_of, predecessors
 from ..store.pack_records import PackRecords
 from ..store.store import Store
 from ..training.workbench import Workbench
-from .pack_size import Timing
+from .measured import Timing
 
 SMALL_FILES_BYTES = 12_000
 """stage.json, done.json and metrics.parquet of one stage, about"""

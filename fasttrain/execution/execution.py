@@ -17,9 +17,11 @@ import torch
 from ..machine.timings import phase
 from ..plan.config import RunOptions
 from ..plan.stages import Stage
+from ..store.pack_records import GROUPED, STREAMS
 from ..training.workbench import Workbench, open_workbench
 from .engines.local import Engine, InProcess, Workers
-from .pack_size import Timing, fastest, measure, measure_compiled, measure_packs
+from .measured import Timing, measure
+from .pack_size import fastest, measure_compiled, measure_packs, ways
 from .packing import form_packs, largest_wave
 
 WORTH_S = 600.0
@@ -49,6 +51,8 @@ class Execution:
     compiled: bool
     note: str
     """what the user should know of how it came about"""
+    way: str = GROUPED
+    """how the models of new packs train together"""
 
     @property
     def processes(self) -> int:
@@ -58,7 +62,9 @@ class Execution:
     def measured(self, workbench: Workbench) -> list[Timing]:
         """Timings of it: those it was chosen by, or else new ones."""
         if self.timings:
-            return [t for t in self.timings if t.compiled == self.compiled]
+            alike = [t for t in self.timings if t.compiled == self.compiled]
+            # Of one model there is but one way.
+            return [t for t in alike if t.way == self.way or t.size == 1]
         with threads_of(self.share):
             return [measure(dataclasses.replace(workbench, compiled=self.compiled), self.size)]
 
@@ -67,10 +73,8 @@ class Execution:
         where = "this process" if self.processes == 1 else f"{self.processes} processes"
         text = f"packs of up to {self.size} in {where}, {self.share.num_threads} threads each"
         text += ", compiled" if self.compiled else ""
-        figures = ", ".join(
-            f"{t.size}{' compiled' if t.compiled else ''}: {t.model_step_s * 1e3:.3g}"
-            for t in self.timings
-        )
+        text += ", on streams" if self.way == STREAMS else ""
+        figures = ", ".join(f"{t.label()}: {t.model_step_s * 1e3:.3g}" for t in self.timings)
         text += f"; ms per step and model in packs of {figures}" if figures else ""
         return f"{text}\n{self.note}" if self.note else text
 
@@ -140,17 +144,22 @@ def plan_execution(stages: Sequence[Stage], workbench: Workbench, options: RunOp
     timings: list[Timing] = []
     note = ""
     size, compiled = options.pack and workbench.at_most(options.pack), options.compile == "on"
+    way = GROUPED
     if size is None:
         with threads_of(share):
-            timings = measure_packs(workbench, largest_wave(stages), share.on_device)
-            size = fastest(timings).size
+            # Compiled networks have graphs of their own.
+            for one in (GROUPED,) if compiled else ways(workbench):
+                timings += measure_packs(workbench, largest_wave(stages), share.on_device, one)
+            chosen = fastest(timings)
             whole_s = _whole_s(stages, timings, share.processes, workbench)
             if options.compile == "auto" and whole_s > WORTH_S and workbench.kernel is None:
-                more, note = measure_compiled(workbench, size, share.on_device)
+                more, note = measure_compiled(workbench, chosen.size, share.on_device)
                 timings += more
-                compiled = fastest([t for t in timings if t.size == size]).compiled
+                chosen = fastest([chosen, *more])
+                compiled = chosen.compiled
+            size, way = chosen.size, chosen.way
     packs = form_packs(stages, workbench.store, size, math.ceil(roots / share.processes))
-    return Execution(packs, share, timings, max(map(len, packs)), compiled, note)
+    return Execution(packs, share, timings, max(map(len, packs)), compiled, note, way)
 
 
 def _whole_s(

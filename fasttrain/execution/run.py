@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 from ..machine.timings import phase
 from ..plan.stages import Stage, lengths_of, predecessors
-from ..store.pack_records import PackRecords, foundations
+from ..store.pack_records import GROUPED, PackRecords, foundations
 from ..store.store import Store
 from ..training.starts import is_outdated, lost_before
 from .driver import Driver, Waiting, halves
@@ -19,6 +19,7 @@ def run_sweep(
     store: Store,
     engine: Engine,
     view: ProgressView,
+    way: str = GROUPED,
 ) -> dict[str, str]:
     """Run every stage that the store does not hold finished, each after those it builds on.
 
@@ -27,12 +28,13 @@ def run_sweep(
 
     Args:
         packs: of the stages, and of others that may have to run for their sake (`form_packs`).
+        way: how the models of packs that have not started before train together.
 
     Raises:
         EnvironmentProblem, OSError: the store cannot be read or written.
         KeyboardInterrupt: as raised; packs under way resume from their last finished epoch.
     """
-    return _Sweep(stages, packs, store, engine, view).run()
+    return _Sweep(stages, packs, store, engine, view, way).run()
 
 
 def reopen_outdated(stages: Sequence[Stage], store: Store) -> list[Stage]:
@@ -87,7 +89,9 @@ class _Sweep(Driver[Stage, _Pack]):
         store: Store,
         engine: Engine,
         view: ProgressView,
+        way: str,
     ) -> None:
+        self.way = way
         self.store = store
         self.records = PackRecords(store)
         self.planned = _ids(stages)
@@ -181,7 +185,10 @@ class _Sweep(Driver[Stage, _Pack]):
         """Record and show that a pack starts, with those of its stages that are able to."""
         trained = [stage for stage in able if lost_before(stage, self.store, self.lengths) is None]
         if trained:
-            self.records.write(trained, self._continued(trained))
+            # What draws in its steps has no streams (`training.streams`).
+            noisy = any(stage.knobs.noise for stage in trained)
+            way = GROUPED if noisy else self.way
+            self.records.write(trained, self._continued(trained), way)
         todo = [stage for stage in able if stage.id in pack.todo]
         along = len(_ids(trained) - pack.todo)
         if along:

@@ -2,7 +2,8 @@
 
     <store>/packs/<pack>.json    stages in order, and what they start from; written before they do
 
-The bits of a stage depend on how many models train with it, and on its place among them. So a
+The bits of a stage depend on how many models train with it, on its place among them, and on the way
+in which they train: as one network of so many groups, or each by itself on a stream of a GPU. So a
 stage belongs to the pack that it first started in: whenever it has to be trained, after a kill or
 because it was deleted, the whole pack trains, with members that are finished already or that this
 plan does not have. Of several packs with a stage the newest counts: halves of one that failed.
@@ -23,6 +24,9 @@ from .json_files import read_json, seal
 from .schema import PackRecord
 from .store import Store
 
+GROUPED = "grouped"
+STREAMS = "streams"
+
 Packs = dict[str, list[Stage]]
 """The pack of a stage, by id."""
 
@@ -38,12 +42,13 @@ class PackRecords:
         self.stop_at_chance = store.accept_stopped
         self.last_number = 0
 
-    def write(self, pack: Sequence[Stage], continued: int) -> None:
+    def write(self, pack: Sequence[Stage], continued: int, way: str = GROUPED) -> None:
         """Record a pack that starts, unless it is recorded.
 
         Args:
             continued: epochs of the shorter stages that its own go on from; 0 if they begin where
                 their parents end.
+            way: how its models train together.
         """
         path = self._path(pack)
         if path.exists():
@@ -55,6 +60,8 @@ class PackRecords:
         members = [{"stage": stage.id, "path": _path_of(stage)} for stage in pack]
         record = {"members": members, "continued": continued, "stop_at_chance": self.stop_at_chance}
         record |= {"epochs": pack[0].num_epochs}
+        # As records were before there was another.
+        record |= {} if way == GROUPED else {"way": way}
         record["number"] = self.last_number
         write_atomically(path, seal(record))
 
@@ -62,6 +69,11 @@ class PackRecords:
         """Epochs of what those of the pack go on from; 0 if it is not recorded."""
         path = self._path(pack)
         return read_record(path)["continued"] if path.exists() else 0
+
+    def way(self, pack: Sequence[Stage]) -> str:
+        """How the models of the pack train together."""
+        path = self._path(pack)
+        return read_record(path).get("way", GROUPED) if path.exists() else GROUPED
 
     def of(self, stages: Sequence[Stage]) -> tuple[Packs, list[Stage]]:
         """The packs in which stages have started, and the stages beyond those given that they need.

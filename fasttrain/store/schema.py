@@ -167,6 +167,8 @@ class PackRecord(_Shape):
     """of its stages; 0 where that was not recorded"""
     stop_at_chance: bool
     number: Count
+    way: Literal["grouped", "streams"] = "grouped"
+    """how its models train together"""
 
 
 Seconds = Annotated[float, Field(ge=0, lt=1e12)]

@@ -2,9 +2,11 @@
 
 A graph holds gathering and augmentation, forward and backward pass, loss, optimiser and sums of a
 step, for one size of a batch. All that changes from step to step it reads from the device: the
-place in the epoch (`fasttrain_data.cursor`), rates, weights. The first steps of a size are taken as
-they are, which also warms up what compiles or measures; then one is captured, without being taken,
-and repeated. Where a step cannot be captured it is said why, once, and the epochs go on without.
+place in the epoch (`fasttrain_data.cursor`), rates, weights, and for noise and dropout the seed of
+torch's generator and how much was drawn of it, which a replay moves on as a step does. The first
+steps of a size are taken as they are, which also warms up what compiles or measures; then one is
+captured, without being taken, and repeated. Where a step cannot be captured it is said why, once,
+and the epochs go on without.
 """
 
 import contextlib
@@ -19,10 +21,10 @@ from fasttrain_data import Loader
 from fasttrain_data.cursor import Cursor
 from fasttrain_data.resident import ResidentLoader
 
-from ..settings.knobs import Knobs
 from ..settings.losses import Loss
+from ..settings.networks.kinds import CustomNetwork
 from ..settings.networks.modules import ImageClassifier
-from ..settings.networks.own_module import OwnNetwork
+from ..settings.optimizers.adam import AdamPack
 from ..settings.optimizers.fused import FusedPack
 from ..settings.optimizers.groups import Built
 from .loop import EpochTotals, sums_of, train_step
@@ -37,6 +39,8 @@ WARM_UP = 3
 Replay = Callable[[], None]
 Capture = Callable[[Callable[[], None], "torch.cuda.Stream | None"], Replay]
 """makes a graph of what a function does on a stream, without its being done"""
+MakeRoom = Callable[[], bool]
+"""frees memory that could be had again another time; whether there was any"""
 
 _said: set[str] = set()
 """why steps are not captured, as far as this process has said it"""
@@ -56,6 +60,7 @@ class CapturedEpochs:
 
     Args:
         capture: what makes a graph of a step.
+        make_room: what is tried once, if memory does not suffice for a graph.
     """
 
     def __init__(
@@ -67,15 +72,16 @@ class CapturedEpochs:
         precision: str,
         device: torch.device,
         capture: Capture = cuda_graph,
+        make_room: MakeRoom = lambda: False,
     ) -> None:
         passes = loader.passes if isinstance(loader, StepEpochs) else loader
         assert isinstance(passes, ResidentLoader)
-        self.num_steps = len(loader)
+        self.num_steps, self.num_images = len(loader), 0
         self.cursor = Cursor(passes)
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.arithmetic = precision, device
         self.sums = sums_of(model, loss, device)
-        self.capture = capture
+        self.capture, self.make_room = capture, make_room
         self.graphs: dict[int, Replay] = {}
         self.taken: dict[int, int] = {}
         """steps of every size that were no replays"""
@@ -85,14 +91,27 @@ class CapturedEpochs:
 
     def train_epoch(self, epoch: int) -> EpochTotals:
         """As `loop.train_epoch` on the batches of the loader's epoch."""
+        [totals] = side_by_side([self], epoch)
+        return totals
+
+    def steps(self, epoch: int) -> Iterator[None]:
+        """Take the steps of an epoch on the stream, from one to the next as asked."""
         self.model.train()
-        num_images = 0
+        sizes = self._sizes(epoch)
+        self.num_images = 0
         with self._on_stream():
             self.sums.clear_()
-            for size in self._sizes(epoch):
+        for _ in range(self.num_steps):
+            with self._on_stream():
+                size = next(sizes)
                 self._step(size)
-                num_images += size
-        return self.sums.totals(num_images, self.num_steps)
+            self.num_images += size
+            yield
+
+    def totals(self) -> EpochTotals:
+        """Of the steps of the epoch."""
+        with self._on_stream():
+            return self.sums.totals(self.num_images, self.num_steps)
 
     def _sizes(self, epoch: int) -> Iterator[int]:
         """Sizes of the epoch's batches; the cursor stands at each when it is yielded."""
@@ -113,16 +132,29 @@ class CapturedEpochs:
             self.graphs[size]()
             return
         if not self.failed and self.taken.get(size, 0) >= WARM_UP:
-            try:
-                self.graphs[size] = self.capture(lambda: self._take(size), self.stream)
-            except RuntimeError as error:
-                self.failed = True
-                say(next(iter(str(error).strip().splitlines()), type(error).__name__))
-            else:
-                self.graphs[size]()
+            graph = self._captured(size)
+            if graph is not None:
+                self.graphs[size] = graph
+                graph()
                 return
+            self.failed = True
         self._take(size)
         self.taken[size] = self.taken.get(size, 0) + 1
+
+    def _captured(self, size: int) -> Replay | None:
+        """The graph of a step; None if it cannot be made, and why is said."""
+        reason = ""
+        for again in (False, True):
+            try:
+                return self.capture(lambda: self._take(size), self.stream)
+            except RuntimeError as error:
+                reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+                short = out_of_memory(error)
+            # Out here, where nothing holds what the failed capture had any more.
+            if again or not short or not self.make_room():
+                break
+        say(reason)
+        return None
 
     def _take(self, size: int) -> None:
         """A step of a batch of this size: what a graph repeats."""
@@ -135,16 +167,38 @@ class CapturedEpochs:
             *self.arithmetic,
         )
 
+    def _on_stream(self) -> contextlib.AbstractContextManager[object]:
+        return contextlib.nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+
     @contextlib.contextmanager
-    def _on_stream(self) -> Iterator[None]:
+    def behind(self) -> Iterator[None]:
+        """Let the stream begin where the current one stands, and that one wait for its end.
+
+        What lies in memory of one and is used on the other is freed and taken again in this order,
+        too. A graph has memory of its own.
+        """
         if self.stream is None:
             yield
             return
         outer = torch.cuda.current_stream(self.stream.device)
         self.stream.wait_stream(outer)
-        with torch.cuda.stream(self.stream):
+        try:
             yield
-        outer.wait_stream(self.stream)
+        finally:
+            outer.wait_stream(self.stream)
+
+
+def side_by_side(models: Sequence[CapturedEpochs], epoch: int) -> list[EpochTotals]:
+    """The same epoch of several models, each on its stream, a step of one after a step of another.
+
+    So the device has work of all of them, however far the host is ahead.
+    """
+    with contextlib.ExitStack() as streams:
+        for model in models:
+            streams.enter_context(model.behind())
+        for _ in zip(*(model.steps(epoch) for model in models), strict=True):
+            pass
+        return [model.totals() for model in models]
 
 
 def captured(
@@ -152,7 +206,6 @@ def captured(
     model: ImageClassifier,
     optimizer: Built,
     loader: Loader | StepEpochs,
-    knobs: Sequence[Knobs],
 ) -> CapturedEpochs | None:
     """Captured epochs of a pack on a GPU; None where steps are taken one by one, and why is said.
 
@@ -160,34 +213,40 @@ def captured(
     """
     if workbench.device.type != "cuda" or workbench.compiled:
         return None
-    reason = why_not(model, optimizer, loader, knobs)
+    reason = why_not(workbench, optimizer, loader)
     if reason is not None:
         say(reason)
         return None
     return CapturedEpochs(
-        model, workbench.loss, optimizer, loader, workbench.precision, workbench.device
+        model,
+        workbench.loss,
+        optimizer,
+        loader,
+        workbench.precision,
+        workbench.device,
+        make_room=lambda: workbench.graphs.clear(workbench.device),
     )
 
 
-def why_not(
-    model: ImageClassifier,
-    optimizer: Built,
-    loader: Loader | StepEpochs,
-    knobs: Sequence[Knobs],
-) -> str | None:
+def why_not(workbench: "Workbench", optimizer: Built, loader: Loader | StepEpochs) -> str | None:
     """Why the steps of a pack cannot be captured, as far as is known beforehand."""
-    if isinstance(model, OwnNetwork):
+    if isinstance(workbench.config.network, CustomNetwork):
         return "network.kind = 'custom' may depend on what the host does"
-    if not isinstance(optimizer, FusedPack):
-        return f"the step of {type(optimizer).__name__} depends on a count that the host keeps"
-    if optimizer.gradient_noise or any(model.noise for model in knobs):
-        return "noise is drawn from a generator that the host seeds for every epoch"
+    if not isinstance(optimizer, FusedPack | AdamPack):
+        return "optimizer.kind = 'custom' may depend on what the host does"
     passes = loader.passes if isinstance(loader, StepEpochs) else loader
     if not isinstance(passes, ResidentLoader):
         return "the training set does not lie on the device"
-    if passes.settings.augment.rand is not None:
-        return "RandAugment's operations are chosen on the host"
     return None
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory was short: to end a capture that failed for that may fail for itself."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def say(reason: str) -> None:

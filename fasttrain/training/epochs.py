@@ -13,13 +13,14 @@ from .enqueued import Enqueued, Epoch
 from .pack import Pack
 from .progress import Progress, Run, is_hopeless, set_tested
 from .starts import has_pass, is_due
+from .streams import SideBySide, Together
 from .workbench import Workbench
 
 OnEpoch = Callable[[Stage, int, dict[str, float]], None]
 
 
 def run_epochs(
-    pack: Pack,
+    pack: Pack | SideBySide,
     runs: Sequence[Run],
     workbench: Workbench,
     on_epoch: OnEpoch,
@@ -32,7 +33,7 @@ def run_epochs(
     go on as another pack, from where all stood when the result was made. Where an outcome is what a
     stage waits for, a training loss or chance, the result comes first.
     """
-    stage, waiting = runs[0].stage, list[Enqueued]()
+    stage, waiting = runs[0].stage, list[Enqueued | Together]()
     decides = stage.until_loss is not None or workbench.stop_at_chance
     started = time.monotonic()
     while (epoch := runs[0].next_epoch) < stage.end_epoch and not any(run.over for run in runs):
@@ -56,7 +57,9 @@ def run_epochs(
         started = ended if waiting else time.monotonic()
 
 
-def _enqueue(pack: Pack, stage: Stage, epoch: int, workbench: Workbench) -> Enqueued:
+def _enqueue(
+    pack: Pack | SideBySide, stage: Stage, epoch: int, workbench: Workbench
+) -> Enqueued | Together:
     """Tell the device of one epoch."""
     return pack.enqueue(
         epoch,
@@ -66,7 +69,7 @@ def _enqueue(pack: Pack, stage: Stage, epoch: int, workbench: Workbench) -> Enqu
     )
 
 
-def _test_reached(pack: Pack, runs: Sequence[Run]) -> None:
+def _test_reached(pack: Pack | SideBySide, runs: Sequence[Run]) -> None:
     """Test runs that have reached their training loss, if their last epoch was not tested."""
     waiting = [(i, run) for i, run in enumerate(runs) if run.reached and not run.is_tested]
     if waiting:

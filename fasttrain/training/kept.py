@@ -1,14 +1,15 @@
 """Graphs that outlive their pack: the next one is loaded into the models and buffers that they use.
 
 A graph repeats launches on the addresses that it was captured with. What differs between the packs
-of a setting, weights, statistics, momentum, rates, decays, radii and the seed of the batches, is
-copied to those addresses, so that every stage and every leg of a pack's size takes the same graphs.
-A pack of another size, or an optimiser of another form, has its own.
+of a setting, weights, statistics, momentum, rates, decays, radii, strengths of noise and the seed
+of the batches, is copied to those addresses, so that every stage and every leg of a pack's size
+takes the same graphs. A pack of another size, an optimiser of another form, or noise where there
+was none, has its own.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -17,8 +18,8 @@ from fasttrain_data.resident import ResidentLoader
 
 from ..machine.memory import free_bytes
 from ..settings.knobs import Knobs
-from ..settings.optimizers.fused import FusedPack
-from ..settings.optimizers.groups import Built
+from ..settings.networks.noise import add_noise_
+from ..settings.optimizers.groups import Capturable
 from .captured import CapturedEpochs
 from .step_epochs import StepEpochs
 
@@ -32,19 +33,25 @@ FREE_SHARE = 0.5
 
 
 class KeptGraphs:
-    """Captured epochs that no pack uses at present, by what they are of, the latest last."""
+    """Captured epochs that no pack uses at present, by what they are of, the latest last.
+
+    Of one key as many as there were at once: of models on streams each has its own.
+    """
 
     def __init__(self) -> None:
-        self.kept: dict[str, CapturedEpochs] = {}
+        self.kept: dict[str, list[CapturedEpochs]] = {}
 
     def take(self, key: str) -> CapturedEpochs | None:
         """What is kept of a key, which is the caller's alone from here on."""
-        return self.kept.pop(key, None)
+        of_key = self.kept.pop(key, [])
+        epochs = of_key.pop() if of_key else None
+        if of_key:
+            self.kept[key] = of_key
+        return epochs
 
     def keep(self, key: str, epochs: CapturedEpochs) -> None:
-        """Keep captured epochs that nobody uses any more; of too many the oldest are dropped."""
-        self.kept.pop(key, None)
-        self.kept[key] = epochs
+        """Keep captured epochs that nobody uses any more; of too many keys the oldest go."""
+        self.kept[key] = [*self.kept.pop(key, []), epochs]
         while len(self.kept) > MOST:
             del self.kept[next(iter(self.kept))]
 
@@ -53,17 +60,20 @@ class KeptGraphs:
         if self.kept and free_bytes(device) < FREE_SHARE * _total_bytes(device):
             self.clear(device)
 
-    def clear(self, device: torch.device) -> None:
-        """Drop everything, with the memory that graphs have to themselves."""
+    def clear(self, device: torch.device) -> bool:
+        """Drop everything, with the memory that graphs have to themselves; whether any was kept."""
+        any_kept = bool(self.kept)
         self.kept.clear()
         if device.type == "cuda":
             torch.cuda.empty_cache()
+        return any_kept
 
 
-def key_of(workbench: "Workbench", num_models: int) -> str:
-    """What graphs are of: a setting, the images, the arithmetic, the size of a pack."""
-    config = workbench.config
-    return repr((config, workbench.draw, workbench.precision, str(workbench.device), num_models))
+def key_of(workbench: "Workbench", knobs: Sequence[Knobs]) -> str:
+    """What graphs are of: a setting, the images, the arithmetic, a pack's size, noise or none."""
+    config, place = workbench.config, str(workbench.device)
+    noisy = any(model.noise for model in knobs)
+    return repr((config, workbench.draw, workbench.precision, place, len(knobs), noisy))
 
 
 @dataclass(frozen=True)
@@ -71,48 +81,56 @@ class Kept:
     """Captured epochs of an earlier pack, with network, rates and batches of a new one."""
 
     epochs: CapturedEpochs
-    fresh: FusedPack
+    fresh: Capturable
     """the optimiser that the pack would have without them"""
 
     def load_state_(self, state: dict[str, Tensor]) -> None:
         """Go on with this state of the optimiser, or with none."""
         self.fresh.load_(state)
-        assert isinstance(self.epochs.optimizer, FusedPack)
-        for (mine, named), (other, _) in _pairs(self.epochs.optimizer, self.fresh):
-            for _, parameter in named:
-                for name, buffer in mine.state.get(parameter, {}).items():
-                    given = other.state.get(parameter, {}).get(name)
+        for mine, other in _pairs(self.epochs, self.fresh):
+            for weight, same in zip(_weights(mine), _weights(other), strict=True):
+                for name, buffer in mine.state.get(weight, {}).items():
+                    given = other.state.get(same, {}).get(name)
                     # As a first step begins.
                     buffer.zero_() if given is None else buffer.copy_(given)
 
 
 def take_kept(workbench: "Workbench", seed: int, knobs: Sequence[Knobs]) -> Kept | None:
     """Captured epochs for a pack, with its network as it starts; None: it has to have its own."""
-    if workbench.compiled or any(model.noise for model in knobs):
+    if workbench.compiled:
         return None
-    epochs = workbench.graphs.take(key_of(workbench, len(knobs)))
+    epochs = workbench.graphs.take(key_of(workbench, knobs))
     if epochs is not None:
         # It writes nothing to the weights until it is told to.
-        fresh = workbench.new_optimizer(epochs.model, seed, knobs)
+        fresh = cast(Capturable, workbench.new_optimizer(epochs.model, seed, knobs))
         loader = workbench.train_loader(seed)
         passes = loader.passes if isinstance(loader, StepEpochs) else loader
-        assert isinstance(passes, ResidentLoader) and isinstance(fresh, FusedPack)
-        if _take_options_(epochs.optimizer, fresh):
-            _load_network_(epochs, workbench, seed)
+        assert isinstance(passes, ResidentLoader)
+        if _take_options_(epochs, fresh):
+            _load_network_(epochs, workbench, seed, [model.noise for model in knobs])
             epochs.cursor.follow(passes)
             return Kept(epochs, fresh)
     workbench.graphs.make_room(workbench.device)
     return None
 
 
-def _pairs(optimizer: FusedPack, fresh: FusedPack) -> Iterator[Any]:
-    return zip(optimizer.parts(), fresh.parts(), strict=True)
+def _pairs(epochs: CapturedEpochs, fresh: Capturable) -> Iterator[Any]:
+    mine = cast(Capturable, epochs.optimizer)
+    return zip(mine.optimizers(), fresh.optimizers(), strict=True)
+
+
+def _weights(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
 
 
 @torch.no_grad()
-def _load_network_(epochs: CapturedEpochs, workbench: "Workbench", seed: int) -> None:
+def _load_network_(
+    epochs: CapturedEpochs, workbench: "Workbench", seed: int, noises: Sequence[float]
+) -> None:
     """Make the model what a new one of the seed is, where it lies."""
     new = workbench.network(seed, epochs.model.num_models)
+    if any(noises):
+        add_noise_(new, noises)
     for mine, other in (
         (epochs.model.parameters(), new.parameters()),
         (epochs.model.buffers(), new.buffers()),
@@ -121,12 +139,13 @@ def _load_network_(epochs: CapturedEpochs, workbench: "Workbench", seed: int) ->
             value.copy_(start)
 
 
-def _take_options_(optimizer: Built, fresh: FusedPack) -> bool:
+def _take_options_(epochs: CapturedEpochs, fresh: Capturable) -> bool:
     """Copy rates, decays and radii, if only such tensors differ; otherwise change nothing."""
-    assert isinstance(optimizer, FusedPack)
     pairs = []
-    for (mine, _), (other, _) in _pairs(optimizer, fresh):
+    for mine, other in _pairs(epochs, fresh):
         for group, given in zip(mine.param_groups, other.param_groups, strict=True):
+            if group.keys() != given.keys():
+                return False
             for name in set(group) - {"params"}:
                 if not _alike(group[name], given[name]):
                     return False

@@ -48,6 +48,7 @@ class Pack:
     ) -> None:
         self.workbench = workbench
         self.seed = seed
+        self.knobs = knobs
         self.size = len(knobs)
         self.loader = workbench.train_loader(seed)
         self.num_averaged = num_averaged
@@ -70,7 +71,7 @@ class Pack:
         elif state:
             self.optimizer.load_(state)
         if self.captured is None and self.fused is None:
-            self.captured = captured(workbench, self.model, self.optimizer, self.loader, knobs)
+            self.captured = captured(workbench, self.model, self.optimizer, self.loader)
         self.average = self._on_device(averages)
         # Here once: what is measured on the device is read as two numbers, not as all weights.
         self.starts = [[weight.to(workbench.device) for weight in start] for start in starts]
@@ -83,7 +84,7 @@ class Pack:
     def close(self) -> None:
         """Leave the graphs to the next pack; nothing else may be asked of this one."""
         if self.captured is not None and self.captured.graphs and not self.captured.failed:
-            self.workbench.graphs.keep(key_of(self.workbench, self.size), self.captured)
+            self.workbench.graphs.keep(key_of(self.workbench, self.knobs), self.captured)
 
     def _on_device(self, averages: Sequence[State]) -> dict[str, Tensor]:
         if not averages:
@@ -109,8 +110,12 @@ class Pack:
             passed: whether a pass over the training set follows.
             batches: the epoch of the loader that has its batches; the same if not given.
         """
+        totals = self.totals(epoch, epoch if batches is None else batches)
+        return self.outcome(totals, epoch, tested=tested, passed=passed)
+
+    def outcome(self, totals: EpochTotals, epoch: int, *, tested: bool, passed: bool) -> Enqueued:
+        """What an epoch of these totals leaves."""
         workbench = self.workbench
-        totals = self._train(epoch, epoch if batches is None else batches)
         nothing = torch.full_like(totals.train_loss, math.nan)
         scores = self.test() if tested else (nothing, nothing)
         probes = (
@@ -145,14 +150,15 @@ class Pack:
             ]
         )
 
-    def _train(self, epoch: int, batches: int) -> EpochTotals:
+    def totals(self, epoch: int, batches: int) -> EpochTotals:
+        """Train an epoch."""
         if self.fused is not None:
             return self.fused.train_epoch(self.loader, batches)
-        if self.captured is not None:
-            return self.captured.train_epoch(batches)
         workbench = self.workbench
         arithmetic = workbench.precision, workbench.device
         with drawing(self.seed, epoch, workbench.device):
+            if self.captured is not None:
+                return self.captured.train_epoch(batches)
             epoch_batches = self.loader.epoch(batches)
             return train_epoch(
                 self.model, workbench.loss, self.optimizer, epoch_batches, *arithmetic
@@ -221,7 +227,7 @@ class Pack:
 
 @contextlib.contextmanager
 def drawing(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
-    """What a user's network or optimiser draws from torch is a function of seed and epoch."""
+    """What networks and optimisers draw from torch is a function of seed and epoch."""
     key = hashlib.sha256(f"{seed} {epoch}".encode()).digest()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int.from_bytes(key[:8]) >> 1)

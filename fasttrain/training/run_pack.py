@@ -20,13 +20,14 @@ from ..plan.stages import Stage
 from ..store.checkpoints import CheckpointWriter
 from ..store.columns import PASS_COLUMNS
 from ..store.entries import METRICS, STATE
-from ..store.pack_records import PackRecords, foundations
+from ..store.pack_records import STREAMS, PackRecords, foundations
 from ..store.store import Result
 from .chance import AT_CHANCE, DONE, NON_FINITE
 from .epochs import OnEpoch, content, is_given_up, run_epochs, standing
 from .pack import Pack
 from .progress import Run, is_at_chance
 from .starts import ended_with, lost_before, start_of, state_digest
+from .streams import SideBySide
 from .workbench import End, Workbench
 
 
@@ -68,14 +69,14 @@ def run_pack(stages: Sequence[Stage], workbench: Workbench, on_epoch: OnEpoch) -
                 run = Run(stage, progress, start, stage.id in left, built_on=built_on[stage.id])
                 run.stopped = is_given_up(run, workbench)
                 runs.append(run)
-        _run_in_step(runs, name, workbench, on_epoch)
+        _run_in_step(runs, name, records.way(pack), workbench, on_epoch)
     workbench.store.checkpoints.tidy()
 
 
-def _pack(runs: Sequence[Run], workbench: Workbench) -> Pack:
+def _pack(runs: Sequence[Run], way: str, workbench: Workbench) -> Pack | SideBySide:
     """The runs on the device."""
     first = runs[0]
-    return Pack(
+    return (SideBySide if way == STREAMS else Pack)(
         workbench,
         first.stage.seed,
         [run.stage.knobs for run in runs],
@@ -88,7 +89,9 @@ def _pack(runs: Sequence[Run], workbench: Workbench) -> Pack:
     )
 
 
-def _run_in_step(runs: list[Run], pack: str, workbench: Workbench, on_epoch: OnEpoch) -> None:
+def _run_in_step(
+    runs: list[Run], pack: str, way: str, workbench: Workbench, on_epoch: OnEpoch
+) -> None:
     """Train runs that stand at the same epoch, as one pack of this name, and finish them.
 
     A run whose loss becomes non-finite, that is given up, or that has reached its training loss,
@@ -105,9 +108,9 @@ def _run_in_step(runs: list[Run], pack: str, workbench: Workbench, on_epoch: OnE
                 return
             with _kept(runs, writer), _memory(workbench):
                 if runs[0].next_epoch == stage.end_epoch:
-                    _finish_pack(runs, workbench)
+                    _finish_pack(runs, way, workbench)
                     return
-                trained = _pack(runs, workbench)
+                trained = _pack(runs, way, workbench)
                 run_epochs(trained, runs, workbench, on_epoch, writer)
                 trained.close()
             if any(run.over for run in runs):
@@ -138,11 +141,11 @@ def _memory(workbench: Workbench) -> Iterator[None]:
         raise
 
 
-def _finish_pack(runs: Sequence[Run], workbench: Workbench) -> None:
+def _finish_pack(runs: Sequence[Run], way: str, workbench: Workbench) -> None:
     """Finish runs that have come to their end."""
     stage = runs[0].stage
     if stage.kind == "swa":
-        pack = _pack(runs, workbench)
+        pack = _pack(runs, way, workbench)
         scores, probes = pack.score_average(stage.end_epoch)
         # An average has no distance.
         rows = torch.cat([scores, torch.full_like(scores[:, :1], math.nan), probes], dim=1)

@@ -4,7 +4,7 @@ from .norm_relu_pool.module import NormReLUPool
 from .optimizers.fused_sgd import FusedSGD
 from .optimizers.sphere_adam import SphereAdam
 from .optimizers.sphere_sgd import SphereSGD
-from .optimizers.statistics import Statistics, Totals, group_statistics
+from .optimizers.statistics import Statistics, Totals, TotalsOf, group_statistics
 from .spheres.equal_norms import EqualNorms, equal_norms_
 from .spheres.invariance import scale_invariant_parameters, scale_invariant_sets
 from .spheres.on_sphere import OnSphere
@@ -20,6 +20,7 @@ __all__ = [
     "SphereSGD",
     "Statistics",
     "Totals",
+    "TotalsOf",
     "equal_norms_",
     "group_statistics",
     "scale_invariant_parameters",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fasttrain_data import Augment, DataError, ImageData, open_loader
+from fasttrain_data import Augment, DataError, ImageData, RandAugment, open_loader
 from fasttrain_data.cursor import Cursor
 from fasttrain_data.patches import Patches
 
@@ -40,6 +40,8 @@ def patched() -> ImageData:
 DRAWS = Augment(flip=True, crop_padding=2, cutout=3)
 KINDS = {
     "pictures": (make(), DRAWS, 2**64 - 3),
+    "rand": (make(), Augment(flip=True, rand=RandAugment(magnitude=14)), 2**63 + 2**40),
+    "absolute": (make(), Augment(rand=RandAugment(policy="absolute", num_ops=3)), 5),
     "floats": (make(floats=True), None, 5),
     "patched": (patched(), DRAWS, 5),
 }

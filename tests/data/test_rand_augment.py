@@ -162,12 +162,26 @@ def test_what_an_image_becomes_depends_on_seed_epoch_and_its_number_alone(policy
 
 
 @pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("seed", [3, 2**64 - 5])
+def test_a_key_on_the_device_stands_for_seed_and_epoch(policy, seed):
+    """Changed where it lies: what a captured graph draws at its next replay."""
+    rand, samples = RandAugment(policy=policy, magnitude=14), torch.arange(300) + (1 << 33)
+    key = torch.zeros(2, dtype=torch.int64)
+    for epoch in (2, 2**32 - 1):
+        key[0], key[1] = seed - 2**64 if seed >> 63 else seed, epoch
+        expected = rand(images(300), samples, seed=seed, epoch=epoch)
+        assert torch.equal(rand(images(300), samples, key=key), expected)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
 def test_what_is_not_read_back_is_the_same(policy):
     operations = list(POLICIES[policy](14, 32, 32).values())
     chosen = torch.arange(200) % len(operations)
     draws = Draws(torch.arange(200) // 16 % 2, (torch.rand(200).double(), torch.rand(200).double()))
     args = operations, images(200), chosen, draws
-    assert torch.equal(applied(*args, on_host=True), applied(*args, on_host=False))
+    found = applied(*args, on_host=False)
+    # What comes next takes pictures as they lie in the set.
+    assert torch.equal(applied(*args, on_host=True), found) and found.is_contiguous()
 
 
 def test_an_operation_is_drawn_as_often_as_any_other():

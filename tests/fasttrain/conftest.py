@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from fasttrain.cli.main import run
-from fasttrain.execution import pack_size as tuning
+from fasttrain.execution import measured
 
 from .own_parts import SMALL, TOML
 from .pages import use_few_pictures
@@ -68,9 +68,9 @@ def interruptible():
 @pytest.fixture(scope="session", autouse=True)
 def hasty_measurements():
     """Whatever pack is chosen, the results are the same: a step or two tell enough here."""
-    before, tuning.WINDOW_S = tuning.WINDOW_S, 0.0
+    before, measured.WINDOW_S = measured.WINDOW_S, 0.0
     yield
-    tuning.WINDOW_S = before
+    measured.WINDOW_S = before
 
 
 @pytest.fixture(scope="session", autouse=True)

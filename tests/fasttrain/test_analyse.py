@@ -18,7 +18,7 @@ from fasttrain.analysis.setups import all_setups
 from fasttrain.analysis.sharpness import HessianSettings
 from fasttrain.analysis.tables import TABLES
 from fasttrain.cli.main import run
-from fasttrain.execution.pack_size import Timing
+from fasttrain.execution.measured import Timing
 from fasttrain.store.store import Store
 
 GRID = """

@@ -12,7 +12,7 @@ from fasttrain.analysis import kinds as works
 from fasttrain.analysis.progress import AnalysisView
 from fasttrain.cli.main import run
 from fasttrain.execution import journal
-from fasttrain.execution.pack_size import Timing
+from fasttrain.execution.measured import Timing
 from fasttrain.store.status import read
 
 from .conftest import TINY

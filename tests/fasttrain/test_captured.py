@@ -3,16 +3,14 @@
 The stand-in takes a step when it is replayed, and not when it is captured: as a graph does.
 """
 
-import dataclasses
-
 import pytest
 import torch
 
 from fasttrain.plan.config import Config, RunOptions, TrainingConfig
 from fasttrain.settings.data.named import Named
 from fasttrain.settings.knobs import Knobs
-from fasttrain.settings.networks.kinds import ConvNet
-from fasttrain.settings.optimizers.kinds import SGD, Adam
+from fasttrain.settings.networks.kinds import ConvNet, CustomNetwork, ViTSmall
+from fasttrain.settings.optimizers.kinds import SGD, Adam, CustomOptimizer, Sphere
 from fasttrain.training import captured as module
 from fasttrain.training import pack as pack_module
 from fasttrain.training.captured import WARM_UP, CapturedEpochs, why_not
@@ -40,10 +38,12 @@ class StandIn:
         return replay
 
 
-def workbench_of(folder, **training):
+def workbench_of(folder, network=None, optimizer=None, data=None, **training):
+    options = {"kind": "digits", "n_train": 150, "n_test": 20, "flip": True, "crop_padding": 1}
     config = Config(
-        data=Named(kind="digits", n_train=150, n_test=20, flip=True, crop_padding=1),
-        network=ConvNet(width=2),
+        data=Named(**{**options, **(data or {})}),
+        network=network or ConvNet(width=2),
+        optimizer=optimizer or Sphere(),
         training=TrainingConfig(batch_size=16, **training),
     )
     return open_workbench(config, RunOptions(), folder / "store", CPU, "fp32", {})
@@ -53,14 +53,21 @@ def with_captures(monkeypatch, capture) -> None:
     monkeypatch.setattr(
         pack_module,
         "captured",
-        lambda workbench, model, optimizer, loader, knobs: CapturedEpochs(
-            model, workbench.loss, optimizer, loader, "fp32", CPU, capture
+        lambda workbench, model, optimizer, loader: CapturedEpochs(
+            model,
+            workbench.loss,
+            optimizer,
+            loader,
+            "fp32",
+            CPU,
+            capture,
+            lambda: workbench.graphs.clear(CPU),
         ),
     )
 
 
-def epochs(workbench, count: int = 5) -> list:
-    pack = Pack(workbench, 0, KNOBS, None)
+def epochs(workbench, count: int = 5, knobs=KNOBS) -> list:
+    pack = Pack(workbench, 0, knobs, None)
     return [pack.train(epoch, tested=True) for epoch in range(count)]
 
 
@@ -85,6 +92,35 @@ def test_bits_are_those_of_steps_one_by_one(monkeypatch, tmp_path, steps):
     assert stand_in.replays == count * workbench.steps_per_epoch - 2 * WARM_UP
 
 
+NOISY = [Knobs(lr=1e-3, noise=0.3), Knobs(lr=3e-3, noise=0.1)]
+SETTINGS = {
+    "noise": ({}, NOISY),
+    "gradient noise": ({"optimizer": SGD(gradient_noise=0.1)}, KNOBS),
+    "dropout": (
+        {"network": ViTSmall(patch=4, width=8, depth=1, heads=2), "optimizer": SGD()},
+        KNOBS[:1],
+    ),
+    "adam": ({"optimizer": Adam(weight_decay=0.1)}, KNOBS),
+    "adamw": ({"optimizer": Adam(weight_decay=0.1, decoupled=True)}, KNOBS),
+    "randaugment": ({"data": {"rand_augment": "torchvision"}}, KNOBS),
+    "absolute": ({"data": {"rand_augment": "absolute", "rand_ops": 3}}, KNOBS),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_what_is_drawn_and_counted_is_that_of_steps_one_by_one(monkeypatch, tmp_path, name):
+    setting, knobs = SETTINGS[name]
+    workbench = workbench_of(tmp_path, **setting)
+    expected = epochs(workbench, 3, knobs)
+    stand_in = StandIn()
+    with_captures(monkeypatch, stand_in)
+    assert_same(epochs(workbench, 3, knobs), expected)
+    assert stand_in.replays == 3 * workbench.steps_per_epoch - 2 * WARM_UP
+    # What an epoch draws is its own, whatever came before: a run goes on as it was.
+    last = Pack(workbench, 0, knobs, expected[1].states, optimizers=expected[1].optimizers)
+    assert_same([last.train(2, tested=True)], expected[2:])
+
+
 def test_what_cannot_be_captured_goes_on_without(monkeypatch, tmp_path, capsys):
     def fails(step, stream):
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
@@ -102,21 +138,26 @@ def test_what_cannot_be_captured_goes_on_without(monkeypatch, tmp_path, capsys):
     )
 
 
-def test_what_the_host_decides_is_not_captured(tmp_path):
-    workbench = workbench_of(tmp_path)
+def plain_adam(parameters, lr):
+    return torch.optim.Adam(parameters, lr)
 
-    def reason(optimizer=None, knobs=KNOBS):
-        config = workbench.config
-        changed = config if optimizer is None else dataclasses.replace(config, optimizer=optimizer)
-        own = dataclasses.replace(workbench, config=changed)
+
+def test_what_the_host_decides_is_not_captured(tmp_path):
+    def reason(optimizer=None, network=None, knobs=KNOBS):
+        own = workbench_of(tmp_path, network, optimizer)
         model = own.new_model(0, len(knobs), [one.noise for one in knobs])
-        return why_not(model, own.new_optimizer(model, 0, knobs), own.train_loader(0), knobs)
+        return why_not(own, own.new_optimizer(model, 0, knobs), own.train_loader(0))
 
     assert reason() is None
     assert reason(SGD(momentum=0.9)) is None
-    assert "a count that the host keeps" in reason(Adam())
-    assert "noise is drawn" in reason(SGD(gradient_noise=0.1))
-    assert "noise is drawn" in reason(SGD(), [Knobs(lr=1e-3, noise=0.1)])
+    assert reason(Adam()) is None
+    assert reason(SGD(gradient_noise=0.1)) is None
+    assert reason(SGD(), knobs=[Knobs(lr=1e-3, noise=0.1)]) is None
+    assert reason(Adam(), SETTINGS["dropout"][0]["network"], KNOBS[:1]) is None
+    own = CustomOptimizer(factory=f"{__name__}:plain_adam")
+    assert "optimizer.kind = 'custom' may depend" in (reason(own) or "")
+    network = CustomNetwork(factory="tests.fasttrain.own_parts:PlainNet")
+    assert "network.kind = 'custom' may depend" in (reason(SGD(), network, KNOBS[:1]) or "")
 
 
 def test_no_graph_is_asked_for_on_a_cpu(tmp_path):

@@ -7,7 +7,8 @@ from torch import nn
 
 import fasttrain as package
 from fasttrain.execution import pack_size as tuning
-from fasttrain.execution.pack_size import Timing, fastest
+from fasttrain.execution.measured import Timing
+from fasttrain.execution.pack_size import fastest
 from fasttrain.settings.networks.modules import ImageClassifier
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fasttrain.execution.cost import STAGE_S, estimate
-from fasttrain.execution.pack_size import Timing
+from fasttrain.execution.measured import Timing
 from fasttrain.execution.packing import form_packs
 from fasttrain.plan.config import RunOptions, load_config
 from fasttrain.plan.stages import Stage, averages

@@ -9,7 +9,7 @@ import torch
 from fasttrain.errors import EnvironmentProblem, UsageError
 from fasttrain.execution import execution
 from fasttrain.execution import pack_size as tuning
-from fasttrain.execution.pack_size import Timing
+from fasttrain.execution.measured import Timing
 from fasttrain.execution.packing import largest_wave
 from fasttrain.machine.precision import device_name, resolve_device, resolve_precision
 from fasttrain.machine.provenance import provenance
@@ -152,6 +152,11 @@ def test_processes_take_the_gpus_in_turn_and_share_their_memory(
     monkeypatch.setattr(
         tuning, "measure", lambda _, size: Timing(size, size, 1.0, FREE_BYTES * size // 4 // share)
     )
+
+    def none(workbench, size):
+        raise RuntimeError("steps that cannot be captured have no streams")
+
+    monkeypatch.setattr(tuning, "measure_streams", none)
     options = RunOptions(device=name, processes=processes)
     device = resolve_device(name)
     config = Config(grid=GridConfig(plr=tuple(10**-x for x in range(1, 9)), flr=(), k=()))

@@ -2,16 +2,19 @@
 the pen waits for a card.
 """
 
+import dataclasses
 import itertools
 import json
+import os
+import select
 import subprocess
 import sys
-from types import SimpleNamespace
+import time
 
 import pytest
 import torch
 
-from bench.gpu import by_kernel, model, norm, parts, profile, run, steps
+from bench.gpu import by_kernel, machine, model, norm, parts, profile, run, steps, studies
 from fasttrain.settings.networks.kinds import ResNet18
 
 from .programs import ENVIRONMENT
@@ -22,12 +25,11 @@ def in_this_process(monkeypatch):
     """Parts in this process, where torch is imported already; which of them were run."""
     ran = []
 
-    def same(command, **_):
+    def same(command, environment, log, limit_s):
         ran.append(command[command.index("--one") + 1])
-        code = run.main(command[3:])
-        return SimpleNamespace(returncode=code, stdout="", stderr="")
+        return run.main(command[3:])
 
-    monkeypatch.setattr(run, "subprocess", SimpleNamespace(run=same, TimeoutExpired=TimeoutError))
+    monkeypatch.setattr(run, "ended", same)
     monkeypatch.setattr(parts, "SUITE", ("tests/data/test_resident.py",))
     return ran
 
@@ -52,6 +54,7 @@ def test_every_part_runs_and_is_not_run_again(in_this_process, tmp_path, capsys)
     assert all(row["us"] > 0 and row["predicted launches"] > 50 for row in rows)
     assert found["parts"]["resume"]["found"] == {"tensors that differ": 0, "scores equal": True}
     assert found["parts"]["kept graphs"]["found"]["tensors that differ"] == 0
+    assert found["parts"]["one by one"]["found"] == dict.fromkeys(studies.SETTINGS, 0)
     # On the CPU both grids are the same grid.
     assert found["parts"]["grids"]["found"]["largest difference"] == 0
     losses = found["parts"]["losses"]["found"]
@@ -76,15 +79,19 @@ def test_every_part_runs_and_is_not_run_again(in_this_process, tmp_path, capsys)
 
 def test_a_part_that_fails_is_named_and_tried_again(in_this_process, tmp_path, monkeypatch, capsys):
     given = ["--dry-run", "--out", str(tmp_path), "--parts", "environment,augmentation"]
-    whole = subprocess.CompletedProcess([], 1, "", "Traceback\nRuntimeError: an illegal access")
-    own = run.subprocess.run
-    monkeypatch.setattr(
-        run.subprocess, "run", lambda c, **k: whole if "augmentation" in c else own(c, **k)
-    )
+    own = run.ended
+
+    def fails(command, environment, log, limit_s):
+        if "augmentation" not in command:
+            return own(command, environment, log, limit_s)
+        log.write_text("Traceback\nRuntimeError: an illegal access")
+        return 1
+
+    monkeypatch.setattr(run, "ended", fails)
     assert run.main(given) == 1
     assert "augmentation: exit code 1: RuntimeError: an illegal access" in capsys.readouterr().out
     assert "failed: exit code 1" in (tmp_path / "gpu.md").read_text()
-    monkeypatch.setattr(run.subprocess, "run", own)
+    monkeypatch.setattr(run, "ended", own)
     in_this_process.clear()
     assert run.main(given) == 0
     assert in_this_process == ["augmentation"]
@@ -94,6 +101,41 @@ def test_nothing_begins_after_the_budget(in_this_process, tmp_path, capsys):
     assert run.main(["--dry-run", "--out", str(tmp_path), "--budget-s", "0"]) == 1
     assert not in_this_process
     assert "environment: not begun, the budget of 0 s is spent" in capsys.readouterr().out
+
+
+def test_the_limits_of_all_parts_fill_the_budget():
+    names, budget = list(parts.PARTS), run.arguments([]).budget_s
+    assert parts.LIMITS.keys() == parts.PARTS.keys()
+    assert sum(parts.LIMITS.values()) == budget == 540
+    ends = run.deadlines(names, {}, budget)
+    assert list(ends) == names and ends[names[0]] == parts.LIMITS[names[0]]
+    assert max(ends.values()) == ends[names[-1]] == budget
+    # A smaller budget drops the last ones, a larger one is for all.
+    assert run.deadlines(names, {}, 30.0)[names[1]] == run.deadlines(names, {}, 30.0)["suite"] == 30
+    assert run.deadlines(names, {}, 1080.0) == {name: 2 * end for name, end in ends.items()}
+    # What is there already leaves the others more.
+    found = {name: {"found": 1} for name in names[:-2]} | {names[-2]: {"error": "?"}}
+    assert run.deadlines(names, found, budget) == {"convolutions": 54, "suite": 540}
+    assert run.deadlines(names, dict.fromkeys(names, {"found": 1}), budget) == {}
+
+
+def test_a_part_that_does_not_end_is_stopped_with_all_that_it_started(tmp_path):
+    log, alive = tmp_path / "log", tmp_path / "alive"
+    os.mkfifo(alive)
+    # At its end once nobody has it open for writing any more.
+    reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
+    endless = ["sh", "-c", f"echo on; (sleep 97531; true) > {alive} & wait"]
+    assert run.ended(endless, dict(ENVIRONMENT), log, 1.0) is None
+    assert log.read_text() == "on\n"
+    assert select.select([reader], [], [], 60)[0] and os.read(reader, 1) == b""
+    os.close(reader)
+    assert run.ended([sys.executable, "-c", "exit(3)"], dict(ENVIRONMENT), log, 60.0) == 3
+
+
+def test_ways_that_time_does_not_suffice_for_are_not_begun(tmp_path):
+    late = dataclasses.replace(machine.SIZES["tiny"], until=time.monotonic() - 3)
+    rows = steps.training_steps("digits", late, torch.device("cpu"), tmp_path, {})
+    assert {row["error"] for row in rows} == {"not begun with -3 s left"} and len(rows) > 3
 
 
 def test_without_a_gpu_it_says_so(tmp_path, monkeypatch, capsys):

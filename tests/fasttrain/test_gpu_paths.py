@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fasttrain.errors import EnvironmentProblem
-from fasttrain.execution import pack_size
+from fasttrain.execution import measured
 from fasttrain.execution.engines import local
 from fasttrain.machine import memory, precision
 from fasttrain.plan.config import Config, RunOptions, TrainingConfig
@@ -119,7 +119,7 @@ def test_rates_are_fp32_where_kernels_are(monkeypatch):
     for device in (CPU, CUDA):
         weight = type("Weight", (), {"device": device, "dtype": torch.float32})()
         trained = type("Trained", (), {"sphere": [("weight", weight)]})()
-        fused_module._rates(KNOBS, trained)
+        fused_module.rates_of(KNOBS, trained)
     assert made == [torch.float64, torch.float32]
 
 
@@ -137,21 +137,21 @@ def test_cudnn_takes_the_fastest_of_the_deterministic_algorithms():
 
 
 def test_packs_are_measured_as_they_train(tmp_path, monkeypatch):
-    monkeypatch.setattr(pack_size, "WINDOW_S", 0.01)
+    monkeypatch.setattr(measured, "WINDOW_S", 0.01)
     replays = []
 
     def capture(step, stream):
         return lambda: (replays.append(1), step())
 
     monkeypatch.setattr(
-        pack_size,
+        measured,
         "captured",
-        lambda workbench, model, optimizer, loader, knobs: CapturedEpochs(
+        lambda workbench, model, optimizer, loader: CapturedEpochs(
             model, workbench.loss, optimizer, loader, "fp32", CPU, capture
         ),
     )
     workbench = workbench_of(tmp_path)
-    timing = pack_size.measure(workbench, 2)
+    timing = measured.measure(workbench, 2)
     assert 0 < timing.step_s < 10 and len(replays) >= 4 * workbench.steps_per_epoch
 
 

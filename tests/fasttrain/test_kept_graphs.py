@@ -4,7 +4,9 @@ The stand-in repeats Python, which would follow new tensors: so addresses are lo
 """
 
 import dataclasses
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -16,9 +18,11 @@ from fasttrain.plan.trees import build
 from fasttrain.settings.data.named import Named
 from fasttrain.settings.knobs import Knobs
 from fasttrain.settings.networks.kinds import ConvNet, ResNet18
+from fasttrain.settings.optimizers import adam as adam_module
 from fasttrain.settings.optimizers import fused as fused_module
 from fasttrain.settings.optimizers.groups import Trained
-from fasttrain.settings.optimizers.kinds import SGD, Sphere
+from fasttrain.settings.optimizers.kinds import SGD, Adam, Sphere
+from fasttrain.training import captured as captured_module
 from fasttrain.training import kept as module
 from fasttrain.training.pack import Pack
 from fasttrain.training.run_pack import run_pack
@@ -31,6 +35,9 @@ SETTINGS = {
     "per tensor": (ConvNet(width=2), Sphere(scope="tensor")),
     "momentum": (ConvNet(width=2, form="practical"), SGD(momentum=0.9)),
     "resnet": (ResNet18(width=2), Sphere()),
+    "noise": (ConvNet(width=2), Sphere()),
+    "adam": (ConvNet(width=2, form="practical"), Adam()),
+    "adamw": (ConvNet(width=2, form="practical"), Adam(decoupled=True)),
 }
 KNOBS = [Knobs(lr=1e-3, weight_decay=1e-3), Knobs(lr=3e-3, weight_decay=1e-2)]
 OTHERS = [Knobs(lr=2e-3, weight_decay=0.1), Knobs(lr=1e-2, weight_decay=0.0)]
@@ -49,8 +56,16 @@ def workbench_of(folder, name="sphere", **training):
 
 def of(name, knobs):
     """Knobs that a setting takes: on a sphere nothing decays."""
+    if name == "noise":
+        knobs = [dataclasses.replace(k, noise=30 * k.lr) for k in knobs]
     sphere = isinstance(SETTINGS[name][1], Sphere)
     return [dataclasses.replace(k, weight_decay=None) for k in knobs] if sphere else knobs
+
+
+@pytest.fixture(autouse=True)
+def decays_on_the_device(monkeypatch):
+    """As on a GPU: Adam's kernel is not told them as numbers."""
+    monkeypatch.setattr(adam_module, "takes_decays", lambda device: False)
 
 
 def trained(workbench, knobs, seed=0, first=0, count=2, **start):
@@ -60,15 +75,9 @@ def trained(workbench, knobs, seed=0, first=0, count=2, **start):
 
 def addresses(pack):
     """Of everything that a step reads and writes from one to the next."""
-    options = [
-        value
-        for part, _ in pack.optimizer.parts()
-        for group in part.param_groups
-        for value in group.values()
-    ]
-    states = [
-        b for part, _ in pack.optimizer.parts() for s in part.state.values() for b in s.values()
-    ]
+    parts = pack.optimizer.optimizers()
+    options = [v for part in parts for group in part.param_groups for v in group.values()]
+    states = [b for part in parts for s in part.state.values() for b in s.values()]
     cursor, sums = vars(pack.captured.cursor), vars(pack.captured.sums)
     held = [*pack.model.parameters(), *pack.model.buffers(), *states, *options]
     held += [*cursor.values(), *sums.values()]
@@ -114,7 +123,7 @@ def test_the_next_pack_has_the_bits_of_a_fresh_one(monkeypatch, tmp_path, name):
     assert stand_in.captures == 2
 
 
-@pytest.mark.parametrize("name", ["sphere", "momentum"])
+@pytest.mark.parametrize("name", ["sphere", "momentum", "adam"])
 def test_nothing_is_left_of_a_run_that_diverged(monkeypatch, tmp_path, name):
     knobs = of(name, KNOBS)
     _, wanted = trained(workbench_of(tmp_path, name), knobs)
@@ -153,13 +162,24 @@ def test_other_sizes_and_other_forms_have_their_own(monkeypatch, tmp_path):
         assert len(workbench.graphs.kept) == min(2, number + 1)
 
 
+def test_packs_without_noise_have_their_own_network(monkeypatch, tmp_path):
+    """With it, normalisation and ReLU are several operations instead of one."""
+    with_captures(monkeypatch, StandIn())
+    workbench = workbench_of(tmp_path)
+    for knobs in (of("noise", KNOBS), of("sphere", KNOBS)):
+        pack, found = trained(workbench, knobs, count=4)
+        assert_same(found, trained(workbench_of(tmp_path), knobs, count=4)[1])
+        pack.close()
+    assert len(workbench.graphs.kept) == 2
+
+
 def test_of_many_the_oldest_are_dropped(monkeypatch, tmp_path):
     with_captures(monkeypatch, StandIn())
     workbench = workbench_of(tmp_path)
     for size in range(1, module.MOST + 2):
         pack, _ = trained(workbench, [Knobs(lr=1e-3)] * size, count=4)
         pack.close()
-    sizes = [epochs.model.num_models for epochs in workbench.graphs.kept.values()]
+    sizes = [epochs.model.num_models for [epochs] in workbench.graphs.kept.values()]
     assert sizes == list(range(2, module.MOST + 2))
 
 
@@ -191,6 +211,78 @@ def test_what_runs_out_of_memory_leaves_none_to_graphs(monkeypatch, tmp_path):
     with pytest.raises(torch.OutOfMemoryError):
         run_pack([dataclasses.replace(stages[0], seed=1)], workbench, lambda *_: None)
     assert not workbench.graphs.kept
+
+
+class Short(StandIn):
+    """Has no memory for a graph while others are kept, as a `KeptGraphs` says; or never."""
+
+    def __init__(self, *, never: bool = False, hidden: bool = False) -> None:
+        super().__init__()
+        self.never, self.hidden, self.refused = never, hidden, 0
+        self.graphs = module.KeptGraphs()
+
+    def __call__(self, step, stream):
+        if not self.never and not self.graphs.kept:
+            return super().__call__(step, stream)
+        self.refused += 1
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+        finally:
+            if self.hidden:
+                raise RuntimeError("CUDA error: operation failed due to a previous error")
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_capture_that_runs_out_of_memory_has_that_of_the_other_graphs(
+    monkeypatch, tmp_path, hidden
+):
+    stand_in = Short(hidden=hidden)
+    with_captures(monkeypatch, stand_in)
+    workbench = workbench_of(tmp_path)
+    stand_in.graphs = workbench.graphs
+    before, _ = trained(workbench, of("sphere", KNOBS), count=4)
+    before.close()
+    assert workbench.graphs.kept
+    pack, found = trained(workbench, of("sphere", KNOBS[:1]), count=4)
+    assert stand_in.refused == 1 and not workbench.graphs.kept
+    assert len(pack.captured.graphs) == 2 and not pack.captured.failed
+    assert_same(found, trained(workbench_of(tmp_path), of("sphere", KNOBS[:1]), count=4)[1])
+
+
+def test_it_tries_once_more_and_then_goes_on_without(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(captured_module, "_said", set())
+    with_captures(monkeypatch, StandIn())
+    workbench = workbench_of(tmp_path)
+    before, _ = trained(workbench, of("sphere", KNOBS), count=4)
+    before.close()
+    stand_in = Short(never=True)
+    with_captures(monkeypatch, stand_in)
+    pack, found = trained(workbench, of("sphere", KNOBS[:1]), count=4)
+    assert stand_in.refused == 2 and pack.captured.failed and not pack.is_ahead
+    assert_same(found, trained(workbench_of(tmp_path), of("sphere", KNOBS[:1]), count=4)[1])
+    # With nothing to be freed there is no second time.
+    stand_in.refused = 0
+    trained(workbench, of("sphere", KNOBS[:1]), count=4)
+    assert stand_in.refused == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith("CUDA graphs: CUDA out of memory. Tried to allocate 2.00 MiB")
+
+
+def test_what_is_cleared_is_gone(monkeypatch, tmp_path):
+    """Without a collector of cycles: memory is free at once."""
+    with_captures(monkeypatch, lambda step, stream: lambda: None)
+    workbench = workbench_of(tmp_path)
+    pack, _ = trained(workbench, of("sphere", KNOBS), count=4)
+    held = [weakref.ref(pack.captured), weakref.ref(pack.model)]
+    pack.close()
+    del pack, _
+    gc.disable()
+    try:
+        assert all(one() is not None for one in held)
+        assert workbench.graphs.clear(CPU)
+        assert [one() for one in held] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_on_a_device_the_decay_of_all_models_lies_beside_their_rates(monkeypatch):

@@ -10,6 +10,7 @@ from fasttrain.errors import UsageError
 from fasttrain.settings.knobs import Knobs
 from fasttrain.settings.losses import CrossEntropy
 from fasttrain.settings.networks.modules import MLP, ConvNet, ImageClassifier, fold, unfold
+from fasttrain.settings.optimizers import adam as adam_module
 from fasttrain.settings.optimizers.fused import start_norms
 from fasttrain.settings.optimizers.groups import Built
 from fasttrain.settings.optimizers.kinds import SGD, Adam, Sphere
@@ -66,8 +67,16 @@ def train(net: ImageClassifier, optimizer: Built, epoch: int = 0) -> Tensor:
     return train_epoch(net, LOSS, optimizer, batches, "fp32", torch.device("cpu")).grad_norm
 
 
+@pytest.fixture(params=["in torch's kernel", "before it"])
+def where_decays_are(request, monkeypatch):
+    """Adam's: as on a CPU, and as on a GPU."""
+    as_numbers = request.param == "in torch's kernel"
+    monkeypatch.setattr(adam_module, "takes_decays", lambda device: as_numbers)
+
+
 @pytest.mark.parametrize("model", ["convnet", "mlp"])
 @pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.usefixtures("where_decays_are")
 def test_each_model_of_a_practical_pack_is_as_torch_trains_it(kind, model):
     net = packed(model)
     before = unfold(copy.deepcopy(net.state_dict()), len(LRS))
@@ -85,6 +94,7 @@ def test_each_model_of_a_practical_pack_is_as_torch_trains_it(kind, model):
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.usefixtures("where_decays_are")
 def test_a_weight_decay_per_model_is_that_of_the_model_alone(kind):
     decays = (None, 0.0, 0.3)
     knobs = [Knobs(lr=3e-3, weight_decay=decay) for decay in decays]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fasttrain_kernels import FusedSGD, SphereSGD, group_statistics
+from fasttrain_kernels import FusedSGD, SphereSGD, TotalsOf, group_statistics
 
 from .optimizer_cases import BACKENDS, CLOSE, MAKERS, flat, parameters, refresh
 
@@ -156,6 +156,21 @@ def test_statistics_without_a_step():
     alone = group_statistics(params)
     torch.testing.assert_close(alone.total_norm, flat(params).norm())
     assert (alone.grad_norm == 0).all() and (alone.step_angle == 0).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_totals_again_and_again_are_those_of_statistics(backend):
+    params = [torch.randn(4, 3, 2), torch.randn(2, 5), torch.randn(6)]
+    totals = TotalsOf(params, num_models=2, backend=backend)
+    for _ in range(2):
+        grads = [torch.randn(p.shape) for p in params]
+        expected = group_statistics(params, grads, num_models=2, backend=backend)
+        found = totals(grads)
+        assert torch.equal(found.norm, expected.total_norm)
+        assert torch.equal(found.grad_norm, expected.total_grad_norm)
+        params[0].mul_(2.0)
+    with pytest.raises(ValueError, match="shape"):
+        totals([torch.ones(3), *grads[1:]])
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5])

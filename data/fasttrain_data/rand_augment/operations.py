@@ -12,6 +12,7 @@ at a time: every device gives the same bytes, and nothing is read back to the ho
 Shapes: images (B, H, W, C) uint8 with C = 1 or 3; what is drawn of each is (B,).
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -23,6 +24,12 @@ Matrix = tuple[float, float, float, float, float, float]
 CUT_COLOUR = (125, 123, 114)
 
 
+@functools.cache
+def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return numbers as a tensor that nothing may change, brought to the device once."""
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
 def moved(
     images: Tensor,
     matrices: Sequence[Matrix],
@@ -31,7 +38,8 @@ def moved(
     """Return images through affine maps, of the nearest pixel."""
     _, height, width, _ = images.shape
     device = images.device
-    fixed = torch.tensor([_fixed(matrix) for matrix in matrices], device=device)[chosen]
+    numbers = tuple(number for matrix in matrices for number in _fixed(matrix))
+    fixed = constant(numbers, torch.int64, device).view(-1, 6)[chosen]
     a, b, c, d, e, f = fixed[:, :, None, None].unbind(1)  # each (B, 1, 1)
     x, y = torch.arange(width, device=device), torch.arange(height, device=device)[:, None]
     column, row = (a * x + b * y + c) >> 16, (d * x + e * y + f) >> 16  # (B, H, W)
@@ -153,7 +161,7 @@ def equalized(images: Tensor) -> Tensor:
     table = ((step // 2 + below) // step.clamp(min=1)).clamp(max=255)
     result = torch.where(step > 0, table.gather(1, values), values)
     shaped = result.reshape(size, channels, height, width).permute(0, 2, 3, 1)
-    return shaped.to(torch.uint8)
+    return shaped.to(torch.uint8, memory_format=torch.contiguous_format)
 
 
 def cut_out(
@@ -172,7 +180,7 @@ def cut_out(
         hits.append((position >= first) & (position <= last))
     across, down = hits
     hit = (down[:, :, None] & across[:, None, :])[..., None]
-    colour = torch.tensor(CUT_COLOUR, dtype=torch.uint8, device=images.device)
+    colour = constant(CUT_COLOUR, torch.uint8, images.device)
     if channels == 1:
         colour = grey(colour.view(1, 1, 1, 3)).to(torch.uint8).view(1)
     return torch.where(hit, colour, images)

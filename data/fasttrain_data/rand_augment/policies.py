@@ -15,6 +15,7 @@ those of `absolute` all have factor 0.1 + 1.8 magnitude / 30. Both policies are 
 operations bit for bit; what is drawn is not what their generators draw.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -68,7 +69,7 @@ def _enhanced(
     factors = (plus, plus if minus is None else minus)
 
     def enhanced(images: Tensor, draws: Draws) -> Tensor:
-        return function(images, torch.tensor(factors, device=images.device)[draws.sign])
+        return function(images, op.constant(factors, torch.float32, images.device)[draws.sign])
 
     return enhanced
 
@@ -137,6 +138,11 @@ POLICIES: Mapping[str, Callable[[int, int, int], dict[str, Operation]]] = {
 """(magnitude, height, width) -> operations by name, in the order of their numbers"""
 
 
+@functools.cache
+def _operations(policy: str, magnitude: int, height: int, width: int) -> list[Operation]:
+    return list(POLICIES[policy](magnitude, height, width).values())
+
+
 @dataclass(frozen=True, kw_only=True)
 class RandAugment:
     """So many operations on every image.
@@ -165,28 +171,33 @@ class RandAugment:
         images: Tensor,  # (B, H, W, C) uint8
         samples: Tensor,  # (B,) int64, what the draws are keyed by
         *,
-        seed: int,
-        epoch: int,
+        seed: int = 0,
+        epoch: int = 0,
+        key: Tensor | None = None,  # (2,) int64, bits of seed and epoch, in the place of the two
     ) -> Tensor:
-        """Return the images augmented, in new memory unless nothing is done to any of them."""
-        operations = list(POLICIES[self.policy](self.magnitude, *images.shape[1:3]).values())
+        """Return the images augmented, in new memory unless nothing is done to any of them.
+
+        With a `key` the host reads nothing, on whatever device: what stands there is drawn.
+        """
+        operations = _operations(self.policy, self.magnitude, *images.shape[1:3])
+        on_host = images.device.type == "cpu" and key is None
         for number in range(self.num_ops):
-            chosen, draws = _drawn(samples, seed, epoch, number, len(operations))
-            on_host = images.device.type == "cpu"
+            by = (seed, epoch) if key is None else (key[0], key[1])
+            chosen, draws = _drawn(samples, *by, number, len(operations))
             images = applied(operations, images, chosen, draws, on_host=on_host)
         return images
 
 
 def _drawn(
-    samples: Tensor, seed: int, epoch: int, number: int, num_operations: int
+    samples: Tensor, seed: int | Tensor, epoch: int | Tensor, number: int, num_operations: int
 ) -> tuple[Tensor, Draws]:
     """Return the numbers of the operations, (B,) int64, and what they draw."""
     counter = (
-        torch.full_like(samples, epoch),
+        torch.zeros_like(samples) + epoch,
         torch.full_like(samples, Stream.RAND_AUGMENT + STREAMS * number),
     )
-    key = seed & MASK, seed >> 32
-    words = philox((samples & MASK, samples >> 32, *counter), key)
+    # As a tensor the seed is signed, of the same bits.
+    words = philox((samples & MASK, samples >> 32, *counter), (seed & MASK, seed >> 32 & MASK))
     across, down = (word.double() * 2.0**-32 for word in words[2:])
     return uniform_integers(words[0], num_operations), Draws(words[1] >> 31, (across, down))
 

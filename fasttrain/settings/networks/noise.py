@@ -3,8 +3,9 @@
     out = maxpool(relu(normalised + std z)),   z ~ N(0, 1) of shape (H, W)
 
 z is one draw a step and layer, shared by images and channels, and by the models of a pack, each
-with a standard deviation of its own. It comes from torch's generator, which training seeds by seed
-and epoch. In eval mode there is none.
+with a standard deviation of its own, which lies on the device. It comes from torch's generator,
+which training seeds by seed and epoch; a CUDA graph reads that seed, and how much was drawn since,
+from the device. In eval mode there is none.
 
 A network of one's own has it in every `NormReLUPool` with a ReLU, and wherever it calls a `Noise`.
 """

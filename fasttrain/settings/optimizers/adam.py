@@ -1,17 +1,22 @@
 """Adam of a pack: torch's fused one on views of each model's rows, a rate for each model.
 
 The rows of a folded parameter that belong to a model are a tensor of their own to torch, so that a
-model of a pack takes just the step that it takes alone.
+model of a pack takes just the step that it takes alone. The number of steps, which corrects the
+moments, and the rates lie beside the weights. On a GPU the decays do too, which torch's kernel
+takes as numbers: what they do is done before it, so that a captured step serves every decay.
 """
 
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fasttrain_kernels import group_statistics
+from fasttrain_kernels import TotalsOf
 
 from ..knobs import Knobs
+from .fused import rates_of
 from .groups import Trained, drop_gradients, laid_out_like
 from .kinds import Adam
 
@@ -25,22 +30,19 @@ class AdamPack:
     def __init__(self, options: Adam, trained: Trained, knobs: Sequence[Knobs]) -> None:
         self.trained = trained
         self.views = [parameter.detach().chunk(len(knobs)) for _, parameter in trained.all]
+        self.decoupled = options.decoupled
+        as_numbers = takes_decays(trained.all[0][1].device)
+        groups = _groups(options, trained, knobs, as_numbers)
+        for index, group in enumerate(groups):
+            group["params"] = [views[index] for views in self.views]
         kind = torch.optim.AdamW if options.decoupled else torch.optim.Adam
         self.adam = kind(
-            [
-                {
-                    "params": [views[index] for views in self.views],
-                    "lr": model.lr,
-                    "weight_decay": options.weight_decay
-                    if model.weight_decay is None
-                    else model.weight_decay,
-                }
-                for index, model in enumerate(knobs)
-            ],
-            betas=options.betas,
-            eps=options.eps,
-            fused=True,
+            groups, betas=options.betas, eps=options.eps, fused=True, capturable=not as_numbers
         )
+        # Of steps that warm up before a capture, too.
+        warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
+        weights = [parameter.detach() for _, parameter in trained.sphere]
+        self.totals = TotalsOf(weights, num_models=len(knobs))
         self.grad_norm = torch.zeros(len(knobs), dtype=torch.float64)
 
     def start_(self) -> None:
@@ -53,24 +55,38 @@ class AdamPack:
     @torch.no_grad()
     def step(self) -> None:
         """Take one step of every model."""
-        weights = [parameter for _, parameter in self.trained.sphere]
         found = [parameter.grad for _, parameter in self.trained.all]
         grads = [grad for grad in found if grad is not None]
         assert len(grads) == len(found), "a parameter without a gradient"
-        statistics = group_statistics(
-            weights, grads[: len(weights)], num_models=self.trained.num_models
-        )
-        self.grad_norm = statistics.total_grad_norm * statistics.total_norm
+        totals = self.totals(grads[: len(self.trained.sphere)])
+        self.grad_norm = totals.grad_norm * totals.norm
         for views, grad in zip(self.views, grads, strict=True):
             for view, part in zip(views, grad.chunk(len(views)), strict=True):
                 # The fused step goes through memory, whatever the strides say.
                 same = part.stride() == view.stride()
                 view.grad = part if same else laid_out_like(part, view)
+        for group in self.adam.param_groups:
+            if "decay" in group:
+                self._decay(group)
         self.adam.step()
+
+    def _decay(self, group: dict[str, Any]) -> None:
+        """What the decay of a model does, where it is not torch's kernel that does it."""
+        weights = group["params"]
+        if self.decoupled:
+            torch._foreach_mul_(weights, group["left"])  # type: ignore[attr-defined]
+        else:
+            grads = [weight.grad for weight in weights]
+            pulls = torch._foreach_mul(weights, group["decay"])  # type: ignore[attr-defined]
+            torch._foreach_add_(grads, pulls)  # type: ignore[attr-defined]
 
     def add_effective_grad_norm_(self, total: Tensor) -> None:
         """Add ||g|| * ||theta|| of the sphere weights: (num_models,)."""
         total += self.grad_norm
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """That of torch."""
+        return [self.adam]
 
     def state(self) -> dict[str, Tensor]:
         """Both moments, by parameter, and the number of steps."""
@@ -96,3 +112,27 @@ class AdamPack:
                 # As torch keeps it: on the parameters' device, one for each.
                 step = state[STEP].to(view.device, torch.float32, copy=True)
                 self.adam.state[view] = {STEP: step, **dict(zip(MOMENTS, copies, strict=True))}
+
+
+def takes_decays(device: torch.device) -> bool:
+    """Whether torch's kernel is told the decays, as numbers."""
+    return device.type == "cpu"
+
+
+def _groups(
+    options: Adam, trained: Trained, knobs: Sequence[Knobs], as_numbers: bool
+) -> list[dict[str, Any]]:
+    """The options of every model: rates as tensors, decays as tensors or numbers."""
+    rates = rates_of(knobs, trained)
+    given = [model.weight_decay for model in knobs]
+    decays = [options.weight_decay if decay is None else decay for decay in given]
+    if as_numbers:
+        return [
+            {"lr": rate, "weight_decay": decay} for rate, decay in zip(rates, decays, strict=True)
+        ]
+    if not options.weight_decay and given == [None] * len(given):
+        return [{"lr": rate, "weight_decay": 0.0} for rate in rates]
+    # What is left of a weight after a step of the decay alone.
+    left = [1 - model.lr * decay for model, decay in zip(knobs, decays, strict=True)]
+    columns = zip(rates, rates.new_tensor(decays), rates.new_tensor(left), strict=True)
+    return [{"lr": r, "weight_decay": 0.0, "decay": d, "left": x} for r, d, x in columns]

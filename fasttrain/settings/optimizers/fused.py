@@ -81,6 +81,10 @@ class FusedPack:
                     buffer = laid_out_like(state[f"{BUFFER}.{name}"], parameter)
                     optimizer.state[parameter] = {BUFFER: buffer}
 
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Those of the parts."""
+        return [optimizer for optimizer, _ in self.parts()]
+
     def parts(self) -> list[tuple[SphereSGD | FusedSGD, list[tuple[str, Tensor]]]]:
         """The optimisers, each with what it trains."""
         rest = [] if self.rest is None else [(self.rest, self.trained.free)]
@@ -102,7 +106,7 @@ def on_sphere(
         radius: of the joint sphere.
         norms: of other scopes the radii of one model's spheres, fp64 by tensor: `start_norms`.
     """
-    rates = _rates(knobs, trained)
+    rates = rates_of(knobs, trained)
     assert all(model.weight_decay is None for model in knobs)
     rest = None
     if trained.free:
@@ -145,7 +149,7 @@ def start_norms(scope: str, weights: Sequence[Tensor], radius: float) -> list[Te
 
 def sgd(options: SGD, trained: Trained, knobs: Sequence[Knobs]) -> FusedPack:
     """Plain SGD of all parameters at raw rates."""
-    rates = _rates(knobs, trained)
+    rates = rates_of(knobs, trained)
     decays = [
         options.weight_decay if model.weight_decay is None else model.weight_decay
         for model in knobs
@@ -170,7 +174,7 @@ def sgd(options: SGD, trained: Trained, knobs: Sequence[Knobs]) -> FusedPack:
     return FusedPack(trained, first, rest[0] if rest else None, options.gradient_noise)
 
 
-def _rates(knobs: Sequence[Knobs], trained: Trained) -> Tensor:
+def rates_of(knobs: Sequence[Knobs], trained: Trained) -> Tensor:
     weight, lrs = trained.sphere[0][1], [model.lr for model in knobs]
     # Of the type that the kernels take: on a GPU every conversion is a launch in every step.
     on_cpu = weight.device.type == "cpu"

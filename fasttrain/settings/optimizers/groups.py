@@ -74,6 +74,14 @@ class Built(Protocol):
         ...
 
 
+class Capturable(Built, Protocol):
+    """One whose steps a CUDA graph can repeat: all that a step reads lies on the device."""
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Those of torch's kind that it consists of: options and states stay where they lie."""
+        ...
+
+
 def drop_gradients(named: Named) -> None:
     """Drop the gradients of parameters."""
     for _, parameter in named:

@@ -66,6 +66,30 @@ class Totals(NamedTuple):
     """of all gradients together"""
 
 
+class TotalsOf:
+    """`Totals` of tensors that stay where they are, again and again, and without a step.
+
+    What the tensors look like is told to their device once: a CUDA graph can take the totals.
+
+    Args:
+        tensors, num_models, backend: as for `group_statistics`.
+    """
+
+    def __init__(
+        self, tensors: Sequence[Tensor], *, num_models: int = 1, backend: str | None = None
+    ) -> None:
+        self._tensors = tensors
+        self._backend = load_backend(choose_backend(tensors, backend))
+        self._layout = make_layout(tensors, "filter", num_models)
+
+    @torch.no_grad()
+    def __call__(self, grads: Sequence[Tensor]) -> Totals:
+        """With these gradients; raises as `group_statistics` does."""
+        aligned = aligned_gradients(self._tensors, grads)
+        sums = self._backend.group_sums(self._tensors, aligned, self._layout)
+        return joined_totals([self._backend.totals(sums, self._layout)])
+
+
 @torch.no_grad()
 def group_statistics(
     tensors: Sequence[Tensor],
