@@ -15,6 +15,7 @@ from ..step.memory import Some
 from ..step.plain import refuse_tracing, uncompiled
 from .binding import Binding, Fitted, Ready, Taken, totals_of
 from .param_groups import ParamGroup
+from .rates import of_models
 from .sharded import aligned_parts, is_sharded, like_whole, make_shards, parts_of
 from .sharded_step import Reductions, sharded_backend
 from .states import check_buffer
@@ -282,9 +283,8 @@ class GroupwiseSGD(Optimizer):
                 check_rate(lr, group["num_models"], theta.device)
             on_cpu = theta.device.type == "cpu"
             dtype = torch.float64 if on_cpu else torch.promote_types(theta.dtype, torch.float32)
-            ones = torch.ones(group["num_models"], dtype=dtype, device=theta.device)
-            binding.rates = (lr,), ones * lr, None
-            return binding.rates[1]
+            rates = of_models(lr, group["num_models"], dtype, theta.device)
+            known = binding.rates = (lr,), rates, None
         return known[1]
 
     def _decay(self, group: dict[str, Any], eta: Tensor) -> float | Tensor:
@@ -293,7 +293,7 @@ class GroupwiseSGD(Optimizer):
         if not isinstance(decay, Tensor):
             return decay
         check_rate(decay, group["num_models"], eta.device, "weight decay")
-        return torch.ones_like(eta) * decay
+        return of_models(decay, len(eta), eta.dtype, eta.device)
 
 
 _NOTHING: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..step.layout import Layout
@@ -20,6 +21,15 @@ def effective_rates(group: dict[str, Any], layout: Layout) -> Tensor | None:
         return None
     fits = lr.shape == (group["num_models"],) and lr.device == group["radius"].device
     return lr if fits and all(layout.row_size) and not oddity(lr) else None
+
+
+def of_models(
+    value: float | Tensor, num_models: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """One rate or decay of every model, in memory of its own: (num_models,)."""
+    if isinstance(value, Tensor) and value.shape == (num_models,):
+        return value.to(dtype, copy=True)
+    return torch.ones(num_models, dtype=dtype, device=device) * value
 
 
 def is_zero(lr: float | Tensor) -> bool:
