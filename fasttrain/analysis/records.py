@@ -24,13 +24,12 @@ from ..machine.files import json_bytes, parquet, write_atomically
 from ..plan.identity import digest, torch_version
 from ..store.json_files import read_json
 from ..store.schema import Current
-from ..store.store import Store
+from ..store.store import CURRENT, Store
 from .tables import TABLES, empty
 from .target import Target
 
 ANALYSIS = 1
 """Raised by every change of this package that changes the numbers of an analysis."""
-CURRENT = "current.json"
 
 
 @dataclass(frozen=True)
