@@ -59,7 +59,8 @@ def _judged(
     results: SetupResults, runs: pd.DataFrame, halved: Callable[[dict], Verdict]
 ) -> pd.DataFrame:
     withheld = not_judged(results.configuration)
-    by_stage = dict(iter(results.epochs.groupby("stage")))
+    epochs = results.epochs
+    by_stage = dict(iter(epochs[epochs["stage"].isin(runs["stage"])].groupby("stage")))
     rows = []
     for run in runs.to_dict("records"):
         curves = curves_of(run, by_stage.get(run["stage"]), results.configuration)

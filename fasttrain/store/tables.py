@@ -4,15 +4,14 @@ A set-up is what all stages of a grid share: everything but PLR, FLR, k, seed, t
 fine-tuning and the cadence of test passes, which changes no stage.
 """
 
-import io
+import functools
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..machine.text import readable
 from ..plan.config import TrainingConfig
@@ -25,7 +24,7 @@ from ..settings.networks.kinds import network_options
 from ..settings.optimizers.kinds import KINDS, options
 from ..settings.part import given
 from .columns import COLUMNS, PASS_COLUMNS
-from .entries import METRICS
+from .curves import measured_epochs
 from .store import Store
 
 CHAIN = "chain"
@@ -36,7 +35,8 @@ IDENTITY = ("setup", "stage", "dataset", "model", "width", "optimizer", "rate", 
 IDENTITY += ("plr", "flr", "k", "depth", "path", "experiment")
 
 
-class Finished(NamedTuple):
+@dataclass(frozen=True)
+class Finished:
     """A finished stage: its id, stage.json and done.json, which have the shapes of `schema`."""
 
     stage: str
@@ -57,12 +57,17 @@ class Finished(NamedTuple):
         """What it was planned for."""
         return self.about.get("experiment", "plr-flr")
 
-    @property
+    @functools.cached_property
     def setup(self) -> str:
         """Id of the set-up."""
         if self.experiment == CHAIN:
-            return digest([self.about["setup"], CHAIN])
-        return digest([self.about["setup"], *self.root_length().values()])
+            return _setup_id(self._sections, CHAIN)
+        return _setup_id(self._sections, *self.root_length().values())
+
+    @functools.cached_property
+    def _sections(self) -> str:
+        """Of the setting, as text: thousands of stages have the same."""
+        return json.dumps(self.about["setup"], sort_keys=True)
 
     def identity(self) -> dict[str, Any]:
         """The values of the identity columns."""
@@ -95,24 +100,7 @@ class Finished(NamedTuple):
 
     def parts(self) -> dict[str, dict[str, Any]]:
         """Every part of the setting with all its values, in the configuration's words."""
-        sections = self.about["setup"]
-        optimizer = given(sections["optimizer"])
-        data = asdict(Data()) | given(sections["data"])
-        network = given(sections["network"])
-        network = network_options(network["model"]) | network
-        training = asdict(TrainingConfig()) | given(sections["training"])
-        if optimizer["kind"] != "sphere":
-            del network["radius"]
-        return {
-            "data": {"digest": sections["data"]["digest"]}
-            | {name: data[name] for name in data if name not in NO_IDENTITY["data"]},
-            "network": network,
-            "optimizer": options(optimizer["kind"]) | optimizer,
-            "training": {
-                name: training[name] for name in ("batch_size", "steps", "precision", "order")
-            }
-            | {"loss": sections["loss"]["kind"]},
-        }
+        return {name: dict(part) for name, part in _parts(self._sections).items()}
 
     @property
     def cadence(self) -> dict[str, int]:
@@ -134,6 +122,31 @@ class Finished(NamedTuple):
             "num_train": self.about["num_train"],
             **{name: self.about[name] for name in ("num_test", "guess_loss", "test_majority")},
         }
+
+
+@functools.lru_cache(1024, typed=True)
+def _setup_id(sections: str, *rest: str | float | None) -> str:
+    return digest([json.loads(sections), *rest])
+
+
+@functools.lru_cache(1024)
+def _parts(text: str) -> dict[str, dict[str, Any]]:
+    sections = json.loads(text)
+    optimizer = given(sections["optimizer"])
+    data = asdict(Data()) | given(sections["data"])
+    network = given(sections["network"])
+    network = network_options(network["model"]) | network
+    training = asdict(TrainingConfig()) | given(sections["training"])
+    if optimizer["kind"] != "sphere":
+        del network["radius"]
+    return {
+        "data": {"digest": sections["data"]["digest"]}
+        | {name: data[name] for name in data if name not in NO_IDENTITY["data"]},
+        "network": network,
+        "optimizer": options(optimizer["kind"]) | optimizer,
+        "training": {name: training[name] for name in ("batch_size", "steps", "precision", "order")}
+        | {"loss": sections["loss"]["kind"]},
+    }
 
 
 def path_words(path: Sequence[Mapping[str, Any]]) -> str:
@@ -225,18 +238,6 @@ def epoch_table(store: str | Path, found: Sequence[Finished]) -> pd.DataFrame:
     epochs = measured.reindex(columns=["stage", *columns])
     whole = stages.merge(epochs, on="stage")[[*IDENTITY, *columns]]
     return in_order(whole.astype({"flr": "float64", "k": "Int64", "width": "Int64"}))
-
-
-def measured_epochs(store: str | Path, found: Sequence[Finished]) -> pd.DataFrame:
-    """The tables of epochs of these stages, one below the other, with their ids as `stage`."""
-    opened = Store.open(Path(store), create=False)
-    tables = [pq.read_table(io.BytesIO(opened.read(f.stage, METRICS))) for f in found]
-    # Numbers alone: what is missing of a stage would take the type of a column with it.
-    names = [f.stage for f, table in zip(found, tables, strict=True) for _ in range(len(table))]
-    whole = [table for table in tables if len(table)]
-    if not whole:
-        return pd.DataFrame(columns=["stage"])
-    return pa.concat_tables(whole, promote_options="permissive").to_pandas().assign(stage=names)
 
 
 def origin(found: Sequence[Finished]) -> dict[str, str | float | None]:
