@@ -138,7 +138,9 @@ def load_analyses(store: str | Path) -> dict[str, pd.DataFrame]:
         for name, tables in parts.items():
             if summary is not None and f"{name}.parquet" in summary["files"]:
                 data = opened.analyses.read(analysis, f"{name}.parquet")
-                tables.append(pyarrow.parquet.read_table(pyarrow.BufferReader(data)))
+                file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data))
+                # Thousands of small ones, for which threads are no help.
+                tables.append(file.read(use_threads=False))
     return {name: _joined(name, tables) for name, tables in parts.items()}
 
 

@@ -33,6 +33,7 @@ TABLE_KINDS = (*STAGE_KINDS, "leg", "average")
 average, any deeper ones."""
 IDENTITY = ("setup", "stage", "dataset", "model", "width", "optimizer", "rate", "seed", "kind")
 IDENTITY += ("plr", "flr", "k", "depth", "path", "experiment")
+_SHARED = {"setup", "source", "probes", "provenance"}
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,17 @@ def finished(store: str | Path) -> list[Finished]:
     opened = Store.open(Path(store), create=False)
     entries = ((stage, opened.entry(stage)) for stage in opened.stages())
     # A sweep may have taken one up again since it was listed.
-    found = [Finished(stage, *entry) for stage, entry in entries if entry is not None]
-    return [f for f in found if f.experiment != BEGINNING]
+    found = (Finished(stage, *entry) for stage, entry in entries if entry is not None)
+    parts: dict[str, Any] = {}
+    return [_sharing(f, parts) for f in found if f.experiment != BEGINNING]
+
+
+def _sharing(found: Finished, parts: dict[str, Any]) -> Finished:
+    """The same, with what thousands of stages have in common once in memory."""
+    for record in (found.about, found.done):
+        for name in record.keys() & _SHARED:
+            record[name] = parts.setdefault(f"{name} {record[name]!r}", record[name])
+    return found
 
 
 def load(store: str | Path) -> pd.DataFrame:

@@ -110,7 +110,7 @@ def quick(monkeypatch):
     """Pages that only draw, and only in `fasttrain report`: what is read stays the same."""
     use_decreed(monkeypatch)
 
-    def section(grid, commands, pictures):
+    def section(grid, commands, pictures, share):
         pictures.of(grid, None, "s")
         return {"title": grid.setup}
 
