@@ -36,8 +36,8 @@ def sample(stages: pd.DataFrame, share: float) -> Sample:
         stages: rows of `results.load` of one set-up.
         share: of the page's room that the set-up has.
     """
-    cells = stages[["kind", "plr", "flr", "k", "path"]] if "path" in stages else stages[["plr"]]
-    cell_bytes = CELL_BYTES * len(cells.drop_duplicates())
+    cells = stages.reindex(columns=["kind", "plr", "flr", "k", "path"]).drop_duplicates()
+    cell_bytes = CELL_BYTES * len(cells)
     most = max(FEWEST, int((share * ROOM_BYTES - cell_bytes) / STAGE_BYTES))
     curve_bytes = int(share * MAX_BYTES)
     if len(stages) <= most:
