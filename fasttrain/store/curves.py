@@ -29,8 +29,8 @@ def measured_epochs(
     """The tables of epochs of these stages, one below the other, with their ids as `stage`.
 
     Args:
-        columns: those to read, of the tables that have them; all if not given. Then the ids are
-            categories, in the order of the stages.
+        columns: those to read, of the tables that have them, and then ids are categories; all if
+            not given.
     """
     opened = Store.open(Path(store), create=False)
     lengths: list[int] = []
@@ -40,8 +40,10 @@ def measured_epochs(
     table = whole.to_pandas(split_blocks=True, self_destruct=True)
     # Not kept twice.
     del whole
-    places = np.repeat(np.arange(len(found), dtype=np.int32), lengths)
-    stages = pd.Categorical.from_codes(places, pd.Index([f.stage for f in found], dtype="str"))
+    names = sorted({f.stage for f in found})
+    places = {name: place for place, name in enumerate(names)}
+    codes = np.repeat(np.array([places[f.stage] for f in found], dtype=np.int32), lengths)
+    stages = pd.Categorical.from_codes(codes, pd.Index(names, dtype="str"))
     return table.assign(stage=stages if columns else pd.Series(stages).astype("str"))
 
 

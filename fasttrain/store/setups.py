@@ -72,9 +72,10 @@ def curves(store: str | Path, found: Sequence[Finished], stages: pd.DataFrame) -
     measured = measured_epochs(store, mine, columns)
     if measured.empty:
         return pd.DataFrame(columns=["stage", "plr", "seed", "epoch", *COLUMNS])
-    places = measured["stage"].cat.codes.to_numpy()
+    ids = measured["stage"].cat
+    known = stages.set_index("stage").loc[ids.categories]
+    rates = {name: known[name].to_numpy()[ids.codes] for name in ("plr", "seed")}
     names = [name for name in columns if name in COLUMNS or name in measured]
-    rates = {name: stages[name].to_numpy()[places] for name in ("plr", "seed")}
     return measured.reindex(columns=["stage", "epoch", *names[1:]]).assign(**rates)
 
 
