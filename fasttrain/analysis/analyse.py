@@ -50,7 +50,7 @@ def analyse(
         UsageError: learning rates that the store does not have; a target that does not fit.
         EnvironmentProblem: nothing to analyse; the store cannot be read or written.
     """
-    stages, _, configurations = load_setups(store.path)
+    stages, configurations = load_setups(store.path)
     if stages.empty:
         raise EnvironmentProblem(f"{store.path}: no stage is finished: nothing to analyse")
     _check_rates(request, stages)

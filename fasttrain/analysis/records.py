@@ -24,13 +24,12 @@ from ..machine.files import json_bytes, parquet, write_atomically
 from ..plan.identity import digest, torch_version
 from ..store.json_files import read_json
 from ..store.schema import Current
-from ..store.store import Store
+from ..store.store import CURRENT, Store
 from .tables import TABLES, empty
 from .target import Target
 
 ANALYSIS = 1
 """Raised by every change of this package that changes the numbers of an analysis."""
-CURRENT = "current.json"
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,9 @@ def load_analyses(store: str | Path) -> dict[str, pd.DataFrame]:
         for name, tables in parts.items():
             if summary is not None and f"{name}.parquet" in summary["files"]:
                 data = opened.analyses.read(analysis, f"{name}.parquet")
-                tables.append(pyarrow.parquet.read_table(pyarrow.BufferReader(data)))
+                file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data))
+                # Thousands of small ones, for which threads are no help.
+                tables.append(file.read(use_threads=False))
     return {name: _joined(name, tables) for name, tables in parts.items()}
 
 

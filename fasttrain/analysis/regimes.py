@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from ..training.chance import NON_FINITE
-from .rules import Curves, Verdict, converged_epoch, judge, split_equilibrium
+from .end_points import EndPoints, last_finite
+from .rules import Curves, Verdict, converged_epoch, judge
 from .tables import SetupResults
 
 EQUILIBRIA = {"2", "2A", "2B"}
@@ -43,7 +44,7 @@ def classify(results: SetupResults) -> pd.DataFrame:
     if results.configuration.get("experiment", {}).get("kind") == "chain":
         # First legs of several lengths and knobs are no row of PLRs: `first_legs`.
         runs = runs.iloc[:0]
-    return _judged(results, runs, lambda run: _subregime(results, run))
+    return _judged(results, runs, EndPoints(results).subregime)
 
 
 def first_legs(results: SetupResults) -> pd.DataFrame:
@@ -59,7 +60,8 @@ def _judged(
     results: SetupResults, runs: pd.DataFrame, halved: Callable[[dict], Verdict]
 ) -> pd.DataFrame:
     withheld = not_judged(results.configuration)
-    by_stage = dict(iter(results.epochs.groupby("stage")))
+    epochs = results.epochs
+    by_stage = dict(iter(epochs[epochs["stage"].isin(runs["stage"])].groupby("stage")))
     rows = []
     for run in runs.to_dict("records"):
         curves = curves_of(run, by_stage.get(run["stage"]), results.configuration)
@@ -71,8 +73,8 @@ def _judged(
         rows.append(
             {name: run[name] for name in ("stage", "plr", "seed")}
             | {"regime": verdict.regime, "reason": verdict.reason}
-            | {"train_loss": _last(curves.loss), "grad_norm": _last(curves.grad_norm)}
-            | {"step_angle": math.nan if withheld else _last(curves.step_angle())}
+            | {"train_loss": last_finite(curves.loss), "grad_norm": last_finite(curves.grad_norm)}
+            | {"step_angle": math.nan if withheld else last_finite(curves.step_angle())}
             | {"converged_epoch": converged_epoch(curves.loss)}
         )
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
@@ -269,29 +271,3 @@ def _unknown(name: str, found: Sequence[Cut]) -> str:
     if untold:
         return f"it is {place}; cannot be told at PLR {', '.join(f'{plr:g}' for plr in untold)}"
     return f"no run {'below' if highs else 'above'} it: it is {place}"
-
-
-def _subregime(results: SetupResults, run: dict) -> Verdict:
-    """Whether an equilibrium is 2A or 2B, by its end points at the lowest and the highest FLR."""
-    stages = results.stages
-    same = (stages["plr"] == run["plr"]) & (stages["seed"] == run["seed"])
-    ends = stages[same & (stages["kind"] == "finetune")].sort_values("flr")
-    if ends["flr"].nunique() < 2:
-        return Verdict("2", "A or B needs fine-tunings at two FLRs")
-    low, high = str(ends["stage"].iloc[0]), str(ends["stage"].iloc[-1])
-    pairs = results.pairs[results.pairs["pair"] == "low-high"]
-    found = _of_two(pairs, low, high)
-    angles = pd.concat([found["angle"], _of_two(results.angles, low, high)["angle"]])
-    accuracy = ends["train_accuracy"].iloc[[0, -1]].min(skipna=False)
-    return split_equilibrium(_last(angles), _last(found["train_barrier"]), float(accuracy))
-
-
-def _of_two(table: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
-    """Rows about two stages, in whatever order."""
-    ends = [one, other]
-    return table[table["stage_a"].isin(ends) & table["stage_b"].isin(ends)]
-
-
-def _last(values: np.ndarray | pd.Series) -> float:
-    known = [float(value) for value in values if math.isfinite(value)]
-    return known[-1] if known else math.nan

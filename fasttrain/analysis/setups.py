@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from ..store.sets import load_sets
-from ..store.setups import load_setups
+from ..store.sets import last_sets, load_sets
+from ..store.setups import curves, load_setups
 from ..store.status import Planned, read_plan
-from ..store.tables import Finished, finished
+from ..store.tables import CHAIN, Finished, finished
 from .dimensions import across_dimensions
 from .records import load_analyses
 from .tables import SetupResults
@@ -32,16 +32,18 @@ def all_setups(store: str | Path, found: Sequence[Finished] | None = None) -> li
     """
     plan = planned_stages(read_plan(Path(store)))
     found = finished(store) if found is None else found
-    stages, epochs, configurations = load_setups(store, found)
+    stages, configurations = load_setups(store, found)
     tables = load_analyses(store)
     if any(f.about.get("probes") for f in found):
-        tables["sets"] = load_sets(store, found)
+        # Figures of chains show every test pass, those of grids the last one.
+        of_chains = any(f.experiment == CHAIN for f in found)
+        tables["sets"] = (load_sets if of_chains else last_sets)(store, found)
     setups = [
         SetupResults(
             setup=setup,
             configuration=configuration,
             stages=_of(stages, setup),
-            epochs=_of(epochs, setup),
+            epochs=curves(store, found, stages[stages["setup"] == setup]),
             planned=_planned(plan, setup, configuration["training"]),
             **{
                 name: _among(table, set(stages.loc[stages["setup"] == setup, "stage"]))
@@ -78,5 +80,7 @@ def _of(table: pd.DataFrame, setup: str) -> pd.DataFrame:
 
 def _among(table: pd.DataFrame, stages: set[str]) -> pd.DataFrame:
     """The rows that are about these stages alone."""
+    if table.empty:
+        return table
     columns = [column for column in IDS if column in table]
     return table[table[columns].isin(stages).all(axis=1)].reset_index(drop=True)

@@ -82,7 +82,7 @@ class SetupResults:
     stages: pd.DataFrame
     """rows of `results.load`"""
     epochs: pd.DataFrame
-    """rows of `results.load_epochs`"""
+    """rows of `setups.curves`"""
     planned: pd.DataFrame | None = None
     """stage, kind, plr, flr, k and seed of all that the store was asked for; None if not known"""
     sets: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=SET_COLUMNS))

@@ -111,7 +111,10 @@ class Results:
         return self._grids[chosen]
 
     def report(self) -> Path:
-        """Rebuild tables, figures and page of the whole store; returns the path of report.html."""
-        from ..report.build import rebuild
+        """Tables, figures and page of the whole store, rebuilt if something is new.
 
-        return rebuild(Store.open(self.store, create=False))
+        Returns the path of report.html.
+        """
+        from ..report.renew import renew
+
+        return renew(Store.open(self.store, create=False)).page

@@ -21,9 +21,9 @@ from ..machine.processes import usable_cpus
 from ..plan.config import Config, RunOptions
 from ..plan.shards import Shard
 from ..plan.stages import KINDS, Stage, unshared_epochs
+from ..report.renew import Report, renew
 from ..store.status import duration
 from ..store.store import Store
-from ..store.tables import load
 
 
 def sweep(
@@ -55,8 +55,7 @@ def sweep(
         return 0
     failures = session.sweep(opened, console, every_epoch=every_epoch)
     store = opened.workbench.store
-    page = report(store, options.processes)
-    _print_outcome(opened.stages, store, page, console)
+    _print_outcome(opened.stages, report(store, options.processes), console)
     raise_failures(failures)
     return 0
 
@@ -104,11 +103,9 @@ def merge(target: Path, stores: Sequence[Path], *, command: str) -> int:
     return 0
 
 
-def report(store: Store, processes: int | None) -> Path:
-    """Rebuild a store's report, with figures drawn in as many processes as have trained."""
-    from ..report.build import rebuild
-
-    return rebuild(store, processes=processes or usable_cpus())
+def report(store: Store, processes: int | None) -> Report:
+    """Renew a store's report, with figures drawn in as many processes as have trained."""
+    return renew(store, processes or usable_cpus())
 
 
 def _print_plan(opened: Session, console: Console) -> None:
@@ -142,18 +139,18 @@ def _print_plan(opened: Session, console: Console) -> None:
     say(console, "\n".join(lines))
 
 
-def _print_outcome(stages: list[Stage], store: Store, page: Path, console: Console) -> None:
+def _print_outcome(stages: list[Stage], made: Report, console: Console) -> None:
     """The summary of this grid's stages, and where the report is."""
     from ..report import chain_table, rich_table, summary
 
     if console.quiet:
         return
     if not stages:
-        print(f"report: {page}")
+        print(f"report: {made}")
         return
     ids = {stage.id for stage in stages}
-    table = load(store.path)
+    table = made.stages()
     mine = table[table["stage"].isin(ids)]
     of_chain = stages[0].experiment == "chain"
     console.print(chain_table(mine) if of_chain else rich_table(summary(mine)))
-    print(f"report: {page}")
+    print(f"report: {made}")

@@ -17,7 +17,7 @@ from .usage import parse, start_server
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Rebuild results.csv, results.parquet, the figures and report.html from a store."""
+    """Rebuild results.csv, results.parquet, the figures and report.html of a store, if need be."""
 
     store: StorePath
     """directory of the results"""
@@ -113,12 +113,14 @@ def report(arguments: list[str]) -> int:
     _check_interval(command.interval)
     check_store(command.store, create=False)
     # Not by way of what sweeps and analyses: a report is drawn without torch.
-    from ..report.build import rebuild, watch
+    from ..report.renew import renew
     from ..store.store import Store
 
     if command.watch:
+        from ..report.build import watch
+
         return watch(command.store, command.interval)
-    print(rebuild(Store.open(command.store, create=False)))
+    print(renew(Store.open(command.store, create=False)))
     return 0
 
 

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from ..settings.optimizers.kinds import KINDS
 from ..store.columns import PASS_COLUMNS
-from ..store.tables import Finished, finished, measured_epochs, path_words
+from ..store.curves import measured_epochs
+from ..store.tables import Finished, finished, path_words
 
 NAMES = {
     "train_loss": "loss/train",

@@ -9,7 +9,8 @@ import pandas as pd
 
 from ..report.chains import path_means
 from ..report.seed_means import CELL_KEYS, is_marked, number, seed_means
-from ..store.tables import CHAIN, Finished, finished, measured_epochs, stage_table
+from ..store.curves import measured_epochs
+from ..store.tables import CHAIN, Finished, finished, stage_table
 from .runs import run_of, tag
 
 SERIES = ("study", "stage", "kind", "plr", "flr", "k", "seed", "epoch", "name", "value")

@@ -17,29 +17,33 @@ from ..machine.files import make_folder, parquet, write_atomically
 from ..machine.interrupts import exit_code
 from ..machine.timings import phase
 from ..plan.identity import path_of
+from ..store.reported import FOLDER, PAGE, made_of, record
 from ..store.status import read
 from ..store.store import Store
 from ..store.tables import analysis_commands, finished, origin, path_words, stage_table
 from . import with_status, write_report
-
-FOLDER = "report"
+from .page.pictures import WRITTEN, written
 
 
 @phase("report")
-def rebuild(store: Store, refresh_s: int | None = None, processes: int = 1) -> Path:
+def rebuild(
+    store: Store, refresh_s: int | None = None, processes: int = 1, digest: str | None = None
+) -> Path:
     """Tables, figures and page of everything finished in the store; returns the page's path.
 
     Args:
         refresh_s: how often the page is to reload itself; never if not given.
         processes: those that draw figures at once.
+        digest: of what the report is made of (`made_of`), if that is known.
     """
+    digest = digest or made_of(store, refresh_s=refresh_s)
     folder = store.path / FOLDER
     found = finished(store.path)
     stages = stage_table(found)
     make_folder(folder)
     write_atomically(folder / "results.csv", stages.to_csv(index=False).encode())
     write_atomically(folder / "results.parquet", parquet(stages))
-    return write_report(
+    page = write_report(
         folder,
         all_setups(store.path, found),
         origin(found),
@@ -50,6 +54,15 @@ def rebuild(store: Store, refresh_s: int | None = None, processes: int = 1) -> P
         refresh_s=refresh_s,
         processes=processes,
     )
+    record(store, digest, _files(folder))
+    return page
+
+
+def _files(folder: Path) -> list[str]:
+    """The names of all that a report has written."""
+    figures, _ = written(folder / "figures")
+    listed = [WRITTEN, *figures] if figures else []
+    return ["results.csv", "results.parquet", PAGE, *(f"figures/{name}" for name in listed)]
 
 
 def watch(path: Path, interval_s: float) -> int:
@@ -117,7 +130,7 @@ def page_status(store: Store) -> list[str]:
 
 def _tell_status(store: Store) -> None:
     """Put where the store stands into the page as it is."""
-    page = store.path / FOLDER / "report.html"
+    page = store.path / FOLDER / PAGE
     if page.exists():
         text = with_status(page.read_text(encoding="utf-8"), page_status(store))
         write_atomically(page, text.encode())

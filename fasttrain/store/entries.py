@@ -5,6 +5,7 @@ ends in its own digest and holds those of the files beside it, and both the id i
 identity that follows from stage.json have to be the directory's name.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -63,18 +64,20 @@ class Entries:
             EnvironmentProblem: done.json or stage.json is not what was written, or of another
             stage, or a file that done.json lists is missing or of another size.
         """
-        folder = self.path / stage
-        done, remedy = folder / DONE, self.remedy(stage)
-        if not done.exists():
+        folder, remedy = str(self.path / stage), self.remedy(stage)
+        # Paths as text: a large store has tens of thousands of them.
+        if not os.path.exists(f"{folder}/{DONE}"):
             return None
-        record = read_json(done, self.shapes.done, remedy, sealed=True)
+        record = read_json(Path(folder, DONE), self.shapes.done, remedy, sealed=True)
         if record["id"] != stage:
             raise self._misplaced(stage, record["id"])
         for name, listed in record["files"].items():
-            path = folder / name
-            if not path.exists():
-                raise EnvironmentProblem(f"{path}: is missing; {remedy}")
-            if (size := path.stat().st_size) != listed["bytes"]:
+            path = f"{folder}/{name}"
+            try:
+                size = os.stat(path).st_size
+            except OSError:
+                raise EnvironmentProblem(f"{path}: is missing; {remedy}") from None
+            if size != listed["bytes"]:
                 wrong = f"has {size} bytes instead of {listed['bytes']}"
                 raise EnvironmentProblem(f"{path}: {wrong}; {remedy}")
         content = self.content(stage, DESCRIPTION, record)

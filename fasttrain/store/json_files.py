@@ -29,7 +29,7 @@ def parse_json(
     """As `read_json`, of a file that has been read."""
     try:
         try:
-            value = json.loads(content, parse_constant=_refuse)
+            value = _DECODER.decode(content.decode())
         except ValueError:
             raise ValueError("is not valid JSON") from None
         if not isinstance(value, dict):
@@ -63,6 +63,9 @@ def seal(content: dict[str, Any]) -> bytes:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
 def _first(error: ValidationError) -> str:

@@ -235,6 +235,13 @@ class Written(_Shape):
     drawn_from: dict[FileName, Digest] = Field(default_factory=dict)
 
 
+class Made(_Shape):
+    """.made.json: what a report was made of, and the files that it has"""
+
+    made_of: Digest
+    files: dict[Annotated[str, Field(pattern=r"^(figures/)?\.?\w[\w.-]*$")], Digest]
+
+
 class Shapes(NamedTuple):
     """What lies in a folder of results, stages or analyses."""
 

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from .tables import CHAIN, Finished, epoch_table, finished, in_order, stage_table
+from .columns import COLUMNS, PASS_COLUMNS
+from .curves import measured_epochs
+from .tables import CHAIN, Finished, finished, in_order, stage_table
 
 
 class Setups(NamedTuple):
@@ -18,19 +20,20 @@ class Setups(NamedTuple):
     """
 
     stages: pd.DataFrame
-    epochs: pd.DataFrame
     configurations: dict[str, dict[str, Any]]
 
 
 def load_setups(store: str | Path, found: Sequence[Finished] | None = None) -> Setups:
-    """The tables of `load` and `load_epochs` by grid, and the configuration of each grid.
+    """The table of `load` by grid, and the configuration of each grid.
 
     That names a cadence of test passes only where all stages have the same.
 
     The store is looked at once, as a sweep may be finishing stages; `found` is such a look.
     """
     found = finished(store) if found is None else found
-    configurations = {f.setup: f.configuration() for f in found}
+    configurations = {
+        setup: last.configuration() for setup, last in {f.setup: f for f in found}.items()
+    }
     cadences = {(f.setup, *f.cadence.values()) for f in found}
     for setup, number in Counter(setup for setup, _ in cadences).items():
         if number > 1:
@@ -54,9 +57,26 @@ def load_setups(store: str | Path, found: Sequence[Finished] | None = None) -> S
                 tuning = {}
             training = {**configuration["training"], **tuning}
             named[name] = {**configuration, "training": training}
-    stages = pd.concat(parts, ignore_index=True)
-    epochs = epoch_table(store, found).drop(columns="setup")
-    return Setups(stages, epochs.merge(stages[["setup", "stage"]], on="stage"), named)
+    return Setups(pd.concat(parts, ignore_index=True), named)
+
+
+def curves(store: str | Path, found: Sequence[Finished], stages: pd.DataFrame) -> pd.DataFrame:
+    """One row per epoch of the stages of one set-up, in the order of their rows.
+
+    Columns: stage (a category), plr, seed, epoch, and the scores of `load_epochs`; what else is
+    known of a stage stands in its row.
+    """
+    by_id = {f.stage: f for f in found}
+    columns = ("epoch", *COLUMNS, *PASS_COLUMNS)
+    mine = [by_id[stage] for stage in stages["stage"]]
+    measured = measured_epochs(store, mine, columns)
+    if measured.empty:
+        return pd.DataFrame(columns=["stage", "plr", "seed", "epoch", *COLUMNS])
+    ids = measured["stage"].cat
+    known = stages.set_index("stage").loc[ids.categories]
+    rates = {name: known[name].to_numpy()[ids.codes] for name in ("plr", "seed")}
+    names = [name for name in columns if name in COLUMNS or name in measured]
+    return measured.reindex(columns=["stage", "epoch", *names[1:]]).assign(**rates)
 
 
 def _with_ancestors(table: pd.DataFrame, found: Sequence[Finished]) -> pd.DataFrame:

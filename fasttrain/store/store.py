@@ -11,7 +11,7 @@
     <store>/<stage>/done.json           its id, a summary, digests of all of the above and of itself
     <store>/analyses/<id>/              the same of an analysis of finished stages
     <store>/analyses/current.json       which of them the figures are drawn from
-    <store>/report/                     derived from all this
+    <store>/report/                     derived from all this (see `reported`)
 
 Every file is written beside its place, flushed to disk and renamed, so that a process killed at any
 moment leaves either the old file or the new one. A stage counts as finished when done.json is
@@ -47,6 +47,8 @@ from .marker import FORMAT, MARKER, check_store
 from .schema import Shapes
 
 ANALYSES = "analyses"
+CURRENT = "current.json"
+"""beside analyses: which of them figures are drawn from"""
 FAILURE = "failed.txt"
 LOCK_S = 0.2
 """seconds after which a lock that another holds is taken to be held for longer"""

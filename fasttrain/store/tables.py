@@ -4,15 +4,14 @@ A set-up is what all stages of a grid share: everything but PLR, FLR, k, seed, t
 fine-tuning and the cadence of test passes, which changes no stage.
 """
 
-import io
+import functools
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..machine.text import readable
 from ..plan.config import TrainingConfig
@@ -25,7 +24,7 @@ from ..settings.networks.kinds import network_options
 from ..settings.optimizers.kinds import KINDS, options
 from ..settings.part import given
 from .columns import COLUMNS, PASS_COLUMNS
-from .entries import METRICS
+from .curves import measured_epochs
 from .store import Store
 
 CHAIN = "chain"
@@ -34,9 +33,11 @@ TABLE_KINDS = (*STAGE_KINDS, "leg", "average")
 average, any deeper ones."""
 IDENTITY = ("setup", "stage", "dataset", "model", "width", "optimizer", "rate", "seed", "kind")
 IDENTITY += ("plr", "flr", "k", "depth", "path", "experiment")
+_SHARED = {"setup", "source", "probes", "provenance"}
 
 
-class Finished(NamedTuple):
+@dataclass(frozen=True)
+class Finished:
     """A finished stage: its id, stage.json and done.json, which have the shapes of `schema`."""
 
     stage: str
@@ -57,12 +58,17 @@ class Finished(NamedTuple):
         """What it was planned for."""
         return self.about.get("experiment", "plr-flr")
 
-    @property
+    @functools.cached_property
     def setup(self) -> str:
         """Id of the set-up."""
         if self.experiment == CHAIN:
-            return digest([self.about["setup"], CHAIN])
-        return digest([self.about["setup"], *self.root_length().values()])
+            return _setup_id(self._sections, CHAIN)
+        return _setup_id(self._sections, *self.root_length().values())
+
+    @functools.cached_property
+    def _sections(self) -> str:
+        """Of the setting, as text: thousands of stages have the same."""
+        return json.dumps(self.about["setup"], sort_keys=True)
 
     def identity(self) -> dict[str, Any]:
         """The values of the identity columns."""
@@ -95,24 +101,7 @@ class Finished(NamedTuple):
 
     def parts(self) -> dict[str, dict[str, Any]]:
         """Every part of the setting with all its values, in the configuration's words."""
-        sections = self.about["setup"]
-        optimizer = given(sections["optimizer"])
-        data = asdict(Data()) | given(sections["data"])
-        network = given(sections["network"])
-        network = network_options(network["model"]) | network
-        training = asdict(TrainingConfig()) | given(sections["training"])
-        if optimizer["kind"] != "sphere":
-            del network["radius"]
-        return {
-            "data": {"digest": sections["data"]["digest"]}
-            | {name: data[name] for name in data if name not in NO_IDENTITY["data"]},
-            "network": network,
-            "optimizer": options(optimizer["kind"]) | optimizer,
-            "training": {
-                name: training[name] for name in ("batch_size", "steps", "precision", "order")
-            }
-            | {"loss": sections["loss"]["kind"]},
-        }
+        return {name: dict(part) for name, part in _parts(self._sections).items()}
 
     @property
     def cadence(self) -> dict[str, int]:
@@ -136,6 +125,31 @@ class Finished(NamedTuple):
         }
 
 
+@functools.lru_cache(1024, typed=True)
+def _setup_id(sections: str, *rest: str | float | None) -> str:
+    return digest([json.loads(sections), *rest])
+
+
+@functools.lru_cache(1024)
+def _parts(text: str) -> dict[str, dict[str, Any]]:
+    sections = json.loads(text)
+    optimizer = given(sections["optimizer"])
+    data = asdict(Data()) | given(sections["data"])
+    network = given(sections["network"])
+    network = network_options(network["model"]) | network
+    training = asdict(TrainingConfig()) | given(sections["training"])
+    if optimizer["kind"] != "sphere":
+        del network["radius"]
+    return {
+        "data": {"digest": sections["data"]["digest"]}
+        | {name: data[name] for name in data if name not in NO_IDENTITY["data"]},
+        "network": network,
+        "optimizer": options(optimizer["kind"]) | optimizer,
+        "training": {name: training[name] for name in ("batch_size", "steps", "precision", "order")}
+        | {"loss": sections["loss"]["kind"]},
+    }
+
+
 def path_words(path: Sequence[Mapping[str, Any]]) -> str:
     """The knobs of legs, the rate first: "0.01>0.001 noise 0.4"."""
     words = []
@@ -154,8 +168,17 @@ def finished(store: str | Path) -> list[Finished]:
     opened = Store.open(Path(store), create=False)
     entries = ((stage, opened.entry(stage)) for stage in opened.stages())
     # A sweep may have taken one up again since it was listed.
-    found = [Finished(stage, *entry) for stage, entry in entries if entry is not None]
-    return [f for f in found if f.experiment != BEGINNING]
+    found = (Finished(stage, *entry) for stage, entry in entries if entry is not None)
+    parts: dict[str, Any] = {}
+    return [_sharing(f, parts) for f in found if f.experiment != BEGINNING]
+
+
+def _sharing(found: Finished, parts: dict[str, Any]) -> Finished:
+    """The same, with what thousands of stages have in common once in memory."""
+    for record in (found.about, found.done):
+        for name in record.keys() & _SHARED:
+            record[name] = parts.setdefault(f"{name} {record[name]!r}", record[name])
+    return found
 
 
 def load(store: str | Path) -> pd.DataFrame:
@@ -225,18 +248,6 @@ def epoch_table(store: str | Path, found: Sequence[Finished]) -> pd.DataFrame:
     epochs = measured.reindex(columns=["stage", *columns])
     whole = stages.merge(epochs, on="stage")[[*IDENTITY, *columns]]
     return in_order(whole.astype({"flr": "float64", "k": "Int64", "width": "Int64"}))
-
-
-def measured_epochs(store: str | Path, found: Sequence[Finished]) -> pd.DataFrame:
-    """The tables of epochs of these stages, one below the other, with their ids as `stage`."""
-    opened = Store.open(Path(store), create=False)
-    tables = [pq.read_table(io.BytesIO(opened.read(f.stage, METRICS))) for f in found]
-    # Numbers alone: what is missing of a stage would take the type of a column with it.
-    names = [f.stage for f, table in zip(found, tables, strict=True) for _ in range(len(table))]
-    whole = [table for table in tables if len(table)]
-    if not whole:
-        return pd.DataFrame(columns=["stage"])
-    return pa.concat_tables(whole, promote_options="permissive").to_pandas().assign(stage=names)
 
 
 def origin(found: Sequence[Finished]) -> dict[str, str | float | None]:

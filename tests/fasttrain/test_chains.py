@@ -163,7 +163,7 @@ def test_grid_and_chain_of_one_store_share_legs_and_stand_apart(fasttrain, tmp_p
     assert fasttrain("sweep", study(tmp_path, grid), *lengths, "--store", "s").code == 0
     assert fasttrain("sweep", study(tmp_path, chain), "--store", "s").code == 0
     assert len(package.load("s")) == 5
-    stages, _, configurations = load_setups("s")
+    stages, configurations = load_setups("s")
     kinds = {c["experiment"]["kind"]: setup for setup, c in configurations.items()}
     assert set(kinds) == {"plr-flr", "chain"}
     of_chain = stages[stages["setup"] == kinds["chain"]]

@@ -17,6 +17,7 @@ from fasttrain.analysis.tables import TABLES
 from fasttrain.cli import commands
 from fasttrain.execution.journal import Journal
 from fasttrain.report.page import html
+from fasttrain.report.renew import Report
 from fasttrain.settings.data.named import Named
 from fasttrain.store.status import PROGRESS
 from fasttrain.store.store import Store
@@ -109,13 +110,13 @@ def quick(monkeypatch):
     """Pages that only draw, and only in `fasttrain report`: what is read stays the same."""
     use_decreed(monkeypatch)
 
-    def section(grid, commands, pictures):
+    def section(grid, commands, pictures, share):
         pictures.of(grid, None, "s")
         return {"title": grid.setup}
 
     monkeypatch.setattr(html, "_section", section)
     monkeypatch.setattr(html, "_render", lambda **content: repr(content))
-    monkeypatch.setattr(commands, "report", lambda store, processes: store.path)
+    monkeypatch.setattr(commands, "report", lambda store, processes: Report(store.path, True))
     monkeypatch.setattr(Named, "load", functools.cache(Named.load))
 
 

@@ -1,5 +1,6 @@
 """The page of a grid of 32 x 16 learning rates, with everything analysed and drawn for real."""
 
+import json
 import re
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from fasttrain.report import write_report
 from fasttrain.report.figures import DRAWINGS
+from fasttrain.report.page.sample import FEWEST
 
 from .pages import PROVENANCE, decreed, make_grid, use_all_pictures  # noqa: F401
 from .synthetic_grids import published_grid
@@ -71,3 +73,48 @@ def test_every_cell_tells_and_opens(visit, page):
         assert cell["lines"] == [3, 3, 3] and cell["rows"] == cell["commands"] == 3
         # Fewer points than epochs: it is said how many.
         assert re.search(r"drawn: at most \d\d epochs of each stage", cell["words"])
+
+
+@pytest.mark.usefixtures("decreed")
+@pytest.mark.parametrize(
+    ("shape", "which"),
+    [((23, 11, 6, 50), "seed 0 to 8"), ((100, 99, 0, 1), "some cells, seed 0")],
+)
+def test_a_page_of_many_more_stages_is_as_small_and_says_what_it_leaves_out(tmp_path, shape, which):
+    num_plr, num_flr, num_k, num_seeds = shape
+    rates = (np.geomspace(1e-5, 1e-1, num) for num in (num_plr, num_flr))
+    grid = make_grid(*rates, range(2, 2 + num_k), range(num_seeds), num_epochs=2)
+    text = write_report(tmp_path, [grid], PROVENANCE).read_text(encoding="utf-8")
+    assert len(text.encode()) < MAX_BYTES - FIGURE_BYTES * (num_seeds > 1)
+    data = json.loads(re.findall(r'type="application/json">(.*?)</script>', text, re.DOTALL)[0])
+    num_rows = text.count("<tr><td>pretrain") + text.count("<tr><td>finetune")
+    num_rows += text.count("<tr><td>swa")
+    words = f"{num_rows} of {len(grid.stages)} have a row and curves here ({which})"
+    assert text.count(words) == 2 and f"<summary>{num_rows} stages, not all</summary>" in text
+    assert len(data["curves"]) == num_rows >= FEWEST
+    cells = [cell for row in data["cells"] for cell in row]
+    assert len(cells) == num_plr * (num_flr + 1 + num_k)
+    places = sorted(place for cell in cells for place, *_ in cell["stages"])
+    assert places == list(range(num_rows))
+    # The means are of all seeds.
+    counts = {int(n) for n in re.findall(r"\(n = (\d+)", text)}
+    assert counts == {num_seeds}
+
+
+@pytest.mark.usefixtures("decreed")
+def test_set_ups_share_the_room_of_a_page(tmp_path):
+    rates = np.geomspace(1e-5, 1e-1, 30), np.geomspace(1e-5, 1e-1, 20)
+    grids = [make_grid(*rates, (), range(4), num_epochs=30, setup=f"s{at}") for at in range(3)]
+    path = write_report(tmp_path, grids, PROVENANCE)
+    assert sum(len(grid.stages) for grid in grids) == 7560
+    assert path.stat().st_size < MAX_BYTES - FIGURE_BYTES
+    assert path.read_text(encoding="utf-8").count("of 2520 have a row and curves here") == 6
+
+
+@pytest.mark.usefixtures("decreed")
+def test_of_many_unfinished_stages_some_are_listed(tmp_path):
+    unfinished = [(f"stage {at}", "0 of 2", "failed: no luck") for at in range(2000)]
+    path = write_report(tmp_path, [make_grid()], PROVENANCE, unfinished=unfinished)
+    text = path.read_text(encoding="utf-8")
+    assert "2000 stages begun and not finished, of which 500 are listed" in text
+    assert text.count("failed: no luck") == 500

@@ -3,15 +3,22 @@
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+import fasttrain
+from fasttrain.analysis.setups import all_setups
 from fasttrain.api import session
 from fasttrain.execution.console import Console
 from fasttrain.machine.files import sha256_hex
 from fasttrain.plan.config import RunOptions, load_config
+from fasttrain.report.renew import renew
 from fasttrain.store import json_files
+from fasttrain.store.columns import COLUMNS
+from fasttrain.store.entries import METRICS, Entries
 from fasttrain.store.store import Store
 
+from .pages import use_decreed
 from .simulated import simulate, write_study
 
 
@@ -36,6 +43,19 @@ def reads(monkeypatch):
     return counts
 
 
+@pytest.fixture
+def curves_read(monkeypatch):
+    """How often the curves of each stage are read."""
+    read, counts = Entries.content, Counter[str]()
+
+    def counted(self, stage, name, record):
+        counts[stage] += name == METRICS
+        return read(self, stage, name, record)
+
+    monkeypatch.setattr(Entries, "content", counted)
+    return counts
+
+
 def _sweep(study: Path, store: Path) -> dict[str, str]:
     opened = session.open_session(
         load_config(str(study)), RunOptions(store=store, processes=1, pack=8), name="x", command="c"
@@ -51,6 +71,32 @@ def test_a_finished_grid_is_read_once(grid, reads):
     for stage in stages:
         assert reads[store / stage.id / "done.json"] == 1
         assert reads[store / stage.id / "stage.json"] == 1
+
+
+def test_a_report_reads_every_stage_once_and_none_with_nothing_new(
+    grid, reads, curves_read, monkeypatch
+):
+    use_decreed(monkeypatch)
+    _, path, stages = grid
+    store = Store.open(path, create=False)
+    reads.clear()
+    assert renew(store).is_new
+    for stage in stages:
+        files = path / stage.id / "done.json", path / stage.id / "stage.json"
+        assert [reads[file] for file in files] == [1, 1] and curves_read[stage.id] == 1
+    reads.clear()
+    curves_read.clear()
+    assert not renew(store).is_new
+    assert not curves_read and not {stage.id for stage in stages} & {p.parent.name for p in reads}
+
+
+def test_what_figures_draw_are_the_epochs_of_the_store(grid):
+    _, path, _ = grid
+    [results] = all_setups(path)
+    expected = fasttrain.load_epochs(path)[list(results.epochs)]
+    found = results.epochs.astype({"stage": "str"})
+    pd.testing.assert_frame_equal(found, expected)
+    assert {"stage", "plr", "seed", "epoch", *COLUMNS} == set(found)
 
 
 def test_what_was_built_on_a_replaced_state_runs_again(grid):

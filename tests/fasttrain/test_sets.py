@@ -5,6 +5,10 @@ import pandas as pd
 import pytest
 
 import fasttrain as ft
+from fasttrain.store.entries import METRICS
+from fasttrain.store.sets import last_sets, load_sets
+from fasttrain.store.store import Store
+from fasttrain.store.tables import finished
 from fasttrain_data import load
 
 
@@ -60,6 +64,21 @@ def test_a_longer_leg_keeps_the_cadence_of_its_probes(probed, tmp_path):
     ft.sweep(study(probed, epochs=4, **keys), store=tmp_path / "grown", pack=2)
     grown = ft.sweep(study(probed, epochs=7, **keys), store=tmp_path / "grown", pack=2)
     pd.testing.assert_frame_equal(whole.sets, grown.sets)
+
+
+def test_figures_of_grids_have_the_last_pass_of_every_stage(probed, tmp_path):
+    ft.sweep(study(probed, evaluate_every=2), store=tmp_path / "s", pack=2)
+    store = Store.open(tmp_path / "s", create=False)
+    # As if its loss had become infinite after its last test pass.
+    lost = next(f for f in finished(store.path) if f.about["kind"] == "pretrain")
+    files = {METRICS: store.read(lost.stage, METRICS)}
+    ended = {"state": "non-finite", "result": dict.fromkeys(lost.done["result"])}
+    store.finish(lost.stage, files, {**lost.done, **ended})
+    found = finished(store.path)
+    whole = load_sets(store.path, found)
+    last = whole[whole["epoch"] == whole.groupby("stage")["epoch"].transform("max")]
+    assert len(whole) > len(last) and lost.stage in set(last["stage"])
+    pd.testing.assert_frame_equal(last_sets(store.path, found), last.reset_index(drop=True))
 
 
 def test_a_set_without_probes_says_so(tmp_path):

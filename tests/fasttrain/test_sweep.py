@@ -166,7 +166,7 @@ def test_two_fine_tuning_lengths_are_two_grids_of_one_store(fasttrain, tiny, tmp
     assert len(table) == table["stage"].nunique() == 6
     grids = load_setups(store)
     assert grids.stages.groupby("setup").size().tolist() == [4, 4]
-    assert set(grids.stages["setup"]) == set(grids.epochs["setup"]) == set(grids.configurations)
+    assert set(grids.stages["setup"]) == set(grids.configurations)
     lengths = [c["training"]["finetune_epochs"] for c in grids.configurations.values()]
     assert sorted(lengths) == [1, 2]
 

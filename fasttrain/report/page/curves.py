@@ -17,7 +17,7 @@ from fasttrain.report.seed_means import floats
 MAX_POINTS = 60
 """of one curve"""
 MAX_BYTES = 440_000
-"""of all curves of a set-up together: grids of more stages have fewer points"""
+"""of all curves of a page together: with more stages they have fewer points"""
 _OTHER_BYTES = 60
 """of the curves of a stage: their lowest and highest values"""
 DIGITS = np.array(list(string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"))
@@ -42,8 +42,10 @@ _CURVES: tuple[tuple[str, float, Callable[[np.ndarray], np.ndarray]], ...] = (
 )
 
 
-def packed_curves(epochs: pd.DataFrame, stages: Sequence[str]) -> dict[str, Any]:
-    """What the script draws of `stages`, by their places.
+def packed_curves(
+    epochs: pd.DataFrame, stages: Sequence[str], max_bytes: int = MAX_BYTES
+) -> dict[str, Any]:
+    """What the script draws of `stages`, by their places, in about so many bytes at most.
 
     Returns `epochs`, lists of epochs; `curves`, of each stage None or [which list, then of loss,
     accuracy in % and gradient norm: lowest, highest, levels]; and `points`, the number of epochs of
@@ -60,7 +62,7 @@ def packed_curves(epochs: pd.DataFrame, stages: Sequence[str]) -> dict[str, Any]
     columns = [(factor * floats(rows[name]), of) for name, factor, of in _CURVES]
     tested = np.isfinite(floats(rows["test_accuracy"]))
     bounds = np.flatnonzero(ids[1:] != ids[:-1]) + 1
-    share = MAX_BYTES // (len(bounds) + 1) - _OTHER_BYTES
+    share = max_bytes // (len(bounds) + 1) - _OTHER_BYTES
     num_points = int(np.clip(share // (2 * len(_CURVES)), 8, MAX_POINTS))
     thinned = False
     for curve in np.split(np.arange(len(rows)), bounds):

@@ -18,6 +18,7 @@ from matplotlib.colors import to_hex
 from fasttrain.report.best import result_words
 from fasttrain.report.headline import regime_in_words
 from fasttrain.report.page.curves import packed_curves
+from fasttrain.report.page.sample import Sample
 from fasttrain.report.seed_means import (
     CELL_KEYS,
     at_least,
@@ -36,15 +37,16 @@ class Cells:
     """The cells of one set-up, in the order in which the page shows them.
 
     Args:
-        stages: rows of `results.load` of one set-up, in the order of the page's table.
+        stages: rows of `results.load` of one set-up.
         by_plr: regime of each PLR.
         num_test: test images; None if that is not known.
+        shown: those of the page's table, in its order.
     """
 
     def __init__(
-        self, stages: pd.DataFrame, by_plr: dict[float, str], num_test: int | None = None
+        self, stages: pd.DataFrame, by_plr: dict[float, str], num_test: int | None, shown: Sample
     ) -> None:
-        self.stages = stages
+        self.shown = shown
         self.num_test = num_test
         means = [seed_means(stages, kind).assign(kind=kind) for kind in CELL_KEYS]
         self.results = pd.concat(means, ignore_index=True)
@@ -140,7 +142,7 @@ def script_data(
         "seeds": cells.seeds,
         "rows": [_row(cells, index) for index in range(len(cells.rows))],
         "cells": _script_cells(cells),
-        **packed_curves(epochs, cells.stages["stage"].to_list()),
+        **packed_curves(epochs, cells.shown.stages["stage"].to_list(), cells.shown.curve_bytes),
         "command": command,
         "commandMissing": command_missing,
     }
@@ -213,8 +215,9 @@ def _row(cells: Cells, index: int) -> dict[str, str]:
 def _script_cells(cells: Cells) -> list[list[dict[str, Any]]]:
     """Of each cell its words, its state, and its stages as [place, place of the parent, seed]."""
     members: dict[tuple, list[list[int | None]]] = {}
-    columns = (cells.stages[name] for name in ("kind", "seed"))
-    rates = (floats(cells.stages[name]) for name in ("plr", "flr", "k"))
+    stages = cells.shown.stages
+    columns = (stages[name] for name in ("kind", "seed"))
+    rates = (floats(stages[name]) for name in ("plr", "flr", "k"))
     keys = list(zip(*columns, *rates, strict=True))
     roots = {(plr, seed): i for i, (kind, seed, plr, *_) in enumerate(keys) if kind == "pretrain"}
     for place, (kind, seed, plr, flr, k) in enumerate(keys):

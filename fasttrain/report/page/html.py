@@ -36,6 +36,7 @@ from fasttrain.report.page.cell_command import NoCommand, train_command
 from fasttrain.report.page.glossary import PAPERS, TERMS, Links, term_id
 from fasttrain.report.page.heatmap import Cells, heatmap, palette, script_data
 from fasttrain.report.page.pictures import Pictures
+from fasttrain.report.page.sample import sample
 from fasttrain.report.page.words import differences, flatten, provenance_rows
 from fasttrain.report.seed_means import SUMMARY_HEADINGS, floats, number, summary, summary_rows
 from fasttrain.store.tables import TABLE_KINDS
@@ -65,6 +66,8 @@ _CHAIN_COLUMNS: tuple[_Column, ...] = (
 )
 _SCRIPTS = ("charts.js", "copy.js", "stages.js", "compare.js", "page.js")
 _CHOICES = ("kind", "regime", "state")
+MOST_UNFINISHED = 500
+"""that a page lists"""
 _STATUS_START, _STATUS_END = '<div class="status" role="status">', "</div>"
 
 
@@ -97,8 +100,10 @@ def write_report(
     folder = Path(folder)
     pictures = Pictures(folder / "figures", processes)
     differs = differences([results.configuration for results in setups])
+    num_stages = sum(len(results.stages) for results in setups)
     sections = [
-        _section(results, commands or {}, pictures) | {"differs": different}
+        _section(results, commands or {}, pictures, len(results.stages) / max(1, num_stages))
+        | {"differs": different}
         for results, different in zip(setups, differs, strict=True)
     ]
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,9 +113,10 @@ def write_report(
         js=_inline(*map(_source, _SCRIPTS)),
         refresh_s=refresh_s,
         sections=sections,
-        unfinished=unfinished,
+        unfinished=unfinished[:MOST_UNFINISHED],
+        num_unfinished=len(unfinished),
         status=status_block(status),
-        num_stages=sum(len(results.stages) for results in setups),
+        num_stages=num_stages,
         provenance=provenance_rows(provenance),
         commands=[*filter(None, [provenance.get("command")]), *analysed_by],
     )
@@ -158,13 +164,13 @@ def _inline(*parts: str) -> dict[str, Markup | str]:
 
 
 def _section(
-    results: SetupResults, commands: Mapping[str, str], pictures: Pictures
+    results: SetupResults, commands: Mapping[str, str], pictures: Pictures, share: float
 ) -> dict[str, Any]:
-    """What the template shows of one set-up; writes its figures on the way."""
+    """What the template shows of one set-up, in its share of the page; writes its figures."""
     stages = _ordered(results.stages, of_chain=is_chain(results))
     safe = _safe(results.setup)
     empty = {"figures": [], "missing": [], "summary": [], "stages": [], "regimes": []}
-    empty |= {"headings": SUMMARY_HEADINGS}
+    empty |= {"headings": SUMMARY_HEADINGS, "left_out": ""}
     empty |= {"stage_headings": [heading for heading, *_ in _STAGE_COLUMNS]}
     section = {
         "id": f"setup-{safe}",
@@ -176,28 +182,30 @@ def _section(
     }
     regimes = classify(results)
     if is_chain(results):
-        return section | _of_chain(results, stages, regimes, pictures, safe)
+        return section | _of_chain(results, stages, regimes, pictures, safe, share)
     bounds = boundaries(regimes)
     section["headline"] = headline(results, regimes, bounds)
     if stages.empty:
         return section
     num_test = results.configuration.get("num_test")
-    cells = Cells(stages, regime_by_plr(regimes), num_test)
+    shown = sample(stages, share)
+    cells = Cells(stages, regime_by_plr(regimes), num_test, shown)
     recorded = dict.fromkeys(commands[stage] for stage in stages["stage"] if stage in commands)
     try:
         command, command_missing = train_command(results.configuration, recorded), ""
     except NoCommand as missing:
         command, command_missing = None, str(missing)
     figures, missing = pictures.of(results, regimes, safe)
-    rows = _stage_rows(stages, regimes, _STAGE_COLUMNS)
+    rows = _stage_rows(shown.stages, regimes, _STAGE_COLUMNS)
     return section | {
         "map": heatmap(cells) if cells.plrs else None,
         "data": Markup(script_data(cells, results.epochs, command, command_missing)),
         "figures": figures,
         "missing": missing,
         "summary": summary_rows(summary(stages)),
-        "regimes": _regime_rows(regimes),
+        "regimes": _regime_rows(regimes[regimes["stage"].isin(shown.stages["stage"])]),
         "stages": rows,
+        "left_out": shown.words,
         "choices": [(name, _values(rows, name, _STAGE_COLUMNS)) for name in _CHOICES],
     }
 
@@ -208,6 +216,7 @@ def _of_chain(
     regimes: pd.DataFrame,
     pictures: Pictures,
     safe: str,
+    share: float,
 ) -> dict[str, Any]:
     """What a section says of chains of legs."""
     if stages.empty:
@@ -218,7 +227,8 @@ def _of_chain(
     if starts:
         stages = stages.assign(start=stages["stage"].map(starts))
         columns = (*columns[:1], (REGIME_HEADING, "start", None, "{}"), *columns[1:])
-    rows = _stage_rows(stages, regimes, columns)
+    shown = sample(stages, share)
+    rows = _stage_rows(shown.stages, regimes, columns)
     return {
         "headline": chain_headline(results),
         "figures": figures,
@@ -226,6 +236,7 @@ def _of_chain(
         "summary": chain_summary(stages, starts),
         "headings": (*CHAIN_HEADINGS, *([REGIME_HEADING] if starts else [])),
         "stages": rows,
+        "left_out": shown.words,
         "stage_headings": [heading for heading, *_ in columns],
         "choices": [("state", _values(rows, "state", columns))],
     }

@@ -1,0 +1,44 @@
+"""A store's report, made anew only if something of it has changed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..machine.timings import phase
+from ..store.reported import FOLDER, PAGE, is_current, made_of
+from ..store.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Report(NamedTuple):
+    """The report of a store, which is of what the store holds."""
+
+    page: Path
+    is_new: bool
+    """whether it has just been made"""
+
+    def __str__(self) -> str:
+        return str(self.page) + ("" if self.is_new else " (nothing new)")
+
+    def stages(self) -> "pd.DataFrame":
+        """The table of the finished stages (`fasttrain.load`), as the report has it."""
+        import pandas as pd
+
+        return pd.read_parquet(self.page.with_name("results.parquet"))
+
+
+@phase("report")
+def renew(store: Store, processes: int = 1) -> Report:
+    """Rebuild the report if the store, the program or a file of the report has changed.
+
+    Args:
+        processes: those that draw figures at once.
+    """
+    digest = made_of(store, refresh_s=None)
+    if is_current(store, digest):
+        return Report(store.path / FOLDER / PAGE, False)
+    # What draws is imported only if there is something to draw.
+    from .build import rebuild
+
+    return Report(rebuild(store, processes=processes, digest=digest), True)

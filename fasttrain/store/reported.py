@@ -1,0 +1,120 @@
+"""Whether a store's report is still of what the store holds. Imports nothing heavy.
+
+    <store>/report/.made.json   a digest of all that the report was made of, and those of its files
+
+What a report is made of: of every stage, analysis and checkpoint the names, sizes and times of all
+files, and the content of done.json, which holds the digests of its neighbours; the plan and what
+runs; the options; the text of this package, and the versions of what it draws with. Whatever of
+that differs, or any file of the report itself, and it is made again. What was changed with its size
+and time left as they were is a matter for `fasttrain doctor`.
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ..errors import EnvironmentProblem
+from ..machine.files import file_sha256, write_atomically
+from .entries import DONE, NAME
+from .json_files import read_json, seal
+from .marker import MARKER
+from .schema import Made
+from .status import PLAN, PROGRESS, is_locked
+from .store import ANALYSES, CURRENT, Store
+
+FOLDER = "report"
+PAGE = "report.html"
+RECORD = ".made.json"
+_READ = (DONE, CURRENT, MARKER, PLAN, PROGRESS)
+"""files that count by their content: some are written again with the same one"""
+_FOLDERS = (ANALYSES, "checkpoints")
+_OF_RESULTS = ("", f"{ANALYSES}/")
+"""where folders of stages, or of analyses, lie"""
+_BESIDE = (FOLDER, "packs")
+"""what no report is made of"""
+_TEXTS = (".py", ".js", ".css", ".j2")
+_LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "pillow", "pyarrow")
+
+
+def made_of(store: Store, **options: Any) -> str:
+    """A digest of all that a report of the store, with these options, would be made of now.
+
+    To be taken before the store is read for the report: what finishes meanwhile is then seen to
+    be missing the next time.
+    """
+    digest = hashlib.sha256(repr(sorted(options.items())).encode())
+    digest.update(_program().encode())
+    # Whoever holds the store to report on it has done all else.
+    digest.update(repr(store.lock_file is None and is_locked(store.path)).encode())
+    for line in sorted(_lines(str(store.path), "")):
+        digest.update(line)
+    return digest.hexdigest()
+
+
+def is_current(store: Store, digest: str) -> bool:
+    """Whether the report is there, whole, and made of what has the digest."""
+    folder = store.path / FOLDER
+    if folder.is_symlink():
+        return False
+    try:
+        # Derived, as all of the report: if it cannot be read, all is made again.
+        record = read_json(folder / RECORD, Made, "", sealed=True)
+    except EnvironmentProblem:
+        return False
+    return record["made_of"] == digest and all(
+        _is_as_written(folder, name, sha256) for name, sha256 in record["files"].items()
+    )
+
+
+def record(store: Store, digest: str, files: Iterable[str]) -> None:
+    """Say what the report was made of, and which files it has, by their names in its folder."""
+    folder = store.path / FOLDER
+    listing = {name: file_sha256(folder / name, "") for name in files}
+    write_atomically(folder / RECORD, seal({"made_of": digest, "files": listing}))
+
+
+def _is_as_written(folder: Path, name: str, sha256: str) -> bool:
+    path = folder / name
+    linked = path.is_symlink() or path.parent.is_symlink()
+    return not linked and path.is_file() and file_sha256(path, "") == sha256
+
+
+def _lines(folder: str, place: str) -> Iterator[bytes]:
+    """A line for every file below a folder of the store."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = place + entry.name
+            try:
+                if name in _FOLDERS or (NAME.fullmatch(entry.name) and place in _OF_RESULTS):
+                    yield from _lines(entry.path, f"{name}/")
+                elif not entry.name.startswith(".") and name not in _BESIDE:
+                    what = _content(entry) if entry.name in _READ else _stamp(entry)
+                    yield f"{name} {what}\n".encode(errors="surrogateescape")
+            except OSError:
+                # Gone since it was listed; or not to be read, and then the report says so.
+                continue
+
+
+def _content(entry: "os.DirEntry[str]") -> str:
+    if not entry.is_file():
+        return _stamp(entry)
+    return hashlib.sha256(Path(entry.path).read_bytes()).hexdigest()
+
+
+def _stamp(entry: "os.DirEntry[str]") -> str:
+    found = entry.stat(follow_symlinks=False)
+    return f"{found.st_mode} {found.st_size} {found.st_mtime_ns}"
+
+
+def _program(root: Path = Path(__file__).parents[1]) -> str:
+    """What of a report comes from the program: a package's text, and the libraries' versions."""
+    digest = hashlib.sha256(sys.version.encode())
+    for library in _LIBRARIES:
+        digest.update(f"{library} {version(library)}\n".encode())
+    for path in sorted(path for path in root.rglob("*") if path.suffix in _TEXTS):
+        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()

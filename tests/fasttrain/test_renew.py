@@ -1,0 +1,187 @@
+"""A report is made again when something of it has changed, and not otherwise."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fasttrain.analysis.records import Analysis, choose, save
+from fasttrain.report import build as rebuilding
+from fasttrain.report.renew import renew
+from fasttrain.store import reported
+from fasttrain.store.json_files import seal
+from fasttrain.store.store import Store
+
+from .pages import use_decreed
+from .simulated import simulate, write_study
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A finished store with its report."""
+    folder = tmp_path_factory.mktemp("made")
+    study = write_study(folder / "grid.toml", 2, 2, 1)
+    simulate(study, folder / "store")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use_decreed(monkeypatch)
+        assert renew(Store.open(folder / "store", create=False)).is_new
+    return folder
+
+
+@pytest.fixture
+def store(made, tmp_path, monkeypatch) -> Store:
+    """A copy of it with the same times."""
+    use_decreed(monkeypatch)
+    shutil.copytree(made, tmp_path / "made")
+    return Store.open(tmp_path / "made" / "store", create=False)
+
+
+def _times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_with_nothing_new_nothing_is_written(store, fasttrain):
+    before = _times(store.path)
+    outcome = fasttrain("report", store.path)
+    assert outcome.out == f"{store.path}/report/report.html (nothing new)\n"
+    assert _times(store.path) == before
+
+
+def test_a_sweep_of_what_is_finished_makes_no_report(store, fasttrain):
+    study = store.path.parent / "grid.toml"
+    # The first one plans what was planned by another command.
+    for words in ("report.html\n", "report.html (nothing new)\n"):
+        outcome = fasttrain("sweep", study, "--store", store.path)
+        assert outcome.code == 0 and outcome.out.endswith(words)
+
+
+def _first(store: Store) -> Path:
+    return store.path / store.stages()[0]
+
+
+def _analyse(store: Store) -> Analysis:
+    made = Analysis("norms", (), {}, 0, "norms")
+    save(made, {}, {"command": "fasttrain analyse x", "date": "2026-01-01"}, store)
+    return made
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _spoil(path: Path) -> None:
+    """Another byte, the size and time of before."""
+    stat = path.stat()
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def _touch(path: Path) -> None:
+    os.utime(path, ns=(0, 0))
+
+
+def _linked(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to(path.with_name("elsewhere"))
+
+
+CHANGES = {
+    "page deleted": lambda store: (store.path / "report" / "report.html").unlink(),
+    "page damaged": lambda store: _spoil(store.path / "report" / "report.html"),
+    "page a link": lambda store: _linked(store.path / "report" / "report.html"),
+    "table damaged": lambda store: _cut(store.path / "report" / "results.csv"),
+    "figure deleted": lambda store: next((store.path / "report").glob("figures/*.svg")).unlink(),
+    "figure damaged": lambda store: _spoil(next((store.path / "report").glob("figures/*.svg"))),
+    "record deleted": lambda store: (store.path / "report" / ".made.json").unlink(),
+    "record damaged": lambda store: _spoil(store.path / "report" / ".made.json"),
+    "stage gone": lambda store: shutil.rmtree(_first(store)),
+    "stage begun again": lambda store: store.reopen(store.stages()[-1]),
+    "curves written again": lambda store: _touch(_first(store) / "metrics.parquet"),
+    "failure": lambda store: store.fail("0" * 16, "no luck"),
+    "checkpoint": lambda store: (
+        store.checkpoints.folder.mkdir(),
+        (store.checkpoints.folder / "x").touch(),
+    ),
+    "analysis": _analyse,
+    "analysis chosen": lambda store: choose({"x": {"norms": []}}, store),
+    "plan gone": lambda store: (store.path / "plan.json").unlink(),
+    "driver killed": lambda store: (store.path / "progress.json").write_text("{}"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_has_changed_makes_a_report(store, change):
+    CHANGES[change](store)
+    assert renew(store).is_new
+    assert not renew(store).is_new
+
+
+def test_a_stage_sealed_anew_makes_a_report(store):
+    """Another done.json, of the same size and time."""
+    done = _first(store) / "done.json"
+    content = json.loads(done.read_bytes())
+    before = done.stat()
+    content.pop("sha256")
+    done.write_bytes(seal({**content, "time_s": 2.0}))
+    assert done.stat().st_size == before.st_size
+    os.utime(done, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert renew(store).is_new
+
+
+def test_a_store_that_is_in_use_is_told_of(store):
+    other = Store.open(store.path, create=False)
+    with other.lock():
+        assert renew(store).is_new
+        # Who holds it has done all else.
+        assert renew(other).is_new
+    assert not renew(store).is_new
+
+
+def test_other_options_another_library_or_another_program_make_a_report(
+    store, monkeypatch, tmp_path
+):
+    digest = reported.made_of(store, refresh_s=None)
+    assert reported.is_current(store, digest)
+    assert reported.made_of(store, refresh_s=5) != digest
+    with monkeypatch.context() as patch:
+        patch.setattr(reported, "version", lambda name: "0.0")
+        assert renew(store).is_new
+    package = tmp_path / "package"
+    (package / "page").mkdir(parents=True)
+    seen = set()
+    for name in ("rules.py", "page/page.js", "page/page.css", "page/report.html.j2"):
+        for text in ("0.01", "0.02"):
+            (package / name).write_text(text)
+            seen.add(reported._program(package))
+    assert len(seen) == 8
+    # The program is a part of the digest.
+    monkeypatch.setattr(reported, "_program", lambda: "another")
+    assert reported.made_of(store, refresh_s=None) != digest
+
+
+def test_what_finishes_while_a_report_is_made_is_in_the_next(store, monkeypatch):
+    late, look = store.stages()[-1], rebuilding.finished
+    done = store.path / late / "done.json"
+    content = done.read_bytes()
+    done.unlink()
+
+    def meanwhile(path):
+        found = look(path)
+        done.write_bytes(content)
+        return found
+
+    monkeypatch.setattr(rebuilding, "finished", meanwhile)
+    assert renew(store).is_new
+    monkeypatch.setattr(rebuilding, "finished", look)
+    assert renew(store).is_new and not renew(store).is_new
+
+
+def test_watching_leaves_a_report_that_is_current(store, monkeypatch):
+    def sleep(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rebuilding.time, "sleep", sleep)
+    assert rebuilding.watch(store.path, 1) == 0
+    assert not renew(store).is_new
