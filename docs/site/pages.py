@@ -69,8 +69,10 @@ def _targets(file: File) -> list[Path]:
 
 def _in_repository(origin: Path, link: str) -> Path | None:
     """Where a link of a page leads, but to another address and to nothing."""
+    if ":" in link:
+        return None
     path = (origin.parent / link).resolve()
-    return path if "://" not in link and path.exists() and path.is_relative_to(ROOT) else None
+    return path if path.exists() and path.is_relative_to(ROOT) else None
 
 
 def _place(path: Path) -> str:
