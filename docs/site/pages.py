@@ -1,7 +1,7 @@
-"""Pages of the site that are no files of docs/: the READMEs, notebooks, and source that is linked to.
+"""Pages of the site that are no files of docs/: READMEs, notebooks, and source that pages link to.
 
-A hook of mkdocs. A link of a page leads to where its target lies in the repository, so that it works
-there too; here it is turned into one to the page that shows that target.
+A hook of mkdocs. A link of a page leads to where its target lies in the repository, so that it
+works there too. Here it becomes a link to the page that shows the target.
 """
 
 import json
