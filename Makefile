@@ -37,7 +37,7 @@ endif
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST)
 
-# What differs with FFCV, a browser, TBB and the libraries that exports are written by.
+# What differs with FFCV, a browser, TBB and the libraries of exports and of the site.
 test-optional: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST) -m optional
 
