@@ -170,9 +170,10 @@ def test_data_describes_a_set(fasttrain):
 
 def test_data_brings_the_images_of_a_folder_to_one_size(fasttrain, tmp_path):
     for split, side in (("train", 8), ("test", 9)):
-        for name in ("a", "b"):
+        for name in ("black", "white"):
             (tmp_path / "mine" / split / name).mkdir(parents=True)
-            Image.new("RGB", (side, 12)).save(tmp_path / "mine" / split / name / "0.png")
+            picture = Image.new("RGB", (side, 12), name)
+            picture.save(tmp_path / "mine" / split / name / "0.png")
     outcome = fasttrain("data", "inspect", "mine")
     assert outcome.code == 2 and "give image_size" in outcome.err
     assert "6 x 6 x 3, uint8" in fasttrain("data", "inspect", "mine", "--image-size", "6").out
