@@ -2,6 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 LOWEST := .venv-lowest/installed
+DOCS := .venv/installed-docs
 PIP := -m pip install --quiet --disable-pip-version-check
 
 # TORCH=cpu takes torch and torchvision from an index of CPU builds, TORCH_INDEX: far smaller ones.
@@ -19,7 +20,7 @@ endif
 # Two tests at a time, each with one thread: more would wait for one another on two cores.
 PYTEST := pytest -rs -n 2 -p no:benchmark
 
-.PHONY: demo test test-optional test-lowest lint bench ffcv exports clean
+.PHONY: demo test test-optional test-lowest lint bench ffcv exports docs clean
 
 demo: $(INSTALLED)
 ifdef CPU_TORCH
@@ -36,7 +37,7 @@ endif
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST)
 
-# What differs with FFCV, a browser, TBB, Slurm and the libraries that exports are written by.
+# What differs with FFCV, a browser, TBB, Slurm and the libraries of exports and of the site.
 test-optional: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST) -m optional
 
@@ -62,6 +63,11 @@ ffcv: $(INSTALLED)
 exports: $(INSTALLED)
 	$(BIN)/python $(PIP) --editable '.[tensorboard,wandb,mlflow]'
 
+# The documentation as a site, in build/site. It takes nothing from a network but its tools, once.
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
+	@echo build/site/index.html
+
 clean:
 	rm -rf .venv .venv-lowest build dist .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -74,6 +80,10 @@ ifdef CPU_TORCH
 	$(BIN)/python $(CPU_TORCH)
 endif
 	$(BIN)/python $(PIP) --editable '.[dev]'
+	touch $@
+
+$(DOCS): $(INSTALLED)
+	$(BIN)/python $(PIP) --editable '.[docs]'
 	touch $@
 
 $(LOWEST): pyproject.toml

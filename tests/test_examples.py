@@ -145,11 +145,3 @@ def test_features_of_one_half_of_the_digits_are_tried_on_the_other(own):
     assert set(table["target"]) == {"odd digits"} and len(table) == 4
     # Better than a guess of five classes.
     assert table["accuracy"].min() > 0.4
-
-
-def test_own_parts_of_the_readme(tmp_path):
-    text = (ROOT / "README.md").read_text()
-    for kind, name in (("python", "mine.py"), ("toml", "mine.toml")):
-        [block] = re.findall(f"```{kind}\n# {re.escape(name)}\n(.*?)```", text, re.DOTALL)
-        (tmp_path / name).write_text(block)
-    assert "train_images: (N, H, W) as gray" in sweep("mine.toml", tmp_path)

@@ -20,7 +20,7 @@ class Study:
     """What is to be trained: a setting, an experiment, seeds. Made by `study`."""
 
     name: str
-    """names the default store, runs/<name>"""
+    """names the default store, runs/NAME"""
     config: Config
     call: str
     """what makes it again"""
@@ -44,7 +44,7 @@ class Setting:
     batch_size: int = 64
     precision: str = "fp32"
     name: str = "setting"
-    """names the default store, runs/<name>"""
+    """names the default store, runs/NAME"""
 
     def tables(self) -> Table:
         """As a file has it."""

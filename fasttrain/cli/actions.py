@@ -43,19 +43,21 @@ def data(arguments: list[str]) -> int:
         check_beton(command.file)
     elif isinstance(command, DataWrite):
         check_output(command.out, command.split, command.mode)
-        check_images(command.dataset, command.data_root)
+        check_images(command.dataset, command.data_root, command.image_size)
     elif command.source.endswith(".beton"):
+        if command.image_size is not None:
+            raise UsageError("--image-size: is of a folder of images, and not of a .beton file")
         check_beton(command.source)
     else:
-        check_images(command.source, command.data_root)
+        check_images(command.source, command.data_root, command.image_size)
     from . import data as datasets
 
-    if isinstance(command, DataWrite):
-        root = command.data_root
-        return datasets.write(command.dataset, command.out, command.split, command.mode, root)
     if isinstance(command, DataVerify):
         return datasets.verify(command.file)
-    return datasets.inspect(command.source, command.data_root)
+    root, size = command.data_root, command.image_size
+    if isinstance(command, DataWrite):
+        return datasets.write(command.dataset, command.out, command.split, command.mode, root, size)
+    return datasets.inspect(command.source, root, size)
 
 
 def bench(arguments: list[str]) -> int:

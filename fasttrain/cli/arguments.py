@@ -149,6 +149,8 @@ class DataWrite:
     """.beton: train (if not given), test, or the name of a probe set"""
     mode: Literal["raw", "jpg"] | None = None
     """.beton: raw (if not given) is exact, jpg smaller"""
+    image_size: int | None = None
+    """side that the images of a folder are brought to"""
     data_root: Path | None = None
     """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
 
@@ -160,6 +162,8 @@ class DataInspect:
     source: Annotated[Positional[str], arg(metavar="DATASET|FILE.beton")]
     """digits, cifar10, cifar100, fashion-mnist, the path of an .npz or .beton file or of a folder
     of images, package.module:function, or a preset or .toml file (ps10, ...), for its data"""
+    image_size: int | None = None
+    """side that the images of a folder are brought to"""
     data_root: Path | None = None
     """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
 

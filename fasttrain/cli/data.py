@@ -20,32 +20,36 @@ def write(
     split: str | None,
     mode: Literal["raw", "jpg"] | None,
     root: Path | None,
+    image_size: int | None,
 ) -> int:
     """Write a split of a data set as an FFCV file, or all of it as .npz; returns the exit code."""
     if out.suffix == ".npz":
         with one_line_errors():
-            save_npz(images(dataset, root), out)
+            save_npz(images(dataset, root, image_size), out)
         return inspect(str(out), root)
     with one_line_errors():
-        data = images(dataset, root)
+        data = images(dataset, root, image_size)
         manifest = write_beton(data, out, split=split or "train", mode=mode or "raw")
     _print_manifest(out, manifest)
     return 0
 
 
-def images(source: str, root: Path | None) -> ImageData:
+def images(source: str, root: Path | None, image_size: int | None = None) -> ImageData:
     """A data set by its name or path, by the function that makes it, or that of a preset or file.
+
+    Args:
+        image_size: side that the images of a folder are brought to.
 
     Raises:
         UsageError, DataError, DataUnavailable, EnvironmentProblem: there are none.
     """
-    config = config_of(source)
+    config = config_of(source, image_size)
     if config is not None:
         return configured_images(config, root)
     return CustomData(factory=source).load(root) if is_factory(source) else load(source, root)
 
 
-def inspect(source: str, root: Path | None) -> int:
+def inspect(source: str, root: Path | None, image_size: int | None = None) -> int:
     """Print what a data set, or an FFCV file by its manifest, holds; returns the exit code."""
     if source.endswith(".beton"):
         with one_line_errors():
@@ -53,7 +57,7 @@ def inspect(source: str, root: Path | None) -> int:
         _print_manifest(beton.path, beton.manifest)
     else:
         with one_line_errors():
-            data = images(source, root)
+            data = images(source, root, image_size)
         _print_images(data)
     return 0
 

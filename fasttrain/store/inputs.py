@@ -11,7 +11,7 @@ from fasttrain_data.catalogue import cache_dir, existing, expanded, is_name, kno
 from fasttrain_data.errors import DataError, DataUnavailable
 
 from ..errors import EnvironmentProblem, UsageError
-from ..plan.config import Config, RunOptions, load_config, presets
+from ..plan.config import Config, RunOptions, check, load_config, presets
 from ..settings.custom import is_factory
 from .marker import check_store
 
@@ -79,9 +79,9 @@ def check_source(source: str | None, root: Path | None = None) -> None:
     check_dataset(None if source is None or is_factory(source) else source, root)
 
 
-def check_images(source: str, root: Path | None) -> None:
+def check_images(source: str, root: Path | None, image_size: int | None = None) -> None:
     """As `check_source`; of a preset or a TOML file its data."""
-    config = config_of(source)
+    config = config_of(source, image_size)
     if config is None:
         check_source(source, root)
     else:
@@ -89,8 +89,15 @@ def check_images(source: str, root: Path | None) -> None:
             config.data.check(root)
 
 
-def config_of(source: str) -> Config | None:
-    """The configuration that has the data, if they are given by a preset or a TOML file."""
+def config_of(source: str, image_size: int | None = None) -> Config | None:
+    """The configuration that has the data, if a preset or a TOML file gives them, or a size.
+
+    Raises:
+        UsageError: these have no size to choose.
+    """
+    if image_size is not None:
+        table = {"data": {"dataset": source, "image_size": image_size}}
+        return check(table, "command line")
     given = not is_name(source) and (source.endswith(".toml") or source in presets())
     return load_config(source) if given else None
 

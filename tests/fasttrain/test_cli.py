@@ -12,6 +12,7 @@ from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fasttrain.cli.arguments import BenchGrid, BenchKernels
 from fasttrain.plan.config import load_config
@@ -62,6 +63,8 @@ MISTAKES = [
     (["analyse", "here", "--only", "shapness"], "(did you mean 'sharpness'?)"),
     (["locate", "digits", "--ratio", "1"], "--ratio 1: must be above 1"),
     (["data", "inspect", "dgits"], "did you mean 'digits'"),
+    (["data", "inspect", "digits", "--image-size", "8"], "data.image_size: no such key"),
+    (["data", "inspect", "a.beton", "--image-size", "8"], "--image-size: is of a folder"),
     (["data", "inspct", "digits"], "'inspct' is no action (did you mean 'inspect'?)"),
     (["data", "inspect", "no.beton"], "no.beton cannot be read: No such file"),
     (["data", "verify", "no.beton"], "no.beton cannot be read: No such file"),
@@ -163,6 +166,20 @@ def test_data_describes_a_set(fasttrain):
     assert outcome.code == 0
     assert "8 x 8 x 1, uint8" in outcome.out
     assert "1437" in outcome.out
+
+
+def test_data_brings_the_images_of_a_folder_to_one_size(fasttrain, tmp_path):
+    for split, side in (("train", 8), ("test", 9)):
+        for name in ("black", "white"):
+            (tmp_path / "mine" / split / name).mkdir(parents=True)
+            picture = Image.new("RGB", (side, 12), name)
+            picture.save(tmp_path / "mine" / split / name / "0.png")
+    outcome = fasttrain("data", "inspect", "mine")
+    assert outcome.code == 2 and "give image_size" in outcome.err
+    said = fasttrain("data", "inspect", "mine", "--image-size", "6").out
+    assert "6 x 6 x 3, uint8" in said and "4 images of other sizes resized to 6x6" in said
+    assert fasttrain("data", "write", "mine", "all.npz", "--image-size", "6").code == 0
+    assert "6 x 6 x 3, uint8" in fasttrain("data", "inspect", "all.npz").out
 
 
 def test_data_describes_the_data_of_a_preset_or_a_file(fasttrain, tmp_path):

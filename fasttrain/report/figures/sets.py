@@ -23,7 +23,7 @@ def _table(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     names = results.sets["set"].nunique()
     if names < 2:
         raise Missing(
-            "The data have no probe sets beside the test set: README, Images without code."
+            "The data have no probe sets beside the test set: docs/how-to/data.md has how."
         )
     if names > MOST_SETS:
         raise Missing(f"{names} sets are more than a figure has room for: load_sets has them.")
