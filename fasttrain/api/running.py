@@ -40,7 +40,9 @@ class Options(TypedDict, total=False):
     store: "AnyPath | None"
     data_root: "AnyPath | None"
     device: str
-    engine: Literal["local"]
+    engine: Literal["local", "ray"]
+    address: str | None
+    per_gpu: int
     processes: int | None
     pack: int | None
     compile: Literal["auto", "on", "off"]

@@ -7,10 +7,12 @@ nobody had asked it to stop.
 """
 
 import atexit
+import contextlib
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 STOPS = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n))
@@ -61,6 +63,18 @@ def keep(stops: Iterable[int], burst_s: float = BURST_S) -> None:
         signal.signal(number, stop)
     if hasattr(signal, "setitimer"):
         _raise_dropped_ones_again()
+
+
+@contextlib.contextmanager
+def passed_over() -> Iterator[None]:
+    """Let no stop cut off what one has begun. None reaches another thread than the main one."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {n: signal.signal(n, signal.SIG_IGN) for n in STOPS} if is_main else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _raise_dropped_ones_again() -> None:
