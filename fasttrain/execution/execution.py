@@ -127,7 +127,7 @@ def open_engine(
         lock: the file whose lock keeps others out of the store.
     """
     if share.room is not None:
-        from .engines.ray import RayEngine
+        from .engines.ray_engine import RayEngine
 
         return RayEngine(workbench, options, share.room)
     if share.processes == 1:
@@ -185,7 +185,7 @@ def _found_by(
 ) -> Any:
     """What a function finds of the workbench as packs train in it: here, or on a cluster's node."""
     if share.room is not None:
-        from .engines.ray import ask_workbench
+        from .engines.ray_engine import ask_workbench
 
         return ask_workbench(function, workbench, options, share.room, *arguments)
     with threads_of(share):
@@ -203,7 +203,7 @@ def device_and_precision(config: Config, options: RunOptions) -> tuple[torch.dev
     if options.engine == "ray":
         precision = config.training.precision
         if precision == "auto":
-            from .engines.ray import ask_node
+            from .engines.ray_engine import ask_node
 
             precision = ask_node(own_precision, options)
         return torch.device("cpu"), precision

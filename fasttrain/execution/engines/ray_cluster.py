@@ -62,7 +62,7 @@ class Cluster:
 
     def nodes(self) -> list[Node]:
         """Its machines that are alive."""
-        import ray
+        import ray  # type: ignore[import-not-found]
 
         return [
             Node(
@@ -177,7 +177,7 @@ def cluster(options: RunOptions) -> Cluster:
     # Read by Ray when it is imported.
     for name, value in (ENVIRONMENT | ({} if options.address else OF_THIS_MACHINE)).items():
         os.environ.setdefault(name, value)
-    import ray
+    import ray  # type: ignore[import-not-found]
 
     if _connected and ray.is_initialized():
         return _connected[0]
@@ -194,7 +194,7 @@ def disconnect() -> None:
     """Leave the cluster, and stop it if it was started here."""
     for left in _connected:
         if left.mine:
-            import ray
+            import ray  # type: ignore[import-not-found]
 
             with _signals_kept():
                 ray.shutdown()
@@ -202,7 +202,7 @@ def disconnect() -> None:
 
 
 def _connect(address: str | None) -> None:
-    import ray
+    import ray  # type: ignore[import-not-found]
 
     given: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
     if address is None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-import ray
+import ray  # type: ignore[import-not-found]
 
 from ...errors import EnvironmentProblem
 from ...version import installed

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import ray
+import ray  # type: ignore[import-not-found]
 
 from ...errors import EnvironmentProblem
 from ...machine import interrupts
