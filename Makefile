@@ -19,7 +19,7 @@ endif
 # Two tests at a time, each with one thread: more would wait for one another on two cores.
 PYTEST := pytest -rs -n 2 -p no:benchmark
 
-.PHONY: demo test test-optional test-lowest lint bench ffcv exports clean
+.PHONY: demo test test-optional test-lowest lint bench ffcv exports ray clean
 
 demo: $(INSTALLED)
 ifdef CPU_TORCH
@@ -36,7 +36,7 @@ endif
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST)
 
-# What differs with FFCV, a browser, TBB and the libraries that exports are written by.
+# What differs with FFCV, a browser, TBB, Ray and the libraries that exports are written by.
 test-optional: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST) -m optional
 
@@ -61,6 +61,10 @@ ffcv: $(INSTALLED)
 # The libraries that exports are written by, about 200 MB.
 exports: $(INSTALLED)
 	$(BIN)/python $(PIP) --editable '.[tensorboard,wandb,mlflow]'
+
+# The engine of clusters, about 280 MB.
+ray: $(INSTALLED)
+	$(BIN)/python $(PIP) --editable '.[ray]'
 
 clean:
 	rm -rf .venv .venv-lowest build dist .pytest_cache .ruff_cache .hypothesis .benchmarks

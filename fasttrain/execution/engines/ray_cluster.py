@@ -119,9 +119,7 @@ class Cluster:
 
     def about(self, nodes: Sequence[Node]) -> str:
         """The cluster in words."""
-        cpus, gpus = (
-            sum(of) for of in zip(*((n.num_cpus, n.num_gpus) for n in nodes), strict=True)
-        )
+        cpus, gpus = sum(node.num_cpus for node in nodes), sum(node.num_gpus for node in nodes)
         return f"Ray at {self.name}: nodes {len(nodes)}, CPUs {cpus:g}, GPUs {gpus:g}"
 
     def explain(self) -> str:

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import ray  # type: ignore[import-not-found]
+from ray.util.scheduling_strategies import (  # type: ignore[import-not-found]
+    NodeAffinitySchedulingStrategy,
+)
 
 from ...errors import EnvironmentProblem
 from ...machine import interrupts
@@ -60,7 +63,9 @@ class RayEngine:
     def __enter__(self) -> Self:
         self.cluster = cluster(self.options)
         self.setting = ray.put(_setting(self.workbench, self.options, self.room))
-        self.bell = ray.remote(num_cpus=0)(Bell).remote()
+        # Where this process is, and nothing can be lost without it.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.bell = ray.remote(num_cpus=0, scheduling_strategy=here)(Bell).remote()
         self.carry_out = ray.remote(
             num_cpus=self.room.num_cpus,
             num_gpus=self.room.num_gpus,
