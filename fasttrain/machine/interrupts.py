@@ -23,6 +23,10 @@ AGAIN_S = 0.01
 """seconds until a dropped interrupt is raised again, by then somewhere else"""
 
 
+_last: int = signal.SIGINT
+"""the last signal that stopped this program: Ray raises another exception in the place of ours"""
+
+
 class Stopped(KeyboardInterrupt):
     """The program was asked to stop, by the signal of this number."""
 
@@ -53,7 +57,9 @@ def keep(stops: Iterable[int], burst_s: float = BURST_S) -> None:
     last_s = -float("inf")
 
     def stop(number: int, _: object) -> None:
+        global _last
         nonlocal last_s
+        _last = number
         before, last_s = last_s, time.monotonic()
         if last_s - before >= burst_s:
             raise Stopped(number)
@@ -99,4 +105,4 @@ def _raise_dropped_ones_again() -> None:
 
 
 def _number(stop: KeyboardInterrupt) -> int:
-    return stop.number if isinstance(stop, Stopped) else signal.SIGINT
+    return stop.number if isinstance(stop, Stopped) else _last

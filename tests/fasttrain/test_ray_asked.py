@@ -1,10 +1,18 @@
-"""What is asked of the Ray engine before Ray is there: options, and how a cluster is shared."""
+"""What is asked of Ray before it is there: options, how a cluster is shared, a job of Slurm."""
+
+import os
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from fasttrain.errors import EnvironmentProblem
 from fasttrain.execution.engines.ray_cluster import Cluster, Node, Room
 from fasttrain.plan.config import RunOptions
+
+from .conftest import ended
+
+SCRIPT = Path(__file__).parents[2] / "docs" / "examples" / "slurm_ray.sh"
 
 
 @pytest.mark.parametrize(
@@ -101,3 +109,51 @@ def test_a_cluster_that_is_open_to_the_network_is_warned_of(monkeypatch, address
     found.nodes = lambda: [Node("n", address, 4, 0)]
     assert ("warning: " in found.explain()) == bool(said)
     assert said in found.explain()
+
+
+PROGRAMS = {
+    "ray": """[ "$1" = symmetric-run ] || { echo "$@" > token; exit; }
+echo "$@" > started
+while [ "$1" != -- ]; do shift; done
+shift
+"$@"
+""",
+    "srun": 'exec "$@"',
+    "scontrol": '[ "$1" = show ] && echo node7 && echo node8 || echo "$@" > asked',
+    "fasttrain": """echo "$@" > ran
+[ {code} -ne 143 ] && exit {code}
+trap 'exit 143' TERM
+touch waits
+while true; do sleep 0.01; done
+""",
+}
+"""what is in the place of Slurm's programs, Ray's and ours, and notes what it is told"""
+
+
+@pytest.mark.parametrize(("code", "again"), [(0, ""), (1, ""), (143, "requeue 12345\n")])
+def test_the_script_of_a_job_stops_the_sweep_and_requeues_it(tmp_path, code, again):
+    for name, text in PROGRAMS.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text.replace('{code}', str(code))}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "asked").write_text("")
+    slurm = {"SLURM_JOB_ID": "12345", "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_JOB_NUM_NODES": "2"}
+    job = subprocess.Popen(
+        ["bash", SCRIPT, "digits", "--plr", "1e-3,1e-2"],
+        cwd=tmp_path,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "4", **slurm},
+    )
+    if code == 143:
+        while not (tmp_path / "waits").exists() and not ended(job):
+            pass
+        job.terminate()
+    assert job.wait(timeout=30) == code
+    assert (tmp_path / "token").read_text() == "get-auth-token --generate\n"
+    assert (
+        (tmp_path / "started")
+        .read_text()
+        .startswith("symmetric-run --address node7:22345 --min-nodes 2 --num-cpus 4 -- ")
+    )
+    assert (tmp_path / "ran").read_text() == (
+        "sweep digits --plr 1e-3,1e-2 --engine ray --address auto\n"
+    )
+    assert (tmp_path / "asked").read_text() == again
