@@ -55,7 +55,8 @@ def sweep(
         return 0
     failures = session.sweep(opened, console, every_epoch=every_epoch)
     store = opened.workbench.store
-    page = report(store, options.processes)
+    # Of a cluster's processes this machine has none.
+    page = report(store, options.processes if options.engine == "local" else None)
     _print_outcome(opened.stages, store, page, console)
     raise_failures(failures)
     return 0

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -209,6 +210,13 @@ def device_and_precision(config: Config, options: RunOptions) -> tuple[torch.dev
         return torch.device("cpu"), precision
     device = resolve_device(options.device)
     return device, resolve_precision(config.training.precision, device)
+
+
+def leave_cluster() -> None:
+    """Disconnect from the cluster that this process is connected to, if it is."""
+    module = sys.modules.get(f"{__package__}.engines.ray_cluster")
+    if module is not None:
+        module.disconnect()
 
 
 def own_precision(device: str) -> str:

@@ -5,7 +5,9 @@ its task is pickled with this module's code. Without Ray they are skipped;
 FASTTRAIN_REQUIRE_RAY=1 makes that a failure.
 """
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -143,6 +145,24 @@ def test_a_node_that_is_lost_is_not_needed(struck, whole, cluster):
     assert len({epoch for event in told if told.count(event) > 1 for epoch in event[1:]}) <= 2
 
 
+def test_what_is_lost_on_its_way_is_trained_again(struck, whole, monkeypatch):
+    import ray
+
+    num_taken, get = 0, ray.get
+
+    def lose_one(what):
+        nonlocal num_taken
+        num_taken += 1
+        if num_taken == 20:
+            raise ray.exceptions.ObjectLostError("0" * 56, None, "")
+        return get(what)
+
+    monkeypatch.setattr(ray, "get", lose_one)
+    found, told = struck("raises")
+    assert num_taken > 20
+    assert found == whole
+
+
 def test_a_task_that_always_raises_fails_alone(struck, tmp_path):
     with pytest.raises(EnvironmentProblem, match="on purpose"):
         struck("always")
@@ -198,12 +218,13 @@ def test_a_checkpoint_is_written_under_its_own_name_alone(tmp_path, name):
     assert not list(tmp_path.glob("**/*ab-*"))
 
 
-def start(folder: Path, study: str) -> subprocess.Popen:
+def start(folder: Path, *flags: str) -> subprocess.Popen:
     """A sweep on a cluster of its own, long enough to be stopped."""
-    (folder / "grid.toml").write_text(study)
-    command = "sweep grid.toml --store store --engine ray --pack 2 --processes 2 --checkpoint-s 0"
+    text = TINY.replace("epochs = 3", "epochs = 400").replace("k = [2, 3]", "k = []")
+    (folder / "grid.toml").write_text(text)
+    command = "sweep grid.toml --store store --engine ray --pack 2 --processes 2"
     return subprocess.Popen(
-        [sys.executable, "-m", "fasttrain", *command.split()],
+        [sys.executable, "-m", "fasttrain", *command.split(), *flags],
         cwd=folder,
         env=ENVIRONMENT,
         stdout=subprocess.DEVNULL,
@@ -238,13 +259,20 @@ def listening(pids: set[int]) -> set[str]:
 
 
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
-LONG = TINY.replace("epochs = 3", "epochs = 400").replace("k = [2, 3]", "k = []")
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
-def test_a_driver_that_is_stopped_or_killed_goes_on(tmp_path, stop):
-    process = start(tmp_path, LONG)
-    while not checkpoints(tmp_path / "store") and not ended(process):
+def epochs_told(store: Path) -> bool:
+    """Whether the driver has been told of an epoch."""
+    with contextlib.suppress(FileNotFoundError):
+        return re.search("epoch [1-9]", (store / "progress.json").read_text()) is not None
+    return False
+
+
+# Who is stopped has its tasks tell their last epoch; who is killed has what they told by then.
+@pytest.mark.parametrize(("stop", "interval"), [(signal.SIGTERM, "600"), (signal.SIGKILL, "0")])
+def test_a_driver_that_is_stopped_or_killed_goes_on(tmp_path, stop, interval):
+    process = start(tmp_path, "--checkpoint-s", interval)
+    while not epochs_told(tmp_path / "store") and not ended(process):
         pass
     below = descendants(process.pid)
     assert listening(below) and listening(below) <= LOOPBACK

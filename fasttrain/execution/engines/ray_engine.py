@@ -137,6 +137,8 @@ class RayEngine:
         except StopIteration:
             outcome = Outcome(job.task, "RuntimeError: the task was stopped")
         except ray.exceptions.RayError as error:
+            # Should it run on, nobody hears it any more.
+            ray.cancel(job.messages, force=True)
             outcome = Outcome(job.task, f"RuntimeError: {_in_words(error)}")
         except EnvironmentProblem:
             self.jobs.remove(job)
