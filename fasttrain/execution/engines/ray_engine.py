@@ -137,8 +137,9 @@ class RayEngine:
         except StopIteration:
             outcome = Outcome(job.task, "RuntimeError: the task was stopped")
         except ray.exceptions.RayError as error:
-            # Should it run on, nobody hears it any more.
-            ray.cancel(job.messages, force=True)
+            if isinstance(error, ray.exceptions.ObjectLostError):
+                # The task may run on, and nobody hears it any more.
+                ray.cancel(job.messages, force=True)
             outcome = Outcome(job.task, f"RuntimeError: {_in_words(error)}")
         except EnvironmentProblem:
             self.jobs.remove(job)
