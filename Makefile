@@ -20,7 +20,7 @@ endif
 # Two tests at a time, each with one thread: more would wait for one another on two cores.
 PYTEST := pytest -rs -n 2 -p no:benchmark
 
-.PHONY: demo test test-optional test-lowest lint bench ffcv exports docs clean
+.PHONY: demo test test-optional test-lowest lint bench ffcv exports docs ray clean
 
 demo: $(INSTALLED)
 ifdef CPU_TORCH
@@ -37,7 +37,7 @@ endif
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST)
 
-# What differs with FFCV, a browser, TBB, Slurm and the libraries of exports and of the site.
+# What differs with FFCV, a browser, TBB, Slurm, Ray and the libraries of exports and of the site.
 test-optional: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST) -m optional
 
@@ -67,6 +67,10 @@ exports: $(INSTALLED)
 docs: $(DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
 	@echo build/site/index.html
+
+# The engine of clusters, about 280 MB.
+ray: $(INSTALLED)
+	$(BIN)/python $(PIP) --editable '.[ray]'
 
 clean:
 	rm -rf .venv .venv-lowest build dist .pytest_cache .ruff_cache .hypothesis .benchmarks

@@ -1,6 +1,6 @@
-"""What a machine may lack: tests of FFCV and of the page are skipped there, or fail if required.
+"""What a machine may lack, FFCV, a browser, Slurm or a library: its tests are skipped there.
 
-FASTTRAIN_REQUIRE_FFCV=1 and FASTTRAIN_REQUIRE_CHROMIUM=1 make failures of skips;
+FASTTRAIN_REQUIRE_OPTIONAL=1 makes failures of such skips;
 FASTTRAIN_HIDE_FFCV=1 makes a machine that has FFCV one that has not.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-REQUIRED = os.environ.get("FASTTRAIN_REQUIRE_FFCV") == "1"
+REQUIRED = os.environ.get("FASTTRAIN_REQUIRE_OPTIONAL") == "1"
 HERE = Path(__file__).parent
 
 if os.environ.get("FASTTRAIN_HIDE_FFCV") == "1":

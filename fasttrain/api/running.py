@@ -22,6 +22,7 @@ from ..boundaries.task import Task, plan_search
 from ..errors import UsageError, nearest, raise_failures
 from ..execution.callbacks import Callback, check_callbacks
 from ..execution.console import Console
+from ..execution.execution import leave_cluster
 from ..plan.config import RunOptions, check_options
 from ..plan.shards import Shard
 from ..store.inputs import check_dataset, check_merge, check_source, check_training
@@ -40,7 +41,9 @@ class Options(TypedDict, total=False):
     store: "AnyPath | None"
     data_root: "AnyPath | None"
     device: str
-    engine: Literal["local"]
+    engine: Literal["local", "ray"]
+    address: str | None
+    per_gpu: int
     processes: int | None
     pack: int | None
     compile: Literal["auto", "on", "off"]
@@ -238,6 +241,7 @@ def _as_before() -> Iterator[None]:
     try:
         yield
     finally:
+        leave_cluster()
         torch.backends.cudnn.deterministic = deterministic
         torch.backends.cudnn.allow_tf32 = tf32
         torch.set_num_threads(threads)

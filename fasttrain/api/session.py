@@ -15,11 +15,10 @@ from ..analysis.request import Request
 from ..execution.callbacks import Callback, CallbackView
 from ..execution.console import Console
 from ..execution.cost import epochs_left
-from ..execution.execution import plan_execution
+from ..execution.execution import device_and_precision, plan_execution
 from ..execution.journal import Journal
 from ..execution.run import outdated_line, reopen_outdated, run_sweep
 from ..machine.files import is_empty
-from ..machine.precision import resolve_device, resolve_precision
 from ..machine.provenance import provenance
 from ..machine.timings import phase
 from ..plan.config import Config, RunOptions
@@ -81,8 +80,7 @@ def open_session(
     Raises:
         UsageError, EnvironmentProblem: something given, or around the program, is wrong.
     """
-    device = resolve_device(options.device)
-    precision = resolve_precision(config.training.precision, device)
+    device, precision = device_and_precision(config, options)
     path = options.store or Path("runs") / name
     fresh = not path.exists() or (path.is_dir() and is_empty(path))
     record = provenance(device, precision, command)

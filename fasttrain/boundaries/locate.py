@@ -16,14 +16,13 @@ from fasttrain.errors import raise_failures
 from fasttrain.execution.console import Console
 from fasttrain.execution.cost import epochs_left
 from fasttrain.execution.engines.local import Engine
-from fasttrain.execution.execution import Execution, plan_execution
+from fasttrain.execution.execution import Execution, device_and_precision, plan_execution
 from fasttrain.execution.journal import Journal
 from fasttrain.execution.pack_size import models_in_memory
 from fasttrain.execution.packing import form_packs
 from fasttrain.execution.progress import ProgressView
 from fasttrain.execution.run import outdated_line, reopen_outdated, run_sweep
 from fasttrain.machine.files import is_empty, make_folder, write_atomically
-from fasttrain.machine.precision import resolve_device, resolve_precision
 from fasttrain.machine.provenance import provenance
 from fasttrain.machine.timings import phase
 from fasttrain.plan.config import Config, RunOptions
@@ -105,8 +104,7 @@ def _open(
 ) -> tuple["_Run", Execution]:
     """The search, and how its first round would be carried out."""
     search = plan_search(config, task)
-    device = resolve_device(options.device)
-    precision = resolve_precision(config.training.precision, device)
+    device, precision = device_and_precision(config, options)
     path = options.store or Path("runs") / f"{name}-locate"
     fresh = not path.exists() or (path.is_dir() and is_empty(path))
     record = provenance(device, precision, command)

@@ -55,7 +55,9 @@ def sweep(
         return 0
     failures = session.sweep(opened, console, every_epoch=every_epoch)
     store = opened.workbench.store
-    _print_outcome(opened.stages, report(store, options.processes), console)
+    # Of a cluster's processes this machine has none.
+    processes = options.processes if options.engine == "local" else None
+    _print_outcome(opened.stages, report(store, processes), console)
     raise_failures(failures)
     return 0
 
@@ -128,11 +130,13 @@ def _print_plan(opened: Session, console: Console) -> None:
         return
     execution = plan_execution(stages, workbench, opened.options)
     cost = estimate(execution.packs, execution.measured(workbench), execution.processes, workbench)
+    on_ray = opened.options.engine == "ray"
+    where = "a node of the cluster" if on_ray else workbench.provenance["device"]
     lines = [
         f"left: {len(left)} stages, {cost.num_epochs} epochs"
         f" ({unshared_epochs(left)} if nothing were shared)",
         execution.explain(),
-        f"measured on {workbench.provenance['device']}, {workbench.precision}",
+        f"measured on {where}, {workbench.precision}",
         f"estimate: {duration(cost.time_s)}, {cost.disk_bytes / 2**20:.1f} MiB in"
         f" {workbench.store.path} ({workbench.store.free_bytes() / 2**30:.1f} GiB free)",
     ]

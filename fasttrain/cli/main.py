@@ -169,7 +169,7 @@ def _run(command: Cell, config: Config, verb: str, arguments: list[str], **how: 
     name = Path(command.preset).stem + (f"-{how['shard'].name}" if how.get("shard") else "")
     options = check_options(command.options, config)
     check_training(config, options, name)
-    if not how.get("dry_run"):
+    if not how.get("dry_run") and options.engine == "local":
         start_server(options.processes)
     from .commands import sweep
 
@@ -227,7 +227,7 @@ def _locate(arguments: list[str]) -> int:
     task = Task(command.plr, command.ratio, command.boundaries, command.share)
     # Raises for a task that is not possible.
     plan_search(config, task)
-    if not command.dry_run:
+    if not command.dry_run and options.engine == "local":
         start_server(options.processes)
     from .commands import locate
 

@@ -8,34 +8,42 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from ..machine.precision import resolve_device, resolve_precision
 from ..machine.timings import phase
-from ..plan.config import RunOptions
+from ..plan.config import Config, RunOptions
 from ..plan.stages import Stage
 from ..store.pack_records import GROUPED, STREAMS
 from ..training.workbench import Workbench, open_workbench
 from .engines.local import Engine, InProcess, Workers
 from .measured import Timing, measure
-from .pack_size import fastest, measure_compiled, measure_packs, ways
+from .pack_size import fastest, measure_compiled, measure_ways
 from .packing import form_packs, largest_wave
+
+# Imported where it is used: it imports Ray.
+if TYPE_CHECKING:
+    from .engines.ray_cluster import Room
 
 WORTH_S = 600.0
 """a plan that takes longer is worth the compilation that shows whether it is faster"""
 
 
 class Share(NamedTuple):
-    """How processes share this machine."""
+    """How processes share this machine, or a cluster."""
 
     processes: int
     num_threads: int
     """of each process"""
     on_device: int
     """processes that share the memory of a device"""
+    room: "Room | None" = None
+    """of each on a cluster; None on this machine"""
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ class Execution:
     compiled: bool
     note: str
     """what the user should know of how it came about"""
+    options: RunOptions
     way: str = GROUPED
     """how the models of new packs train together"""
 
@@ -65,12 +74,13 @@ class Execution:
             alike = [t for t in self.timings if t.compiled == self.compiled]
             # Of one model there is but one way.
             return [t for t in alike if t.way == self.way or t.size == 1]
-        with threads_of(self.share):
-            return [measure(dataclasses.replace(workbench, compiled=self.compiled), self.size)]
+        like = dataclasses.replace(workbench, compiled=self.compiled)
+        return [_found_by(measure, like, self.options, self.share, self.size)]
 
     def explain(self) -> str:
         """The packs and their figures, in a line or two."""
-        where = "this process" if self.processes == 1 else f"{self.processes} processes"
+        alone = self.processes == 1 and self.share.room is None
+        where = "this process" if alone else f"{self.processes} processes"
         text = f"packs of up to {self.size} in {where}, {self.share.num_threads} threads each"
         text += ", compiled" if self.compiled else ""
         text += ", on streams" if self.way == STREAMS else ""
@@ -87,7 +97,13 @@ class Execution:
 
 
 def shared(count: int, workbench: Workbench, options: RunOptions) -> Share:
-    """How this machine is shared for so many things that can be done at once."""
+    """How this machine, or the cluster, is shared for so many things that can be done at once."""
+    if options.engine == "ray":
+        from .engines.ray_cluster import cluster
+
+        room = cluster(options).room(count, options)
+        sharing = options.per_gpu if room.num_gpus else room.processes
+        return Share(room.processes, room.num_threads, sharing, room)
     available = torch.get_num_threads()
     devices = _devices(workbench.device, options.device)
     room = available if workbench.device.type == "cpu" else len(devices)
@@ -115,6 +131,10 @@ def open_engine(
     Args:
         lock: the file whose lock keeps others out of the store.
     """
+    if share.room is not None:
+        from .engines.ray_engine import RayEngine
+
+        return RayEngine(workbench, options, share.room)
     if share.processes == 1:
         return contextlib.nullcontext(InProcess(workbench))
     return Workers(
@@ -146,20 +166,69 @@ def plan_execution(stages: Sequence[Stage], workbench: Workbench, options: RunOp
     size, compiled = options.pack and workbench.at_most(options.pack), options.compile == "on"
     way = GROUPED
     if size is None:
-        with threads_of(share):
-            # Compiled networks have graphs of their own.
-            for one in (GROUPED,) if compiled else ways(workbench):
-                timings += measure_packs(workbench, largest_wave(stages), share.on_device, one)
-            chosen = fastest(timings)
-            whole_s = _whole_s(stages, timings, share.processes, workbench)
-            if options.compile == "auto" and whole_s > WORTH_S and workbench.kernel is None:
-                more, note = measure_compiled(workbench, chosen.size, share.on_device)
-                timings += more
-                chosen = fastest([chosen, *more])
-                compiled = chosen.compiled
-            size, way = chosen.size, chosen.way
+        where, wave = (workbench, options, share), largest_wave(stages)
+        timings = _found_by(measure_ways, *where, wave, share.on_device, compiled)
+        chosen = fastest(timings)
+        whole_s = _whole_s(stages, timings, share.processes, workbench)
+        if options.compile == "auto" and whole_s > WORTH_S and workbench.kernel is None:
+            more, note = _found_by(measure_compiled, *where, chosen.size, share.on_device)
+            timings += more
+            chosen = fastest([chosen, *more])
+            compiled = chosen.compiled
+        size, way = chosen.size, chosen.way
+    if options.engine == "ray":
+        from .engines.ray_cluster import cluster
+
+        note = "\n".join(filter(None, [note, cluster(options).explain()]))
     packs = form_packs(stages, workbench.store, size, math.ceil(roots / share.processes))
-    return Execution(packs, share, timings, max(map(len, packs)), compiled, note, way)
+    return Execution(packs, share, timings, max(map(len, packs)), compiled, note, options, way)
+
+
+def _found_by(
+    function: Callable[..., Any],
+    workbench: Workbench,
+    options: RunOptions,
+    share: Share,
+    *arguments: Any,
+) -> Any:
+    """What a function finds of the workbench as packs train in it: here, or on a cluster's node."""
+    if share.room is not None:
+        from .engines.ray_engine import ask_workbench
+
+        return ask_workbench(function, workbench, options, share.room, *arguments)
+    with threads_of(share):
+        return function(workbench, *arguments)
+
+
+def device_and_precision(config: Config, options: RunOptions) -> tuple[torch.device, str]:
+    """The device that this process uses, and the arithmetic of all that train.
+
+    The driver of a cluster trains nothing, and leaves devices to its workers.
+
+    Raises:
+        UsageError, EnvironmentProblem: a device that is not there.
+    """
+    if options.engine == "ray":
+        precision = config.training.precision
+        if precision == "auto":
+            from .engines.ray_engine import ask_node
+
+            precision = ask_node(own_precision, options)
+        return torch.device("cpu"), precision
+    device = resolve_device(options.device)
+    return device, resolve_precision(config.training.precision, device)
+
+
+def leave_cluster() -> None:
+    """Disconnect from the cluster that this process is connected to, if it is."""
+    module = sys.modules.get(f"{__package__}.engines.ray_cluster")
+    if module is not None:
+        module.disconnect()
+
+
+def own_precision(device: str) -> str:
+    """What `auto` is on a device of the process that is asked."""
+    return resolve_precision("auto", resolve_device(device))
 
 
 def _whole_s(

@@ -81,6 +81,20 @@ def measure_packs(
     return timings
 
 
+def measure_ways(
+    workbench: Workbench, largest: int, sharing: int, compiled: bool
+) -> list[Timing]:
+    """Timings of packs (`measure_packs`) in all ways in which they can train.
+
+    Args:
+        compiled: whether networks are to be compiled: they have graphs of their own.
+    """
+    timings = []
+    for way in (GROUPED,) if compiled else ways(workbench):
+        timings += measure_packs(workbench, largest, sharing, way)
+    return timings
+
+
 def ways(workbench: Workbench) -> tuple[str, ...]:
     """The ways in which models can train together, to be measured.
 

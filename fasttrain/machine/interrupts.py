@@ -7,10 +7,12 @@ nobody had asked it to stop.
 """
 
 import atexit
+import contextlib
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 STOPS = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n))
@@ -19,6 +21,10 @@ BURST_S = 1.0
 """seconds in which further signals belong to the first: `timeout` sends two, a group one each"""
 AGAIN_S = 0.01
 """seconds until a dropped interrupt is raised again, by then somewhere else"""
+
+
+_last: int = signal.SIGINT
+"""the last signal that stopped this program: Ray raises another exception in the place of ours"""
 
 
 class Stopped(KeyboardInterrupt):
@@ -51,7 +57,9 @@ def keep(stops: Iterable[int], burst_s: float = BURST_S) -> None:
     last_s = -float("inf")
 
     def stop(number: int, _: object) -> None:
+        global _last
         nonlocal last_s
+        _last = number
         before, last_s = last_s, time.monotonic()
         if last_s - before >= burst_s:
             raise Stopped(number)
@@ -61,6 +69,18 @@ def keep(stops: Iterable[int], burst_s: float = BURST_S) -> None:
         signal.signal(number, stop)
     if hasattr(signal, "setitimer"):
         _raise_dropped_ones_again()
+
+
+@contextlib.contextmanager
+def passed_over() -> Iterator[None]:
+    """Let no stop cut off what one has begun. None reaches another thread than the main one."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {n: signal.signal(n, signal.SIG_IGN) for n in STOPS} if is_main else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _raise_dropped_ones_again() -> None:
@@ -85,4 +105,4 @@ def _raise_dropped_ones_again() -> None:
 
 
 def _number(stop: KeyboardInterrupt) -> int:
-    return stop.number if isinstance(stop, Stopped) else signal.SIGINT
+    return stop.number if isinstance(stop, Stopped) else _last

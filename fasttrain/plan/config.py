@@ -25,6 +25,7 @@ from ..settings.limits import MAX_TOML_BYTES, MOST, in_one_line, shown
 from ..settings.networks.kinds import AnyNetwork, ConvNet
 from ..settings.optimizers.kinds import SGD, Optimizer, Sphere
 from ..settings.rates import EpochCounts, LearningRates, OptionalRates, Seeds, known_device
+from .engines import check_engine
 from .norms import check_norm
 from .pairs import check_pairs
 from .tables import PARTS, part_keys, with_kinds
@@ -106,8 +107,13 @@ class RunOptions:
     """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
     device: Annotated[str, AfterValidator(known_device)] = "auto"
     """auto, cpu, cuda, cuda:0, ..."""
-    engine: Literal["local"] = "local"
-    """local: processes of this machine, as many as it has GPUs or, without one, cores"""
+    engine: Literal["local", "ray"] = "local"
+    """local: processes of this machine, as many as it has GPUs or, without one, cores; ray: those
+    of a Ray cluster (extra ray)"""
+    address: str | None = None
+    """ray: of the cluster: auto, or HOST:PORT; one of this machine is started if not given"""
+    per_gpu: Annotated[Count, limited("PROCESSES")] = 1
+    """ray: packs that train on a GPU at once"""
     processes: Annotated[Count, limited("PROCESSES")] | None = None
     """how many processes train at once; 1 trains in this one; by the machine if not given"""
     pack: Count | None = None
@@ -230,6 +236,7 @@ def check_options(
 ) -> RunOptions:
     """The options with every value checked, as `check` does, for runs of a configuration."""
     whole = checked(RunOptions(), options, origin)
+    check_engine(whole.engine, whole.address, whole.per_gpu, whole.device)
     if whole.stop_at_chance and not isinstance(config.optimizer, Sphere):
         raise UsageError(
             "--stop-at-chance: random walks are told by the angles of steps on the sphere, and the"

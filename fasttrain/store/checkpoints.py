@@ -94,6 +94,10 @@ class Checkpoints:
             content.setdefault(stage, {})[own] = tensor
         return content
 
+    def of(self, stages: Collection[str]) -> list[Path]:
+        """The checkpoints that hold one of these stages, by id, sorted."""
+        return [path for path in self.files() if not _members(path).keys().isdisjoint(stages)]
+
     def files(self, pack: str = "*") -> list[Path]:
         """The checkpoints that are there, or those of a pack, sorted."""
         return sorted(self.folder.glob(f"{pack}-*.safetensors"))

@@ -114,6 +114,13 @@ class PackRecords:
                     break
         return found
 
+    def needed(self, pack: Sequence[Stage]) -> list[Path]:
+        """The records that a pack needs elsewhere: those of its stages, and one of every length."""
+        records, pack_ids = self._records(), {stage.id for stage in pack}
+        by_length = {record.get("epochs", 0): record["path"] for record in records}
+        own = (r["path"] for r in records if any(m["stage"] in pack_ids for m in r["members"]))
+        return sorted({*by_length.values(), *own})
+
     def paths(self) -> list[Path]:
         """The records that are there, sorted."""
         return sorted(self.folder.glob("*.json"))

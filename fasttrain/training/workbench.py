@@ -277,8 +277,9 @@ def open_workbench(
     precision: str,
     provenance: dict[str, str | None],
     compiled: bool = False,
+    data: ImageData | None = None,
 ) -> Workbench:
-    """The workbench of a sweep on one device, in whatever process."""
+    """The workbench of a sweep on one device, in the process and with the threads that are its."""
     set_exact_arithmetic()
     check_unchanged(config, provenance)
     if device.type == "cuda":
@@ -286,11 +287,10 @@ def open_workbench(
         torch.cuda.set_device(device)
     workbench = Workbench(
         config,
-        configured_images(config, options.data_root),
+        data or configured_images(config, options.data_root),
         Store(store, accept_stopped=options.stop_at_chance),
         device,
         precision,
-        # Here, since a worker has fewer threads than the process that started it.
         provenance | sources(config) | {"threads": str(torch.get_num_threads())},
         options.checkpoint_s,
         compiled,

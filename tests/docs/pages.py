@@ -19,8 +19,8 @@ _LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 def require(*modules: str) -> None:
-    """Skip without the libraries of extra `docs`; FASTTRAIN_REQUIRE_DOCS=1 makes that a failure."""
-    lacking = pytest.fail if os.environ.get("FASTTRAIN_REQUIRE_DOCS") == "1" else pytest.skip
+    """Skip without libraries of extra `docs`; FASTTRAIN_REQUIRE_OPTIONAL=1 makes that a failure."""
+    lacking = pytest.fail if os.environ.get("FASTTRAIN_REQUIRE_OPTIONAL") == "1" else pytest.skip
     for module in modules:
         if importlib.util.find_spec(module) is None:
             lacking(f"{module} is missing: make docs")

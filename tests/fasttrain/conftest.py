@@ -144,10 +144,10 @@ def contents(store: Path) -> dict[str, bytes]:
 def chromium():
     """Debian's Chromium without a window, one process for the tests of a module.
 
-    Without it they are skipped; FASTTRAIN_REQUIRE_CHROMIUM=1 makes that a failure.
+    Without it they are skipped; FASTTRAIN_REQUIRE_OPTIONAL=1 makes that a failure.
     """
     path = shutil.which("chromium")
-    lacking = pytest.fail if os.environ.get("FASTTRAIN_REQUIRE_CHROMIUM") == "1" else pytest.skip
+    lacking = pytest.fail if os.environ.get("FASTTRAIN_REQUIRE_OPTIONAL") == "1" else pytest.skip
     if path is None:
         lacking("no chromium on the PATH")
     try:

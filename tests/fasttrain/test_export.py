@@ -35,11 +35,12 @@ def store(tmp_path_factory) -> Path:
 
 
 def library(name: str) -> None:
-    """Skip without a tool's library; FASTTRAIN_REQUIRE_EXPORTS=1 makes that a failure."""
+    """Skip without a tool's library; FASTTRAIN_REQUIRE_OPTIONAL=1 makes that a failure."""
     try:
         __import__(f"{name}.version" if name == "mlflow" else name)
     except ImportError:
-        lacking = pytest.fail if os.environ.get("FASTTRAIN_REQUIRE_EXPORTS") == "1" else pytest.skip
+        is_needed = os.environ.get("FASTTRAIN_REQUIRE_OPTIONAL") == "1"
+        lacking = pytest.fail if is_needed else pytest.skip
         lacking(f"{name} is not installed (the extra {name})")
 
 

@@ -109,3 +109,22 @@ def test_one_dropped_at_the_very_end_does_not_kill_the_program():
     ended = subprocess.run([sys.executable, "-c", AT_THE_END], capture_output=True)
     # Raised again if there was time for it; not ended by the timer's signal.
     assert ended.returncode in (0, -signal.SIGINT)
+
+
+REPLACED = """
+import signal
+from fasttrain.machine import interrupts
+
+interrupts.keep(interrupts.heeded())
+try:
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt from None
+except KeyboardInterrupt as stop:
+    print(interrupts.exit_code(stop))
+"""
+
+
+def test_a_stop_keeps_its_code_where_a_library_raises_another_exception_for_it():
+    assert ran(REPLACED) == ("143", "")

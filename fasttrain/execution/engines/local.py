@@ -9,7 +9,6 @@ import contextlib
 import math
 import os
 import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -101,10 +100,10 @@ class InProcess:
         """Run it.
 
         Raises:
-            EnvironmentProblem: as `_attempt`; or an error after which this process has no device.
+            EnvironmentProblem: as `attempt`; or an error after which this process has no device.
         """
         assert self.task is not None
-        error = _attempt(self.task, self.workbench, report)
+        error = attempt(self.task, self.workbench, report)
         if error is not None and not answers(self.workbench.device):
             raise EnvironmentProblem(
                 f"{self.workbench.device} answers no more after {_last_line(error)}; run the same"
@@ -113,7 +112,7 @@ class InProcess:
         return Outcome(self.task, error)
 
 
-def _attempt(task: Task, workbench: Workbench, report: Report) -> str | None:
+def attempt(task: Task, workbench: Workbench, report: Report) -> str | None:
     """Run a task; returns the traceback of an error in it.
 
     Raises:
@@ -169,13 +168,9 @@ class Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # A second signal must not cut off what the workers write at the first. None reaches another
-        # thread than the main one.
-        stops = interrupts.STOPS if threading.current_thread() is threading.main_thread() else ()
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in stops}
-        self._stop()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        # A second signal must not cut off what the workers write at the first.
+        with interrupts.passed_over():
+            self._stop()
 
     def _stop(self) -> None:
         """Let the workers write where they stand, and return when none is left."""
@@ -287,7 +282,7 @@ def _work(
                 raise EnvironmentProblem(reason) from None
             while True:
                 task = pipe.recv()
-                error = _attempt(task, workbench, report)
+                error = attempt(task, workbench, report)
                 if error is not None and not answers(workbench.device):
                     # Whatever came next would fail too: another process takes its place.
                     pipe.send(Broken(error))

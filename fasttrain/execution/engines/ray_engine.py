@@ -1,0 +1,275 @@
+"""Engine of a Ray cluster: packs run where it has room; what they tell is written here.
+
+A task gets the files that its pack starts from through Ray's object store, and tells epochs,
+checkpoints and results as they come (`ray_trial`). So workers need no file system that this process
+sees, and a worker or a node that is lost costs what was trained since the pack's last checkpoint.
+"""
+
+import contextlib
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import ray  # type: ignore[import-not-found]
+from ray.util.scheduling_strategies import (  # type: ignore[import-not-found]
+    NodeAffinitySchedulingStrategy,
+)
+
+from ...errors import EnvironmentProblem
+from ...machine import interrupts
+from ...machine.files import sha256_hex, write_atomically
+from ...plan.config import RunOptions
+from ...plan.stages import Stage, predecessors
+from ...store.entries import METRICS, STATE
+from ...store.pack_records import PackRecords
+from ...store.store import Result, Store
+from ...training.workbench import Workbench
+from .local import STOP_S, Outcome, Report, Task, Training
+from .ray_cluster import Room, cluster, disconnect
+from .ray_trial import BEGUN, CHECKPOINT, ENDED, FINISHED, PROBLEM, REPORT, Message, Setting
+from .ray_worker import Bell, ask, carry_out, versions
+
+QUIET_S = 10.0
+"""seconds without a word from any task after which the cluster is looked at"""
+ONCE: dict[str, Any] = {"max_retries": 0, "max_calls": 0}
+"""Ray is to try nothing again by itself, and to keep processes for the next packs"""
+CHECKPOINT_NAME = re.compile(r"[0-9a-f]+-([0-9a-f]{16})\.safetensors")
+
+
+@dataclass(eq=False)
+class _Job:
+    """A task under way."""
+
+    task: Task
+    messages: Any
+    """references to what it tells, as it does"""
+    batch: Any = None
+    """one of them that has come and is not dealt with yet"""
+
+
+class RayEngine:
+    """Runs tasks on the nodes of a cluster. A context manager; leaving it leaves the cluster."""
+
+    def __init__(self, workbench: Workbench, options: RunOptions, room: Room) -> None:
+        self.workbench = workbench
+        self.options = options
+        self.room = room
+        self.capacity = room.processes
+        self.jobs: list[_Job] = []
+
+    def __enter__(self) -> Self:
+        self.cluster = cluster(self.options)
+        self.setting = ray.put(_setting(self.workbench, self.options, self.room))
+        # Where this process is, and nothing can be lost without it.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.bell = ray.remote(num_cpus=0, scheduling_strategy=here)(Bell).remote()
+        self.carry_out = ray.remote(
+            num_cpus=self.room.num_cpus,
+            num_gpus=self.room.num_gpus,
+            num_returns="streaming",
+            **ONCE,
+        )(carry_out)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with interrupts.passed_over():
+            try:
+                self._stop()
+            finally:
+                disconnect()
+
+    def _stop(self) -> None:
+        """Let the tasks tell where they stand, and keep it."""
+        if self.jobs:
+            self.bell.ring.remote()
+        until = time.monotonic() + STOP_S
+        while self.jobs and (left_s := until - time.monotonic()) > 0:
+            job = self._ready(left_s)
+            if job is not None:
+                with contextlib.suppress(EnvironmentProblem):
+                    self._next(job, lambda *_: None)
+        for job in self.jobs:
+            ray.cancel(job.messages, force=True)
+
+    def start(self, task: Task) -> None:
+        """Send the task to the cluster."""
+        assert isinstance(task, Training)
+        given = ray.put((task, files_for(task.stages, self.workbench.store)))
+        messages = self.carry_out.remote(versions(), [self.setting, given], self.bell)
+        self.jobs.append(_Job(task, messages))
+
+    def wait(self, report: Report) -> Outcome:
+        """Write and pass on what the tasks tell until one has ended.
+
+        Raises:
+            EnvironmentProblem: a node cannot or must not train; none is left; the store cannot be
+                written.
+        """
+        while True:
+            job = self._ready(QUIET_S)
+            if job is None:
+                self.cluster.check(self.room)
+            elif (outcome := self._next(job, report)) is not None:
+                return outcome
+
+    def _ready(self, timeout_s: float) -> _Job | None:
+        """A task that has told something, if any does in time."""
+        for job in self.jobs:
+            if job.batch is not None:
+                # This process was interrupted while it dealt with that.
+                return job
+        waiting = {job.messages: job for job in self.jobs}
+        ready, _ = ray.wait(list(waiting), num_returns=1, timeout=timeout_s)
+        return waiting[ready[0]] if ready else None
+
+    def _next(self, job: _Job, report: Report) -> Outcome | None:
+        """Deal with what a task has told; returns how it ended, if it has."""
+        outcome = None
+        try:
+            if job.batch is None:
+                job.batch = next(job.messages)
+            for message in ray.get(job.batch):
+                outcome = self._deal_with(message, job.task, report)
+            job.batch = None
+        except StopIteration:
+            outcome = Outcome(job.task, "RuntimeError: the task was stopped")
+        except ray.exceptions.RayError as error:
+            if isinstance(error, ray.exceptions.ObjectLostError):
+                # The task may run on, and nobody hears it any more.
+                ray.cancel(job.messages, force=True)
+            outcome = Outcome(job.task, f"RuntimeError: {_in_words(error)}")
+        except EnvironmentProblem:
+            self.jobs.remove(job)
+            raise
+        if outcome is not None:
+            self.jobs.remove(job)
+        return outcome
+
+    def _deal_with(self, message: Message, task: Task, report: Report) -> Outcome | None:
+        kind, *told = message
+        store = self.workbench.store
+        if kind == REPORT:
+            report(*told[0])
+        elif kind == BEGUN:
+            store.begin_all(_of_task(task, told[0].items()))
+        elif kind == CHECKPOINT:
+            save_checkpoint(store, *told)
+        elif kind == FINISHED:
+            results = _of_task(task, ((result[0], Result(*result)) for result in told[0]))
+            store.finish_all(map(_checked, results.values()))
+            store.checkpoints.tidy()
+        elif kind == PROBLEM:
+            raise EnvironmentProblem(told[0])
+        else:
+            assert kind == ENDED, kind
+            return Outcome(task, told[0])
+        return None
+
+
+def _of_task(task: Any, told: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """What is told of stages, by id, if they are those of the task."""
+    found = dict(told)
+    if strange := found.keys() - {stage.id for stage in task.stages}:
+        raise EnvironmentProblem(f"a task told of stages that are not its own: {sorted(strange)}")
+    return found
+
+
+def _checked(result: Result) -> Result:
+    """A result whose files are those that stages have."""
+    if strange := result.files.keys() - {METRICS, STATE}:
+        raise EnvironmentProblem(f"a task told of files that no stage has: {sorted(strange)}")
+    return result
+
+
+def save_checkpoint(store: Store, name: str, content: bytes) -> None:
+    """Write a checkpoint that a task has told of, as it has.
+
+    Raises:
+        EnvironmentProblem: the name is none, or not that of the content; it cannot be written.
+    """
+    found = CHECKPOINT_NAME.fullmatch(name)
+    if found is None or found[1] != sha256_hex(content)[:16]:
+        raise EnvironmentProblem(f"a task told of a checkpoint {name!r}, which is not what it says")
+    folder = store.checkpoints.folder
+    folder.mkdir(exist_ok=True)
+    write_atomically(folder / name, content)
+    store.checkpoints.tidy(keep=folder / name)
+
+
+def files_for(stages: Sequence[Stage], store: Store) -> dict[str, bytes]:
+    """The files of a store that a pack of these stages starts from, by path in it."""
+    records = PackRecords(store)
+    lengths = records.lengths()
+    needed = {stage.id for stage in stages}
+    for stage in stages:
+        needed |= {earlier.id for earlier in predecessors(stage, lengths)}
+        needed |= {stage.parent.id} if stage.parent else set()
+    finished = [store.path / stage for stage in sorted(needed) if store.is_finished(stage)]
+    paths = [path for folder in finished for path in sorted(folder.iterdir()) if path.is_file()]
+    paths += store.checkpoints.of({stage.id for stage in stages})
+    paths += records.needed(stages)
+    return {str(path.relative_to(store.path)): path.read_bytes() for path in paths}
+
+
+def ask_workbench(
+    function: Callable[..., Any],
+    workbench: Workbench,
+    options: RunOptions,
+    room: Room,
+    *arguments: Any,
+) -> Any:
+    """What a function says of the workbench as it is on a node, and of further arguments.
+
+    Raises:
+        EnvironmentProblem: as the function; no node can be asked.
+    """
+    return _asked(options, room, function, arguments, _setting(workbench, options, room))
+
+
+def ask_node(function: Callable[[str], Any], options: RunOptions) -> Any:
+    """What a function says, on a node, of the kind of device there; raises as `ask_workbench`."""
+    found = cluster(options)
+    return _asked(options, found.room(1, options), function, (found.device(options),))
+
+
+def _asked(
+    options: RunOptions,
+    room: Room,
+    function: Callable[..., Any],
+    arguments: Sequence[Any],
+    *settings: Setting,
+) -> Any:
+    connected = cluster(options)
+    asking = ray.remote(num_cpus=room.num_cpus, num_gpus=room.num_gpus, **ONCE)(ask)
+    given = [ray.put(part) for part in ((function, arguments), *settings)]
+    answer = asking.remote(versions(), given)
+    while not ray.wait([answer], timeout=QUIET_S)[0]:
+        connected.check(room)
+    try:
+        return ray.get(answer)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, EnvironmentProblem) else error from None
+    except ray.exceptions.RayError as error:
+        raise EnvironmentProblem(_in_words(error)) from None
+
+
+def _setting(workbench: Workbench, options: RunOptions, room: Room) -> Setting:
+    return Setting(
+        workbench.config,
+        options,
+        workbench.data,
+        "cuda" if room.num_gpus else "cpu",
+        workbench.precision,
+        workbench.provenance,
+        workbench.compiled,
+        room.num_threads,
+        Path(workbench.store.path),
+    )
+
+
+def _in_words(error: ray.exceptions.RayError) -> str:
+    """A fault of a cluster in one line."""
+    return " ".join(str(error).split())

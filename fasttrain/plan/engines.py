@@ -1,0 +1,40 @@
+"""What is asked of the engine, checked before anything is imported for it."""
+
+import re
+from importlib.util import find_spec
+
+from ..errors import UsageError
+
+ADDRESS = re.compile(r"auto|[^/\s]+:\d{1,5}")
+
+
+def check_engine(engine: str, address: str | None, per_gpu: int, device: str) -> None:
+    """Raise for options that do not go with the engine, or for an engine that is not installed.
+
+    Raises:
+        UsageError: the message says what is allowed.
+    """
+    if engine != "ray":
+        if address is not None:
+            raise UsageError(f"--address {address}: is of a Ray cluster: give --engine ray too")
+        if per_gpu != 1:
+            raise UsageError(
+                f"--per-gpu {per_gpu}: is of a Ray cluster; on one machine --processes says how"
+                " many train at once, on all its GPUs in turn"
+            )
+        return
+    found = find_spec("ray")
+    # A folder of that name in the current directory is none.
+    if found is None or found.origin is None:
+        raise UsageError(
+            "ray is not installed, which --engine ray needs: pip install 'fasttrain-lr[ray]'"
+        )
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device {device}: Ray chooses among GPUs: allowed are auto, cpu, cuda")
+    if address is not None and address.startswith("ray://"):
+        raise UsageError(
+            f"--address {address}: Ray's client cannot pass on what tasks tell while they run;"
+            " run this on a machine of the cluster, with --address auto or HOST:PORT"
+        )
+    if address is not None and not ADDRESS.fullmatch(address):
+        raise UsageError(f"--address {address!r}: allowed are auto and HOST:PORT")
