@@ -233,6 +233,15 @@ class Written(_Shape):
     drawn_from: dict[FileName, Digest] = Field(default_factory=dict)
 
 
+class Note(_Shape):
+    """notes/<stage>-<digest>.json"""
+
+    model_config = ConfigDict(extra="forbid")
+    stage: Id
+    text: Annotated[str, Field(min_length=1)]
+    date: str
+
+
 class Shapes(NamedTuple):
     """What lies in a folder of results, stages or analyses."""
 

@@ -63,6 +63,8 @@ _CHAIN_COLUMNS: tuple[_Column, ...] = (
     ("path", "path", None, "{}"),
     *(column for column in _STAGE_COLUMNS if column[0] not in ("kind", "PLR", "regime", "FLR")),
 )
+_NOTE: _Column = ("note", "note", None, "{}")
+"""the last column, where there are notes"""
 _SCRIPTS = ("charts.js", "copy.js", "stages.js", "compare.js", "page.js")
 _CHOICES = ("kind", "regime", "state")
 _STATUS_START, _STATUS_END = '<div class="status" role="status">', "</div>"
@@ -164,8 +166,7 @@ def _section(
     stages = _ordered(results.stages, of_chain=is_chain(results))
     safe = _safe(results.setup)
     empty = {"figures": [], "missing": [], "summary": [], "stages": [], "regimes": []}
-    empty |= {"headings": SUMMARY_HEADINGS}
-    empty |= {"stage_headings": [heading for heading, *_ in _STAGE_COLUMNS]}
+    empty |= {"headings": SUMMARY_HEADINGS, "stage_headings": []}
     section = {
         "id": f"setup-{safe}",
         "setup": results.setup,
@@ -189,7 +190,8 @@ def _section(
     except NoCommand as missing:
         command, command_missing = None, str(missing)
     figures, missing = pictures.of(results, regimes, safe)
-    rows = _stage_rows(stages, regimes, _STAGE_COLUMNS)
+    columns = _with_notes(_STAGE_COLUMNS, stages)
+    rows = _stage_rows(stages, regimes, columns)
     return section | {
         "map": heatmap(cells) if cells.plrs else None,
         "data": Markup(script_data(cells, results.epochs, command, command_missing)),
@@ -198,7 +200,8 @@ def _section(
         "summary": summary_rows(summary(stages)),
         "regimes": _regime_rows(regimes),
         "stages": rows,
-        "choices": [(name, _values(rows, name, _STAGE_COLUMNS)) for name in _CHOICES],
+        "stage_headings": [heading for heading, *_ in columns],
+        "choices": [(name, _values(rows, name, columns)) for name in _CHOICES],
     }
 
 
@@ -218,6 +221,7 @@ def _of_chain(
     if starts:
         stages = stages.assign(start=stages["stage"].map(starts))
         columns = (*columns[:1], (REGIME_HEADING, "start", None, "{}"), *columns[1:])
+    columns = _with_notes(columns, stages)
     rows = _stage_rows(stages, regimes, columns)
     return {
         "headline": chain_headline(results),
@@ -254,6 +258,10 @@ def _safe(setup: str) -> str:
     safe = re.sub(r"[^A-Za-z0-9_-]", "-", setup)
     # Two names may become one once their odd characters are gone.
     return safe if safe == setup else f"{safe}-{hashlib.sha256(setup.encode()).hexdigest()[:8]}"
+
+
+def _with_notes(columns: tuple[_Column, ...], stages: pd.DataFrame) -> tuple[_Column, ...]:
+    return (*columns, _NOTE) if stages["note"].any() else columns
 
 
 def _stage_rows(

@@ -147,6 +147,11 @@ class Explorer {
     const compare = button("Compare", "close", add, `${this.key}-compare`);
     const parts = [close, title, element("p", { textContent: `${text}: ${ends}.${regime}` })];
     if (stages.length) parts.splice(1, 0, compare);
+    for (const [index, , seed] of stages) {
+      const note = this.rows.body[index].cells[this.rows.names.indexOf("note")]?.textContent;
+      const words = { className: "note", textContent: `Note, seed ${seed}: ${note}` };
+      if (note) parts.push(element("p", words));
+    }
     if (stages.length) parts.push(...this.curves(stages), this.numbers(stages));
     this.panel.replaceChildren(...parts, ...this.command([i, j]));
     addCopyButtons(this.panel);
