@@ -82,7 +82,10 @@ def test_cells_without_results_say_why(visit, address):
     assert "no finite accuracy, non-finite" in panel.inner_text()
     assert "no finite value" not in panel.locator("svg").first.inner_html()
     rows.nth(3).locator("td").nth(0).click()
-    assert "no result, not finished" in panel.inner_text() and panel.locator("svg:visible").count() == 0
+    assert (
+        "no result, not finished" in panel.inner_text()
+        and panel.locator("svg:visible").count() == 0
+    )
     assert "--plr 0.001 --k 2 --seed 0" in panel.locator("pre").inner_text()
     # Of the other set-up no command is recorded.
     page.locator("section").nth(1).locator(".heatmap td").nth(0).click()
