@@ -206,8 +206,9 @@ def test_the_page_shows_it_as_text(fasttrain, tiny, visit, width):
     page.locator(".heatmap td").first.click()
     panel = page.locator(".panel")
     assert panel.locator(".note").inner_text() == f"Note, seed 0: {evil}"
-    assert panel.locator("tbody td:last-child").text_content() == evil
+    assert panel.locator("tbody td:last-child").text_content().strip() == evil
     page.locator(".all-stages > summary").click()
-    noted = [text for text in page.locator(".stages td:last-child").all_inner_texts() if text]
+    texts = page.locator(".stages td:last-child").all_inner_texts()
+    noted = [text.strip() for text in texts if text.strip()]
     assert noted == [evil]
     assert page.evaluate("document.documentElement.scrollWidth") == width

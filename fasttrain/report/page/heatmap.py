@@ -138,6 +138,7 @@ def script_data(cells: Cells, epochs: pd.DataFrame, command: str | None) -> str:
     in_python = command is not None and PLACE in command
     data = {
         "plrs": [f"{plr:.6g}" for plr in cells.plrs],
+        "regimes": [_regime_words(name) for name in cells.regimes],
         "rows": [_row(cells, index, in_python) for index in range(len(cells.rows))],
         "cells": _script_cells(cells),
         **packed_curves(epochs, cells.stages["stage"].to_list()),
@@ -156,8 +157,8 @@ def _band(regime: str) -> str:
 
 def _regime_words(regime: str) -> str:
     if regime in ("", "undecided"):
-        return regime and "in no decided regime"
-    return f"in {regime_in_words(regime)}"
+        return regime and "; PLR in no decided regime"
+    return f"; PLR in {regime_in_words(regime)}"
 
 
 def _accuracy(cell: pd.Series | None) -> float | None:
@@ -237,9 +238,9 @@ def _script_cells(cells: Cells) -> list[list[dict[str, Any]]]:
 
 
 def _words(cells: Cells, row: int, column: int) -> str:
-    """A cell in a sentence: its rates, its accuracy and state, the regime of its PLR."""
-    cell, regime = cells.table[row][column], _regime_words(cells.regimes[column])
+    """A cell in words: its rates, its accuracy and state."""
+    cell = cells.table[row][column]
     text = "no result" if cell is None else result_words(cell, cells.num_test)
     state = state_of(cell, len(cells.seeds))
     rates = f"PLR {number(cells.plrs[column])}, {cells.label(row)}"
-    return f"{rates}: {text}, {state}" + (f"; PLR {regime}" if regime else "")
+    return f"{rates}: {text}, {state}"

@@ -17,7 +17,7 @@ class Explorer extends Roving {
     // By that its rows and cells are of a grid, too.
     Object.assign(table, { role: "grid", ariaReadOnly: "true" });
     for (const [i, j] of this.places) {
-      const ariaLabel = data.cells[i][j].words;
+      const ariaLabel = data.cells[i][j].words + data.regimes[j];
       Object.assign(this.cells[i][j], { ariaLabel, id: `${this.key}-${i}-${j}` });
     }
     section.addEventListener("keydown", (event) => event.key === "Escape" && this.close());
