@@ -64,7 +64,7 @@ def test_every_chart_has_ticks_and_lines_inside(visit, tmp_path, monkeypatch, lo
     )
     page = visit(path.as_uri())
     page.locator(".heatmap td").first.click()
-    charts = page.locator(".charts svg")
+    charts = page.locator(".panel .charts svg")
     assert charts.count() == 3
     for chart in charts.all():
         ticks = chart.locator(".tick.end").all_text_contents()
@@ -233,3 +233,28 @@ def test_in_watch_mode_the_page_reloads_itself(visit, tmp_path, monkeypatch):
     # It appears with no reload asked for here.
     page.locator(".heatmap thead .rate").nth(2).wait_for()
     assert page.locator(".panel h4").inner_text() == "PLR 0.04, FLR 0.001"
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_the_reader_s_place_stays_when_parts_above_it_grow(visit, tmp_path, monkeypatch, width):
+    use_decreed(monkeypatch)
+    path = write_report(
+        tmp_path, [make_grid(plrs=(1e-2, 4e-2), flrs=(1e-3,))], PROVENANCE, refresh_s=2
+    )
+    page = visit(path.as_uri(), width=width)
+    section = first_section(page)
+    section.locator(".all-stages > summary").click()
+    section.locator(".scatter > summary").click()
+    section.get_by_label("Filter").fill("kind=finetune")
+    section.locator(".stages tbody tr:visible").last.scroll_into_view_if_needed()
+    top = "document.querySelector('.all-stages .filter').getBoundingClientRect().top"
+    before = page.evaluate(f"scrollTo(0, scrollY + {top} + 100); [scrollY, {top}]")
+    grid = make_grid(flrs=(1e-3, 2e-3, 5e-3, 1e-2))
+    write_report(tmp_path, [grid], PROVENANCE, refresh_s=2, status=["Running."] * 9)
+    page.locator(".heatmap thead .rate").nth(3).wait_for()
+    page.wait_for_function("!location.hash.includes('at=')")
+    after = page.evaluate(f"[scrollY, {top}]")
+    assert after[1] == pytest.approx(before[1], abs=2) and after[0] > before[0] + 100
+    assert section.get_by_label("Filter").input_value() == "kind=finetune"
+    assert page.evaluate("document.activeElement.name") == "text"
+    assert section.locator(".mark[role=button]").count() == 32

@@ -2,9 +2,8 @@
 "use strict";
 
 const SVG = "http://www.w3.org/2000/svg";
-const CURVES = [
-  ["training loss", "log"], ["test accuracy (%)", "error"], ["effective gradient norm", "log"],
-];
+const CURVES = [["training loss", "log"], ["test accuracy (%)", "error"],
+  ["effective gradient norm", "log"]];
 const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 const DASHES = ["none", "7 3", "2 3", "9 3 2 3", "12 4"];
 
@@ -28,8 +27,7 @@ function drawing(name, attributes = {}, ...children) {
 
 function short(value, digits) {
   const rounded = Number(value.toPrecision(digits));
-  const size = Math.abs(rounded);
-  if (size === 0 || (size >= 1e-3 && size < 1e5)) return String(rounded);
+  if (!value || (Math.abs(value) >= 1e-3 && Math.abs(value) < 1e5)) return String(rounded);
   return rounded.toExponential().replace("e+", "e");
 }
 
@@ -112,7 +110,7 @@ function axes(what, across, up, width = 330, height = 220) {
     root.append(text(x(tick), bottom + 15, "tick middle", words));
   }
   root.append(text((left + right) / 2, height - 4, "tick middle", across.title));
-  return { root, x, y, top, bottom };
+  return { root, x, y, top, right, bottom };
 }
 
 // ---- curves
@@ -133,10 +131,9 @@ function chart(title, kind, lines, change) {
   const points = lines.flatMap((line) => line.points);
   const across = { title: "epoch", kind: "linear", values: [0, ...points.map(([epoch]) => epoch)] };
   const up = { title, kind, values: points.map(([, value]) => value) };
-  const { root, x, y, top, bottom } = axes(`${lines.length} lines`, across, up);
-  const last = Math.max(...across.values);
-  if (change && change < last) {
-    const box = { x: x(change), y: top, width: x(last) - x(change), height: bottom - top };
+  const { root, x, y, top, right, bottom } = axes(`${lines.length} lines`, across, up);
+  if (change && points.length) {
+    const box = { x: x(change), y: top, width: right - x(change), height: bottom - top };
     root.append(drawing("rect", { ...box, class: "second" }));
   }
   for (const line of lines) {

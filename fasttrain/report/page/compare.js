@@ -23,8 +23,7 @@ class Comparison {
     this.section.hidden = !this.cells.length;
     const lines = (at) => this.cells.flatMap(({ explorer, place }, colour) =>
       explorer.lines(explorer.stages(place), at).map((line) => ({ ...line, colour })));
-    const drawn = this.cells.length ? charts(lines, 0) : [];
-    this.section.querySelector("div").replaceChildren(...drawn);
+    this.section.querySelector("div").replaceChildren(...charts(lines, 0));
     this.section.querySelector("ol").replaceChildren(...this.cells.map((_, at) => this.entry(at)));
   }
 

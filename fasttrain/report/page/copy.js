@@ -53,8 +53,5 @@ function addCopyButtons(root) {
 
 // ---- Tab stops: only what scrolls
 
-function markScrolling(root) {
-  for (const box of root.querySelectorAll(".scroll, pre")) {
-    box.tabIndex = box.scrollWidth > box.clientWidth ? 0 : -1;
-  }
-}
+const markScrolling = (root) => root.querySelectorAll(".scroll, pre").forEach((box) =>
+  (box.tabIndex = box.scrollWidth > box.clientWidth ? 0 : -1));

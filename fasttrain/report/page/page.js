@@ -22,8 +22,7 @@ class Explorer extends Roving {
     }
     section.addEventListener("keydown", (event) => event.key === "Escape" && this.close());
     this.rove([0, 0]);
-    const before = state.get(`${this.key}.cell`);
-    this.open(this.places.find((place) => this.name(place) === before));
+    this.open(this.places.find((place) => this.name(place) === state.get(`${this.key}.cell`)));
   }
 
   // The learning rates as the command takes them: the same cell in a grid that has grown.
@@ -63,8 +62,7 @@ class Explorer extends Roving {
     const [title, words] = this.words([i, j]).split(": ");
     put("h4", title);
     put(".told", words);
-    const rates = plrs[j] + rows[i].given;
-    put("pre", commands.map(([before, after]) => before + rates + after).join("\n"));
+    put("pre", commands.map((parts) => parts.join(plrs[j] + rows[i].given)).join("\n"));
     const notes = stages.map(([row, , seed]) => [seed, this.rows.text("note", row)]);
     put(".notes", ...notes.filter(([, note]) => note).map(([seed, note]) =>
       element("p", { className: "note" }, `Note, seed ${seed}: ${note}`)));
@@ -125,6 +123,19 @@ addEventListener("hashchange", () => {
 });
 document.getElementById(state.get("focus"))?.focus({ preventScroll: true });
 document.addEventListener("focusin", (event) => remember("focus", event.target.id));
-// A refresh by the page's head would drop what stands after "#", or not load the page again.
+// A refresh by the page's head would drop what stands after "#", or not load the page again. What
+// is at the top of the window stays there, though parts above it have grown.
 const seconds = Number(document.documentElement.dataset.refresh);
-if (seconds) setTimeout(() => location.reload(), 1000 * seconds);
+const topOf = (one) => one.getBoundingClientRect().top;
+history.scrollRestoration = seconds ? "manual" : "auto";
+addEventListener("load", () => {
+  const [id, top] = (state.get("at") ?? "").split(" ");
+  if (top) scrollBy(0, topOf(document.getElementById(id) ?? document.body) - top);
+  remember("at", "");
+});
+if (seconds) setTimeout(() => {
+  const near = [...document.querySelectorAll("[id]")]
+    .findLast((one) => one.checkVisibility() && topOf(one) <= 1);
+  remember("at", near && `${near.id} ${topOf(near)}`);
+  location.reload();
+}, 1000 * seconds);

@@ -39,12 +39,11 @@ class Scatter extends Roving {
     const look = this.looks(colour);
     this.cells = [places.map((place, at) =>
       Object.assign(drawnMark(look(place), drawn.x(across.values[at]), drawn.y(up.values[at])), {
-        role: "button", ariaLabel: this.stages.words(place, [x, y]), tabIndex: at && -1,
+        role: "button", place, ariaLabel: this.stages.words(place, [x, y]), tabIndex: at && -1,
       }))];
     drawn.root.role = "group";
     drawn.root.append(...this.cells[0]);
     this.root.replaceChildren(drawn.root);
-    this.places = places;
   }
 
   // The mark and the colour of a stage by a column: of numbers on the one scale of colours, of
@@ -68,7 +67,7 @@ class Scatter extends Roving {
 
   // Goes to the row of the table.
   choose(place) {
-    const row = place && this.stages.body[this.places[place[1]]];
+    const row = place && this.stages.body[this.cells[0][place[1]].place];
     if (row) Object.assign(row, { tabIndex: -1 }).focus();
   }
 }

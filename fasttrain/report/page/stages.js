@@ -1,9 +1,9 @@
 // ---- the table of all stages
 
-const same = (a, b) => a === b || Number(a) === Number(b);
 const SIGNS = {
-  "<": (a, b) => a - b < 0, "<=": (a, b) => a - b <= 0, "=": same,
-  ">": (a, b) => a - b > 0, ">=": (a, b) => a - b >= 0, "!=": (a, b) => !same(a, b),
+  "<": (a, b) => a - b < 0, "<=": (a, b) => a - b <= 0,
+  ">": (a, b) => a - b > 0, ">=": (a, b) => a - b >= 0,
+  "=": (a, b) => a === b || Number(a) === Number(b), "!=": (a, b) => !SIGNS["="](a, b),
 };
 
 class Stages {
