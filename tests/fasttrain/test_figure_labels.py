@@ -41,6 +41,7 @@ def test_labels_of_lines_that_end_together_lie_apart_and_inside(end):
         number(plr) for plr in sorted(ends, key=lambda plr: ends[plr][1])
     ]
     assert all(box.x0 > ax.bbox.x1 for box in boxes) and boxes[-1].y1 < ax.bbox.y1 + 6
+    assert boxes[0].y0 > ax.bbox.y0 - 6
     assert ax.get_ylim() == (0, 1)
 
 
