@@ -25,10 +25,10 @@ def raise_failures(failures: Mapping[str, str], what: str = "stages", where: str
         )
 
 
-def nearest(given: str, allowed: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` for the nearest allowed name, or an empty string."""
+def nearest(given: str, allowed: Iterable[str], most: int = 1) -> str:
+    """` (did you mean 'x'?)` for the nearest allowed names, or an empty string."""
     if len(given) > 100:
         # Compared in time that grows with the square of the length.
         return ""
-    matches = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.5)
-    return f" (did you mean '{matches[0]}'?)" if matches else ""
+    matches = difflib.get_close_matches(given, list(allowed), n=most, cutoff=0.5)
+    return f" (did you mean {' or '.join(map(repr, matches))}?)" if matches else ""

@@ -10,7 +10,7 @@ from tyro.conf import OmitArgPrefixes, subcommand
 from ..errors import UsageError, nearest
 from .arguments import BENCHMARKS, DATA_ACTIONS, REGISTRY, Locate, Sweep, Train
 from .export import Export
-from .stores import Analyse, Doctor, Merge, Report, Serve, StoreStatus
+from .stores import Analyse, Doctor, Merge, Note, Report, Serve, StoreStatus
 
 SHELLS = ("bash", "zsh")
 PRINT_COMPLETION = "--print-completion"
@@ -24,6 +24,7 @@ _COMMANDS: dict[str, Any] = {
     "merge": Merge,
     "export": Export,
     "status": StoreStatus,
+    "note": Note,
     "doctor": Doctor,
     "data": DATA_ACTIONS,
     "bench": BENCHMARKS,

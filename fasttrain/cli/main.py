@@ -44,6 +44,7 @@ usage: fasttrain COMMAND ...
   merge TARGET STORE...    join the stores of shards, or of machines, into one
   export STORE --to TOOL   write it for tensorboard, wandb, mlflow, csv or latex
   status STORE             say what of its plan is finished, and what runs now
+  note STORE STAGE TEXT    write a note on a stage, for tables and page; note STORE lists them
   doctor [STORE]           verify every byte of a store, or look at this machine
   data inspect DATASET     fetch a data set, or open a .beton file, and say what it holds
   data write DATASET FILE  write it as an FFCV file; data verify FILE checks every byte of one
@@ -130,6 +131,7 @@ def _dispatch(arguments: list[str]) -> int:
         "merge": stores.merge,
         "export": export,
         "status": stores.status,
+        "note": stores.note,
         "doctor": stores.doctor,
         "data": data,
         "bench": bench,

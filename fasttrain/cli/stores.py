@@ -9,6 +9,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from ..analysis.request import Name
 from ..errors import UsageError
+from ..settings.limits import in_one_line
 from ..store.inputs import check_dataset, check_merge, check_source
 from ..store.marker import check_store
 from .arguments import OptionalStorePath, StorePath
@@ -58,6 +59,23 @@ class StoreStatus:
 
     store: StorePath
     """directory of the results"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """Write a note on a stage, for its row in tables and on the page; without a text, list notes.
+
+    A note replaces the one before it. A sweep may run meanwhile.
+    """
+
+    store: StorePath
+    """directory of the results"""
+    stage: Annotated[Positional[str | None], arg(metavar="[STAGE]")] = None
+    """a stage: its id, a beginning of that, or its name: "finetune plr 0.01 flr 0.001 seed 0"."""
+    text: Annotated[Positional[str | None], arg(metavar="[TEXT]")] = None
+    """the note; an empty one removes it"""
+    delete: FlagCreatePairsOff[bool] = False
+    """remove the stage's note"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +177,30 @@ def status(arguments: list[str]) -> int:
     from ..store.status import show
 
     return show(parse(StoreStatus, "status", arguments).store)
+
+
+def note(arguments: list[str]) -> int:
+    """Write, remove or list notes on stages; returns the exit code."""
+    command = parse(Note, "note", arguments)
+    if command.delete and (command.stage is None or command.text):
+        raise UsageError("--delete takes a stage and no text: fasttrain note STORE STAGE --delete")
+    check_store(command.store, create=False)
+    from ..store.notes import find_stage, label_in, read_notes, write_note
+    from ..store.store import Store
+
+    store = Store.open(command.store, create=False)
+    stage = None if command.stage is None else find_stage(store, command.stage)
+    text = "" if command.delete else command.text
+    if stage is None or text is None:
+        for one in read_notes(store.path):
+            if stage in (None, one.stage):
+                print(f"{one.stage} {label_in(store, one.stage)}: {in_one_line(one.text)}")
+        return 0
+    replaced = write_note(store.path, stage, text)
+    print(f"{stage} {label_in(store, stage)}: {'noted' if text.strip() else 'no note'}")
+    for old in replaced:
+        print(f"  {'replaces' if text.strip() else 'removed'}: {in_one_line(old.text)}")
+    return 0
 
 
 def doctor(arguments: list[str]) -> int:

@@ -15,6 +15,7 @@ from ..machine.files import file_sha256
 from ..report.page.pictures import written
 from ..store.checkpoints import checked_checkpoint
 from ..store.entries import DONE, NAME, STATE, Entry
+from ..store.notes import note_files, read_note
 from ..store.pack_records import PackRecords, read_record
 from ..store.store import DESCRIPTION, FAILURE, Store
 
@@ -55,6 +56,7 @@ def examine(path: Path) -> Diagnosis:
     analyses = _entries(store.analyses, "analyses", found)
     _analyses(store, stages, analyses, found)
     found.findings += _figures(path, found)
+    _notes(store, found)
     return found
 
 
@@ -158,6 +160,17 @@ def _analyses(
             f"{store.analyses.path}: {len(missing)} of the analyses that reports draw from are not"
             f" there, {missing[0]} for one; run fasttrain analyse {store.path} again"
         )
+
+
+def _notes(store: Store, found: Diagnosis) -> None:
+    """Whether what people wrote on stages is as they wrote it, on stages that are there."""
+    known = {*store.stages(), *store.begun()}
+    found.counts["notes"] = 0
+    for path in note_files(store.path):
+        note = _try(found, read_note, path)
+        found.counts["notes"] += 1
+        if note is not None and note.stage not in known:
+            found.notes.append(f"{path}: is on a stage that is not there; it can be deleted")
 
 
 def _figures(store: Path, found: Diagnosis) -> Iterator[str]:

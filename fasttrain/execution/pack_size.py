@@ -81,9 +81,7 @@ def measure_packs(
     return timings
 
 
-def measure_ways(
-    workbench: Workbench, largest: int, sharing: int, compiled: bool
-) -> list[Timing]:
+def measure_ways(workbench: Workbench, largest: int, sharing: int, compiled: bool) -> list[Timing]:
     """Timings of packs (`measure_packs`) in all ways in which they can train.
 
     Args:

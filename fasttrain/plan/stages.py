@@ -15,7 +15,7 @@ goes on from its end.
 import dataclasses
 import functools
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,7 +26,7 @@ from ..settings.data.part import NO_IDENTITY as DATA_BESIDE_IDENTITY
 from ..settings.knobs import Knobs
 from ..settings.part import section
 from .config import Config, TrainingConfig
-from .identity import stage_identity, torch_version
+from .identity import LENGTH, path_of, stage_identity, torch_version
 
 NO_IDENTITY = {
     "data": DATA_BESIDE_IDENTITY,
@@ -157,11 +157,21 @@ class Stage:
 
     def label(self) -> str:
         """The stage in a few words."""
-        rates = [leg.knobs.label() for leg in self.legs]
-        if len(rates) > 2:
-            return f"leg {' > '.join(rates)}{f' k {self.k}' if self.k else ''} seed {self.seed}"
-        own = f"plr {rates[0]}" + (f" flr {rates[1]}" if rates[1:] else "")
-        return f"{self.kind} {own}{f' k {self.k}' if self.k else ''} seed {self.seed}"
+        return _label(self.kind, [leg.knobs for leg in self.legs], self.k, self.seed)
+
+
+def label_of(about: Mapping[str, Any]) -> str:
+    """As `Stage.label`, from a stage.json."""
+    path = [{key: leg[key] for key in leg if key not in LENGTH} for leg in path_of(about)]
+    return _label(about["kind"], [Knobs(**knobs) for knobs in path], about["k"], about["seed"])
+
+
+def _label(kind: str, path: Iterable[Knobs], k: int | None, seed: int) -> str:
+    rates = [knobs.label() for knobs in path]
+    end = f"{f' k {k}' if k else ''} seed {seed}"
+    if len(rates) > 2:
+        return f"leg {' > '.join(rates)}{end}"
+    return f"{kind} plr {rates[0]}" + (f" flr {rates[1]}" if rates[1:] else "") + end
 
 
 def setup_sections(config: Config, data: "ImageData", precision: str) -> Setup:

@@ -9,18 +9,17 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from ..analysis.setups import all_setups
 from ..errors import EnvironmentProblem
 from ..machine.files import make_folder, parquet, write_atomically
 from ..machine.interrupts import exit_code
 from ..machine.timings import phase
-from ..plan.identity import path_of
+from ..plan.stages import label_of
 from ..store.reported import FOLDER, PAGE, made_of, record
 from ..store.status import read
 from ..store.store import Store
-from ..store.tables import analysis_commands, finished, origin, path_words, stage_table
+from ..store.tables import analysis_commands, finished, origin, stage_table
 from . import with_status, write_report
 from .page.pictures import WRITTEN, written
 
@@ -146,21 +145,11 @@ def unfinished(store: Store) -> list[tuple[str, str, str]]:
         label, num_epochs = f"stage {stage}", "–"
         about = store.unfinished_description(stage)
         if about is not None:
-            label = _label(about)
+            label = label_of(about)
             num_epochs = f"{store.checkpoints.epochs(stage)} of {about['epochs']}"
         failure = store.failure(stage)
         rows.append((label, num_epochs, "begun" if failure is None else f"failed: {failure}"))
     return sorted(rows)
-
-
-def _label(about: dict[str, Any]) -> str:
-    """A stage in a few words, from its stage.json."""
-    path = path_of(about)
-    rates = {name: about[name] for name in ("plr", "flr", "k") if about[name] is not None}
-    words = " ".join(f"{name} {value:g}" for name, value in rates.items())
-    if len(path) > 2:
-        words = path_words(path) + (f" k {about['k']}" if about["k"] else "")
-    return f"{about['kind']} {words} seed {about['seed']}"
 
 
 def _changes(store: Store) -> dict[Path, int]:

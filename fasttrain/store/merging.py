@@ -10,6 +10,7 @@ then copies what it lacks.
 
 The other stores are only read, and may be written meanwhile: what is finished does not change.
 Checkpoints stay where they are. What was under way ends in its own store, or trains again in this.
+Notes contradict nothing: all that stores have on a stage are on it afterwards.
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from ..errors import EnvironmentProblem
 from ..machine.files import write_atomically
 from .entries import DESCRIPTION, DONE, STATE, Entry
 from .json_files import seal
+from .notes import copy_notes, read_notes
 from .pack_records import PackRecords, read_record
 from .status import merged, read_plan, write_plan
 from .store import Store
@@ -42,12 +44,16 @@ class Merged:
     """copied"""
     num_known: int
     """stages and analyses of the stores that the target had"""
+    num_notes: int
+    """copied"""
 
     def sentence(self, target: Path) -> str:
         """It in a line."""
         known = f"; {self.num_known} were there" if self.num_known else ""
+        notes = f" and {self.num_notes} note{'s' * (self.num_notes != 1)}" * bool(self.num_notes)
+        what = f"{self.num_stages} stages{',' if notes else ' and'} {self.num_analyses} analyses"
         return (
-            f"{target}: {self.num_stages} stages and {self.num_analyses} analyses copied from"
+            f"{target}: {what}{notes} copied from"
             f" {self.num_stores} store{'s' * (self.num_stores != 1)}{known}"
         )
 
@@ -80,6 +86,7 @@ def merge_stores(target: Store, sources: Sequence[Store]) -> Merged:
         EnvironmentProblem: as `survey`, or a file cannot be written.
     """
     stages, analyses = survey([target, *sources])
+    notes = [note for source in sources for note in read_notes(source.path)]
     packs = [record for source in sources for record in _counting_packs(source)]
     _add_packs(packs, target)
     new = [name for name, (store, _) in stages.items() if store is not target]
@@ -96,7 +103,8 @@ def merge_stores(target: Store, sources: Sequence[Store]) -> Merged:
     if plan != read_plan(target.path):
         write_plan(target.path, plan)
     known = {n for s in sources for n in (*s.stages(), *s.analyses.stages())} - {*new, *analysed}
-    return Merged(len(sources), len(new), len(analysed), len(known))
+    num_notes = copy_notes(notes, target.path)
+    return Merged(len(sources), len(new), len(analysed), len(known), num_notes)
 
 
 def _owned(stores: Sequence[Store]) -> tuple[Owned, list[str]]:

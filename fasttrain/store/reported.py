@@ -2,7 +2,7 @@
 
     <store>/report/.made.json   a digest of all that the report was made of, and those of its files
 
-What a report is made of: of every stage, analysis and checkpoint the names, sizes and times of all
+What a report is made of: of every stage, analysis, note and checkpoint the names, sizes and times of all
 files, and the content of done.json, which holds the digests of its neighbours; the plan and what
 runs; the options; the text of this package, and the versions of what it draws with. Whatever of
 that differs, or any file of the report itself, and it is made again. What was changed with its size
@@ -22,6 +22,7 @@ from ..machine.files import file_sha256, write_atomically
 from .entries import DONE, NAME
 from .json_files import read_json, seal
 from .marker import MARKER
+from .notes import FOLDER as NOTES
 from .schema import Made
 from .status import PLAN, PROGRESS, is_locked
 from .store import ANALYSES, CURRENT, Store
@@ -31,7 +32,7 @@ PAGE = "report.html"
 RECORD = ".made.json"
 _READ = (DONE, CURRENT, MARKER, PLAN, PROGRESS)
 """files that count by their content: some are written again with the same one"""
-_FOLDERS = (ANALYSES, "checkpoints")
+_FOLDERS = (ANALYSES, "checkpoints", NOTES)
 _OF_RESULTS = ("", f"{ANALYSES}/")
 """where folders of stages, or of analyses, lie"""
 _BESIDE = (FOLDER, "packs")

@@ -242,6 +242,15 @@ class Made(_Shape):
     files: dict[Annotated[str, Field(pattern=r"^(figures/)?\.?\w[\w.-]*$")], Digest]
 
 
+class Note(_Shape):
+    """notes/<stage>-<digest>.json"""
+
+    model_config = ConfigDict(extra="forbid")
+    stage: Id
+    text: Annotated[str, Field(min_length=1)]
+    date: str
+
+
 class Shapes(NamedTuple):
     """What lies in a folder of results, stages or analyses."""
 

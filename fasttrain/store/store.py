@@ -11,6 +11,7 @@
     <store>/<stage>/done.json           its id, a summary, digests of all of the above and of itself
     <store>/analyses/<id>/              the same of an analysis of finished stages
     <store>/analyses/current.json       which of them the figures are drawn from
+    <store>/notes/                      what people wrote on stages (see `notes`)
     <store>/report/                     derived from all this (see `reported`)
 
 Every file is written beside its place, flushed to disk and renamed, so that a process killed at any
@@ -171,8 +172,8 @@ class Store(Entries):
         """Drop what a process that was killed left; the caller holds the lock."""
         self.checkpoints.tidy()
         for path in self.path.glob("**/.*.tmp"):
-            # Reports are written without the lock: those may be of a process that is at it.
-            if "report" not in path.relative_to(self.path).parts:
+            # Reports and notes are written without the lock: by a process that is at it, perhaps.
+            if path.relative_to(self.path).parts[0] not in ("report", "notes"):
                 path.unlink(missing_ok=True)
 
     def reopen(self, stage: str) -> None:

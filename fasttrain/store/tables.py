@@ -25,6 +25,7 @@ from ..settings.optimizers.kinds import KINDS, options
 from ..settings.part import given
 from .columns import COLUMNS, PASS_COLUMNS
 from .curves import measured_epochs
+from .notes import read_notes, texts
 from .store import Store
 
 CHAIN = "chain"
@@ -43,6 +44,8 @@ class Finished:
     stage: str
     about: dict[str, Any]
     done: dict[str, Any]
+    note: str = ""
+    """what people wrote on it"""
 
     @property
     def path(self) -> list[dict[str, Any]]:
@@ -167,8 +170,13 @@ def finished(store: str | Path) -> list[Finished]:
     """
     opened = Store.open(Path(store), create=False)
     entries = ((stage, opened.entry(stage)) for stage in opened.stages())
+    notes = texts(read_notes(opened.path))
     # A sweep may have taken one up again since it was listed.
-    found = (Finished(stage, *entry) for stage, entry in entries if entry is not None)
+    found = (
+        Finished(stage, *entry, notes.get(stage, ""))
+        for stage, entry in entries
+        if entry is not None
+    )
     parts: dict[str, Any] = {}
     return [_sharing(f, parts) for f in found if f.experiment != BEGINNING]
 
@@ -198,7 +206,8 @@ def load(store: str | Path) -> pd.DataFrame:
     train_balanced_accuracy (mean over classes), grad_norm (effective), test_loss, test_accuracy
     (accuracies in [0, 1]), distance (angle in rad between the sphere weights at the stage's start
     and end), state (done, at-chance, non-finite), stopped (given up early), time_s (its share of
-    the time of its epochs and their tests).
+    the time of its epochs and their tests), note (what `fasttrain note` wrote on it; empty without
+    a note, several one below the other).
 
     Training scores are those of the last epoch's steps, in train mode; for swa they are the
     average's in eval mode, and train_balanced_accuracy, grad_norm and distance are NaN.
@@ -217,10 +226,11 @@ def stage_table(found: Sequence[Finished]) -> pd.DataFrame:
         | {"weight_decay": f.path[-1].get("weight_decay"), "noise": f.path[-1].get("noise", 0.0)}
         | {name: f.done["result"].get(name) for name in COLUMNS}
         | {name: f.done[name] for name in ("state", "stopped", "time_s")}
+        | {"note": f.note}
         for f in found
     ]
     columns = [*IDENTITY, "parent", "epoch", *("epochs", "inherit", "weight_decay", "noise")]
-    columns += [*COLUMNS, "state", "stopped", "time_s"]
+    columns += [*COLUMNS, "state", "stopped", "time_s", "note"]
     table = pd.DataFrame(rows, columns=columns)
     numbers = ("plr", "flr", "weight_decay", "noise", *COLUMNS, "time_s")
     numbers = dict.fromkeys(numbers, "float64")

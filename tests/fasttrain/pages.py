@@ -70,7 +70,7 @@ def make_grid(
     return SetupResults(
         setup=base["setup"],
         configuration=CONFIG,
-        stages=pd.DataFrame(stages).assign(stopped=False),
+        stages=pd.DataFrame(stages).assign(stopped=False, note=""),
         epochs=pd.DataFrame(epochs),
     )
 

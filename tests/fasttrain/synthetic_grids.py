@@ -44,7 +44,7 @@ def published_grid(
                 stages.append(stage)
                 if kind != "swa":
                     epochs.append(_epochs(stage, num_epochs, noise))
-    table = pd.DataFrame(stages)
+    table = pd.DataFrame(stages).assign(note="")
     table["k"] = table["k"].astype("Int64")
     curves = pd.concat(epochs, ignore_index=True).astype({"k": "Int64"})
     configuration = {"num_classes": 10, "guess_loss": math.log(10), "num_train": 50_000}

@@ -108,7 +108,7 @@ def test_names_are_escaped_and_safe_in_paths(tmp_path):
     # What the page itself sets in bold are the titles of figures.
     assert page.count("<b>") == page.count("<b>Title &lt;of&gt; it") == 2
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
-    assert "</script><!--.toml" in _data(page)[0]["commandMissing"]
+    assert "&lt;/script&gt;&lt;!--.toml" in page and _data(page)[0]["commands"] == []
     names = [path.name for path in (tmp_path / "figures").iterdir() if path.name[0] != "."]
     assert len(names) == 3 and all(re.fullmatch(r"[\w.-]+", name) for name in names)
 
@@ -143,17 +143,21 @@ def test_heatmap_has_a_cell_for_every_result(tmp_path):
     (data,) = _data(page)
     assert data["plrs"] == ["0.001", "0.01", "0.05", "0.5"]
     labels = ["FLR 0.01", "FLR 0.001", "pre-trained", "average, k = 2"]
-    assert [row["label"] for row in data["rows"]] == labels
+    assert re.findall(r'<tr[^>]*><th scope="row">([^<]*)</th><td class="[vlw]', page) == labels
     assert [row["flags"] for row in data["rows"]] == [" --flr 0.01", " --flr 0.001", "", " --k 2"]
     (table,) = re.findall(r'<table class="heatmap".*?</table>', page, re.DOTALL)
     rows = re.findall(r"<tr[^>]*><th scope=\"row\">.*?</tr>", table)
     cells = [re.findall(r'<td class="([^"]*)">([^<]*)</td>', row) for row in rows]
-    assert cells[2][3] == ("lost", "✕") and data["cells"][2][3]["state"] == "non-finite"
-    assert cells[3][0] == ("waiting", "·") and data["cells"][3][0]["state"] == "not finished"
-    assert cells[1][2][1].endswith("†") and data["cells"][1][2]["state"] == "1/2 at chance"
+    assert cells[2][3] == ("lost", "✕") and "accuracy, non-finite" in data["cells"][2][3]["words"]
+    assert (
+        cells[3][0] == ("waiting", "·") and "result, not finished" in data["cells"][3][0]["words"]
+    )
+    assert cells[1][2][1].endswith("†") and ", 1/2 at chance" in data["cells"][1][2]["words"]
     # Both of two that are equally good.
     assert cells[0][3] == ("v23 best", "83.00") and cells[1][3] == ("v23 best", "83.00")
-    assert data["cells"][0][3]["text"] == "83.00 ± 0.71 % (n = 2 seeds)"
+    words = "PLR 0.5, FLR 0.01: 83.00 ± 0.71 % (n = 2 seeds), done"
+    assert data["regimes"][3] == "; PLR in regime 3 (divergence)"
+    assert data["cells"][0][3]["words"] == words
     # The stages of a cell are those in the table of the page, with the pre-training of their seed.
     shown = [re.split("<td>", line) for line in re.findall(r"<tr><td>.*", page)]
     shown = [row for row in shown if row[1] in ("pretrain", "finetune", "swa")]
@@ -189,16 +193,16 @@ def test_set_ups_have_their_own_sections_and_say_how_they_differ(tmp_path):
 def test_only_pretraining_of_one_seed(tmp_path):
     page = _page(tmp_path, [make_grid(plrs=(1e-3,), flrs=(), ks=(), seeds=(3,))])
     assert "n = 1: no error bar" in page and "the only PLR, 0.001" in page
-    cell = {"text": "53.00 % (n = 1: no error bar)", "state": "done", "stages": [[0, None, 3]]}
-    assert _data(page)[0]["cells"] == [[cell]]
+    words = "PLR 0.001, pre-trained: 53.00 % (n = 1: no error bar), done"
+    assert _data(page)[0]["cells"] == [[{"words": words, "stages": [[0, None, 3]]}]]
 
 
 def test_only_fine_tuning_without_its_pretraining(tmp_path):
     stages = make_grid().stages
     grid = dataclasses.replace(make_grid(), stages=stages[stages["kind"] == "finetune"])
     (data,) = _data(_page(tmp_path, [grid]))
-    assert data["cells"][0][0]["stages"][0][1] is None and data["regimes"] == [""] * 4
-    assert data["cells"][2][0]["state"] == "not finished"
+    assert data["cells"][0][0]["stages"][0][1] is None
+    assert data["cells"][2][0]["words"] == "PLR 0.001, pre-trained: no result, not finished"
 
 
 def test_figures_are_written_again_only_when_table_code_or_a_file_changes(tmp_path, monkeypatch):

@@ -64,7 +64,7 @@ def test_every_chart_has_ticks_and_lines_inside(visit, tmp_path, monkeypatch, lo
     )
     page = visit(path.as_uri())
     page.locator(".heatmap td").first.click()
-    charts = page.locator(".charts svg")
+    charts = page.locator(".panel .charts svg")
     assert charts.count() == 3
     for chart in charts.all():
         ticks = chart.locator(".tick.end").all_text_contents()
@@ -79,10 +79,13 @@ def test_cells_without_results_say_why(visit, address):
     panel = section.locator(".panel")
     rows = section.locator(".heatmap tbody tr")
     rows.nth(2).locator("td").nth(3).click()
-    assert "no finite accuracy: non-finite" in panel.inner_text()
+    assert "no finite accuracy, non-finite" in panel.inner_text()
     assert "no finite value" not in panel.locator("svg").first.inner_html()
     rows.nth(3).locator("td").nth(0).click()
-    assert "no result: not finished" in panel.inner_text() and panel.locator("svg").count() == 0
+    assert (
+        "no result, not finished" in panel.inner_text()
+        and panel.locator("svg:visible").count() == 0
+    )
     assert "--plr 0.001 --k 2 --seed 0" in panel.locator("pre").inner_text()
     # Of the other set-up no command is recorded.
     page.locator("section").nth(1).locator(".heatmap td").nth(0).click()
@@ -120,16 +123,15 @@ def test_the_heatmap_by_keyboard(visit, address):
     panel.get_by_role("button", name="Close").focus()
     page.keyboard.press("Escape")
     assert panel.is_hidden() and label() == "PLR 0.001, FLR 0.001"
-    roles = section.locator(".heatmap").evaluate(
-        "t => [t, t.rows[0], t.rows[2].cells[0], t.rows[2].cells[1]].map(e => e.role)"
-    )
-    assert roles == ["grid", "row", "rowheader", "gridcell"]
+    grid = section.get_by_role("grid")
+    assert grid.get_by_role("row").count() == 6 and grid.get_by_role("gridcell").count() == 16
+    assert grid.get_by_role("rowheader").all_inner_texts()[0] == "FLR 0.01"
 
 
 def test_the_table_sorts_numbers_by_value(visit, address):
     page = visit(address)
     section = first_section(page)
-    section.locator(".all-stages summary").click()
+    section.locator(".all-stages > summary").click()
     heading = section.get_by_role("columnheader", name="train loss")
     heading.get_by_role("button").press("Enter")
     values = [float(text) for text in _column(section, "train loss")]
@@ -150,7 +152,7 @@ def test_the_table_sorts_numbers_by_value(visit, address):
 def test_the_table_filters(visit, address):
     page = visit(address)
     section = first_section(page)
-    section.locator(".all-stages summary").click()
+    section.locator(".all-stages > summary").click()
     section.locator("select[name=kind]").select_option("swa")
     assert set(_column(section, "kind")) == {"swa"}
     assert section.locator(".shown").inner_text() == "6 of 30 stages"
@@ -191,7 +193,7 @@ def test_without_a_script_tables_and_figures_remain(visit, address):
     section = first_section(page)
     assert section.locator(".heatmap td").first.inner_text() == "60.50"
     assert section.locator(".readout").is_hidden() and section.locator(".filter").is_hidden()
-    section.locator(".all-stages summary").click()
+    section.locator(".all-stages > summary").click()
     assert section.locator(".stages tbody tr:visible").count() == 30
 
 
@@ -211,7 +213,7 @@ def test_what_is_open_and_chosen_survives_a_reload(visit, tmp_path, monkeypatch)
     write_report(tmp_path, [make_grid(plrs=(1e-3, 1e-2, 4e-2))], PROVENANCE, **waiting)
     page.reload()
     opened = page.locator("details").evaluate_all("all => all.map((one) => one.open)")
-    assert opened == [False, True, True, True]
+    assert opened == [False, True, True, True, True]
     assert section.locator(".heatmap thead .rate").count() == 3
     assert section.locator(".panel h4").inner_text() == "PLR 0.04, FLR 0.001"
     assert section.locator(".shown").inner_text() == "4 of 24 stages"
@@ -231,3 +233,28 @@ def test_in_watch_mode_the_page_reloads_itself(visit, tmp_path, monkeypatch):
     # It appears with no reload asked for here.
     page.locator(".heatmap thead .rate").nth(2).wait_for()
     assert page.locator(".panel h4").inner_text() == "PLR 0.04, FLR 0.001"
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_the_reader_s_place_stays_when_parts_above_it_grow(visit, tmp_path, monkeypatch, width):
+    use_decreed(monkeypatch)
+    path = write_report(
+        tmp_path, [make_grid(plrs=(1e-2, 4e-2), flrs=(1e-3,))], PROVENANCE, refresh_s=2
+    )
+    page = visit(path.as_uri(), width=width)
+    section = first_section(page)
+    section.locator(".all-stages > summary").click()
+    section.locator(".scatter > summary").click()
+    section.get_by_label("Filter").fill("kind=finetune")
+    section.locator(".stages tbody tr:visible").last.scroll_into_view_if_needed()
+    top = "document.querySelector('.all-stages .filter').getBoundingClientRect().top"
+    before = page.evaluate(f"scrollTo(0, scrollY + {top} + 100); [scrollY, {top}]")
+    grid = make_grid(flrs=(1e-3, 2e-3, 5e-3, 1e-2))
+    write_report(tmp_path, [grid], PROVENANCE, refresh_s=2, status=["Running."] * 9)
+    page.locator(".heatmap thead .rate").nth(3).wait_for()
+    page.wait_for_function("!location.hash.includes('at=')")
+    after = page.evaluate(f"[scrollY, {top}]")
+    assert after[1] == pytest.approx(before[1], abs=2) and after[0] > before[0] + 100
+    assert section.get_by_label("Filter").input_value() == "kind=finetune"
+    assert page.evaluate("document.activeElement.name") == "text"
+    assert section.locator(".mark[role=button]").count() == 32

@@ -20,14 +20,14 @@ from .pages import first_section
 )
 def test_the_table_compares(visit, address, words, count):
     section = first_section(visit(address))
-    section.locator(".all-stages summary").click()
+    section.locator(".all-stages > summary").click()
     section.get_by_label("Filter").fill(words)
     assert section.locator(".shown").inner_text() == f"{count} of 30 stages"
 
 
 def test_a_comparison_with_no_column_says_so(visit, address):
     section = first_section(visit(address))
-    section.locator(".all-stages summary").click()
+    section.locator(".all-stages > summary").click()
     section.get_by_label("Filter").fill("rate<1")
     assert section.locator(".shown").inner_text() == "0 of 30 stages; no column rate"
 
@@ -46,7 +46,7 @@ def test_commands_and_tables_are_copied_as_they_stand(visit, address):
     panel = section.locator(".panel")
     assert copied(panel, "Copy") == panel.locator("pre").inner_text()
     stages = section.locator(".all-stages")
-    stages.locator("summary").click()
+    stages.locator("> summary").click()
     section.get_by_label("Filter").fill("plr=0.05 k=2")
     section.get_by_role("columnheader", name="seed").get_by_role("button").click()
     lines = copied(stages, "Copy CSV").split("\n")
@@ -63,8 +63,8 @@ def test_only_what_scrolls_is_a_tab_stop(visit, address):
     page = visit(address, width=1400)
     section = first_section(page)
     scroll = section.locator(".scroll")
-    assert section.locator(".scroll[tabindex]").count() == 0
-    section.locator(".all-stages summary").click()
+    assert section.locator(".scroll[tabindex='0']").count() == 0
+    section.locator(".all-stages > summary").click()
     page.set_viewport_size({"width": 390, "height": 800})
     stages = section.locator(".all-stages .scroll")
     page.wait_for_function("box => box.tabIndex == 0", arg=stages.element_handle())

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.figures.drawing import Drawing, Shades
+from fasttrain.report.figures.labels import beside_boundaries, label_lines
 from fasttrain.report.figures.regimes import NO_STAGE
 from fasttrain.report.figures.rows import by, needed, thinned
 from fasttrain.report.figures.style import (
@@ -70,6 +71,9 @@ def _draw(table: pd.DataFrame, shades: Shades) -> Figure:
         style = {"c": colours.to_rgba(ends["plr"].to_numpy()), "marker": REGIMES[regime][1]}
         ends_at = ends["train_loss"], ends["grad_norm"]
         ax.scatter(*ends_at, s=45, edgecolors="black", linewidths=0.7, zorder=3, **style)
+    runs = table[~table["is_end"]]
+    starts = {plr: run.iloc[0][["train_loss", "grad_norm"]] for plr, run in by(runs, "plr")}
+    label_lines(ax, {plr: tuple(starts[plr]) for plr in beside_boundaries(runs)}, inside=True)
     plr_bar(figure, [ax], colours)
     handles = regime_handles(table["regime"])
     for entry in handles:
@@ -93,7 +97,8 @@ PHASE = Drawing(
     title="Phase diagram",
     caption=(
         "Training loss against effective gradient norm, epoch by epoch: the first seed of each "
-        "PLR as a line, the last epoch of every seed as a point whose shape is the regime."
+        "PLR as a line, the last epoch of every seed as a point whose shape is the regime. PLRs "
+        "beside a boundary are labelled at their first epoch."
     ),
     published="TR, phase diagram of training loss and effective gradient norm",
     expected=(

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from fasttrain.analysis.regimes import not_judged
 from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.figures.drawing import Drawing, Shades
+from fasttrain.report.figures.labels import beside_boundaries, label_lines
 from fasttrain.report.figures.rows import (
     by,
     described,
@@ -114,21 +115,26 @@ def _curves(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
 def _draw_curves(table: pd.DataFrame, shades: Shades) -> Figure:
     figure, axes = panels(2, 2)
     plrs = sorted(table["plr"].unique())
-    colours = plr_colours(plrs)
+    colours, labelled = plr_colours(plrs), beside_boundaries(table)
     for ax, (name, label, scale, kind) in zip(axes, _CURVES, strict=True):
         ax.set(ylabel=label, yscale=kind)
         frame(ax)
         rows = table[table["quantity"] == name]
         if rows.empty:
             ax.text(0.5, 0.5, "not recorded", transform=ax.transAxes, ha="center", color="0.4")
+        ends = {}
         for plr, line in by(rows, "plr"):
             line = line[line["mean"] > 0] if kind == "log" else line
+            line = line[line["mean"].notna()]
             style = REGIMES[line["regime"].iloc[0]][2] if len(line) else "-"
             mark = "." if len(line) == 1 else ""
             colour = colours.to_rgba(plr)
             ax.plot(
                 line["epoch"], scale * line["mean"], color=colour, lw=1.2, ls=style, marker=mark
             )
+            if plr in labelled and len(line):
+                ends[plr] = (line["epoch"].iloc[-1], scale * line["mean"].iloc[-1])
+        label_lines(ax, ends)
     for ax in axes[2:]:
         ax.set_xlabel("epoch of pre-training")
     plr_bar(figure, axes, colours)
@@ -167,7 +173,8 @@ CURVES = Drawing(
     caption=(
         "Pre-training by epoch: training loss, effective gradient norm, test accuracy, and the "
         "angle between the weights and those at the start. Means over the seeds with a finite "
-        "value, one line per PLR; the line's style is its regime."
+        "value, one line per PLR; the line's style is its regime. PLRs beside "
+        "a boundary are labelled."
     ),
     published="TR, training curves of the three regimes",
     expected=(

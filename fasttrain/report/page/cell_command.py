@@ -12,7 +12,7 @@ from typing import Any
 
 from fasttrain.errors import UsageError
 from fasttrain.plan.config import load_config
-from fasttrain.report.page.cell_snippet import is_call, sweep_snippet
+from fasttrain.report.page.cell_snippet import PLACE, is_call, sweep_snippet
 from fasttrain.settings.limits import shown
 from fasttrain.settings.optimizers.kinds import options
 
@@ -58,6 +58,13 @@ def train_command(configuration: Mapping[str, Any], recorded: Iterable[str]) -> 
         why = reasons[-1] if reasons else "no command of a sweep is recorded"
         raise NoCommand(f"No command can be given for this cell: {why}.")
     return shlex.join(min(found, key=len))
+
+
+def words_on(command: str) -> str:
+    """What stands above a cell's command."""
+    if PLACE in command:
+        return "The Python that makes this cell, with all its seeds:"
+    return "The command that makes this cell, one line per seed:"
 
 
 def _train_words(configuration: Mapping[str, Any], words: list[str]) -> list[str]:

@@ -2,11 +2,8 @@
 "use strict";
 
 const SVG = "http://www.w3.org/2000/svg";
-const CURVES = [
-  ["training loss", "log"],
-  ["test accuracy (%)", "error"],
-  ["effective gradient norm", "log"],
-];
+const CURVES = [["training loss", "log"], ["test accuracy (%)", "error"],
+  ["effective gradient norm", "log"]];
 const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 const DASHES = ["none", "7 3", "2 3", "9 3 2 3", "12 4"];
 
@@ -18,73 +15,50 @@ function element(name, properties = {}, ...children) {
   return made;
 }
 
-function button(textContent, className, act, id = "") {
-  const made = element("button", { type: "button", textContent, className, id });
-  made.addEventListener("click", act);
-  return made;
-}
+const button = (textContent, className, onclick, id = "") =>
+  element("button", { type: "button", textContent, className, onclick, id });
 
-function drawing(name, attributes = {}, text = "") {
+function drawing(name, attributes = {}, ...children) {
   const made = document.createElementNS(SVG, name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.textContent = text;
+  made.append(...children);
   return made;
 }
 
 function short(value, digits) {
-  const exponent = Math.floor(Math.log10(Math.abs(value)));
   const rounded = Number(value.toPrecision(digits));
-  if (value === 0 || (exponent >= -3 && exponent < 5)) return String(rounded);
+  if (!value || (Math.abs(value) >= 1e-3 && Math.abs(value) < 1e5)) return String(rounded);
   return rounded.toExponential().replace("e+", "e");
 }
 
-// ---- curves
+// ---- scales
 
-function logTicks(low, high) {
-  const ticks = [];
-  const first = Math.floor(Math.log10(low));
-  const last = Math.ceil(Math.log10(high));
-  const every = Math.max(1, Math.ceil((last - first) / 5));
-  const steps = high / low < 30 ? [1, 2, 5] : [1];
-  for (let power = first; power <= last; power += steps.length > 1 ? 1 : every) {
-    for (const step of steps) ticks.push(Number(`${step}e${power}`));
-  }
-  return ticks.filter((tick) => tick >= low && tick <= high);
-}
-
-// At least two: the step is at most half of the range.
-function linearTicks(low, high) {
-  const half = (high - low) / 2;
-  const power = 10 ** Math.floor(Math.log10(half));
-  const step = [5, 2, 1].map((factor) => factor * power).find((size) => size <= half);
-  const ticks = [];
-  for (let at = Math.ceil(low / step) * step; at <= high + step / 1e6; at += step) ticks.push(at);
-  return ticks;
-}
+// 1, 2 and 5 of every power of ten, ascending.
+const ROUND = Array.from({ length: 400 }, (_, at) =>
+  Number(`${[1, 2, 5][at % 3]}e${Math.floor(at / 3) - 66}`));
 
 // Accuracies are drawn by the logarithm of their error: near 100 % is where they differ.
 const SCALES = {
-  log: { of: Math.log, back: Math.exp, ticks: logTicks },
+  linear: { of: (value) => value, round: [] },
+  log: { of: Math.log, back: Math.exp, round: ROUND },
   error: {
     // No mistake at all has no logarithm: it counts as 0.05 %.
     of: (percent) => -Math.log(Math.max(100.05 - percent, 0.001)),
     back: (place) => 100.05 - Math.exp(-place),
-    ticks: (low, high) =>
-      [0, 50, 80, 90, 95, 98, 99, 99.5, 100].filter((tick) => tick >= low && tick <= high),
+    round: [0, 50, 80, 90, 95, 98, 99, 99.5, 100],
   },
 };
+const isDrawn = (value, kind) => Number.isFinite(value) && (kind !== "log" || value > 0);
 
-// The values of a curve: two digits of base 64 each, a level between the lowest and the highest on
-// the scale they are drawn on; the highest number stands for what is not drawn.
-function unpacked(low, high, levels, kind) {
+// The points of a curve, of which a value is two digits of base 64, a level between the lowest and
+// the highest on the scale they are drawn on; the highest number stands for what is not drawn.
+function unpacked(epochs, kind, low, high, levels) {
   const { of, back } = SCALES[kind];
-  const values = [];
-  for (let at = 0; at < levels.length; at += 2) {
-    const level = 64 * DIGITS.indexOf(levels[at]) + DIGITS.indexOf(levels[at + 1]);
+  return epochs.flatMap((epoch, at) => {
+    const level = 64 * DIGITS.indexOf(levels[2 * at]) + DIGITS.indexOf(levels[2 * at + 1]);
     const value = low === high ? low : back(of(low) + (level / 4094) * (of(high) - of(low)));
-    values.push(level === 4095 ? null : value);
-  }
-  return values;
+    return level === 4095 ? [] : [[epoch, value]];
+  });
 }
 
 // The values to draw between: a single one needs some height.
@@ -94,69 +68,82 @@ function extent(values) {
   return low === 0 ? [0, 1] : [low / 1.1, high * 1.1];
 }
 
-function strokes({ seed, colour }) {
-  return { class: `line s${colour % 5}`, "stroke-dasharray": DASHES[seed % 5] };
+// Where the values of an axis are, from `start` to `end`.
+function along({ kind, values }, start, end) {
+  const [low, high] = extent(values).map(SCALES[kind].of);
+  return (value) => start + ((SCALES[kind].of(value) - low) / (high - low)) * (end - start);
 }
 
-// An entry of a legend: a sample of the line, and words.
-function legendEntry(line, words) {
-  const sample = drawing("svg", { viewBox: "0 0 28 8", class: "sample", "aria-hidden": "true" });
-  sample.append(drawing("line", { x1: 0, x2: 28, y1: 4, y2: 4, ...strokes(line) }));
-  return element("span", {}, sample, ` ${words}`);
+// At least two: the step is at most half of the range.
+function linearTicks(low, high) {
+  const step = ROUND.findLast((size) => size <= (high - low) / 2);
+  const [first, last] = [Math.ceil(low / step), Math.floor(high / step + 1e-6)];
+  return Array.from({ length: last - first + 1 }, (_, at) => (first + at) * step);
+}
+
+// Of many powers of ten some.
+function ticksOf({ kind, values }) {
+  const [low, high] = extent(values);
+  const round = SCALES[kind].round.filter((tick) => tick >= low && tick <= high);
+  const every = kind === "log" && round.length > 6 ? 3 * Math.ceil(round.length / 18) : 1;
+  const some = round.filter((tick) => every === 1 || ROUND.indexOf(tick) % every === 0);
+  const ticks = some.length > 1 ? some : linearTicks(low, high);
+  const digits = Math.max(3, 1 + Math.ceil(Math.log10(high / (ticks[1] - ticks[0]))));
+  return ticks.map((tick) => [tick, short(tick, digits)]);
+}
+
+// A drawing of `what` on two axes, {title, kind, values} each, and the functions to places on it.
+function axes(what, across, up, width = 330, height = 220) {
+  const [left, right, top, bottom] = [52, width - 10, 26, height - 34];
+  const text = (x, y, look, words) => drawing("text", { x, y, class: look }, words);
+  const label = `${up.title} against ${across.title}: ${what}`;
+  const box = { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label };
+  const title = up.values.length ? up.title : `${up.title}: no finite value`;
+  const root = drawing("svg", box, text(left, 15, "title", title));
+  if (!up.values.length) return { root };
+  const [x, y] = [along(across, left + 5, right - 5), along(up, bottom - 3, top + 3)];
+  for (const [tick, words] of ticksOf(up)) {
+    const rule = { x1: left, x2: right, y1: y(tick), y2: y(tick), class: "rule" };
+    root.append(drawing("line", rule), text(left - 5, y(tick) + 4, "tick end", words));
+  }
+  for (const [tick, words] of ticksOf(across)) {
+    root.append(text(x(tick), bottom + 15, "tick middle", words));
+  }
+  root.append(text((left + right) / 2, height - 4, "tick middle", across.title));
+  return { root, x, y, top, right, bottom };
+}
+
+// ---- curves
+
+const strokes = ({ seed, colour }) =>
+  ({ class: `line s${colour % 5}`, "stroke-dasharray": DASHES[seed % 5] });
+const sampleLine = (line) => drawing("line", { x1: 0, x2: 28, y1: 4, y2: 4, ...strokes(line) });
+
+// An entry of a legend: a sample of what is drawn, and words.
+function legendEntry(drawn, words) {
+  const box = { viewBox: "0 0 28 8", class: "sample", "aria-hidden": "true" };
+  return element("span", {}, drawing("svg", box, drawn), ` ${words}`);
 }
 
 // One chart: lines are {seed, colour, points: [[epoch, value], ...]}, dashed by seed; epochs after
 // `change` are shaded.
 function chart(title, kind, lines, change) {
-  const [width, height, left, right, top, bottom] = [330, 220, 52, 10, 26, 34];
-  const root = drawing("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
-  root.setAttribute("aria-label", `${title} by epoch, ${lines.length} lines`);
-  root.append(drawing("text", { x: left, y: 15, class: "title" }, title));
-  const drawn = lines.map(({ points, ...look }) => ({
-    ...look,
-    points: points.filter(([, value]) => value !== null && (kind !== "log" || value > 0)),
-  }));
-  const points = drawn.flatMap((line) => line.points);
-  if (!points.length) {
-    root.append(drawing("text", { x: left, y: height / 2, class: "tick" }, "no finite value"));
-    return root;
-  }
-  const [low, high] = extent(points.map((point) => point[1]));
-  const first = Math.min(0, ...points.map((point) => point[0]));
-  const last = Math.max(...points.map((point) => point[0]));
-  const scale = SCALES[kind].of;
-  const x = (epoch) => left + ((epoch - first) / (last - first)) * (width - left - right);
-  const y = (value) =>
-    height - bottom - ((scale(value) - scale(low)) / (scale(high) - scale(low))) *
-      (height - top - bottom);
-  if (change && change < last) {
-    const box = { x: x(change), y: top, width: x(last) - x(change), height: height - top - bottom };
+  const points = lines.flatMap((line) => line.points);
+  const across = { title: "epoch", kind: "linear", values: [0, ...points.map(([epoch]) => epoch)] };
+  const up = { title, kind, values: points.map(([, value]) => value) };
+  const { root, x, y, top, right, bottom } = axes(`${lines.length} lines`, across, up);
+  if (change && points.length) {
+    const box = { x: x(change), y: top, width: right - x(change), height: bottom - top };
     root.append(drawing("rect", { ...box, class: "second" }));
   }
-  const round = SCALES[kind].ticks(low, high);
-  const ticks = round.length > 1 ? round : linearTicks(low, high);
-  const digits = Math.max(3, 1 + Math.ceil(Math.log10(high / (ticks[1] - ticks[0]))));
-  for (const tick of ticks) {
-    root.append(
-      drawing("line", { x1: left, x2: width - right, y1: y(tick), y2: y(tick), class: "rule" }),
-      drawing("text", { x: left - 5, y: y(tick) + 4, class: "tick end" }, short(tick, digits)),
-    );
-  }
-  const whole = linearTicks(first, last).filter((tick) => Number.isInteger(tick));
-  for (const tick of whole) {
-    const at = { x: x(tick), y: height - bottom + 15, class: "tick middle" };
-    root.append(drawing("text", at, String(tick)));
-  }
-  const under = { x: (left + width - right) / 2, y: height - 4, class: "tick middle" };
-  root.append(drawing("text", under, "epoch"));
-  for (const line of drawn) {
-    const path = line.points.map(([epoch, value]) => `${x(epoch).toFixed(1)},${y(value).toFixed(1)}`);
-    const look = strokes(line);
-    if (path.length > 1) root.append(drawing("polyline", { points: path.join(" "), ...look }));
-    else if (path.length) {
-      const [cx, cy] = path[0].split(",");
-      root.append(drawing("circle", { cx, cy, r: 3, class: `dot s${line.colour % 5}` }));
-    }
+  for (const line of lines) {
+    const path = line.points.map((point) => [x(point[0]).toFixed(1), y(point[1]).toFixed(1)]);
+    root.append(path.length === 1
+      ? drawing("circle", { cx: path[0][0], cy: path[0][1], r: 3, ...strokes(line) })
+      : drawing("polyline", { points: path.join(" "), ...strokes(line) }));
   }
   return root;
 }
+
+const charts = (linesAt, change) =>
+  CURVES.map(([title, kind], at) => chart(title, kind, linesAt(at), change));

@@ -29,7 +29,8 @@ def _log(values: np.ndarray) -> np.ndarray:
     return np.log(np.where(values > 0, values, np.nan))
 
 
-def _error(percent: np.ndarray) -> np.ndarray:
+def of_error(percent: np.ndarray) -> np.ndarray:
+    """The scale on which accuracies are drawn and coloured, ascending."""
     # No mistake at all has no logarithm: it counts as 0.05 %.
     return -np.log(np.maximum(100.05 - percent, 0.001))
 
@@ -37,7 +38,7 @@ def _error(percent: np.ndarray) -> np.ndarray:
 # As in charts.js: column, factor, the scale it is drawn on.
 _CURVES: tuple[tuple[str, float, Callable[[np.ndarray], np.ndarray]], ...] = (
     ("train_loss", 1, _log),
-    ("test_accuracy", 100, _error),
+    ("test_accuracy", 100, of_error),
     ("grad_norm", 1, _log),
 )
 

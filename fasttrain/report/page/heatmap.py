@@ -17,7 +17,8 @@ from matplotlib.colors import to_hex
 
 from fasttrain.report.best import result_words
 from fasttrain.report.headline import regime_in_words
-from fasttrain.report.page.curves import packed_curves
+from fasttrain.report.page.cell_snippet import PLACE
+from fasttrain.report.page.curves import of_error, packed_curves
 from fasttrain.report.page.sample import Sample
 from fasttrain.report.seed_means import (
     CELL_KEYS,
@@ -98,7 +99,8 @@ def palette() -> str:
     rules = []
     for level, colour in enumerate(colormaps["viridis"](np.linspace(0, 1, NUM_LEVELS))):
         ink = "#000" if colour[:3] @ (0.3, 0.59, 0.11) > 0.45 else "#fff"
-        rules.append(f".v{level}{{background:{to_hex(colour)}}}.heatmap .v{level}{{color:{ink}}}")
+        hue = to_hex(colour)
+        rules.append(f".v{level}{{background:{hue};fill:{hue}}}.heatmap .v{level}{{color:{ink}}}")
     return "\n".join(rules)
 
 
@@ -119,6 +121,7 @@ def heatmap(cells: Cells) -> dict[str, Any]:
     if ends is not None and ends[0] < ends[1]:
         low, high = (f"{100 * end:.1f}" for end in ends)
         scale = {"low": low, "high": high, "levels": range(NUM_LEVELS)}
+        scale["ends"] = [f"{100 * end:.8g}" for end in ends]
     return {
         "plrs": [number(plr) for plr in cells.plrs],
         "bands": [{"label": _band(name), "span": span} for name, span in bands],
@@ -132,19 +135,16 @@ def heatmap(cells: Cells) -> dict[str, Any]:
     }
 
 
-def script_data(
-    cells: Cells, epochs: pd.DataFrame, command: str | None, command_missing: str
-) -> str:
+def script_data(cells: Cells, epochs: pd.DataFrame, command: str | None) -> str:
     """The JSON for page.js: cells in the heatmap's order, stages by their place in the table."""
+    in_python = command is not None and PLACE in command
     data = {
         "plrs": [f"{plr:.6g}" for plr in cells.plrs],
         "regimes": [_regime_words(name) for name in cells.regimes],
-        "seeds": cells.seeds,
-        "rows": [_row(cells, index) for index in range(len(cells.rows))],
+        "rows": [_row(cells, index, in_python) for index in range(len(cells.rows))],
         "cells": _script_cells(cells),
         **packed_curves(epochs, cells.shown.stages["stage"].to_list(), cells.shown.curve_bytes),
-        "command": command,
-        "commandMissing": command_missing,
+        "commands": _commands(command, cells.seeds),
     }
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     # Inside a script element only "<" could end it or begin a comment.
@@ -159,8 +159,8 @@ def _band(regime: str) -> str:
 
 def _regime_words(regime: str) -> str:
     if regime in ("", "undecided"):
-        return regime and "in no decided regime"
-    return f"in {regime_in_words(regime)}"
+        return regime and "; PLR in no decided regime"
+    return f"; PLR in {regime_in_words(regime)}"
 
 
 def _accuracy(cell: pd.Series | None) -> float | None:
@@ -180,11 +180,6 @@ def _scale(cells: Cells) -> tuple[float, float] | None:
     return None if means.empty else (float(means.min()), float(means.max()))
 
 
-def _error(accuracy: float) -> float:
-    # No mistake at all has no logarithm: it counts as one in 10,000.
-    return math.log(max(1 - accuracy, 1e-4))
-
-
 def _shown(
     cells: Cells, cell: pd.Series | None, scale: tuple[float, float] | None
 ) -> dict[str, str]:
@@ -193,8 +188,8 @@ def _shown(
     accuracy = _accuracy(cell)
     if accuracy is None or scale is None:
         return {"look": "lost", "short": "✕"}
-    high, low = (_error(end) for end in scale)
-    share = (high - _error(accuracy)) / (high - low) if high > low else 1.0
+    low, high, here = (float(of_error(100 * np.asarray(value))) for value in (*scale, accuracy))
+    share = (here - low) / (high - low) if high > low else 1.0
     level = round(min(max(share, 0.0), 1.0) * (NUM_LEVELS - 1))
     digits = 2 if len(cells.plrs) <= 12 else 1
     return {
@@ -203,17 +198,28 @@ def _shown(
     }
 
 
-def _row(cells: Cells, index: int) -> dict[str, str]:
+def _row(cells: Cells, index: int, in_python: bool) -> dict[str, str]:
+    """Of a row its flags, and what stands behind a PLR in a cell's command."""
     kind, value = cells.rows[index]
     exact = f"{value:.6g}" if kind == "finetune" else f"{value:.0f}"
-    return {
-        "label": cells.label(index),
-        "flags": f" --{_FLAGS[kind]} {exact}" if kind in _FLAGS else "",
-    }
+    flags = f" --{_FLAGS[kind]} {exact}" if kind in _FLAGS else ""
+    given = {name: exact if _FLAGS.get(kind) == name else "" for name in ("flr", "k")}
+    lists = f"], flr=[{given['flr']}], k=[{given['k']}]"
+    return {"flags": flags, "given": lists if in_python else flags}
+
+
+def _commands(command: str | None, seeds: list[int]) -> list[list[str]]:
+    """What makes a cell: [before, after] its rates."""
+    if command is None:
+        return []
+    if PLACE in command:
+        before, after = command.split(PLACE)
+        return [[f"{before}plr=[", after]]
+    return [[f"{command} --plr ", f" --seed {seed}"] for seed in seeds]
 
 
 def _script_cells(cells: Cells) -> list[list[dict[str, Any]]]:
-    """Of each cell its words, its state, and its stages as [place, place of the parent, seed]."""
+    """Of each cell its words, and its stages as [place, place of the parent, seed]."""
     members: dict[tuple, list[list[int | None]]] = {}
     stages = cells.shown.stages
     columns = (stages[name] for name in ("kind", "seed"))
@@ -225,16 +231,19 @@ def _script_cells(cells: Cells) -> list[list[dict[str, Any]]]:
         parent = None if kind == "pretrain" else roots.get((plr, seed))
         members.setdefault((kind, value, plr), []).append([place, parent, int(seed)])
     shown = []
-    for (kind, value), row in zip(cells.rows, cells.table, strict=True):
+    for index, (kind, value) in enumerate(cells.rows):
         key = None if kind == "pretrain" else value
-        shown.append(
-            [
-                {
-                    "text": "no result" if cell is None else result_words(cell, cells.num_test),
-                    "state": state_of(cell, len(cells.seeds)),
-                    "stages": members.get((kind, key, plr), []),
-                }
-                for plr, cell in zip(cells.plrs, row, strict=True)
-            ]
-        )
+        words = [_words(cells, index, column) for column in range(len(cells.plrs))]
+        stages = [members.get((kind, key, plr), []) for plr in cells.plrs]
+        pairs = zip(words, stages, strict=True)
+        shown.append([{"words": told, "stages": found} for told, found in pairs])
     return shown
+
+
+def _words(cells: Cells, row: int, column: int) -> str:
+    """A cell in words: its rates, its accuracy and state."""
+    cell = cells.table[row][column]
+    text = "no result" if cell is None else result_words(cell, cells.num_test)
+    state = state_of(cell, len(cells.seeds))
+    rates = f"PLR {number(cells.plrs[column])}, {cells.label(row)}"
+    return f"{rates}: {text}, {state}"

@@ -32,40 +32,17 @@ from fasttrain.report.chains import (
 )
 from fasttrain.report.chains import SUMMARY_HEADINGS as CHAIN_HEADINGS
 from fasttrain.report.headline import headline, regime_by_plr
-from fasttrain.report.page.cell_command import NoCommand, train_command
+from fasttrain.report.page.cell_command import NoCommand, train_command, words_on
 from fasttrain.report.page.glossary import PAPERS, TERMS, Links, term_id
 from fasttrain.report.page.heatmap import Cells, heatmap, palette, script_data
 from fasttrain.report.page.pictures import Pictures
 from fasttrain.report.page.sample import sample
+from fasttrain.report.page.stage_table import stage_table
 from fasttrain.report.page.words import differences, flatten, provenance_rows
-from fasttrain.report.seed_means import SUMMARY_HEADINGS, floats, number, summary, summary_rows
+from fasttrain.report.seed_means import SUMMARY_HEADINGS, number, summary, summary_rows
 from fasttrain.store.tables import TABLE_KINDS
 
-_Column = tuple[str, str, int | None, str]
-"""heading, column of the table, scale, format"""
-_STAGE_COLUMNS: tuple[_Column, ...] = (
-    ("kind", "kind", None, "{}"),
-    ("PLR", "plr", 1, "{:.3g}"),
-    ("regime", "regime", None, "{}"),
-    ("FLR", "flr", 1, "{:.3g}"),
-    ("k", "k", 1, "{:.0f}"),
-    ("seed", "seed", 1, "{:.0f}"),
-    ("epoch", "epoch", 1, "{:.0f}"),
-    ("train loss", "train_loss", 1, "{:.4g}"),
-    ("train %", "train_accuracy", 100, "{:.2f}"),
-    ("test loss", "test_loss", 1, "{:.4g}"),
-    ("test %", "test_accuracy", 100, "{:.2f}"),
-    ("gradient norm", "grad_norm", 1, "{:.4g}"),
-    ("time (s)", "time_s", 1, "{:.1f}"),
-    ("state", "state", None, "{}"),
-    ("stage", "stage", None, "{}"),
-)
-_CHAIN_COLUMNS: tuple[_Column, ...] = (
-    ("path", "path", None, "{}"),
-    *(column for column in _STAGE_COLUMNS if column[0] not in ("kind", "PLR", "regime", "FLR")),
-)
-_SCRIPTS = ("charts.js", "copy.js", "stages.js", "compare.js", "page.js")
-_CHOICES = ("kind", "regime", "state")
+_SCRIPTS = ("charts.js", "state.js", "copy.js", "scatter.js", "stages.js", "compare.js", "page.js")
 MOST_UNFINISHED = 500
 """that a page lists"""
 _STATUS_START, _STATUS_END = '<div class="status" role="status">', "</div>"
@@ -170,8 +147,7 @@ def _section(
     stages = _ordered(results.stages, of_chain=is_chain(results))
     safe = _safe(results.setup)
     empty = {"figures": [], "missing": [], "summary": [], "stages": [], "regimes": []}
-    empty |= {"headings": SUMMARY_HEADINGS, "left_out": ""}
-    empty |= {"stage_headings": [heading for heading, *_ in _STAGE_COLUMNS]}
+    empty |= {"headings": SUMMARY_HEADINGS, "stage_headings": [], "left_out": ""}
     section = {
         "id": f"setup-{safe}",
         "setup": results.setup,
@@ -192,21 +168,22 @@ def _section(
     cells = Cells(stages, regime_by_plr(regimes), num_test, shown)
     recorded = dict.fromkeys(commands[stage] for stage in stages["stage"] if stage in commands)
     try:
-        command, command_missing = train_command(results.configuration, recorded), ""
+        command = train_command(results.configuration, recorded)
+        command_words = words_on(command)
     except NoCommand as missing:
-        command, command_missing = None, str(missing)
+        command, command_words = None, str(missing)
     figures, missing = pictures.of(results, regimes, safe)
-    rows = _stage_rows(shown.stages, regimes, _STAGE_COLUMNS)
     return section | {
         "map": heatmap(cells) if cells.plrs else None,
-        "data": Markup(script_data(cells, results.epochs, command, command_missing)),
+        "data": Markup(script_data(cells, results.epochs, command)),
+        "has_command": command is not None,
+        "command_words": command_words,
         "figures": figures,
         "missing": missing,
         "summary": summary_rows(summary(stages)),
         "regimes": _regime_rows(regimes[regimes["stage"].isin(shown.stages["stage"])]),
-        "stages": rows,
         "left_out": shown.words,
-        "choices": [(name, _values(rows, name, _STAGE_COLUMNS)) for name in _CHOICES],
+        **stage_table(shown.stages, regimes),
     }
 
 
@@ -223,22 +200,17 @@ def _of_chain(
         return {"headline": chain_headline(results)}
     figures, missing = pictures.of(results, regimes, safe)
     starts = starting_regimes(results)
-    columns = _CHAIN_COLUMNS
     if starts:
         stages = stages.assign(start=stages["stage"].map(starts))
-        columns = (*columns[:1], (REGIME_HEADING, "start", None, "{}"), *columns[1:])
     shown = sample(stages, share)
-    rows = _stage_rows(shown.stages, regimes, columns)
     return {
         "headline": chain_headline(results),
         "figures": figures,
         "missing": missing,
         "summary": chain_summary(stages, starts),
         "headings": (*CHAIN_HEADINGS, *([REGIME_HEADING] if starts else [])),
-        "stages": rows,
         "left_out": shown.words,
-        "stage_headings": [heading for heading, *_ in columns],
-        "choices": [("state", _values(rows, "state", columns))],
+        **stage_table(shown.stages, regimes, of_chain=True, regime_of_start=bool(starts)),
     }
 
 
@@ -265,28 +237,6 @@ def _safe(setup: str) -> str:
     safe = re.sub(r"[^A-Za-z0-9_-]", "-", setup)
     # Two names may become one once their odd characters are gone.
     return safe if safe == setup else f"{safe}-{hashlib.sha256(setup.encode()).hexdigest()[:8]}"
-
-
-def _stage_rows(
-    stages: pd.DataFrame, regimes: pd.DataFrame, layout: Sequence[_Column]
-) -> list[list[str]]:
-    known = zip(regimes["plr"], regimes["seed"], regimes["regime"], strict=True)
-    regime = {(plr, seed): name for plr, seed, name in known}
-    pairs = zip(stages["plr"], stages["seed"], strict=True)
-    table = stages.assign(regime=[regime.get(pair, "–") for pair in pairs])
-    columns = []
-    for _, name, scale, text in layout:
-        if scale is None:
-            columns.append([text.format(value) for value in table[name]])
-        else:
-            values = scale * floats(table[name])
-            columns.append(["–" if value != value else text.format(value) for value in values])
-    return [list(row) for row in zip(*columns, strict=True)]
-
-
-def _values(rows: list[list[str]], heading: str, layout: Sequence[_Column]) -> list[str]:
-    place = [name for name, *_ in layout].index(heading)
-    return sorted({row[place] for row in rows})
 
 
 def _regime_rows(regimes: pd.DataFrame) -> list[tuple[str, str, str, str]]:

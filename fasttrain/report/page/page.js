@@ -1,246 +1,141 @@
 // What moves in the report: the heatmap and the panel of a cell, the table's order and filter.
-// No library, nothing loaded. What is open and chosen stands in the address after "#", so that
-// it survives a reload.
-
-// ---- what survives a reload
-
-const state = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
-
-function remember(key, value) {
-  if (value) state.set(key, value);
-  else state.delete(key);
-  const text = state.toString();
-  history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
-}
-
-function restoreFocus() {
-  document.getElementById(state.get("focus") ?? "")?.focus({ preventScroll: true });
-  document.addEventListener("focusin", (event) => remember("focus", event.target.id));
-}
+// No library, nothing loaded.
 
 // ---- the heatmap and its panel
 
-class Explorer {
+class Explorer extends Roving {
   constructor(section, data, rows) {
+    const table = section.querySelector(".heatmap");
+    super(table, section.querySelector(".readout"));
     Object.assign(this, { section, data, rows, key: section.id });
-    this.table = section.querySelector(".heatmap");
-    this.readout = section.querySelector(".readout");
     this.panel = section.querySelector(".panel");
-    this.cells = [...this.table.tBodies[0].rows].map((row) => [...row.cells].slice(1));
-    this.hint = this.readout.textContent;
-    this.label();
-    this.table.addEventListener("pointerover", (event) => this.tell(this.place(event.target)));
-    this.table.addEventListener("pointerleave", () => this.tell(this.place(document.activeElement)));
-    this.table.addEventListener("focusin", (event) => this.tell(this.place(event.target)));
-    this.table.addEventListener("click", (event) => this.open(this.place(event.target), true));
-    this.table.addEventListener("keydown", (event) => this.move(event));
+    this.panel.querySelector(".close").onclick = () => this.close();
+    const add = () => comparison.add({ explorer: this, place: this.opened });
+    this.panel.querySelector(".compare").onclick = add;
+    this.cells = [...table.tBodies[0].rows].map((row) => [...row.cells].slice(1));
+    this.places = this.cells.flatMap((row, i) => row.map((_, j) => [i, j]));
+    // By that its rows and cells are of a grid, too.
+    Object.assign(table, { role: "grid", ariaReadOnly: "true" });
+    for (const [i, j] of this.places) {
+      const ariaLabel = data.cells[i][j].words + data.regimes[j];
+      Object.assign(this.cells[i][j], { ariaLabel, id: `${this.key}-${i}-${j}` });
+    }
     section.addEventListener("keydown", (event) => event.key === "Escape" && this.close());
     this.rove([0, 0]);
-    this.places = this.cells.flatMap((row, i) => row.map((_, j) => [i, j]));
-    const before = state.get(`${this.key}.cell`);
-    this.open(this.places.find((place) => this.name(place) === before), false);
-  }
-
-  label() {
-    this.table.setAttribute("role", "grid");
-    this.table.setAttribute("aria-readonly", "true");
-    for (const row of this.table.rows) row.setAttribute("role", "row");
-    for (const head of this.table.querySelectorAll("th")) {
-      head.setAttribute("role", head.scope === "row" ? "rowheader" : "columnheader");
-    }
-    this.cells.forEach((row, i) => row.forEach((cell, j) => {
-      cell.setAttribute("role", "gridcell");
-      cell.setAttribute("aria-label", this.words([i, j]));
-      cell.id = `${this.key}-${i}-${j}`;
-      cell.tabIndex = -1;
-    }));
-  }
-
-  // (row, column) of a cell, or null for anything else.
-  place(target) {
-    const cell = target.closest?.(".heatmap td");
-    if (!cell || !this.table.contains(cell)) return null;
-    return [cell.parentElement.sectionRowIndex, cell.cellIndex - 1];
+    this.open(this.places.find((place) => this.name(place) === state.get(`${this.key}.cell`)));
   }
 
   // The learning rates as the command takes them: the same cell in a grid that has grown.
-  name([i, j]) {
-    return `${this.data.plrs[j]}${this.data.rows[i].flags}`;
-  }
+  name([i, j]) { return `${this.data.plrs[j]}${this.data.rows[i].flags}`; }
 
-  // The same, as Python takes them.
-  rates([i, j]) {
-    const { flags } = this.data.rows[i];
-    const [flr, k] = ["flr", "k"].map((key) => new RegExp(`--${key} (\\S+)`).exec(flags)?.[1] ?? "");
-    return `plr=[${this.data.plrs[j]}], flr=[${flr}], k=[${k}]`;
-  }
+  stages([i, j]) { return this.data.cells[i][j].stages; }
 
-  stages([i, j]) {
-    return this.data.cells[i][j].stages;
-  }
-
-  words([i, j]) {
-    const { text, state: ends } = this.data.cells[i][j];
-    const regime = this.data.regimes[j];
-    const known = regime ? `; PLR ${regime}` : "";
-    return `PLR ${this.data.plrs[j]}, ${this.data.rows[i].label}: ${text}, ${ends}${known}`;
-  }
-
-  tell(place) {
-    this.readout.textContent = place ? this.words(place) : this.hint;
-  }
-
-  rove(place) {
-    for (const cell of this.cells.flat()) cell.tabIndex = -1;
-    const cell = this.cells[place[0]][place[1]];
-    cell.tabIndex = 0;
-    return cell;
-  }
-
-  move(event) {
-    const place = this.place(event.target);
-    if (!place || event.ctrlKey || event.metaKey || event.altKey) return;
-    let [i, j] = place;
-    const steps = {
-      ArrowUp: () => (i -= 1), ArrowDown: () => (i += 1),
-      ArrowLeft: () => (j -= 1), ArrowRight: () => (j += 1),
-      Home: () => (j = 0), End: () => (j = this.cells[i].length - 1),
-      Enter: () => this.open(place, true), " ": () => this.open(place, true),
-    };
-    if (!(event.key in steps)) return;
-    event.preventDefault();
-    steps[event.key]();
-    if (this.cells[i]?.[j]) this.rove([i, j]).focus();
-  }
-
-  open(place, byHand) {
+  open(place) {
     if (!place) return;
     this.close();
-    this.rove(place).setAttribute("aria-selected", "true");
-    this.opened = place;
+    this.rove(place).ariaSelected = "true";
     remember(`${this.key}.cell`, this.name(place));
+    this.opened = place;
     this.fill(place);
     this.panel.hidden = false;
     markScrolling(this.panel);
-    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    const behavior = calm ? "auto" : "smooth";
-    if (byHand) this.panel.scrollIntoView({ block: "nearest", behavior });
+  }
+
+  choose(place) {
+    this.open(place);
+    if (place) this.panel.scrollIntoView({ block: "nearest" });
   }
 
   close() {
-    if (!this.opened) return;
-    const cell = this.cells[this.opened[0]][this.opened[1]];
-    cell.removeAttribute("aria-selected");
-    this.opened = null;
+    const cell = this.root.querySelector("[aria-selected]");
+    if (!cell) return;
+    cell.ariaSelected = null;
     if (this.panel.contains(document.activeElement)) cell.focus();
     this.panel.hidden = true;
     remember(`${this.key}.cell`, "");
   }
 
   fill([i, j]) {
-    const { stages, text, state: ends } = this.data.cells[i][j];
-    const row = this.data.rows[i];
-    const close = button("Close", "close", () => this.close(), `${this.key}-close`);
-    const title = element("h4", { textContent: `PLR ${this.data.plrs[j]}, ${row.label}` });
-    const regime = this.data.regimes[j] ? ` The PLR is ${this.data.regimes[j]}.` : "";
-    const add = () => this.comparison.add({ explorer: this, place: [i, j] });
-    const compare = button("Compare", "close", add, `${this.key}-compare`);
-    const parts = [close, title, element("p", { textContent: `${text}: ${ends}.${regime}` })];
-    if (stages.length) parts.splice(1, 0, compare);
-    if (stages.length) parts.push(...this.curves(stages), this.numbers(stages));
-    this.panel.replaceChildren(...parts, ...this.command([i, j]));
-    addCopyButtons(this.panel);
+    const { plrs, rows, commands, points } = this.data;
+    const stages = this.stages([i, j]);
+    const put = (part, ...children) => this.panel.querySelector(part)?.replaceChildren(...children);
+    const [title, words] = this.words([i, j]).split(": ");
+    put("h4", title);
+    put(".told", words);
+    put("pre", commands.map((parts) => parts.join(plrs[j] + rows[i].given)).join("\n"));
+    const notes = stages.map(([row, , seed]) => [seed, this.rows.text("note", row)]);
+    put(".notes", ...notes.filter(([, note]) => note).map(([seed, note]) =>
+      element("p", { className: "note" }, `Note, seed ${seed}: ${note}`)));
+    const change = Math.max(0, ...stages.flatMap(([, parent]) => this.epochs(parent)));
+    put(".charts", ...charts((at) => this.lines(stages, at), change));
+    put(".legend", ...stages.map(([, , seed]) =>
+      legendEntry(sampleLine({ seed, colour: seed }), `seed ${seed}`)),
+      change ? "shaded: after pre-training" : "",
+      points ? `drawn: at most ${points} epochs of each stage` : "");
+    put("tbody", ...stages.map(([row]) =>
+      Object.assign(this.rows.body[row].cloneNode(true), { hidden: false })));
+    for (const part of this.panel.querySelectorAll(".of-stages")) part.hidden = !stages.length;
   }
 
-  epochs(index) {
-    return this.data.epochs[this.data.curves[index]?.[0]] ?? [];
-  }
+  // Of a stage; none of what is not there.
+  epochs(row) { return this.data.epochs[this.data.curves[row]?.[0]] ?? []; }
 
   // The lines of one chart, a seed each, through pre-training and what follows.
   lines(stages, at) {
-    const part = (index) => {
-      const curve = this.data.curves[index]?.slice(1 + 3 * at, 4 + 3 * at) ?? [null, null, ""];
-      const values = unpacked(...curve, CURVES[at][1]);
-      return this.epochs(index).map((epoch, place) => [epoch, values[place]]);
+    const part = (row) => {
+      const [, ...curves] = this.data.curves[row] ?? [];
+      return unpacked(this.epochs(row), CURVES[at][1], ...curves.slice(3 * at, 3 * at + 3));
     };
-    return stages.map(([index, parent, seed]) => ({
-      seed,
-      colour: seed,
-      points: [...(parent === null ? [] : part(parent)), ...part(index)],
-    }));
-  }
-
-  curves(stages) {
-    const before = stages.flatMap(([, parent]) => (parent === null ? [] : this.epochs(parent)));
-    const change = Math.max(0, ...before);
-    const charts = CURVES.map(([title, kind], at) =>
-      chart(title, kind, this.lines(stages, at), change));
-    const legend = element("p", { className: "legend" });
-    for (const [, , seed] of stages) {
-      legend.append(legendEntry({ seed, colour: seed }, `seed ${seed}`));
-    }
-    if (change) legend.append(element("span", {}, "shaded: after pre-training"));
-    const { points } = this.data;
-    if (points) legend.append(element("span", {}, `drawn: at most ${points} epochs of each stage`));
-    return [element("div", { className: "charts" }, ...charts), legend];
-  }
-
-  numbers(stages) {
-    const head = this.rows.head.cloneNode(true);
-    for (const cell of head.querySelectorAll("th")) {
-      cell.textContent = cell.textContent.trim();
-      cell.removeAttribute("aria-sort");
-    }
-    const body = element("tbody");
-    for (const [index] of stages) body.append(this.rows.body[index].cloneNode(true));
-    for (const row of body.rows) row.hidden = false;
-    return element("div", { className: "scroll" }, element("table", {}, head, body));
-  }
-
-  command(place) {
-    const { command, commandMissing, seeds } = this.data;
-    if (!command) return [element("p", { className: "faint", textContent: commandMissing })];
-    const inPython = command.includes("{cell}");
-    const lines = inPython
-      ? [command.replace("{cell}", () => this.rates(place))]
-      : seeds.map((seed) => `${command} --plr ${this.name(place)} --seed ${seed}`);
-    const words = inPython
-      ? "The Python that makes this cell, with all its seeds:"
-      : "The command that makes this cell, one line per seed:";
-    return [
-      element("p", { textContent: words }),
-      element("pre", { textContent: lines.join("\n") }),
-    ];
+    return stages.map(([row, parent, seed]) =>
+      ({ seed, colour: seed, points: [...part(parent), ...part(row)] }));
   }
 }
 
 document.documentElement.classList.add("js");
+const tables = [];
+function settle() {
+  markScrolling(document);
+  for (const table of tables) table.scatter.draw();
+}
 for (const details of document.querySelectorAll("details")) {
   const before = details.open;
   if (state.has(details.id)) details.open = state.get(details.id) === "open";
   details.addEventListener("toggle", () => {
     remember(details.id, details.open === before ? "" : details.open ? "open" : "closed");
-    markScrolling(details);
+    settle();
   });
 }
 const explorers = [];
-for (const section of document.querySelectorAll("section[data-explorer]")) {
-  const rows = new Stages(section);
-  const data = JSON.parse(section.querySelector("script[type='application/json']").textContent);
-  explorers.push(new Explorer(section, data, rows));
+for (const section of document.querySelectorAll("section")) {
+  if (section.querySelector(".stages")) tables.push(new Stages(section));
+  const data = section.querySelector("script")?.textContent;
+  if (data) explorers.push(new Explorer(section, JSON.parse(data), tables.at(-1)));
 }
 const comparison = new Comparison(document.getElementById("comparison"), explorers);
-for (const explorer of explorers) explorer.comparison = comparison;
 addCopyButtons(document);
-markScrolling(document);
-addEventListener("resize", () => markScrolling(document));
+settle();
+addEventListener("resize", settle);
 // A link to a closed part opens it; what is open and chosen stays in the address.
 addEventListener("hashchange", () => {
-  const target = document.getElementById(location.hash.slice(1));
-  if (target instanceof HTMLDetailsElement) target.open = true;
+  let part = document.getElementById(location.hash.slice(1));
+  for (; part; part = part.parentElement) if (part.open === false) part.open = true;
   if (state.toString()) remember("focus", state.get("focus"));
 });
-restoreFocus();
-// A refresh by the page's head would drop what stands after "#", or not load the page again.
+document.getElementById(state.get("focus"))?.focus({ preventScroll: true });
+document.addEventListener("focusin", (event) => remember("focus", event.target.id));
+// A refresh by the page's head would drop what stands after "#", or not load the page again. What
+// is at the top of the window stays there, though parts above it have grown.
 const seconds = Number(document.documentElement.dataset.refresh);
-if (seconds) setTimeout(() => location.reload(), 1000 * seconds);
+const topOf = (one) => one.getBoundingClientRect().top;
+history.scrollRestoration = seconds ? "manual" : "auto";
+addEventListener("load", () => {
+  const [id, top] = (state.get("at") ?? "").split(" ");
+  if (top) scrollBy(0, topOf(document.getElementById(id) ?? document.body) - top);
+  remember("at", "");
+});
+if (seconds) setTimeout(() => {
+  const near = [...document.querySelectorAll("[id]")]
+    .findLast((one) => one.checkVisibility() && topOf(one) <= 1);
+  remember("at", near && `${near.id} ${topOf(near)}`);
+  location.reload();
+}, 1000 * seconds);

@@ -1,4 +1,4 @@
-"""What a page shows of more stages than it has room for: whole seeds, the first ones.
+"""What a page shows of more stages than it has room for: whole seeds, the first ones, and what has a note.
 
 Means, the summary and the figures are of all. Rows, curves and reasons are of the sample, so that a
 page of tens of thousands of stages is no larger than one of thousands, and says so.
@@ -44,7 +44,8 @@ def sample(stages: pd.DataFrame, share: float) -> Sample:
         return Sample(stages, curve_bytes, "")
     counts = stages["seed"].value_counts().sort_index()
     num_seeds = int((counts.cumsum() <= most).sum())
-    shown = stages[stages["seed"].isin(counts.index[: max(1, num_seeds)])]
+    is_shown = stages["seed"].isin(counts.index[: max(1, num_seeds)])
+    shown = stages[is_shown | (stages["note"] != "")]
     which = f"seed {counts.index[0]}" + (
         f" to {counts.index[num_seeds - 1]}" if num_seeds > 1 else ""
     )
@@ -53,7 +54,7 @@ def sample(stages: pd.DataFrame, share: float) -> Sample:
         shown, which = shown.iloc[places], f"some cells, {which}"
     words = (
         f"Too many stages for a page: {len(shown)} of {len(stages)} have a row and curves here"
-        f" ({which}). Means, the summary and the figures are of all; results.csv beside this page"
+        f" ({which}, and those with a note). Means, the summary and the figures are of all; results.csv beside this page"
         " has every stage, and fasttrain.load_epochs every curve."
     )
     return Sample(shown.reset_index(drop=True), curve_bytes, words)

@@ -1,86 +1,77 @@
 // ---- the table of all stages
 
-const same = (a, b) => a === b || Number(a) === Number(b);
-const ORDERED = {
-  "<": (a, b) => a < b, "<=": (a, b) => a <= b, ">": (a, b) => a > b, ">=": (a, b) => a >= b,
+const SIGNS = {
+  "<": (a, b) => a - b < 0, "<=": (a, b) => a - b <= 0,
+  ">": (a, b) => a - b > 0, ">=": (a, b) => a - b >= 0,
+  "=": (a, b) => a === b || Number(a) === Number(b), "!=": (a, b) => !SIGNS["="](a, b),
 };
 
 class Stages {
   constructor(section) {
     this.key = section.id;
     this.table = section.querySelector(".stages");
-    this.head = this.table.tHead;
+    this.heads = [...this.table.tHead.rows[0].cells];
     this.body = [...this.table.tBodies[0].rows];
     this.shown = section.querySelector(".shown");
-    this.words = section.querySelector(".filter input");
-    this.choices = [...section.querySelectorAll(".filter select")];
-    this.names = [...this.head.rows[0].cells].map((cell) => cell.textContent);
-    this.texts = new Map(this.body.map((row) => [row, row.textContent.toLowerCase()]));
-    [...this.head.rows[0].cells].forEach((cell, at) => {
-      const order = () => {
-        const descends = cell.getAttribute("aria-sort") === "ascending";
-        this.sort(at, descends);
-        remember(`${this.key}.sort`, `${at},${descends ? "desc" : "asc"}`);
-      };
+    this.filters = [...section.querySelectorAll(".all-stages > .filter :is(input, select)")];
+    this.names = this.heads.map((cell) => cell.textContent);
+    this.texts = this.body.map(textsOf);
+    this.heads.forEach((cell, at) => {
+      const order = () => this.sort(at, cell.ariaSort === "ascending" ? "descending" : "ascending");
       cell.replaceChildren(button(cell.textContent, "", order, `${this.key}-sort-${at}`));
     });
-    for (const control of [this.words, ...this.choices]) {
-      control.value = state.get(`${this.key}.${control.name}`) ?? "";
-      control.addEventListener("input", () => {
-        remember(`${this.key}.${control.name}`, control.value);
-        this.filter();
-      });
-    }
+    bind(this.filters, this.key, () => this.filter());
+    this.scatter = new Scatter(section, this);
     const [at, direction] = (state.get(`${this.key}.sort`) ?? "").split(",");
-    if (direction && this.head.rows[0].cells[at]) this.sort(Number(at), direction === "desc");
+    if (direction && this.heads[at]) this.sort(Number(at), direction);
     this.filter();
   }
 
+  text(name, place) { return this.texts[place][this.names.indexOf(name)]; }
+
+  // What tells a stage from others, and further columns of it.
+  words(place, columns) {
+    const own = this.names.slice(0, this.names.indexOf("seed") + 1);
+    const told = [...new Set([...own, ...columns])].map((name) => [name, this.text(name, place)]);
+    return told.filter(([, text]) => text !== "–").map((pair) => pair.join(" ")).join(", ");
+  }
+
   // Numbers by value, words by alphabet, what is missing last in both directions.
-  sort(at, descends) {
-    const sign = descends ? -1 : 1;
-    const keyed = this.body.map((row) => {
-      const text = row.cells[at].textContent.trim();
-      return { row, text, value: text === "" ? NaN : Number(text), missing: text === "–" };
+  sort(at, direction) {
+    const isNumeric = this.names[at] in this.scatter.kinds;
+    const places = [...this.texts.keys()].sort((one, other) => {
+      const [a, b] = [this.texts[one][at], this.texts[other][at]];
+      if (a === "–" || b === "–") return (a === "–") - (b === "–");
+      return (direction === "descending" ? -1 : 1) * (isNumeric ? a - b : a.localeCompare(b));
     });
-    const numeric = keyed.every(({ value, missing }) => missing || !Number.isNaN(value));
-    keyed.sort((a, b) => {
-      if (a.missing || b.missing) return Number(a.missing) - Number(b.missing);
-      return sign * (numeric ? a.value - b.value : a.text.localeCompare(b.text));
-    });
-    this.table.tBodies[0].append(...keyed.map(({ row }) => row));
-    for (const cell of this.head.rows[0].cells) cell.removeAttribute("aria-sort");
-    this.head.rows[0].cells[at].setAttribute("aria-sort", descends ? "descending" : "ascending");
+    this.table.tBodies[0].append(...places.map((place) => this.body[place]));
+    for (const cell of this.heads) cell.ariaSort = null;
+    this.heads[at].ariaSort = direction;
+    remember(`${this.key}.sort`, `${at},${direction}`);
   }
 
   filter() {
     const unknown = new Set();
-    const words = this.words.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const tests = words.map((word) => this.test(word, unknown));
-    let count = 0;
-    for (const row of this.body) {
-      const text = (name) => row.cells[this.names.indexOf(name)].textContent;
-      const chosen = this.choices.every(({ name, value }) => !value || text(name) === value);
-      row.hidden = !(chosen && tests.every((test) => test(row)));
-      count += !row.hidden;
-    }
+    const tests = this.filters.flatMap(({ name, value }) =>
+      name === "text"
+        ? value.toLowerCase().split(/\s+/).map((word) => this.test(word, unknown))
+        : (texts) => value === "" || texts[this.names.indexOf(name)] === value);
+    this.body.forEach((row, at) => (row.hidden = !tests.every((test) => test(this.texts[at]))));
+    this.visible = [...this.body.keys()].filter((at) => !this.body[at].hidden);
     const missed = [...unknown].map((name) => `; no column ${name}`).join("");
-    this.shown.textContent = `${count} of ${this.body.length} stages${missed}`;
+    this.shown.textContent = `${this.visible.length} of ${this.body.length} stages${missed}`;
+    this.scatter.draw();
   }
 
   // Whether a row has a word, or fits a comparison: plr<0.01, regime=2A, test>99.
   test(word, unknown) {
     const [, name, sign, asked] = /^([a-z]+)(<=|>=|!=|<|>|=)(.+)$/.exec(word) ?? [];
-    if (!name) return (row) => this.texts.get(row).includes(word);
+    if (!name) return (texts) => texts.some((text) => text.toLowerCase().includes(word));
     const lower = this.names.map((column) => column.toLowerCase());
     // "test" is the accuracy, not the loss.
     const column = [name, `${name} %`].find((one) => lower.includes(one));
     const at = column ? lower.indexOf(column) : lower.findIndex((one) => one.startsWith(name));
     if (at < 0) unknown.add(name);
-    return (row) => {
-      const text = row.cells[at]?.textContent.toLowerCase();
-      const fits = ORDERED[sign]?.(Number(text), Number(asked));
-      return text !== undefined && (fits ?? same(text, asked) === (sign === "="));
-    };
+    return (texts) => at >= 0 && SIGNS[sign](texts[at].toLowerCase(), asked);
   }
 }
