@@ -1,4 +1,4 @@
-"""What a page shows of more stages than it has room for: whole seeds, the first ones, and what has a note.
+"""What a page shows of more stages than it has room for: the first seeds, and what has a note.
 
 Means, the summary and the figures are of all. Rows, curves and reasons are of the sample, so that a
 page of tens of thousands of stages is no larger than one of thousands, and says so.
@@ -44,17 +44,19 @@ def sample(stages: pd.DataFrame, share: float) -> Sample:
         return Sample(stages, curve_bytes, "")
     counts = stages["seed"].value_counts().sort_index()
     num_seeds = int((counts.cumsum() <= most).sum())
-    is_shown = stages["seed"].isin(counts.index[: max(1, num_seeds)])
-    shown = stages[is_shown | (stages["note"] != "")]
+    is_shown = stages["seed"].isin(counts.index[: max(1, num_seeds)]).to_numpy()
     which = f"seed {counts.index[0]}" + (
         f" to {counts.index[num_seeds - 1]}" if num_seeds > 1 else ""
     )
     if not num_seeds:
-        places = np.linspace(0, len(shown) - 1, most).round().astype(int)
-        shown, which = shown.iloc[places], f"some cells, {which}"
+        places = np.flatnonzero(is_shown)
+        is_shown[:] = False
+        is_shown[places[np.linspace(0, len(places) - 1, most).round().astype(int)]] = True
+        which = f"some cells, {which}"
+    shown = stages[is_shown | (stages["note"] != "").to_numpy()]
     words = (
         f"Too many stages for a page: {len(shown)} of {len(stages)} have a row and curves here"
-        f" ({which}, and those with a note). Means, the summary and the figures are of all; results.csv beside this page"
-        " has every stage, and fasttrain.load_epochs every curve."
+        f" ({which}, and what has a note). Means, the summary and the figures are of all;"
+        " results.csv beside this page has every stage, and fasttrain.load_epochs every curve."
     )
     return Sample(shown.reset_index(drop=True), curve_bytes, words)
