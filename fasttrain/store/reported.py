@@ -3,7 +3,8 @@
     <store>/report/.made.json   a digest of all that the report was made of, and those of its files
 
 What a report is made of: of every stage, analysis, note and checkpoint the names, sizes and times
-of all files, and the content of done.json, which holds the digests of its neighbours; the plan and what
+of all files, and the content of done.json, which holds the digests of its neighbours; the plan and
+what
 runs; the options; the text of this package, and the versions of what it draws with. Whatever of
 that differs, or any file of the report itself, and it is made again. What was changed with its size
 and time left as they were is a matter for `fasttrain doctor`.
