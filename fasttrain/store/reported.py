@@ -19,7 +19,7 @@ from typing import Any
 
 from ..errors import EnvironmentProblem
 from ..machine.files import file_sha256, write_atomically
-from .entries import DONE, NAME
+from .entries import DONE
 from .json_files import read_json, seal
 from .marker import MARKER
 from .schema import Made
@@ -31,9 +31,8 @@ PAGE = "report.html"
 RECORD = ".made.json"
 _READ = (DONE, CURRENT, MARKER, PLAN, PROGRESS)
 """files that count by their content: some are written again with the same one"""
-_FOLDERS = (ANALYSES, "checkpoints")
-_OF_RESULTS = ("", f"{ANALYSES}/")
-"""where folders of stages, or of analyses, lie"""
+_DEEPER = ("", f"{ANALYSES}/")
+"""whose folders are looked into"""
 _BESIDE = (FOLDER, "packs")
 """what no report is made of"""
 _TEXTS = (".py", ".js", ".css", ".j2")
@@ -89,9 +88,11 @@ def _lines(folder: str, place: str) -> Iterator[bytes]:
         for entry in entries:
             name = place + entry.name
             try:
-                if name in _FOLDERS or (NAME.fullmatch(entry.name) and place in _OF_RESULTS):
+                if entry.name.startswith(".") or name in _BESIDE:
+                    continue
+                if place in _DEEPER and entry.is_dir():
                     yield from _lines(entry.path, f"{name}/")
-                elif not entry.name.startswith(".") and name not in _BESIDE:
+                else:
                     what = _content(entry) if entry.name in _READ else _stamp(entry)
                     yield f"{name} {what}\n".encode(errors="surrogateescape")
             except OSError:

@@ -104,6 +104,10 @@ CHANGES = {
         store.checkpoints.folder.mkdir(),
         (store.checkpoints.folder / "x").touch(),
     ),
+    "file of another kind": lambda store: (
+        (store.path / "kind").mkdir(),
+        (store.path / "kind" / "x").touch(),
+    ),
     "analysis": _analyse,
     "analysis chosen": lambda store: choose({"x": {"norms": []}}, store),
     "plan gone": lambda store: (store.path / "plan.json").unlink(),
