@@ -4,10 +4,9 @@
 
 What a report is made of: of every stage, analysis, note and checkpoint the names, sizes and times
 of all files, and the content of done.json, which holds the digests of its neighbours; the plan and
-what
-runs; the options; the text of this package, and the versions of what it draws with. Whatever of
-that differs, or any file of the report itself, and it is made again. What was changed with its size
-and time left as they were is a matter for `fasttrain doctor`.
+what runs; the options; the text of this package, and the versions of what it draws with. Whatever
+of that differs, or any file of the report itself, and it is made again. What was changed with its
+size and time left as they were is a matter for `fasttrain doctor`.
 """
 
 import hashlib
@@ -20,10 +19,9 @@ from typing import Any
 
 from ..errors import EnvironmentProblem
 from ..machine.files import file_sha256, write_atomically
-from .entries import DONE, NAME
+from .entries import DONE
 from .json_files import read_json, seal
 from .marker import MARKER
-from .notes import FOLDER as NOTES
 from .schema import Made
 from .status import PLAN, PROGRESS, is_locked
 from .store import ANALYSES, CURRENT, Store
@@ -33,9 +31,8 @@ PAGE = "report.html"
 RECORD = ".made.json"
 _READ = (DONE, CURRENT, MARKER, PLAN, PROGRESS)
 """files that count by their content: some are written again with the same one"""
-_FOLDERS = (ANALYSES, "checkpoints", NOTES)
-_OF_RESULTS = ("", f"{ANALYSES}/")
-"""where folders of stages, or of analyses, lie"""
+_DEEPER = ("", f"{ANALYSES}/")
+"""whose folders are looked into"""
 _BESIDE = (FOLDER, "packs")
 """what no report is made of"""
 _TEXTS = (".py", ".js", ".css", ".j2")
@@ -91,9 +88,11 @@ def _lines(folder: str, place: str) -> Iterator[bytes]:
         for entry in entries:
             name = place + entry.name
             try:
-                if name in _FOLDERS or (NAME.fullmatch(entry.name) and place in _OF_RESULTS):
+                if entry.name.startswith(".") or name in _BESIDE:
+                    continue
+                if place in _DEEPER and entry.is_dir():
                     yield from _lines(entry.path, f"{name}/")
-                elif not entry.name.startswith(".") and name not in _BESIDE:
+                else:
                     what = _content(entry) if entry.name in _READ else _stamp(entry)
                     yield f"{name} {what}\n".encode(errors="surrogateescape")
             except OSError:

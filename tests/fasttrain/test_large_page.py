@@ -102,6 +102,16 @@ def test_a_page_of_many_more_stages_is_as_small_and_says_what_it_leaves_out(tmp_
 
 
 @pytest.mark.usefixtures("decreed")
+def test_what_has_a_note_is_shown_where_not_all_is(tmp_path):
+    rates = np.geomspace(1e-5, 1e-1, 23), np.geomspace(1e-5, 1e-1, 11)
+    grid = make_grid(*rates, (), range(50), num_epochs=2)
+    grid.stages.loc[grid.stages["seed"] == 49, "note"] = ["odd"] + [""] * (23 * 12 - 1)
+    text = write_report(tmp_path, [grid], PROVENANCE).read_text(encoding="utf-8")
+    (noted,) = grid.stages.loc[grid.stages["note"] == "odd", "stage"]
+    assert f"<td>{noted}</td>" in text and "<td>odd</td>" in text
+
+
+@pytest.mark.usefixtures("decreed")
 def test_set_ups_share_the_room_of_a_page(tmp_path):
     rates = np.geomspace(1e-5, 1e-1, 30), np.geomspace(1e-5, 1e-1, 20)
     grids = [make_grid(*rates, (), range(4), num_epochs=30, setup=f"s{at}") for at in range(3)]

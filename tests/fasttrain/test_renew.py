@@ -12,6 +12,7 @@ from fasttrain.report import build as rebuilding
 from fasttrain.report.renew import renew
 from fasttrain.store import reported
 from fasttrain.store.json_files import seal
+from fasttrain.store.notes import write_note
 from fasttrain.store.store import Store
 
 from .pages import use_decreed
@@ -104,7 +105,12 @@ CHANGES = {
         store.checkpoints.folder.mkdir(),
         (store.checkpoints.folder / "x").touch(),
     ),
+    "file of another kind": lambda store: (
+        (store.path / "kind").mkdir(),
+        (store.path / "kind" / "x").touch(),
+    ),
     "analysis": _analyse,
+    "note": lambda store: write_note(store.path, store.stages()[0], "odd"),
     "analysis chosen": lambda store: choose({"x": {"norms": []}}, store),
     "plan gone": lambda store: (store.path / "plan.json").unlink(),
     "driver killed": lambda store: (store.path / "progress.json").write_text("{}"),
