@@ -18,6 +18,7 @@ from fasttrain.settings.networks.kinds import ConvNet
 from fasttrain.settings.optimizers.kinds import SGD, Adam, Sphere
 from fasttrain.training.pack import Pack
 from fasttrain.training.run_pack import run_pack
+from fasttrain.training.streams import SideBySide
 from fasttrain.training.workbench import Workbench, open_workbench
 
 from .machine import Size, wait
@@ -136,7 +137,22 @@ def one_by_one(size: Size, device: torch.device, folder: Path) -> dict[str, Any]
             for a, b in zip(ends[0].states, ends[1].states, strict=True)
             for key in a
         )
+    found["streams"] = _streams(size, device, folder)
     return found
+
+
+def _streams(size: Size, device: torch.device, folder: Path) -> int:
+    """Of models on streams the tensors that differ from those of packs of one."""
+    workbench = workbench_of("digits", size, device, folder)
+    knobs = [Knobs(lr=lr) for lr in (1e-3, 3e-3, 1e-2)]
+    together = SideBySide(workbench, 0, knobs, None)
+    ends = [together.train(number, tested=False) for number in range(4)][-1]
+    differing = 0
+    for own, state in zip(knobs, ends.states, strict=True):
+        alone = Pack(workbench, 0, [own], None)
+        [other] = [alone.train(number, tested=False) for number in range(4)][-1].states
+        differing += sum(not torch.equal(state[key], other[key]) for key in state)
+    return differing
 
 
 def epoch(size: Size, device: torch.device, folder: Path) -> dict[str, Any]:

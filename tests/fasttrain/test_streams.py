@@ -9,6 +9,8 @@ import random
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from fasttrain.settings.knobs import Knobs
 from fasttrain.training import captured as captured_module
@@ -92,6 +94,47 @@ def test_no_two_models_share_an_address_that_a_step_writes(monkeypatch, tmp_path
         assert not one & other
     # The images are read alone: there is one set of them.
     assert len({pack.loader._images.data_ptr() for pack in together.packs}) == 1
+
+
+class Written(TorchDispatchMode):
+    """Where operations of torch write in place, of all that is there before and after them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: set[int] = set()
+        self.new: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        places = {t.untyped_storage().data_ptr() for t in _written(func, args, kwargs or {})}
+        self.places |= places - self.new
+        made = {t.untyped_storage().data_ptr() for t in tree_leaves(found) if torch.is_tensor(t)}
+        given = [t for t in tree_leaves((args, kwargs)) if torch.is_tensor(t)]
+        self.new |= made - {t.untyped_storage().data_ptr() for t in given}
+        return found
+
+
+def _written(func, args, kwargs) -> list[torch.Tensor]:
+    places = [a for a in func._schema.arguments if a.alias_info and a.alias_info.is_write]
+    named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+    values = tree_leaves([named.get(a.name) for a in places])
+    return [value for value in values if torch.is_tensor(value)]
+
+
+def test_no_operation_of_two_models_writes_to_one_place(monkeypatch, tmp_path):
+    """Of those of torch, whatever lists of tensors there are."""
+    with_captures(monkeypatch, StandIn())
+    together = SideBySide(workbench_of(tmp_path, "adam"), 0, of("adam", KNOBS), None)
+    together.train(0, tested=False)
+    written = []
+    for pack in together.packs:
+        pack.captured.cursor.begin_(1)
+        with Written() as mode:
+            pack.captured._take(16)
+        written.append(mode.places)
+    assert all(len(places) > 20 for places in written)
+    for one, other in itertools.combinations(written, 2):
+        assert not one & other
 
 
 def test_what_ends_leaves_the_others_as_they_are(monkeypatch, tmp_path):
