@@ -79,9 +79,10 @@ LIMITS: dict[str, float] = {
     "checkpoints": 15,
     "optimizer steps": 15,
     "augmentation": 10,
+    "losses": 10,
     "normalisation": 15,
     "convolutions": 10,
-    "suite": 90,
+    "suite": 80,
 }
 """seconds of every part, about 8 of which are those of a process that begins; 540 together"""
 
