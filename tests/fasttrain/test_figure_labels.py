@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from matplotlib.text import Text
+from matplotlib.text import Annotation, Text
 
 from fasttrain.report.figures.labels import beside_boundaries, label_lines
 from fasttrain.report.seed_means import number
@@ -53,7 +53,8 @@ def test_the_figures_label_the_lines_beside_boundaries(name, num_axes):
     assert 2 <= len(expected) < item.table["plr"].nunique()
     for ax in item.figure.axes[:num_axes]:
         assert {text.get_text() for text in ax.texts} == expected
-        ends = np.array([text.xy for text in ax.texts], dtype=float)
+        labels = [text for text in ax.texts if isinstance(text, Annotation)]
+        ends = np.array([text.xy for text in labels], dtype=float)
         lines = np.concatenate([line.get_xydata() for line in ax.lines])
         # Each is joined to a point of a line.
         assert all(np.isclose(lines, end).all(axis=1).any() for end in ends)

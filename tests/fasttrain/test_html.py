@@ -148,21 +148,19 @@ def test_heatmap_has_a_cell_for_every_result(tmp_path):
     (table,) = re.findall(r'<table class="heatmap".*?</table>', page, re.DOTALL)
     rows = re.findall(r"<tr[^>]*><th scope=\"row\">.*?</tr>", table)
     cells = [re.findall(r'<td class="([^"]*)">([^<]*)</td>', row) for row in rows]
-    assert cells[2][3] == ("lost", "✕") and "accuracy, non-finite" in data["cells"][2][3]["words"]
-    assert (
-        cells[3][0] == ("waiting", "·") and "result, not finished" in data["cells"][3][0]["words"]
-    )
-    assert cells[1][2][1].endswith("†") and ", 1/2 at chance" in data["cells"][1][2]["words"]
+    assert cells[2][3] == ("lost", "✕") and "accuracy, non-finite" in data["cells"][2][3][0]
+    assert cells[3][0] == ("waiting", "·") and "result, not finished" in data["cells"][3][0][0]
+    assert cells[1][2][1].endswith("†") and ", 1/2 at chance" in data["cells"][1][2][0]
     # Both of two that are equally good.
     assert cells[0][3] == ("v23 best", "83.00") and cells[1][3] == ("v23 best", "83.00")
     words = "PLR 0.5, FLR 0.01: 83.00 ± 0.71 % (n = 2 seeds), done"
     assert data["regimes"][3] == "; PLR in regime 3 (divergence)"
-    assert data["cells"][0][3]["words"] == words
+    assert data["cells"][0][3][0] == words
     # The stages of a cell are those in the table of the page, with the pre-training of their seed.
     shown = [re.split("<td>", line) for line in re.findall(r"<tr><td>.*", page)]
     shown = [row for row in shown if row[1] in ("pretrain", "finetune", "swa")]
     assert len(shown) == 30
-    for place, parent, seed in data["cells"][0][3]["stages"]:
+    for place, parent, seed in data["cells"][0][3][1]:
         assert shown[place][1:5] == ["finetune", "0.5", "3", "0.01"]
         assert shown[parent][1:3] == ["pretrain", "0.5"]
         assert int(shown[place][6]) == int(shown[parent][6]) == seed
@@ -194,15 +192,15 @@ def test_only_pretraining_of_one_seed(tmp_path):
     page = _page(tmp_path, [make_grid(plrs=(1e-3,), flrs=(), ks=(), seeds=(3,))])
     assert "n = 1: no error bar" in page and "the only PLR, 0.001" in page
     words = "PLR 0.001, pre-trained: 53.00 % (n = 1: no error bar), done"
-    assert _data(page)[0]["cells"] == [[{"words": words, "stages": [[0, None, 3]]}]]
+    assert _data(page)[0]["cells"] == [[[words, [[0, None, 3]]]]]
 
 
 def test_only_fine_tuning_without_its_pretraining(tmp_path):
     stages = make_grid().stages
     grid = dataclasses.replace(make_grid(), stages=stages[stages["kind"] == "finetune"])
     (data,) = _data(_page(tmp_path, [grid]))
-    assert data["cells"][0][0]["stages"][0][1] is None
-    assert data["cells"][2][0]["words"] == "PLR 0.001, pre-trained: no result, not finished"
+    assert data["cells"][0][0][1][0][1] is None
+    assert data["cells"][2][0][0] == "PLR 0.001, pre-trained: no result, not finished"
 
 
 def test_figures_are_written_again_only_when_table_code_or_a_file_changes(tmp_path, monkeypatch):

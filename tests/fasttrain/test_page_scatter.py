@@ -131,8 +131,8 @@ def test_colours_of_accuracies_are_those_of_the_grid(visit, tmp_path, monkeypatc
 
 def test_thousands_of_stages_are_drawn_once_a_choice(visit, tmp_path, monkeypatch):
     use_decreed(monkeypatch)
-    plrs = np.geomspace(1e-4, 1, 40)
-    grid = make_grid(plrs, np.geomspace(1e-4, 1e-2, 9), (), range(5), num_epochs=1)
+    plrs, flrs = (np.geomspace(1e-4, high, count).tolist() for high, count in ((1, 40), (1e-2, 9)))
+    grid = make_grid(plrs, flrs, (), range(5), num_epochs=1)
     assert len(grid.stages) == 2000
     page = visit(write_report(tmp_path, [grid], PROVENANCE).as_uri())
     section = _opened(page)

@@ -45,8 +45,8 @@ def test_every_cell_has_a_command_that_finds_its_stages_finished(store, fasttrai
     data = json.loads(text)
     before = store.stages()
     for row in data["rows"]:
-        command = f"{data['command']} --plr {data['plrs'][0]}{row['flags']} --seed 0"
-        program, *arguments = command.split()
+        before_rates, after = data["commands"][0]
+        program, *arguments = f"{before_rates}{data['plrs'][0]}{row['given']}{after}".split()
         assert program == "fasttrain" and fasttrain(*arguments, "--quiet").code == 0
     assert store.stages() == before
 

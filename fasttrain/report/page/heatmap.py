@@ -218,8 +218,8 @@ def _commands(command: str | None, seeds: list[int]) -> list[list[str]]:
     return [[f"{command} --plr ", f" --seed {seed}"] for seed in seeds]
 
 
-def _script_cells(cells: Cells) -> list[list[dict[str, Any]]]:
-    """Of each cell its words, and its stages as [place, place of the parent, seed]."""
+def _script_cells(cells: Cells) -> list[list[list[Any]]]:
+    """[words, stages] of each cell, a stage as [place, place of the parent, seed]."""
     members: dict[tuple, list[list[int | None]]] = {}
     stages = cells.shown.stages
     columns = (stages[name] for name in ("kind", "seed"))
@@ -235,8 +235,7 @@ def _script_cells(cells: Cells) -> list[list[dict[str, Any]]]:
         key = None if kind == "pretrain" else value
         words = [_words(cells, index, column) for column in range(len(cells.plrs))]
         stages = [members.get((kind, key, plr), []) for plr in cells.plrs]
-        pairs = zip(words, stages, strict=True)
-        shown.append([{"words": told, "stages": found} for told, found in pairs])
+        shown.append([list(pair) for pair in zip(words, stages, strict=True)])
     return shown
 
 

@@ -17,7 +17,7 @@ class Explorer extends Roving {
     // By that its rows and cells are of a grid, too.
     Object.assign(table, { role: "grid", ariaReadOnly: "true" });
     for (const [i, j] of this.places) {
-      const ariaLabel = data.cells[i][j].words + data.regimes[j];
+      const ariaLabel = data.cells[i][j][0] + data.regimes[j];
       Object.assign(this.cells[i][j], { ariaLabel, id: `${this.key}-${i}-${j}` });
     }
     section.addEventListener("keydown", (event) => event.key === "Escape" && this.close());
@@ -28,7 +28,7 @@ class Explorer extends Roving {
   // The learning rates as the command takes them: the same cell in a grid that has grown.
   name([i, j]) { return `${this.data.plrs[j]}${this.data.rows[i].flags}`; }
 
-  stages([i, j]) { return this.data.cells[i][j].stages; }
+  stages([i, j]) { return this.data.cells[i][j][1]; }
 
   open(place) {
     if (!place) return;
