@@ -33,6 +33,11 @@ class Measurement:
     cells: list[Cell] = field(default_factory=list)
     how: str = ""
 
+    @property
+    def whole_s(self) -> float:
+        """Of the whole process, from its start to its end."""
+        return self.start_s + self.seconds
+
 
 def run_job(side: str, config: Config, seed: int, data_root: Path | None) -> Measurement:
     """Train a grid on one side, in a folder that is deleted afterwards.

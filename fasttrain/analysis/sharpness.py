@@ -30,6 +30,8 @@ from torch import Tensor
 
 from fasttrain_data import open_loader
 
+from ..machine.memory import free_bytes
+from ..machine.processes import usable_cpus
 from ..settings.losses import Loss
 from ..settings.networks.modules import ImageClassifier, fold
 from ..settings.networks.noise import drops
@@ -41,6 +43,8 @@ from .spectrum import SphereHessian, Top, rademacher, top_eigenvalues, trace
 from .tables import TABLES
 
 Batch = tuple[Tensor, Tensor]
+KEPT_SHARE = 0.25
+"""of a core's part of the free memory, that graphs of gradients may take from product to product"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +161,8 @@ def curvature(
         return loss(model(images), labels)[0] * (len(labels) / num_images)
 
     parts = [functools.partial(part, *batch) for batch in batches]
-    matrix = SphereHessian(model.sphere_parameters(), parts, model.num_models)
+    room = free_bytes(batches[0][0].device) / usable_cpus() * KEPT_SHARE
+    matrix = SphereHessian(model.sphere_parameters(), parts, model.num_models, room)
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(matrix.dim, generator=generator).to(matrix.unit)
     probes = rademacher(settings.num_probes, matrix.dim, generator).to(matrix.unit)

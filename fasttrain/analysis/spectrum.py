@@ -27,14 +27,20 @@ BREAKDOWN = 1e-6
 """what is left of a vector, relative to the matrix, below which nothing is left but rounding"""
 
 
+Gradient = tuple[Tensor, ...]
+"""by parameter, with the graph that it is differentiated by"""
+
+
 class SphereHessian:
     """The Hessian on the unit sphere of every model's loss, as products with vectors.
 
     Args:
         parameters: what the sphere holds, of K models folded together (rows in the order of the
             models), requiring gradients.
-        losses: parts of the loss, (K,) each; L is their sum. They are called anew for every set of
-            products: memory is that of one part.
+        losses: parts of the loss, (K,) each; L is their sum.
+        room: bytes that the graphs of all their gradients may take. They are kept then, which about
+            halves what a product takes; otherwise each is made anew for every set of products, so
+            that memory is that of one part. The numbers are the same.
     """
 
     def __init__(
@@ -42,6 +48,7 @@ class SphereHessian:
         parameters: Sequence[Tensor],
         losses: Sequence[Callable[[], Tensor]],
         num_models: int,
+        room: float = 0.0,
     ) -> None:
         self.parameters = list(parameters)
         self.losses = losses
@@ -54,6 +61,11 @@ class SphereHessian:
         for loss in losses:
             gradient = torch.autograd.grad(loss().sum(), self.parameters)
             self.radial += (by_model(gradient, num_models) * theta).sum(dim=1, keepdim=True)
+        self.kept: list[Gradient] = []
+        """of every part, if there is room for them"""
+        first, size = _sized(lambda: self._gradient(losses[0]))
+        if size * len(losses) <= room:
+            self.kept = [first, *map(self._gradient, losses[1:])]
 
     def tangent(self, vectors: Tensor) -> Tensor:
         """P v of every model: (K, D), or (D,) for all of them, -> (K, D)."""
@@ -76,15 +88,13 @@ class SphereHessian:
 
     def _products(self, projected: Sequence[Tensor]) -> list[Tensor]:
         totals = [torch.zeros_like(vectors) for vectors in projected]
-        for loss in self.losses:
-            # No weight is shared: the Hessian of the sum has a block for every model.
-            gradient = torch.autograd.grad(loss().sum(), self.parameters, create_graph=True)
+        for gradient in self.kept or map(self._gradient, self.losses):
             for index, (total, vectors) in enumerate(zip(totals, projected, strict=True)):
                 product = torch.autograd.grad(
                     gradient,
                     self.parameters,
                     self._like_parameters(vectors),
-                    retain_graph=index + 1 < len(projected),
+                    retain_graph=bool(self.kept) or index + 1 < len(projected),
                 )
                 total += by_model(product, self.num_models)
         return [
@@ -92,10 +102,27 @@ class SphereHessian:
             for total, vectors in zip(totals, projected, strict=True)
         ]
 
+    def _gradient(self, loss: Callable[[], Tensor]) -> Gradient:
+        # No weight is shared: the Hessian of the sum has a block for every model.
+        return torch.autograd.grad(loss().sum(), self.parameters, create_graph=True)
+
     def _like_parameters(self, vectors: Tensor) -> list[Tensor]:
         sizes = [p.numel() // self.num_models for p in self.parameters]
         parts = vectors.split(sizes, dim=1)
         return [part.reshape(p.shape) for part, p in zip(parts, self.parameters, strict=True)]
+
+
+def _sized(make: Callable[[], Gradient]) -> tuple[Gradient, int]:
+    """A gradient, and about how many bytes its graph holds."""
+    held: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        memory = tensor.untyped_storage()
+        held[memory.data_ptr()] = memory.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        return make(), sum(held.values())
 
 
 class Top(NamedTuple):

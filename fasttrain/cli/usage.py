@@ -115,8 +115,8 @@ def _one_line(box: str) -> str:
 
 
 def start_server(processes: int | None) -> None:
-    """Let what workers need be imported while this process imports its own part."""
+    """Import what commands work with, once for this process and for its workers."""
     from ..machine import processes as machine
 
     if (processes or machine.usable_cpus()) > 1:
-        machine.start_server()
+        machine.fork_server()

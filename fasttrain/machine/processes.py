@@ -1,11 +1,14 @@
 """Processes that compute beside this one, forked from a server that has imported what they need.
 
-They inherit nothing from this process: no thread, no lock, no device. Nothing that the server
-imports asks for a device either, since a process that is forked after that could use none.
+The server is a program of its own, or a fork of this one from before it did anything but import: so
+they inherit no thread, no lock, no device. Nothing that is imported asks for a device either, since
+a process that is forked after that could use none.
 """
 
 import contextlib
 import fcntl
+import gc
+import importlib
 import multiprocessing
 import os
 import signal
@@ -14,16 +17,16 @@ import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import wait
 from typing import Any
+
+from .interrupts import STOPS
 
 PRELOADED = (
     # First of all: it ignores the signals that stop a program.
     "fasttrain.execution.engines.fork_server",
     "fasttrain.execution.engines.local",
-    # torch imports it when the first optimiser is made.
-    "torch._dynamo",
     "fasttrain_kernels.step.cpu.step",
     "fasttrain_kernels.augment.cpu",
     "fasttrain_kernels.norm_relu_pool.cpu",
@@ -40,6 +43,61 @@ def start_server() -> None:
     """Let the server import while this process does, on another core."""
     context().set_forkserver_preload(list(PRELOADED))
     forkserver.ensure_running()
+
+
+def fork_server() -> None:
+    """Import what workers need, and make the server a fork of this process: imported once for all.
+
+    For a program that does nothing besides, and has just begun. Where another thread runs, or
+    torch has been imported by what may have used it, the server is a program of its own; as it is
+    outside of Linux, where systems' libraries do not outlive a fork.
+    """
+    alone = "torch" not in sys.modules and threading.active_count() == 1
+    if sys.platform != "linux" or not alone:
+        start_server()
+        return
+    for name in PRELOADED[1:]:
+        importlib.import_module(name)
+    # It is started the same way, and is to be a program of its own.
+    resource_tracker.ensure_running()
+    spawn, util.spawnv_passfds = util.spawnv_passfds, _fork  # type: ignore[attr-defined]
+    try:
+        start_server()
+    finally:
+        util.spawnv_passfds = spawn  # type: ignore[attr-defined]
+
+
+def _fork(_path: object, arguments: Sequence[str], files: Sequence[int]) -> int:
+    """In place of `spawnv_passfds`: what `python -c` would run anew is run by a fork.
+
+    It keeps no other file open than those given and the standard ones, as a new program.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    child = os.fork()
+    if child:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+        return child
+    try:
+        for number in STOPS:
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+        _close_all_but(files)
+        # Its lock is held, by this very call.
+        forkserver._forkserver.__init__()  # type: ignore[attr-defined,misc]
+        # The collector would write into every page of what has been imported.
+        gc.freeze()
+        exec(arguments[-1], {})
+    finally:
+        os._exit(0)
+
+
+def _close_all_but(files: Sequence[int]) -> None:
+    before = 2
+    for number in (*sorted(files), os.sysconf("SC_OPEN_MAX")):
+        os.closerange(before + 1, number)
+        before = number
 
 
 def context() -> Any:

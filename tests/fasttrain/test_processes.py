@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import json
 import os
 import pickle
 import subprocess
@@ -70,3 +71,50 @@ def test_what_the_server_imports_is_there_and_asks_for_no_device():
     program = ASKS + "\n".join(f"import {name}" for name in (first, *others))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+FORKED = """
+import functools, json, os, signal, sys
+from multiprocessing import forkserver
+from pathlib import Path
+if sys.argv[1] == "torch":
+    import torch
+from fasttrain.machine import processes
+print("before")
+processes.fork_server()
+server = forkserver._forkserver._forkserver_pid
+calls = [functools.partial(os.makedirs, f"{sys.argv[1]}-{index}") for index in range(2)]
+# A process that is forked by the server may have such processes itself.
+inner = functools.partial(processes.run_all, calls, 2)
+processes.run_all([inner, functools.partial(divmod, 1, 1)], 2)
+words = Path(f"/proc/{server}/cmdline").read_bytes().decode().split("\\0")
+files = [os.readlink(file) for file in Path(f"/proc/{server}/fd").iterdir()]
+os.kill(server, signal.SIGTERM)
+processes.run_all([functools.partial(divmod, 1, 1)] * 2, 2)
+print(json.dumps([words, files, server == forkserver._forkserver._forkserver_pid]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("first", ["nothing", "torch"])
+def test_the_server_is_a_fork_of_a_program_that_has_only_begun(tmp_path, first):
+    with (tmp_path / "held").open("w") as held:
+        os.set_inheritable(held.fileno(), True)
+        done = subprocess.run(
+            [sys.executable, "-c", FORKED, first],
+            cwd=tmp_path,
+            pass_fds=[held.fileno()],
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr
+    # What was about to be written is not written by the fork too.
+    said, found = done.stdout.splitlines()
+    assert said == "before"
+    words, files, is_same = json.loads(found)
+    # Another program has been told what to run.
+    is_fork = not any("multiprocessing.forkserver" in word for word in words if word != FORKED)
+    assert is_fork == (first == "nothing")
+    assert str(tmp_path / "held") not in files
+    assert is_same, "a signal that stops programs has ended the server"
+    assert {path.name for path in tmp_path.glob(f"{first}-*")} == {f"{first}-0", f"{first}-1"}

@@ -51,7 +51,9 @@ def network(model: str, count: int) -> tuple[ImageClassifier, Tensor, Tensor]:
     return net.double().train(), random(24, 1, 4, 4), torch.arange(24) % 10
 
 
-def sphere_hessian(net: ImageClassifier, images: Tensor, labels: Tensor) -> SphereHessian:
+def sphere_hessian(
+    net: ImageClassifier, images: Tensor, labels: Tensor, room: float = 0.0
+) -> SphereHessian:
     """Of the mean loss of two batches."""
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:
@@ -59,7 +61,32 @@ def sphere_hessian(net: ImageClassifier, images: Tensor, labels: Tensor) -> Sphe
 
     halves = zip(images.chunk(2), labels.chunk(2), strict=True)
     parts = [functools.partial(loss, *half) for half in halves]
-    return SphereHessian(net.sphere_parameters(), parts, net.num_models)
+    return SphereHessian(net.sphere_parameters(), parts, net.num_models, room)
+
+
+def test_graphs_that_are_kept_give_the_same_bits_and_are_made_once():
+    net, images, labels = network("convnet", 2)
+    passes = []
+    net.register_forward_hook(lambda *_: passes.append(1))
+    found = {}
+    for room in (0, 2**30):
+        hessian = sphere_hessian(net, images, labels, room)
+        passes.clear()
+        vectors = [hessian.tangent(random(2, hessian.dim, seed=seed)) for seed in range(3)]
+        products = [hessian(vector) for vector in vectors]
+        forms = hessian.quadratic_forms(random(2, hessian.dim, seed=3))
+        found[room] = torch.stack(products), forms, len(passes)
+    anew, kept = found[0], found[2**30]
+    assert torch.equal(anew[0], kept[0]) and torch.equal(anew[1], kept[1])
+    # Two batches in each of four sets of products, or none any more.
+    assert (anew[2], kept[2]) == (8, 0)
+
+
+def test_graphs_are_kept_only_where_there_is_room_for_those_of_all_parts():
+    net, images, labels = network("convnet", 1)
+    sizes = [2**bits for bits in range(12, 24)]
+    kept = [bool(sphere_hessian(net, images, labels, room).kept) for room in sizes]
+    assert kept == sorted(kept) and {*kept} == {False, True}
 
 
 @pytest.mark.parametrize("radius", [1.0, 7.0])

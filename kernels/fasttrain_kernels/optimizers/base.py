@@ -1,5 +1,6 @@
 """What the optimisers share: a step of every param group, momentum, plain SGD, statistics."""
 
+import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -76,9 +77,10 @@ class GroupwiseSGD(Optimizer):
         )
         return f"{super().__repr__()[:-1]}\n    backend: {', '.join(chosen)}\n)"
 
+    @uncompiled
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with their own options."""
-        super().add_param_group(param_group)
+        _add_param_group(self, param_group)
         try:
             group = self.param_groups[-1] = ParamGroup(self.param_groups[-1])
             for theta in group["params"]:
@@ -297,4 +299,7 @@ class GroupwiseSGD(Optimizer):
 
 
 _NOTHING: dict[str, Any] = {}
+# torch's wrapper, too, keeps torch.compile out, but imports the compiler to say so: 0.7 s and 70 MB
+# in a program that may compile nothing.
+_add_param_group = inspect.unwrap(Optimizer.add_param_group)
 _hooked_step = Optimizer.profile_hook_step(GroupwiseSGD._step)
