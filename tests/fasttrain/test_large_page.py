@@ -89,7 +89,7 @@ def test_a_page_of_many_more_stages_is_as_small_and_says_what_it_leaves_out(tmp_
     data = json.loads(re.findall(r'type="application/json">(.*?)</script>', text, re.DOTALL)[0])
     num_rows = text.count("<tr><td>pretrain") + text.count("<tr><td>finetune")
     num_rows += text.count("<tr><td>swa")
-    words = f"{num_rows} of {len(grid.stages)} have a row and curves here ({which})"
+    words = f"{num_rows} of {len(grid.stages)} have a row and curves here ({which}, and what has a note)"
     assert text.count(words) == 2 and f"<summary>{num_rows} stages, not all</summary>" in text
     assert len(data["curves"]) == num_rows >= FEWEST
     cells = [cell for row in data["cells"] for cell in row]
