@@ -44,7 +44,7 @@ def sample(stages: pd.DataFrame, share: float) -> Sample:
         return Sample(stages, curve_bytes, "")
     counts = stages["seed"].value_counts().sort_index()
     num_seeds = int((counts.cumsum() <= most).sum())
-    is_shown = stages["seed"].isin(counts.index[: max(1, num_seeds)]).to_numpy()
+    is_shown = stages["seed"].isin(counts.index[: max(1, num_seeds)]).to_numpy(copy=True)
     which = f"seed {counts.index[0]}" + (
         f" to {counts.index[num_seeds - 1]}" if num_seeds > 1 else ""
     )
