@@ -79,7 +79,9 @@ def losses(size: Size, device: torch.device) -> list[dict[str, Any]]:
             gradient = function(logits, labels, sums[way])[-1]
             torch.testing.assert_close(gradient, cross_entropy(logits, labels)[-1])
             for found, expected in zip(sums[way], sums["ours"], strict=True):
-                torch.testing.assert_close(found, expected)
+                # Sums of fp32 losses, in another order; counts are exact.
+                rtol = 1e-5 if found.is_floating_point() else 0
+                torch.testing.assert_close(found, expected, rtol=rtol, atol=0)
         functions: dict[str, Callable[[], object]] = {
             way: functools.partial(function, logits, labels, sums[way])
             for way, function in ways.items()

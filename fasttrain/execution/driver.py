@@ -57,6 +57,7 @@ class Driver(ABC, Generic[N, W]):
             pack = self.running.pop(outcome.task)
             left = self.settle(pack, outcome.task)
             if outcome.error is not None and left:
+                pack.num_failures += not outcome.lost
                 failures |= self._failed(outcome.error, pack, left)
 
     @abstractmethod
@@ -78,7 +79,6 @@ class Driver(ABC, Generic[N, W]):
     def _failed(self, error: str, pack: W, left: list[N]) -> dict[str, str]:
         """Let what failed be tried again, or give it up; returns the errors of the latter."""
         self.view.halt(left)
-        pack.num_failures += 1
         line = _last_line(error)
         if pack.num_failures < ATTEMPTS:
             size = len(pack.members)

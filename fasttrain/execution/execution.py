@@ -170,7 +170,7 @@ def plan_execution(stages: Sequence[Stage], workbench: Workbench, options: RunOp
         timings = _found_by(measure_ways, *where, wave, share.on_device, compiled)
         chosen = fastest(timings)
         whole_s = _whole_s(stages, timings, share.processes, workbench)
-        if options.compile == "auto" and whole_s > WORTH_S and workbench.kernel is None:
+        if options.compile == "auto" and whole_s > WORTH_S and _found_by(kernel_of, *where) is None:
             more, note = _found_by(measure_compiled, *where, chosen.size, share.on_device)
             timings += more
             chosen = fastest([chosen, *more])
@@ -224,6 +224,11 @@ def leave_cluster() -> None:
     module = sys.modules.get(f"{__package__}.engines.ray_cluster")
     if module is not None:
         module.disconnect()
+
+
+def kernel_of(workbench: Workbench) -> str | None:
+    """The kernel that would take the steps, where a process is asked."""
+    return workbench.kernel
 
 
 def own_precision(device: str) -> str:

@@ -83,6 +83,24 @@ def passed_over() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def put_off() -> Iterator[None]:
+    """Let a stop that comes meanwhile come afterwards. It reaches the main thread alone."""
+    is_main = threading.current_thread() is threading.main_thread()
+    came: list[int] = []
+    before = {
+        n: signal.signal(n, lambda number, _: came.append(number))
+        for n in (STOPS if is_main else ())
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
 def _raise_dropped_ones_again() -> None:
     report = sys.unraisablehook
     dropped = signal.SIGINT

@@ -1,8 +1,8 @@
 """Processes that compute beside this one, forked from a server that has imported what they need.
 
 The server is a program of its own, or a fork of this one from before it did anything but import: so
-they inherit no thread, no lock, no device. Nothing that is imported asks for a device either, since
-a process that is forked after that could use none.
+they inherit no thread of Python's, no lock, no device. Nothing that is imported asks for a device
+either, since a process that is forked after that could use none.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import types
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -57,7 +58,9 @@ def fork_server() -> None:
         start_server()
         return
     for name in PRELOADED[1:]:
-        importlib.import_module(name)
+        # What is missing is said where it is needed.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     # It is started the same way, and is to be a program of its own.
     resource_tracker.ensure_running()
     spawn, util.spawnv_passfds = util.spawnv_passfds, _fork  # type: ignore[attr-defined]
@@ -75,9 +78,13 @@ def _fork(_path: object, arguments: Sequence[str], files: Sequence[int]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-    child = os.fork()
+    child = None
+    try:
+        child = os.fork()
+    finally:
+        if child != 0:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     if child:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         return child
     try:
         for number in STOPS:
@@ -89,15 +96,20 @@ def _fork(_path: object, arguments: Sequence[str], files: Sequence[int]) -> int:
         # The collector would write into every page of what has been imported.
         gc.freeze()
         exec(arguments[-1], {})
-    finally:
         os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        # Never back into the program that this is a fork of.
+        os._exit(1)
 
 
 def _close_all_but(files: Sequence[int]) -> None:
-    before = 2
-    for number in (*sorted(files), os.sysconf("SC_OPEN_MAX")):
-        os.closerange(before + 1, number)
-        before = number
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number > 2 and number not in files:
+            # Of the list itself there is none any more.
+            with contextlib.suppress(OSError):
+                os.close(number)
 
 
 def context() -> Any:

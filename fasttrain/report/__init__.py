@@ -7,13 +7,13 @@ if TYPE_CHECKING:
     from fasttrain.report.chains import chain_table
     from fasttrain.report.figures import DRAWINGS, drawings_of, drawn, save
     from fasttrain.report.page.html import with_status, write_report
-    from fasttrain.report.seed_means import rich_table, seed_means, summary
+    from fasttrain.report.seed_means import rich_table, summary
 
 _PLACES = {
     "chains": ("chain_table",),
     "figures": ("DRAWINGS", "drawings_of", "drawn", "save"),
     "page.html": ("with_status", "write_report"),
-    "seed_means": ("rich_table", "seed_means", "summary"),
+    "seed_means": ("rich_table", "summary"),
 }
 _PLACE = {name: module for module, names in _PLACES.items() for name in names}
 
@@ -24,7 +24,6 @@ __all__ = [
     "drawn",
     "rich_table",
     "save",
-    "seed_means",
     "summary",
     "with_status",
     "write_report",

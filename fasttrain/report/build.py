@@ -16,6 +16,7 @@ from ..machine.files import make_folder, parquet, write_atomically
 from ..machine.interrupts import exit_code
 from ..machine.timings import phase
 from ..plan.stages import label_of
+from ..store.notes import read_notes, texts
 from ..store.reported import FOLDER, PAGE, made_of, record
 from ..store.status import read
 from ..store.store import Store
@@ -140,7 +141,7 @@ def unfinished(store: Store) -> list[tuple[str, str, str]]:
 
     A checkpoint does not tell whether its sweep still runs.
     """
-    rows = []
+    rows, notes = [], texts(read_notes(store.path))
     for stage in store.begun():
         label, num_epochs = f"stage {stage}", "–"
         about = store.unfinished_description(stage)
@@ -148,7 +149,9 @@ def unfinished(store: Store) -> list[tuple[str, str, str]]:
             label = label_of(about)
             num_epochs = f"{store.checkpoints.epochs(stage)} of {about['epochs']}"
         failure = store.failure(stage)
-        rows.append((label, num_epochs, "begun" if failure is None else f"failed: {failure}"))
+        state = "begun" if failure is None else f"failed: {failure}"
+        note = f"; note: {notes[stage]}" if stage in notes else ""
+        rows.append((label, num_epochs, state + note))
     return sorted(rows)
 
 

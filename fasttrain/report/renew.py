@@ -1,5 +1,6 @@
 """A store's report, made anew only if something of it has changed."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,7 +26,8 @@ class Report(NamedTuple):
         """The table of the finished stages (`fasttrain.load`), as the report has it."""
         import pandas as pd
 
-        return pd.read_parquet(self.page.with_name("results.parquet"))
+        # By its bytes: pyarrow takes no path that is not UTF-8.
+        return pd.read_parquet(BytesIO(self.page.with_name("results.parquet").read_bytes()))
 
 
 @phase("report")

@@ -47,17 +47,13 @@ class Note(NamedTuple):
 def read_notes(store: Path) -> list[Note]:
     """All notes of a store, those on a stage together and in the order of their dates.
 
-    Raises:
-        EnvironmentProblem: a damaged file.
+    A damaged one is left out: results are read whatever lies beside them, and `fasttrain doctor`
+    names it. So is one that another process has just removed.
     """
     notes = []
     for path in note_files(store):
-        try:
+        with contextlib.suppress(EnvironmentProblem):
             notes.append(read_note(path))
-        except EnvironmentProblem:
-            # Unless another process has just removed it.
-            if path.exists() or path.is_symlink():
-                raise
     return sorted(notes, key=lambda note: (note.stage, note.date, note.text))
 
 
@@ -95,7 +91,7 @@ def write_note(store: Path, stage: str, text: str) -> list[Note]:
 
     Raises:
         UsageError: a text that is too long.
-        EnvironmentProblem: a damaged file, or one that cannot be written.
+        EnvironmentProblem: a file that cannot be written.
     """
     text = readable(text).strip()
     if len(text) > MAX_SIGNS:

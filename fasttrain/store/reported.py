@@ -4,13 +4,16 @@
 
 What a report is made of: of every stage, analysis, note and checkpoint the names, sizes and times
 of all files, and the content of done.json, which holds the digests of its neighbours; the plan and
-what runs; the options; the text of this package, and the versions of what it draws with. Whatever
+what runs; the TOML files of its commands, from which a page's commands are made; the options; the
+text of this package, and the versions of what it draws with. Whatever
 of that differs, or any file of the report itself, and it is made again. What was changed with its
 size and time left as they were is a matter for `fasttrain doctor`.
 """
 
+import contextlib
 import hashlib
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
@@ -23,7 +26,7 @@ from .entries import DONE
 from .json_files import read_json, seal
 from .marker import MARKER
 from .schema import Made
-from .status import PLAN, PROGRESS, is_locked
+from .status import PLAN, PROGRESS, is_locked, read_plan
 from .store import ANALYSES, CURRENT, Store
 
 FOLDER = "report"
@@ -35,7 +38,7 @@ _DEEPER = ("", f"{ANALYSES}/")
 """whose folders are looked into"""
 _BESIDE = (FOLDER, "packs")
 """what no report is made of"""
-_TEXTS = (".py", ".js", ".css", ".j2")
+_TEXTS = (".py", ".js", ".css", ".j2", ".toml")
 _LIBRARIES = ("jinja2", "matplotlib", "numpy", "pandas", "pillow", "pyarrow")
 
 
@@ -51,6 +54,7 @@ def made_of(store: Store, **options: Any) -> str:
     digest.update(repr(store.lock_file is None and is_locked(store.path)).encode())
     for line in sorted(_lines(str(store.path), "")):
         digest.update(line)
+    digest.update(repr(_studies(store)).encode())
     return digest.hexdigest()
 
 
@@ -98,6 +102,18 @@ def _lines(folder: str, place: str) -> Iterator[bytes]:
             except OSError:
                 # Gone since it was listed; or not to be read, and then the report says so.
                 continue
+
+
+def _studies(store: Store) -> dict[str, str]:
+    """The digests of the files that commands of sweeps name, as they are found from here."""
+    found = {}
+    for sweep in read_plan(store.path):
+        with contextlib.suppress(ValueError):
+            for word in shlex.split(sweep.command):
+                if word.endswith(".toml"):
+                    path = Path(word)
+                    found[word] = file_sha256(path, "") if path.is_file() else "missing"
+    return found
 
 
 def _content(entry: "os.DirEntry[str]") -> str:

@@ -115,7 +115,7 @@ def test_the_limits_of_all_parts_fill_the_budget():
     assert run.deadlines(names, {}, 1080.0) == {name: 2 * end for name, end in ends.items()}
     # What is there already leaves the others more.
     found = {name: {"found": 1} for name in names[:-2]} | {names[-2]: {"error": "?"}}
-    assert run.deadlines(names, found, budget) == {"convolutions": 54, "suite": 540}
+    assert run.deadlines(names, found, budget) == {"convolutions": 60, "suite": 540}
     assert run.deadlines(names, dict.fromkeys(names, {"found": 1}), budget) == {}
 
 

@@ -128,3 +128,22 @@ except KeyboardInterrupt as stop:
 
 def test_a_stop_keeps_its_code_where_a_library_raises_another_exception_for_it():
     assert ran(REPLACED) == ("143", "")
+
+
+PUT_OFF = """
+import signal
+from fasttrain.machine import interrupts
+
+interrupts.keep(interrupts.heeded())
+try:
+    with interrupts.put_off():
+        signal.raise_signal(signal.SIGTERM)
+        print("whole")
+    print("too far")
+except KeyboardInterrupt as stop:
+    print(interrupts.exit_code(stop))
+"""
+
+
+def test_a_stop_that_is_put_off_comes_when_the_work_is_whole():
+    assert ran(PUT_OFF) == ("whole\n143", "")

@@ -90,7 +90,7 @@ def test_a_page_of_many_more_stages_is_as_small_and_says_what_it_leaves_out(tmp_
     num_rows = text.count("<tr><td>pretrain") + text.count("<tr><td>finetune")
     num_rows += text.count("<tr><td>swa")
     which = f"({which}, and what has a note)"
-    words = f"{num_rows} of {len(grid.stages)} have a row and curves here {which}"
+    words = f"{num_rows} of {len(grid.stages)} have a row, a reason and curves here {which}"
     assert text.count(words) == 2 and f"<summary>{num_rows} stages, not all</summary>" in text
     assert len(data["curves"]) == num_rows >= FEWEST
     cells = [cell for row in data["cells"] for cell in row]
@@ -119,7 +119,9 @@ def test_set_ups_share_the_room_of_a_page(tmp_path):
     path = write_report(tmp_path, grids, PROVENANCE)
     assert sum(len(grid.stages) for grid in grids) == 7560
     assert path.stat().st_size < MAX_BYTES - FIGURE_BYTES
-    assert path.read_text(encoding="utf-8").count("of 2520 have a row and curves here") == 6
+    assert (
+        path.read_text(encoding="utf-8").count("of 2520 have a row, a reason and curves here") == 6
+    )
 
 
 @pytest.mark.usefixtures("decreed")

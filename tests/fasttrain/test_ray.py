@@ -77,7 +77,10 @@ def whole(study, tmp_path_factory):
 
 @dataclass(frozen=True, eq=False)
 class Faulty(Training):
-    """A pack with a fault that strikes at an epoch of it, the first one that gets there."""
+    """A pack with a fault that strikes at an epoch of it, the first one that gets there.
+
+    "three kills" strike the same pack again and again, some epochs on.
+    """
 
     fault: str
     mark: Path
@@ -87,9 +90,14 @@ class Faulty(Training):
     def run(self, workbench, report):
         def strike(stage, epoch, scores):
             report(stage, epoch, scores)
-            if epoch >= self.epoch and (self.fault == "always" or not self.mark.exists()):
-                self.mark.write_text(str(os.getppid()))
-                if self.fault in ("killed", "node"):
+            struck = self.mark.read_text().split() if self.mark.exists() else []
+            times = 3 if self.fault == "three kills" else 1
+            mine = not struck or struck[0] == self.stages[0].id
+            if self.fault == "always" or (
+                epoch >= self.epoch + 5 * len(struck) and len(struck) < times and mine
+            ):
+                self.mark.write_text(" ".join([*struck, self.stages[0].id]))
+                if self.fault in ("killed", "three kills", "node"):
                     os.kill(os.getppid() if self.fault == "node" else os.getpid(), signal.SIGKILL)
                 raise RuntimeError("on purpose")
 
@@ -136,6 +144,14 @@ def test_a_worker_that_ends_costs_what_was_trained_since_its_checkpoint(struck, 
     # A checkpoint an epoch: the last one may have been on its way.
     assert len({epoch for _, epoch in again}) <= 2
     assert len(told) >= NUM_EPOCHS * 4
+
+
+def test_workers_that_are_lost_are_no_failure_of_a_pack_that_goes_on(struck, whole):
+    """More often than a pack that fails is tried as a whole: it is not divided, nor given up."""
+    found, told = struck("three kills")
+    assert found == whole
+    again = {event for event in told if told.count(event) > 1}
+    assert len({epoch for _, epoch in again}) <= 6
 
 
 def test_a_node_that_is_lost_is_not_needed(struck, whole, cluster):

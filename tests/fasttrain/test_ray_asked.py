@@ -157,3 +157,24 @@ def test_the_script_of_a_job_stops_the_sweep_and_requeues_it(tmp_path, code, aga
         "sweep digits --plr 1e-3,1e-2 --engine ray --address auto\n"
     )
     assert (tmp_path / "asked").read_text() == again
+
+
+def test_a_process_that_served_another_sweep_is_set_up_anew(tmp_path):
+    """Of the same store, in the same minute, with another setting."""
+    from dataclasses import replace
+
+    from fasttrain.execution.engines.ray_trial import Setting, workbench_here
+    from fasttrain.plan.config import Config
+    from fasttrain.settings.data.named import Named
+    from fasttrain_data import load
+
+    def setting(batch_size):
+        config = Config(data=Named(kind="digits"))
+        config = replace(config, training=replace(config.training, batch_size=batch_size))
+        shared = (load("digits"), "cpu", "fp32", {"date": "2026-01-01"}, False, 1, tmp_path)
+        return Setting(config, RunOptions(), *shared)
+
+    first, second = setting(64), setting(128)
+    workbench = workbench_here(first, tmp_path / "a")
+    assert workbench_here(first, tmp_path / "b") is workbench
+    assert workbench_here(second, tmp_path / "b").config.training.batch_size == 128

@@ -58,6 +58,17 @@ def test_a_sweep_of_what_is_finished_makes_no_report(store, fasttrain):
         assert outcome.code == 0 and outcome.out.endswith(words)
 
 
+def test_another_study_file_of_its_commands_makes_a_report(store, fasttrain):
+    """A cell's command on the page is made from it."""
+    study = store.path.parent / "grid.toml"
+    assert fasttrain("sweep", study, "--store", store.path).code == 0
+    assert not renew(store).is_new
+    study.write_text(study.read_text() + "# later\n")
+    assert renew(store).is_new and not renew(store).is_new
+    study.unlink()
+    assert renew(store).is_new and not renew(store).is_new
+
+
 def _first(store: Store) -> Path:
     return store.path / store.stages()[0]
 

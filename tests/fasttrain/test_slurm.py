@@ -148,8 +148,9 @@ def test_a_shard_that_slurm_stops_goes_on_when_it_is_requeued(slurm, tiny, tmp_p
     slurm.ask("scancel", "--signal=TERM", f"{job}_1")
     slurm.until(lambda: "Restarts=1" in slurm.ask("scontrol", "show", "job", f"{job}_1"))
     assert "stopped; to resume" in log.read_text()
-    # Slurm waits two minutes before it starts a requeued job, unless it is told otherwise.
-    slurm.until(lambda: not slurm.ask("scontrol", "update", f"JobId={job}_1", "StartTime=now"))
+    # Slurm waits two minutes before it starts a requeued job, unless it is told otherwise; in the
+    # second of its end the node would still refuse it.
+    slurm.until(lambda: not slurm.ask("scontrol", "update", f"JobId={job}_1", "StartTime=now+5"))
     slurm.until(lambda: not slurm.ask("squeue", "--noheader"))
 
     assert log.read_text().count("report: ") == 1

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from fasttrain.errors import EnvironmentProblem
-from fasttrain.execution import execution as execution_module
 from fasttrain.execution import measured as measured_module
 from fasttrain.execution import pack_size as tuning
 from fasttrain.execution.measured import Timing
@@ -33,7 +32,7 @@ GRID = ("--plr", "1e-3,3e-3,1e-2", "--flr", "1e-2", "--k", "2")
 def streams(monkeypatch, tmp_path):
     """An empty cache, and made-up timings by which streams are the fastest."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(execution_module, "ways", lambda workbench: (GROUPED, STREAMS))
+    monkeypatch.setattr(tuning, "ways", lambda workbench: (GROUPED, STREAMS))
     monkeypatch.setattr(tuning, "measure", lambda _, size: Timing(size, 4.0 * size, 1.0, 1))
     made = []
 

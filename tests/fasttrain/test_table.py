@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from fasttrain.report import rich_table, seed_means, summary
-from fasttrain.report.seed_means import SUMMARY_HEADINGS, summary_rows
+from fasttrain.report import rich_table, summary
+from fasttrain.report.seed_means import SUMMARY_HEADINGS, seed_means, summary_rows
 
 PLRS = (1e-4, 5e-4, 1e-3, 2e-2, 0.5)
 FLRS = (1e-4, 3e-3)

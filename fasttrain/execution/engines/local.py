@@ -72,6 +72,9 @@ class Outcome:
     task: Task
     error: str | None = None
     """a traceback, if not all of it could be run; what finished is in the store"""
+    lost: bool = False
+    """whether its worker was lost after it had kept something: it goes on from there, and that is
+    no failure of the pack"""
 
 
 class Engine(Protocol):

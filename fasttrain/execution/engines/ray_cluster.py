@@ -54,11 +54,13 @@ class Cluster:
     Args:
         name: what it is called in messages.
         mine: whether this process is to disconnect, and to stop what it started.
+        environment: variables that were set for it, to be taken back.
     """
 
-    def __init__(self, name: str, mine: bool) -> None:
+    def __init__(self, name: str, mine: bool, environment: Sequence[str] = ()) -> None:
         self.name = name
         self.mine = mine
+        self.environment = environment
 
     def nodes(self) -> list[Node]:
         """Its machines that are alive."""
@@ -173,8 +175,9 @@ def cluster(options: RunOptions) -> Cluster:
         EnvironmentProblem: it cannot be reached or started; the message says why, within seconds.
     """
     # Read by Ray when it is imported.
-    for name, value in (ENVIRONMENT | ({} if options.address else OF_THIS_MACHINE)).items():
-        os.environ.setdefault(name, value)
+    wanted = ENVIRONMENT | ({} if options.address else OF_THIS_MACHINE)
+    new = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(new)
     import ray  # type: ignore[import-not-found]
 
     if _connected and ray.is_initialized():
@@ -183,8 +186,10 @@ def cluster(options: RunOptions) -> Cluster:
         _check_reached(options.address)
         with _signals_kept():
             _connect(options.address)
-    where = options.address or ("this machine" if mine else "the cluster of this program")
-    _connected[:] = [Cluster(where, mine)]
+    else:
+        _check_connected(options.address)
+    where = (options.address or "this machine") if mine else "the cluster of this program"
+    _connected[:] = [Cluster(where, mine, list(new))]
     return _connected[0]
 
 
@@ -196,7 +201,20 @@ def disconnect() -> None:
 
             with _signals_kept():
                 ray.shutdown()
+        for name in left.environment:
+            os.environ.pop(name, None)
     _connected.clear()
+
+
+def _check_connected(address: str | None) -> None:
+    """Raise where this program is connected to another cluster than the one of an address."""
+    import ray  # type: ignore[import-not-found]
+
+    there = ray.get_runtime_context().gcs_address
+    if address not in (None, "auto", there):
+        raise EnvironmentProblem(
+            f"--address {address}: this program is connected to the Ray cluster at {there} already"
+        )
 
 
 def _connect(address: str | None) -> None:

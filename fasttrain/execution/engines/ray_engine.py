@@ -9,7 +9,7 @@ import contextlib
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -46,8 +46,10 @@ class _Job:
     task: Task
     messages: Any
     """references to what it tells, as it does"""
-    batch: Any = None
-    """one of them that has come and is not dealt with yet"""
+    batch: list[Message] = field(default_factory=list)
+    """those that have come and are not dealt with yet"""
+    has_kept: bool = False
+    """whether something that it told is in the store: another try begins there"""
 
 
 class RayEngine:
@@ -118,7 +120,7 @@ class RayEngine:
     def _ready(self, timeout_s: float) -> _Job | None:
         """A task that has told something, if any does in time."""
         for job in self.jobs:
-            if job.batch is not None:
+            if job.batch:
                 # This process was interrupted while it dealt with that.
                 return job
         waiting = {job.messages: job for job in self.jobs}
@@ -129,18 +131,23 @@ class RayEngine:
         """Deal with what a task has told; returns how it ended, if it has."""
         outcome = None
         try:
-            if job.batch is None:
-                job.batch = next(job.messages)
-            for message in ray.get(job.batch):
-                outcome = self._deal_with(message, job.task, report)
-            job.batch = None
+            if not job.batch:
+                with interrupts.put_off():
+                    job.batch = list(ray.get(next(job.messages)))
+            while job.batch:
+                with interrupts.put_off():
+                    outcome = self._deal_with(job, job.batch.pop(0), report)
         except StopIteration:
             outcome = Outcome(job.task, "RuntimeError: the task was stopped")
+        except ray.exceptions.RayTaskError as error:
+            # What fails in training is told: the node does not even begin.
+            self.jobs.remove(job)
+            raise _unable(error) from None
         except ray.exceptions.RayError as error:
             if isinstance(error, ray.exceptions.ObjectLostError):
                 # The task may run on, and nobody hears it any more.
                 ray.cancel(job.messages, force=True)
-            outcome = Outcome(job.task, f"RuntimeError: {_in_words(error)}")
+            outcome = Outcome(job.task, f"RuntimeError: {_in_words(error)}", lost=job.has_kept)
         except EnvironmentProblem:
             self.jobs.remove(job)
             raise
@@ -148,19 +155,21 @@ class RayEngine:
             self.jobs.remove(job)
         return outcome
 
-    def _deal_with(self, message: Message, task: Task, report: Report) -> Outcome | None:
+    def _deal_with(self, job: _Job, message: Message, report: Report) -> Outcome | None:
         kind, *told = message
-        store = self.workbench.store
+        task, store = job.task, self.workbench.store
         if kind == REPORT:
             report(*told[0])
         elif kind == BEGUN:
             store.begin_all(_of_task(task, told[0].items()))
         elif kind == CHECKPOINT:
             save_checkpoint(store, *told)
+            job.has_kept = True
         elif kind == FINISHED:
             results = _of_task(task, ((result[0], Result(*result)) for result in told[0]))
             store.finish_all(map(_checked, results.values()))
             store.checkpoints.tidy()
+            job.has_kept = True
         elif kind == PROBLEM:
             raise EnvironmentProblem(told[0])
         else:
@@ -251,7 +260,9 @@ def _asked(
     try:
         return ray.get(answer)
     except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, EnvironmentProblem) else error from None
+        if isinstance(error.cause, EnvironmentProblem):
+            raise error.cause from None
+        raise (_unable(error) if "failed to import" in str(error) else error) from None
     except ray.exceptions.RayError as error:
         raise EnvironmentProblem(_in_words(error)) from None
 
@@ -267,6 +278,15 @@ def _setting(workbench: Workbench, options: RunOptions, room: Room) -> Setting:
         workbench.compiled,
         room.num_threads,
         Path(workbench.store.path),
+    )
+
+
+def _unable(error: ray.exceptions.RayTaskError) -> EnvironmentProblem:
+    """What is wrong with a node that cannot begin a task, as where its fasttrain is another."""
+    needed = ", ".join(f"{name} {version}" for name, version in versions().items())
+    return EnvironmentProblem(
+        f"a node of the cluster cannot run this: {needed} are needed on every one; it says"
+        f" {_in_words(error)}"
     )
 
 

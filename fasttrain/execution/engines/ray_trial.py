@@ -6,8 +6,9 @@ import platform
 import queue
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ class Setting:
     num_threads: int
     store: Path
     """the driver's, for messages"""
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """its own: a process that has served another one sets itself up anew"""
 
 
 class Trial:
@@ -113,7 +116,7 @@ class Trial:
         self.stopping = True
 
 
-_opened: dict[tuple[object, ...], Workbench] = {}
+_opened: dict[str, Workbench] = {}
 """the workbench of this process"""
 
 
@@ -123,13 +126,11 @@ def workbench_here(setting: Setting, store: Path) -> Workbench:
     device = resolve_device(setting.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # A process serves one driver.
-    key = (setting.store, setting.provenance["date"], setting.compiled, setting.num_threads)
-    if key not in _opened:
+    if setting.name not in _opened:
         here = provenance(device, setting.precision, "")
         own = {name: here[name] for name in ("torch", "python", "platform", "device")}
         _opened.clear()
-        _opened[key] = open_workbench(
+        _opened[setting.name] = open_workbench(
             setting.config,
             setting.options,
             store,
@@ -139,7 +140,7 @@ def workbench_here(setting: Setting, store: Path) -> Workbench:
             setting.compiled,
             setting.data,
         )
-    return _opened[key]
+    return _opened[setting.name]
 
 
 class _ToldCheckpoints(Checkpoints):

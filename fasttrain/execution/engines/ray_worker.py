@@ -77,6 +77,10 @@ def carry_out(
                 ray.get(rung)
                 trial.stop(thread)
             rung = None
+    if rung is not None:
+        # An actor answers no more than a thousand calls at once.
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.cancel(rung)
     if trial.is_broken:
         # Whatever came next would fail too: another process takes its place.
         os._exit(1)

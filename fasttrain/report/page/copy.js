@@ -1,7 +1,9 @@
 // ---- copies: of commands, of figures, and of tables as they are sorted and filtered
 
 const quoted = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-const inLatex = (text) => text.replace(/[&%$#_{}]/g, "\\$&").replaceAll("±", "$\\pm$");
+const WORDS = { "\\": "backslash", "^": "asciicircum", "~": "asciitilde" };
+const inLatex = (text) => text.replace(/[&%$#_{}\\^~]/g, (c) =>
+  (c in WORDS ? `\\text${WORDS[c]}{}` : `\\${c}`)).replaceAll("±", "$\\pm$");
 const inLine = (text) => text.replaceAll("|", "\\|").replaceAll("\n", " ");
 const FORMATS = {
   CSV: (rows) => rows.map((row) => row.map(quoted).join(",")),

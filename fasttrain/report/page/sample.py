@@ -55,8 +55,8 @@ def sample(stages: pd.DataFrame, share: float) -> Sample:
         which = f"some cells, {which}"
     shown = stages[is_shown | (stages["note"] != "").to_numpy()]
     words = (
-        f"Too many stages for a page: {len(shown)} of {len(stages)} have a row and curves here"
-        f" ({which}, and what has a note). Means, the summary and the figures are of all;"
+        f"Too many stages for a page: {len(shown)} of {len(stages)} have a row, a reason and curves"
+        f" here ({which}, and what has a note). Means, the summary and the figures are of all;"
         " results.csv beside this page has every stage, and fasttrain.load_epochs every curve."
     )
     return Sample(shown.reset_index(drop=True), curve_bytes, words)

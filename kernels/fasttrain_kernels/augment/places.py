@@ -26,6 +26,10 @@ class Places(NamedTuple):
     def check(self, images: Tensor, size: int) -> None:
         """Refuse what compiled code cannot take for an epoch of these images."""
         parts, count = module.num_parts(images), len(self.order)
+        if self.positions.ndim != 2:
+            raise ValueError(
+                f"positions are of shape {tuple(self.positions.shape)}: (parts, size) is needed"
+            )
         wanted = ((count,), (count,), (parts, *self.positions.shape[1:2]))
         for tensor, shape in zip(self, wanted, strict=True):
             if (tensor.dtype, tuple(tensor.shape), tensor.device) != (
@@ -58,6 +62,8 @@ def augment_next(
 
     The place moves on by a whole batch: a smaller one is the last of its epoch. On a GPU all of it
     is one launch, without a number from the host if there is a `key`. What is drawn is `augment`'s.
+    What stands on the device is not read here: rows have to be those of images, and positions
+    within the epoch, as `fasttrain_data.cursor.Cursor` keeps them.
 
     Raises:
         ValueError: as `augment`; places of another type, shape, device or layout.
