@@ -1,9 +1,8 @@
 // ---- copies: of commands, of figures, and of tables as they are sorted and filtered
 
 const quoted = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-const WORDS = { "\\": "backslash", "^": "asciicircum", "~": "asciitilde" };
-const inLatex = (text) => text.replace(/[&%$#_{}\\^~]/g, (c) =>
-  (c in WORDS ? `\\text${WORDS[c]}{}` : `\\${c}`)).replaceAll("±", "$\\pm$");
+const WORDS = { "\\": "\\textbackslash{}", "^": "\\^{}", "~": "\\~{}", "±": "$\\pm$" };
+const inLatex = (text) => text.replace(/[&%$#_{}\\^~±]/g, (sign) => WORDS[sign] ?? `\\${sign}`);
 const inLine = (text) => text.replaceAll("|", "\\|").replaceAll("\n", " ");
 const FORMATS = {
   CSV: (rows) => rows.map((row) => row.map(quoted).join(",")),

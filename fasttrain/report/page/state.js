@@ -3,8 +3,7 @@
 const state = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
 
 function remember(key, value) {
-  if (value) state.set(key, value);
-  else state.delete(key);
+  value ? state.set(key, value) : state.delete(key);
   history.replaceState(null, "", `#${state}`);
 }
 
@@ -28,8 +27,7 @@ class Roving {
     Object.assign(this, { root, cells: [] });
     const hint = readout.textContent;
     const tell = (target) => (readout.textContent = this.words(this.place(target)) ?? hint);
-    root.addEventListener("pointerover", (event) => tell(event.target));
-    root.addEventListener("focusin", (event) => tell(event.target));
+    for (const on of ["pointerover", "focusin"]) root.addEventListener(on, (e) => tell(e.target));
     root.addEventListener("pointerleave", () => tell(document.activeElement));
     root.addEventListener("click", (event) => this.choose(this.place(event.target)));
     root.addEventListener("keydown", (event) => this.move(event));
