@@ -86,6 +86,7 @@ def _fork(_path: object, arguments: Sequence[str], files: Sequence[int]) -> int:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     if child:
         return child
+    code = 1
     try:
         for number in STOPS:
             signal.signal(number, signal.SIG_IGN)
@@ -96,12 +97,14 @@ def _fork(_path: object, arguments: Sequence[str], files: Sequence[int]) -> int:
         # The collector would write into every page of what has been imported.
         gc.freeze()
         exec(arguments[-1], {})
-        os._exit(0)
+    except SystemExit:
+        # As the server ends.
+        code = 0
     except BaseException:
         traceback.print_exc()
     finally:
         # Never back into the program that this is a fork of.
-        os._exit(1)
+        os._exit(code)
 
 
 def _close_all_but(files: Sequence[int]) -> None:

@@ -26,11 +26,7 @@ class Places(NamedTuple):
     def check(self, images: Tensor, size: int) -> None:
         """Refuse what compiled code cannot take for an epoch of these images."""
         parts, count = module.num_parts(images), len(self.order)
-        if self.positions.ndim != 2:
-            raise ValueError(
-                f"positions are of shape {tuple(self.positions.shape)}: (parts, size) is needed"
-            )
-        wanted = ((count,), (count,), (parts, *self.positions.shape[1:2]))
+        wanted = ((count,), (count,), (parts, *self.positions.shape[-1:]))
         for tensor, shape in zip(self, wanted, strict=True):
             if (tensor.dtype, tuple(tensor.shape), tensor.device) != (
                 torch.int64, shape, images.device
