@@ -111,8 +111,10 @@ def _studies(store: Store) -> dict[str, str]:
         with contextlib.suppress(ValueError):
             for word in shlex.split(sweep.command):
                 if word.endswith(".toml"):
-                    path = Path(word)
-                    found[word] = file_sha256(path, "") if path.is_file() else "missing"
+                    found[word] = "cannot be read"
+                    # Then the page says so.
+                    with contextlib.suppress(FileNotFoundError, EnvironmentProblem):
+                        found[word] = file_sha256(Path(word), "")
     return found
 
 
