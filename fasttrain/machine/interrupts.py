@@ -71,6 +71,14 @@ def keep(stops: Iterable[int], burst_s: float = BURST_S) -> None:
         _raise_dropped_ones_again()
 
 
+def ignore(stops: Iterable[int]) -> None:
+    """From now on these signals do nothing, nor does one of them that was dropped."""
+    for number in stops:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def passed_over() -> Iterator[None]:
     """Let no stop cut off what one has begun. None reaches another thread than the main one."""

@@ -147,3 +147,36 @@ except KeyboardInterrupt as stop:
 
 def test_a_stop_that_is_put_off_comes_when_the_work_is_whole():
     assert ran(PUT_OFF) == ("whole\n143", "")
+
+
+LATE = """
+import contextlib
+import signal
+from multiprocessing import Pipe
+from fasttrain.execution.engines import local
+from fasttrain.machine import interrupts
+
+
+class Late(contextlib.suppress):
+    def __exit__(self, *error):
+        for number in (*interrupts.STOPS, signal.SIGALRM):
+            signal.raise_signal(number)
+        return super().__exit__(*error)
+
+
+def no_workbench():
+    raise RuntimeError("no room")
+
+
+local.die_with_driver = lambda: None
+local.contextlib.suppress = Late
+here, there = Pipe()
+local._work(there, no_workbench, 1, interrupts.STOPS, None)
+print(here.recv())
+"""
+
+
+def test_a_stop_that_comes_while_a_worker_ends_leaves_no_traceback():
+    told, errors = ran(LATE)
+    assert told.endswith("a worker process could not start: RuntimeError: no room")
+    assert "Traceback" not in errors

@@ -273,11 +273,11 @@ def _work(
         pipe.send(message)
 
     die_with_driver()
-    # Signals after the first must not cut off what that one began.
-    interrupts.keep({signal.SIGINT, *stops}, math.inf)
     with contextlib.suppress(KeyboardInterrupt, EOFError, BrokenPipeError):
-        torch.set_num_threads(num_threads)
         try:
+            # Signals after the first must not cut off what that one began.
+            interrupts.keep({signal.SIGINT, *stops}, math.inf)
+            torch.set_num_threads(num_threads)
             try:
                 workbench = make_workbench()
             except Exception as error:
@@ -293,3 +293,6 @@ def _work(
                 pipe.send(error)
         except (EnvironmentProblem, OSError) as error:
             pipe.send(error)
+        finally:
+            # The one that is raised is raised in here, where it leaves no traceback.
+            interrupts.ignore({signal.SIGINT, *stops})
