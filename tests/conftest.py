@@ -9,7 +9,12 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# The same examples everywhere, however slow the machine is.
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("same")
 
 REQUIRED = os.environ.get("FASTTRAIN_REQUIRE_OPTIONAL") == "1"
 HERE = Path(__file__).parent

@@ -54,7 +54,7 @@ def test_every_type(dtype):
     epoch=st.integers(0, 2**32 - 1),
     sample=st.integers(0, 2**63 - 1),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_keys_of_any_size(seed, epoch, sample):
     images, _, values = problem((7, 9, 3), num_images=2)
     given = {"samples": torch.tensor([sample, sample]), **ALL}

@@ -214,7 +214,7 @@ def test_the_same_call_gives_the_same_bits(mode):
         torch.set_num_threads(threads)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shapes=st.lists(st.lists(st.integers(1, 40), min_size=0, max_size=4), min_size=1, max_size=6),
     mode=st.sampled_from(MODES),

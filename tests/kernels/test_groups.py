@@ -15,7 +15,7 @@ def places(layout, tensor: int) -> torch.Tensor:
     return (j // run) * run * num_rows + r * run + j % run
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=st.lists(st.integers(1, 6), min_size=0, max_size=4),
     order=st.randoms(use_true_random=False),

@@ -17,7 +17,6 @@ triton = pytest.importorskip("triton", reason="Triton is not installed here")
 
 NAMES = "triton_cases.py", "augment_triton_cases.py", "mlp_triton_cases.py"
 NAMES += "norm_triton_cases.py", "loss_triton_cases.py"
-CASES = [Path(__file__).with_name(name) for name in NAMES]
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
 
 REFUSED = pytest.mark.skipif(
@@ -29,19 +28,21 @@ REFUSED = pytest.mark.skipif(
 ONE_ELEMENT = "ignore:Conversion of an array with ndim > 0 to a scalar:DeprecationWarning"
 
 
-def run_cases(environment: dict[str, str], *options: str) -> None:
+def run_cases(name: str, environment: dict[str, str], *options: str) -> None:
     pytest_here = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-x"]
-    command = [*pytest_here, *options, *map(str, CASES)]
+    command = [*pytest_here, *options, str(Path(__file__).with_name(name))]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @REFUSED
-def test_cases_hold_in_the_interpreter():
-    run_cases({**os.environ, "TRITON_INTERPRET": "1"}, "-W", ONE_ELEMENT)
+@pytest.mark.parametrize("name", NAMES)
+def test_cases_hold_in_the_interpreter(name):
+    run_cases(name, {**os.environ, "TRITON_INTERPRET": "1"}, "-W", ONE_ELEMENT)
 
 
 @pytest.mark.gpu
 @NO_GPU
-def test_cases_hold_on_the_device():
-    run_cases({k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"})
+@pytest.mark.parametrize("name", NAMES)
+def test_cases_hold_on_the_device(name):
+    run_cases(name, {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"})

@@ -117,7 +117,7 @@ def test_bf16_gradients(kind, stored):
     kind=st.sampled_from(STEPS),
     momentum=st.sampled_from(list(MOMENTA)),
 )
-@settings(max_examples=15, deadline=None, derandomize=True, database=None)
+@settings(max_examples=15)
 def test_any_shapes(shapes, num_models, groups, kind, momentum):
     shapes = [(num_models * rows, *others) for rows, *others in shapes]
     check_against_reference(Problem(shapes, kind, momentum, num_models=num_models, groups=groups))
