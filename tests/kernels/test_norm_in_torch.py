@@ -161,7 +161,7 @@ TRANSFORMS = {
     "vmap": lambda f: lambda y: torch.func.vmap(f)(torch.stack([y, 2 * y + 1])),
     "samples": lambda f: lambda y: torch.func.vmap(torch.func.grad(squares(f)))(y[None]),
     "functionalize": lambda f: torch.func.functionalize(f),
-    "compiled": lambda f: torch.compile(torch.func.grad(squares(f))),
+    "compiled": lambda f: torch.compile(torch.func.grad(squares(f)), backend="aot_eager"),
 }
 
 
