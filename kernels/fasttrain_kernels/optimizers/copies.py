@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..step.layout import lie_alike
-from ..step.memory import Some
+from ..step.memory import Some, check_apart
 from ..step.plain import Guard, oddity, shown, uncompiled
 from ..step.reference import write_copies_
 from .param_groups import by_torch
@@ -41,6 +41,7 @@ class Copies:
             sizes = ", ".join(str(tuple(theta.shape)) for theta in list(left)[:5])
             raise ValueError(f"copies of tensors that are no parameters here, of shapes {sizes}")
         self._check_tensors()
+        check_apart([*self.of, *self.of.values()])
 
     def listed(self, group: Mapping[str, Any]) -> list[Tensor | None] | None:
         """One per parameter of a param group; None if none of them has a copy.

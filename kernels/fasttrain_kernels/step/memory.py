@@ -202,6 +202,14 @@ def check_storage(tensors: Some, addresses: list[int]) -> None:
             )
 
 
+def check_apart(tensors: Sequence[Tensor]) -> None:
+    """Refuse tensors to write that share memory, or reach beyond their storage."""
+    if tensors and tensors[0].device.type in ("cpu", "cuda"):
+        addresses = _addresses(tensors)
+        check_storage(tensors, addresses)
+        _disjoint(_spans(tensors, addresses))
+
+
 def _spans(tensors: Some, addresses: list[int]) -> np.ndarray:  # (num_tensors, 2) first, end
     sizes = [0 if tensor is None else tensor.nbytes for tensor in tensors]
     first = np.array(addresses, np.int64)
