@@ -227,7 +227,7 @@ class Odd(nn.Module):
             x = F.linear(x, self.views.view(4, 4))
         x = F.linear(x, self.turned.view(4, 4).t())
         x = x + F.linear(x, self.rows.expand(4, 4))
-        x = self.frozen(F.linear(F.linear(x, self.left), self.right))
+        x = self.frozen(F.linear(x, self.right))
         return self.head(x)
 
 
