@@ -18,7 +18,7 @@ from fasttrain.settings.networks.kinds import ConvNet, ResNet18
 from ..grid.counts import work
 from ..grid.roofline import BYTES_PER_S, FLOPS_PER_S, GRAPH_S
 from .machine import wait
-from .model import OPTIMISER, launches_of
+from .model import CAST, CONVOLVED, OPTIMISED, OPTIMISER, launches_of
 
 CEILINGS = {"copy GB/s": BYTES_PER_S / 1e9, "bf16 TFLOP/s": FLOPS_PER_S / 1e12}
 """of a data sheet, where none were measured"""
@@ -42,22 +42,32 @@ def rows(
     batch: int,
     num_models: int,
     ceilings: dict[str, float],
+    *,
+    copies: bool = True,
 ) -> list[dict[str, Any]]:
-    """Launches of a step; megabytes, GFLOP and microseconds per model, by kind of kernel."""
+    """Launches of a step; megabytes, GFLOP and microseconds per model, by kind of kernel.
+
+    The step writes bf16 copies of the weights; without them autocast casts.
+    """
     counted = work(network, side, channels)
+    weights = counted.parameters
     outputs, inputs = 2 * batch * counted.outputs, 2 * batch * counted.inputs
-    launched = launches_of(network, side, channels)
+    launched = launches_of(network, side, channels, copies=copies)
     image = batch * channels * side * side
     # A convolution reads and writes both sides once in each of its three passes.
     table = {
-        "convolutions": (launched.convolutions, 3 * (outputs + inputs), batch * counted.flops),
+        "convolutions": (
+            launched.convolutions,
+            3 * (outputs + inputs) + CONVOLVED * weights,
+            batch * counted.flops,
+        ),
         # It reads what a convolution wrote, and writes what the next one reads.
         "normalisation": (launched.norms, 4 * (outputs + inputs), 0),
-        "optimiser": (OPTIMISER, 20 * counted.parameters, 0),
+        "optimiser": (OPTIMISER, OPTIMISED[copies] * weights, 0),
         "augmentation": (1, 3 * image, 0),
         # Logits and their gradient in bf16, of ten classes, and labels.
         "loss": (1, batch * (2 * 10 * 2 + 8), 0),
-        REST: (launched.others, 10 * counted.parameters, 0),
+        REST: (launched.others, CAST[copies] * weights, 0),
     }
     found = []
     for kernel, (launches, moved, flops) in table.items():
@@ -111,6 +121,9 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--models", type=int, default=1, help="of the pack")
     parser.add_argument("--copy-gbs", type=float, default=CEILINGS["copy GB/s"])
     parser.add_argument("--bf16-tflops", type=float, default=CEILINGS["bf16 TFLOP/s"])
+    parser.add_argument(
+        "--casts", action="store_true", help="without the bf16 copies that the optimiser writes"
+    )
     told = parser.parse_args(given)
     ceilings = {"copy GB/s": told.copy_gbs, "bf16 TFLOP/s": told.bf16_tflops}
     print(
@@ -119,8 +132,9 @@ def main(given: list[str] | None = None) -> int:
     print(" us per step and model, packs of", told.models)
     for name, network in NETWORKS.items():
         shape = (8, 1, 64) if name == "digits" else (32, 3, 128)
+        table = rows(network, *shape, told.models, ceilings, copies=not told.casts)
         print(f"\n{name}\n")
-        print("\n".join(page_table(rows(network, *shape, told.models, ceilings))))
+        print("\n".join(page_table(table)))
     return 0
 
 

@@ -37,6 +37,8 @@ NETWORKS: dict[str, ConvNet | ResNet18] = {
 LARGEST = {"ResNet-18 c=16": 16, "ResNet-18 c=32": 16}
 """most models of a pack that is measured, of networks that fill a device sooner"""
 STREAMS = (2, 4, 8)
+CASTS = "graph, weights cast"
+"""of one model, without the bf16 copies that the optimiser writes"""
 COMPILE_S = 15
 """seconds without which compilation is not begun"""
 LR = 1e-3
@@ -60,8 +62,13 @@ def workbench_of(name: str, size: Size, device: torch.device, folder: Path) -> W
     return open_workbench(config, RunOptions(), folder / "store", device, "bf16", {})
 
 
-def captured_epochs(workbench: Workbench, num_models: int) -> CapturedEpochs:
-    """A pack whose whole batches are a graph already; on a CPU its steps are only repeated."""
+def captured_epochs(
+    workbench: Workbench, num_models: int, *, copies: bool = True
+) -> CapturedEpochs:
+    """A pack whose whole batches are a graph already; on a CPU its steps are only repeated.
+
+    Without copies of the weights autocast casts them, as in steps that are taken one by one.
+    """
     model = workbench.new_model(0, num_models)
     optimizer = workbench.new_optimizer(model, 0, [Knobs(lr=LR)] * num_models)
     optimizer.start_()
@@ -71,6 +78,8 @@ def captured_epochs(workbench: Workbench, num_models: int) -> CapturedEpochs:
     made = CapturedEpochs(
         model, workbench.loss, optimizer, loader, precision, workbench.device, capture
     )
+    if not copies:
+        made.copies = None
     for epoch in itertools.count():
         made.train_epoch(epoch)
         if made.failed or max(made.taken.values()) >= WARM_UP and made.graphs:
@@ -152,7 +161,8 @@ def training_steps(
             continue
         # Streams and single steps are packs of one, side by side.
         packed = num_models if way.startswith("graph") else 1
-        paper = predicted(network, side, channels, batch, packed, ceilings)
+        copies = way not in ("eager", "compiled", CASTS)
+        paper = predicted(network, side, channels, batch, packed, ceilings, copies=copies)
         row |= {"us": taken * 1e6, "images/s": batch / taken, "MiB": _peak_mib(device)}
         row |= {"of the roof": roof_us(paper) / (taken * 1e6)}
         rows.append(row | {f"predicted {key}": value for key, value in paper.items()})
@@ -184,6 +194,8 @@ def _ways(name: str, workbench: Workbench, size: Size) -> list[tuple[str, int, C
         if count <= LARGEST.get(name, max(size.packs)):
             pack = functools.partial(_pack, workbench, count)
             ways.append((f"graph, pack of {count}", count, pack))
+    casts = functools.partial(captured_epochs, workbench, 1, copies=False)
+    ways.append((CASTS, 1, lambda: replay(casts())))
     for count in STREAMS[:1] if size.tiny else STREAMS:
         several = functools.partial(on_streams, workbench, count)
         ways.append((f"{count} graphs on streams", count, several))

@@ -13,7 +13,7 @@ import contextlib
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -26,9 +26,10 @@ from ..settings.networks.kinds import CustomNetwork
 from ..settings.networks.modules import ImageClassifier
 from ..settings.optimizers.adam import AdamPack
 from ..settings.optimizers.fused import FusedPack
-from ..settings.optimizers.groups import Built
+from ..settings.optimizers.groups import Built, Capturable
 from .loop import EpochTotals, sums_of, train_step
 from .step_epochs import StepEpochs
+from .working_copies import copies_for
 
 if TYPE_CHECKING:
     from .workbench import Workbench
@@ -86,6 +87,7 @@ class CapturedEpochs:
         self.taken: dict[int, int] = {}
         """steps of every size that were no replays"""
         self.failed = False
+        self.copies = copies_for(model, cast(Capturable, optimizer), precision)
         # Backward passes belong to the stream that they first ran on: warm-up and capture share it.
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
@@ -101,6 +103,8 @@ class CapturedEpochs:
         self.num_images = 0
         with self._on_stream():
             self.sums.clear_()
+            if self.copies is not None:
+                self.copies.refresh_()
         for _ in range(self.num_steps):
             with self._on_stream():
                 size = next(sizes)
@@ -165,6 +169,7 @@ class CapturedEpochs:
             self.cursor.next(size),
             self.sums,
             *self.arithmetic,
+            self.copies,
         )
 
     def _on_stream(self) -> contextlib.AbstractContextManager[object]:

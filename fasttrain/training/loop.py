@@ -1,5 +1,6 @@
 """The training loop: one epoch on the device, read once at its end."""
 
+import contextlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from ..machine.precision import autocast
 from ..settings.losses import Loss
 from ..settings.networks.modules import ImageClassifier
 from ..settings.optimizers.groups import Built
+from .working_copies import WorkingCopies
 
 
 class EpochTotals(NamedTuple):
@@ -66,10 +68,12 @@ def train_step(
     sums: Sums,
     precision: str,
     device: torch.device,
+    copies: WorkingCopies | None = None,
 ) -> None:
     """One step of every model. Nothing is read from the device."""
     images, labels = batch
-    with autocast(precision, device):
+    reads = contextlib.nullcontext() if copies is None else copies.in_place()
+    with autocast(precision, device), reads:
         logits = model(images)
     optimizer.zero_grad()
     loss.backward(logits, labels, sums.batches)

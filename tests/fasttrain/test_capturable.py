@@ -21,6 +21,7 @@ from fasttrain.settings.optimizers.kinds import SGD, Adam, Sphere
 from fasttrain.training.captured import CapturedEpochs
 from fasttrain.training.loop import sums_of, train_step
 from fasttrain.training.workbench import open_workbench
+from fasttrain.training.working_copies import copies_for
 from fasttrain_data.cursor import Cursor
 from fasttrain_kernels import NormReLUPool
 from fasttrain_kernels.augment import augment as augment_module
@@ -59,13 +60,14 @@ def step_of(
     model = workbench.new_model(0, size, [one.noise for one in knobs])
     optimizer = workbench.new_optimizer(model, 0, knobs)
     optimizer.start_()
+    copies = copies_for(model, optimizer, precision)
     cursor = Cursor(workbench.passes(0))
     sums = sums_of(model, workbench.loss, CPU)
     cursor.begin_(0)
 
     def step() -> None:
         batch = cursor.next(32)
-        train_step(model, workbench.loss, optimizer, batch, sums, precision, CPU)
+        train_step(model, workbench.loss, optimizer, batch, sums, precision, CPU, copies)
 
     return step
 
@@ -186,4 +188,4 @@ def test_scalars_and_shapes_that_change_are_found():
 def test_captured_epochs_are_what_is_tested_here():
     """The step above is the one that a graph is made of."""
     names = CapturedEpochs._take.__code__.co_names
-    assert {"train_step", "cursor", "next"} <= set(names)
+    assert {"train_step", "cursor", "next", "copies"} <= set(names)

@@ -1,10 +1,14 @@
 """What the kernels compile to for each target, without a GPU."""
 
+import re
+
 import pytest
 
 static = pytest.importorskip(
     "fasttrain_kernels.compiled.static", reason="Triton is not installed here"
 )
+
+COPY = " with a bf16 copy"
 
 # Memory traffic per fp32 parameter: kernel, gradients, momentum -> bytes.
 BYTES = {
@@ -29,6 +33,17 @@ BYTES = {
     ("adam", "bfloat16", "-"): 26,
     ("scale", "float32", "-"): 8,
     ("scale", "bfloat16", "-"): 6,
+    # The bf16 copy takes 2 more, and no launch.
+    ("sphere exact" + COPY, "bfloat16", "-"): 18,
+    ("sphere exact" + COPY, "bfloat16", "momentum"): 28,
+    ("sphere exact" + COPY, "bfloat16", "Nesterov"): 30,
+    ("sphere per group" + COPY, "bfloat16", "-"): 12,
+    ("sphere per group" + COPY, "bfloat16", "momentum"): 20,
+    ("sgd" + COPY, "bfloat16", "-"): 12,
+    ("sgd" + COPY, "bfloat16", "momentum"): 20,
+    ("sgd decays" + COPY, "bfloat16", "momentum"): 20,
+    ("adam" + COPY, "bfloat16", "-"): 28,
+    ("scale" + COPY, "float32", "-"): 10,
 }
 
 
@@ -99,7 +114,8 @@ def test_accesses_are_vectors(rows):
     for row in streaming(rows):
         if row["kernel"] in ("finish", "totals", "adam, groups") or "augment" in row["kernel"]:
             continue
-        half = row["gradients"] == "bfloat16"
+        copies = COPY in row["kernel"] and "pass 1" not in row["kernel"]
+        half = copies or row["gradients"] == "bfloat16"
         accesses = row["loads"].keys() | row["stores"].keys()
         assert accesses == ({128, 64} if half else {128}), label(row)
         vectors = row["loads"].get(128, 0) + row["stores"].get(128, 0)
@@ -108,6 +124,17 @@ def test_accesses_are_vectors(rows):
         # Per vector of 4 parameters: so many bytes, in accesses of 16 and of 8.
         num_vectors = (16 * vectors + 8 * halves) / (4 * row["bytes"])
         assert num_vectors in (1, 2, 4) and num_accesses % num_vectors == 0, label(row)
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
+def test_copies_round_to_nearest_even(target):
+    """As a cast of torch does: so the instruction, and no other of its kind."""
+    made = [case for case in static.cases() if COPY in case.name and "pass 1" not in case.name]
+    assert len(made) == 14
+    for case in made:
+        code = static.compiled_for(case, target)[0].asm["ptx"]
+        casts = set(re.findall(r"cvt\.\w+\.bf16\w*\.f32|cvt\.\w*\.?bf16x2\.f32", code))
+        assert casts and all(cast.startswith("cvt.rn.bf16") for cast in casts), (case.name, casts)
 
 
 def test_bytes_per_parameter(rows):

@@ -16,6 +16,7 @@ from triton.runtime import driver  # noqa: E402
 
 from fasttrain_kernels.step.layout import make_layout  # noqa: E402
 from fasttrain_kernels.step.triton import (  # noqa: E402
+    adam_step,
     group_sums,
     launch,
     scale,
@@ -109,6 +110,29 @@ def test_sphere_step(launches, shapes):
             ("_apply_kernel", num_blocks + num_long),
         ][: 1 + num_long]
     )
+
+
+@pytest.mark.parametrize("shapes", [SHORT, LONG], ids=["short", "long"])
+def test_copies_take_no_launch(launches, shapes):
+    layout = make_layout(tensors(shapes))
+    thetas, grads = tensors(shapes), tensors(shapes, torch.bfloat16)
+    copies = [tensors(shapes[:1], torch.bfloat16)[0], None]
+    one, each = torch.ones(1), torch.ones(layout.num_groups)
+    found = []
+    for own in ({}, {"copies": copies}):
+        launches.clear()
+        sphere_step.sphere_step_(thetas, grads, None, layout, one, one, None, **own)
+        sphere_step.sphere_step_(
+            thetas, grads, None, layout, each, each, None, scope="group", **own
+        )
+        sgd_step.sgd_step_(thetas, grads, None, layout, one, **own)
+        scale.scale_(thetas, layout, each, None, **own)
+        moments = [*tensors(shapes), *tensors(shapes)]
+        rest = {"betas": (0.9, 0.99), "eps": 1e-8, **own}
+        steps = torch.ones(len(shapes), 2)
+        adam_step.adam_step_(thetas, grads, moments, layout, one, steps, **rest)
+        found.append(list(launches))
+    assert found[0] == found[1] and len(found[0]) == (7 if shapes is SHORT else 9)
 
 
 @pytest.mark.parametrize("shapes", [SHORT, LONG], ids=["short", "long"])

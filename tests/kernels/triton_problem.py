@@ -63,6 +63,7 @@ class Problem:
             self.elr, self.eta = 0.1 * uniform(num_models), torch.full_like(self.eta, torch.nan)
         self.scale = 0.5 + uniform(num_models) if kind == "deferred" else None
         self.decay = 0.05 * uniform(num_models) if kind == "decays" else 0.01
+        self.copies: list[Tensor | None] | None = None
 
     def copy(self, dtype: torch.dtype | None = None) -> "Problem":
         """The same, or the same numbers in another dtype."""
@@ -80,11 +81,12 @@ class Problem:
     def step(self, backend: str = "triton") -> dict[str, list[Tensor]]:
         """Take the step in place; everything that it wrote."""
         options: dict[str, Any] = dict(momentum=self.momentum, nesterov=self.nesterov)
+        options["copies"] = self.copies
         common = self.thetas, self.grads, self.buffers, self.layout, self.eta
         if self.kind == "adam":
             module = adam_step if backend == "triton" else reference
             steps = torch.tensor([[2.0, 3.0]] * len(self.thetas), dtype=torch.float64)
-            moments = dict(betas=(self.momentum or 0.8, 0.95), eps=1e-3)
+            moments = dict(betas=(self.momentum or 0.8, 0.95), eps=1e-3, copies=self.copies)
             sums = module.adam_step_(*common, steps, **moments)
         elif self.kind in ("sgd", "decays"):
             module = sgd_step if backend == "triton" else reference

@@ -44,20 +44,20 @@ class AdamPack:
         weights = [parameter.detach() for _, parameter in trained.sphere]
         self.totals = TotalsOf(weights, num_models=len(knobs))
         self.grad_norm = torch.zeros(len(knobs), dtype=torch.float64)
+        self.takes_copies = True
+        self.copies: dict[Tensor, Tensor] = {}
 
     def start_(self) -> None:
         """Networks start as they are initialised."""
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
-        drop_gradients(self.trained.all)
+        drop_gradients(self.trained.all, self.copies.values())
 
     @torch.no_grad()
     def step(self) -> None:
         """Take one step of every model."""
-        found = [parameter.grad for _, parameter in self.trained.all]
-        grads = [grad for grad in found if grad is not None]
-        assert len(grads) == len(found), "a parameter without a gradient"
+        grads = self._gradients()
         totals = self.totals(grads[: len(self.trained.sphere)])
         self.grad_norm = totals.grad_norm * totals.norm
         for views, grad in zip(self.views, grads, strict=True):
@@ -69,6 +69,23 @@ class AdamPack:
             if "decay" in group:
                 self._decay(group)
         self.adam.step()
+        self._write_copies()
+
+    def _gradients(self) -> list[Tensor]:
+        """Of all parameters, in their type as torch's kernel takes them: of copies cast at once."""
+        copies, parameters = self.copies, [parameter for _, parameter in self.trained.all]
+        found = [copies.get(parameter, parameter).grad for parameter in parameters]
+        grads = [grad for grad in found if grad is not None]
+        assert len(grads) == len(found), "a parameter without a gradient"
+        if not copies:
+            return grads
+        assert all(parameter.grad is None for parameter in copies), "a weight that was read itself"
+        narrow = [index for index, parameter in enumerate(parameters) if parameter in copies]
+        wide = [torch.empty_like(grads[index], dtype=parameters[index].dtype) for index in narrow]
+        torch._foreach_copy_(wide, [grads[index] for index in narrow])  # type: ignore[attr-defined]
+        for index, grad in zip(narrow, wide, strict=True):
+            grads[index] = grad
+        return grads
 
     def _decay(self, group: dict[str, Any]) -> None:
         """What the decay of a model does, where it is not torch's kernel that does it."""
@@ -83,6 +100,16 @@ class AdamPack:
     def add_effective_grad_norm_(self, total: Tensor) -> None:
         """Add ||g|| * ||theta|| of the sphere weights: (num_models,)."""
         total += self.grad_norm
+
+    def write_copies(self, copies: dict[Tensor, Tensor]) -> None:
+        """In an operation of their own: torch's kernel writes none."""
+        self.copies = copies
+        self._write_copies()
+
+    @torch.no_grad()
+    def _write_copies(self) -> None:
+        if self.copies:
+            torch._foreach_copy_([*self.copies.values()], [*self.copies])  # type: ignore[attr-defined]
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """That of torch."""

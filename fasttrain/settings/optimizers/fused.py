@@ -28,6 +28,9 @@ class FusedPack:
         self.first = first
         self.rest = rest
         self.gradient_noise = gradient_noise
+        # Noise is added to gradients in fp32.
+        self.takes_copies = not gradient_noise
+        self.copies: dict[Tensor, Tensor] = {}
 
     def start_(self) -> None:
         """Put new networks onto their spheres."""
@@ -36,8 +39,7 @@ class FusedPack:
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
-        drop_gradients(self.trained.sphere)
-        drop_gradients(self.trained.free)
+        drop_gradients(self.trained.all, self.copies.values())
 
     def step(self) -> None:
         """Take one step of every model."""
@@ -80,6 +82,13 @@ class FusedPack:
                 if f"{BUFFER}.{name}" in state:
                     buffer = laid_out_like(state[f"{BUFFER}.{name}"], parameter)
                     optimizer.state[parameter] = {BUFFER: buffer}
+
+    def write_copies(self, copies: dict[Tensor, Tensor]) -> None:
+        """Each part those of its parameters."""
+        self.copies = copies
+        for optimizer, named in self.parts():
+            own = {parameter: copies[parameter] for _, parameter in named if parameter in copies}
+            optimizer.write_copies(own)
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Those of the parts."""

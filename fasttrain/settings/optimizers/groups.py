@@ -1,5 +1,6 @@
 """Which parameters of a pack train, and the optimiser of a pack as the loop sees it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -77,15 +78,24 @@ class Built(Protocol):
 class Capturable(Built, Protocol):
     """One whose steps a CUDA graph can repeat: all that a step reads lies on the device."""
 
+    takes_copies: bool
+    """whether `write_copies` may be called"""
+
+    def write_copies(self, copies: dict[Tensor, Tensor]) -> None:
+        """Write bf16 copies of these parameters in every step, and take the copies' gradients."""
+        ...
+
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Those of torch's kind that it consists of: options and states stay where they lie."""
         ...
 
 
-def drop_gradients(named: Named) -> None:
-    """Drop the gradients of parameters."""
+def drop_gradients(named: Named, copies: Iterable[Tensor] = ()) -> None:
+    """Drop the gradients of parameters, and of the copies that some have."""
     for _, parameter in named:
         parameter.grad = None
+    for copy in copies:
+        copy.grad = None
 
 
 def laid_out_like(value: Tensor, parameter: Tensor) -> Tensor:

@@ -34,9 +34,10 @@ from ..augment import triton as augment_triton
 from ..augment.augment import Patch
 from ..small_mlp import triton as mlp_triton
 from ..step.layout import CHUNK
-from ..step.triton import adam_step, group_sums, scale, sgd_step, sphere_apply, sphere_step, totals
+from ..step.triton import adam_step, group_sums, scale, totals
 from ..step.triton.launch import LAUNCH, block_options
 from .machine_code import amd_code, bytes_per_number, bytes_per_parameter, nvidia_code
+from .steps import COPY, step_cases
 from .stored import MAPS, Case, loss_cases, norm_cases
 
 TARGETS = {
@@ -45,7 +46,7 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-_ADDRESS_TABLES = {"p_thetas", "p_grads", "p_buffers", "p_outputs"}
+_ADDRESS_TABLES = {"p_thetas", "p_grads", "p_buffers", "p_outputs", "p_copies"}
 _INTEGER_TABLES = {
     "p_tensors",
     "p_chunks",
@@ -74,7 +75,7 @@ _TYPES |= {"p_count": "*i64", "p_statistics": "*fp64"}
 
 
 def cases() -> list[Case]:
-    """Every kernel, as it is launched: plain, with momentum, and with bf16 and Nesterov."""
+    """Every kernel, as it is launched: plain, with momentum, bf16 and Nesterov, with copies."""
     fp32, bf16 = torch.float32, torch.bfloat16
     made = [
         Case(
@@ -84,46 +85,18 @@ def cases() -> list[Case]:
     ]
     variants = ((0.0, False, fp32), (0.0, False, bf16), (0.9, False, fp32), (0.9, True, bf16))
     for momentum, nesterov, other in variants:
-        step = {"HAS_BUFFER": momentum > 0, "MOMENTUM": momentum, "NESTEROV": nesterov}
-        joint, group = step | {"PER_GROUP": False}, step | {"PER_GROUP": True}
-        label = "Nesterov" if nesterov else "momentum" if momentum else "-"
-        for name, kernel, constants in (
-            (
-                "sphere exact, pass 1",
-                sphere_step._step_kernel,
-                joint | {"DEFERRED": False, "EFFECTIVE": True},
-            ),
-            ("sphere exact, pass 2", sphere_apply._apply_kernel, joint),
-            (
-                "sphere deferred",
-                sphere_step._step_kernel,
-                joint | {"DEFERRED": True, "EFFECTIVE": False},
-            ),
-            (
-                "sphere per group",
-                sphere_step._step_kernel,
-                group | {"DEFERRED": False, "EFFECTIVE": True},
-            ),
-            ("sgd", sgd_step._sgd_kernel, step | {"WEIGHT_DECAY": 5e-4, "DECAYS": False}),
-            ("sgd decays", sgd_step._sgd_kernel, step | {"WEIGHT_DECAY": 0.0, "DECAYS": True}),
-        ):
-            made.append(
-                Case(
-                    name=name,
-                    kernel=kernel,
-                    constants=constants,
-                    other=other,
-                    hold=name == "sphere per group",
-                    momentum=label,
-                )
-            )
+        made += step_cases(momentum, nesterov, other)
+    for momentum, nesterov in ((0.0, False), (0.9, False), (0.9, True)):
+        made += step_cases(momentum, nesterov, bf16, copies=True)
     adam = {"BETA1": 0.9, "BETA2": 0.999, "EPS": 1e-8}
-    for o in (fp32, bf16):
-        made.append(Case(name="adam", kernel=adam_step._adam_kernel, constants=adam, other=o))
+    for o, copies in ((fp32, False), (bf16, False), (bf16, True)):
+        name, chosen = f"adam{COPY * copies}", adam | {"HAS_COPY": copies}
+        made.append(Case(name=name, kernel=adam_step._adam_kernel, constants=chosen, other=o))
+    for o, copies in ((fp32, False), (bf16, False), (fp32, True)):
+        name, chosen = f"scale{COPY * copies}", {"HAS_COPY": copies}
+        made.append(Case(name=name, kernel=scale._scale_kernel, constants=chosen, other=o))
     finish = {"ACC": triton.language.float32, "num_warps": 4, **LAUNCH}
     made.append(Case(name="adam, groups", kernel=adam_step._groups_kernel, constants=finish))
-    made.append(Case(name="scale", kernel=scale._scale_kernel, constants={}, other=fp32))
-    made.append(Case(name="scale", kernel=scale._scale_kernel, constants={}, other=bf16))
     finish = {"ACC": triton.language.float32, "SCALES": True, "num_warps": 4, **LAUNCH}
     made.append(Case(name="finish", kernel=group_sums._finish_kernel, constants=finish))
     norms = {"ACC": triton.language.float32, "SCALED": True, "ADDS": True, "BLOCK": totals.BLOCK}
@@ -184,7 +157,8 @@ def _cell(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _row(case: Case, target: str) -> dict[str, Any]:
+def compiled_for(case: Case, target: str) -> tuple[Any, dict[str, Any]]:
+    """A kernel compiled for a target, and what it was specialised on."""
     hip = TARGETS[target].backend == "hip"
     nesterov = case.constants.get("NESTEROV", False)
     held = CHUNK if case.hold else None
@@ -194,13 +168,18 @@ def _row(case: Case, target: str) -> dict[str, Any]:
         chosen |= block_options(
             torch.float32, case.other, held, nesterov=nesterov, hip=hip, moments=moments
         )
-    compiled = _compile(case, chosen, target)
+    return _compile(case, chosen, target), chosen
+
+
+def _row(case: Case, target: str) -> dict[str, Any]:
+    compiled, chosen = compiled_for(case, target)
     if case.stored is None:
         per_thread = chosen.get("BLOCK", 0) // chosen.get("NARROW", 1)
         moved = bytes_per_parameter(compiled.asm["ttir"], chosen.get("BLOCK", 0))
     else:
         per_thread = _numbers(chosen) // (chosen["num_warps"] * TARGETS[target].warp_size)
         moved = bytes_per_number(compiled.asm["ttir"], _numbers(chosen), _columns(chosen))
+    hip = TARGETS[target].backend == "hip"
     code = amd_code(compiled) if hip else nvidia_code(compiled, target)
     return {
         "kernel": case.name,

@@ -15,6 +15,7 @@ from ..step.layout import group_names, make_layout
 from ..step.memory import Some
 from ..step.plain import refuse_tracing, uncompiled
 from .binding import Binding, Fitted, Ready, Taken, totals_of
+from .copies import WritesCopies
 from .param_groups import ParamGroup
 from .rates import of_models
 from .sharded import aligned_parts, is_sharded, like_whole, make_shards, parts_of
@@ -24,7 +25,7 @@ from .statistics import Statistics, Totals, check_rate, joined_statistics
 from .wrappers import refuse_flattened
 
 
-class GroupwiseSGD(Optimizer):
+class GroupwiseSGD(WritesCopies):
     """Base of the optimisers: steps every param group at once and keeps the sums of its groups."""
 
     _added_later: Mapping[str, Any] = {}
@@ -189,7 +190,8 @@ class GroupwiseSGD(Optimizer):
         What is like last time passes one guard; anything else is looked at tensor by tensor.
         """
         thetas: Sequence[Tensor] = group["params"]
-        grads = [theta.grad for theta in thetas]
+        copies = self._copies.listed(group)
+        grads = [t.grad for t in thetas] if copies is None else self._copies.gradients(thetas)
         buffers = self._buffers(group)
         binding = self._bindings.get(number)
         if binding is not None and binding.holds(group, thetas, grads, buffers):
@@ -204,10 +206,10 @@ class GroupwiseSGD(Optimizer):
         if not binding.complete and self._moves_together(group):
             fitted = binding.filled(thetas, fitted)
         eta = self._rates(group, binding)
-        granted = binding.memory.grant(thetas, fitted.grads, fitted.buffers, binding.kind)
+        granted = binding.memory.grant(thetas, fitted.grads, fitted.buffers, binding.kind, copies)
         if granted is not fitted.grads:
             fitted = fitted._replace(grads=granted)
-        return Ready(group, binding, thetas, fitted, eta)
+        return Ready(group, binding, thetas, fitted, eta, copies)
 
     def _moves_together(self, group: dict[str, Any]) -> bool:
         """Whether parameters without a gradient take part in a step of the others."""
@@ -215,7 +217,7 @@ class GroupwiseSGD(Optimizer):
 
     def _step_group(self, ready: Ready) -> Taken:
         """Plain SGD on the parameters that have a gradient; the others are skipped."""
-        group, binding, thetas, (grads, buffers, _), eta = ready
+        group, binding, thetas, (grads, buffers, _), eta, copies = ready
         self._keep(ready, ready.fitted.fresh)
         sums = binding.backend.sgd_step_(
             thetas,
@@ -227,12 +229,13 @@ class GroupwiseSGD(Optimizer):
             nesterov=group["nesterov"],
             weight_decay=self._decay(group, eta),
             track=self.track,
+            **ready.writes,
         )
         if binding.complete:
-            binding.wrote_(thetas)
+            binding.wrote_(thetas, copies)
             return Taken(binding, sums, eta)
         moved = [grad is not None for grad in grads]
-        binding.wrote_(list(itertools.compress(thetas, moved)))
+        binding.wrote_(list(itertools.compress(thetas, moved)), copies)
         return Taken(binding, sums, eta, None, moved)
 
     def _keep(self, ready: Ready, buffers: dict[int, Tensor]) -> None:

@@ -11,6 +11,7 @@ from ..step.backend import Backend
 from ..step.layout import Layout
 from ..step.memory import Some, memory_of
 from ..step.plain import Guard, oddity
+from .copies import written
 from .sharded import Shards, is_sharded, parts_of, placing
 from .states import check_buffer, check_product
 from .statistics import Totals, aligned_gradients, joined_totals, like
@@ -194,9 +195,9 @@ class Binding:
         self.backend.scale_(grads, self.layout, factor, self._scratch)
         return self._scratch
 
-    def wrote_(self, thetas: Sequence[Tensor]) -> None:
+    def wrote_(self, thetas: Sequence[Tensor], copies: Some | None = None) -> None:
         """Tell torch that tensors were written: autograd must not use values saved before."""
-        torch._C._increment_version(thetas)  # type: ignore[arg-type]
+        torch._C._increment_version([*thetas, *written(copies)])  # type: ignore[arg-type]
         self.copied = False
         if self._written is not None:
             self.remember(thetas)
@@ -228,6 +229,13 @@ class Ready(NamedTuple):
     fitted: Fitted
     eta: Tensor
     """raw learning rates, (num_models,) or (num_groups,)"""
+    copies: Some | None = None
+    """in bf16, one per parameter or None; None where no parameter has one"""
+
+    @property
+    def writes(self) -> dict[str, Any]:
+        """What a backend is told of them."""
+        return {} if self.copies is None else {"copies": self.copies}
 
 
 class Taken(NamedTuple):

@@ -88,7 +88,7 @@ class FusedSGD(GroupwiseSGD):
 
     def _step_by_torch(self, ready: Ready) -> Taken:
         """A step of torch's own function; the sums are taken before."""
-        group, binding, thetas, fitted, eta = ready
+        group, binding, thetas, fitted, eta, _ = ready
         sums = eta
         if self.track:
             grads = binding.filled(thetas, fitted).grads
@@ -109,7 +109,7 @@ class FusedSGD(GroupwiseSGD):
         return Taken(binding, sums, eta, None, [grad is not None for grad in fitted.grads])
 
     def _call_torch(self, ready: Ready, indices: list[int], known: Sequence[Any]) -> None:
-        group, _, thetas, fitted, _ = ready
+        group, _, thetas, fitted, *_ = ready
         lr, buffers = group["lr"], list(known)
         # torch's function takes a tensor too.
         decay: Any = group["weight_decay"]

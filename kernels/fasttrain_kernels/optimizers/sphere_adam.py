@@ -104,25 +104,29 @@ class SphereAdam(SphereSGD):
         return GroupwiseSGD._rates(self, group, binding)
 
     def _step_group(self, ready: Ready) -> Taken:
-        group, binding, thetas, (grads, moments, fresh), eta = ready
+        group, binding, thetas, (grads, moments, fresh), eta, copies = ready
         self._keep(ready, fresh)
         layout, backend = binding.layout, binding.backend
         corrections = self._corrections(group)
         options = {"betas": group["betas"], "eps": group["eps"]}
+        projects = group["sphere"] and not is_zero(group["lr"])
+        # The last to write a parameter writes its copy.
+        options |= {} if projects else ready.writes
         sums = backend.adam_step_(thetas, grads, moments, layout, eta, corrections, **options)
-        if group["sphere"] and not is_zero(group["lr"]):
+        if projects:
             joint = group["scope"] == "joint"
             factor = group["radius"] / (layout.per_model(sums[5]) if joint else sums[5]).sqrt()
-            backend.scale_(thetas, layout, layout.per_group(factor) if joint else factor)
+            factor = layout.per_group(factor) if joint else factor
+            backend.scale_(thetas, layout, factor, **ready.writes)
         moved = [grad is not None for grad in grads]
-        binding.wrote_(list(itertools.compress(thetas, moved)))
+        binding.wrote_(list(itertools.compress(thetas, moved)), copies)
         return Taken(binding, sums[:3], eta, None, None if all(moved) else moved, sums[3:5])
 
     def _corrections(self, group: dict[str, Any]) -> Tensor:  # (num_tensors, 2)
         """1 / (1 - beta1^t), 1 / sqrt(1 - beta2^t) of every parameter, whose t counts on."""
         steps = []
         for theta in group["params"]:
-            if theta.grad is None:
+            if self._copies.gradient(theta) is None:
                 steps.append(_ONE)
                 continue
             state = self.state[theta]

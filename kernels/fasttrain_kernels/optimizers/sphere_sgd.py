@@ -9,6 +9,7 @@ from torch import Tensor
 from ..step.backend import write_outputs
 from ..step.layout import group_names
 from ..step.plain import uncompiled
+from ..step.reference import write_copies_
 from .base import GroupwiseSGD
 from .binding import Binding, Ready, Taken
 from .param_groups import ParamGroup
@@ -155,7 +156,7 @@ class SphereSGD(GroupwiseSGD):
         return group["sphere"]
 
     def _step_group(self, ready: Ready) -> Taken:
-        group, binding, thetas, (grads, buffers, _), eta = ready
+        group, binding, thetas, (grads, buffers, _), eta, copies = ready
         if not group["sphere"]:
             return super()._step_group(ready)
         self._keep(ready, ready.fitted.fresh)
@@ -200,8 +201,9 @@ class SphereSGD(GroupwiseSGD):
             nesterov=group["nesterov"],
             scope=group["scope"],
             elr=elr,
+            **ready.writes,
         )
-        binding.wrote_(thetas)
+        binding.wrote_(thetas, copies)
         return Taken(binding, sums, eta, correction)
 
     def _rates(self, group: dict[str, Any], binding: Binding) -> Tensor:
@@ -252,8 +254,10 @@ class SphereSGD(GroupwiseSGD):
             layout, scale = binding.layout, self._scale(group, binding)
             factor = scale if group["scope"] == "group" else layout.per_group(scale)
             if rest is None:
+                copies = self._copies.listed(group)
                 binding.backend.scale_(thetas, layout, factor)
-                binding.wrote_(thetas)
+                write_copies_(thetas, copies)
+                binding.wrote_(thetas, copies)
                 if group["scale"] is not None:
                     group["scale"].fill_(1.0)
             else:

@@ -62,15 +62,20 @@ class Memory:
         return self._step(thetas, grads, buffers, frozenset(dtypes[1:2]))
 
     def grant(
-        self, thetas: Sequence[Tensor], grads: Some, buffers: Some | None, kind: object
+        self,
+        thetas: Sequence[Tensor],
+        grads: Some,
+        buffers: Some | None,
+        kind: object,
+        copies: Some | None = None,
     ) -> Some:
         """The gradients for a step on these very lists, which need not be verified again then.
 
-        They fit, as the caller knows; `kind` says of which dtypes they are.
+        They fit, as the caller knows; `kind` says of which dtypes they are. Copies are written too.
         """
         if thetas[0].device.type not in ("cpu", "cuda") or self._gaps:
             return grads
-        grads, addresses = self._step(thetas, grads, buffers, kind)
+        grads, addresses = self._step(thetas, grads, buffers, kind, copies)
         self._granted = thetas, grads, buffers, addresses
         self._own = thetas, addresses[: len(thetas)]
         return grads
@@ -134,11 +139,17 @@ class Memory:
         return tuple(dtypes)
 
     def _step(
-        self, thetas: Sequence[Tensor], grads: Some, buffers: Some | None, kind: object
+        self,
+        thetas: Sequence[Tensor],
+        grads: Some,
+        buffers: Some | None,
+        kind: object,
+        copies: Some | None = None,
     ) -> tuple[Some, list[int]]:
         """Gradients are verified one by one, so that any subset of known ones is known."""
-        to_write = thetas if buffers is None else [*thetas, *buffers]
+        to_write = [*thetas, *(buffers or ()), *(copies or ())]
         written, read, count = _addresses(to_write), _addresses(grads), len(thetas)
+        moved = written[count : len(to_write) - len(copies or ())]
         if kind != self._kind or written != self._written:
             self._written = []
             check_storage(to_write, written)
@@ -156,12 +167,12 @@ class Memory:
                 grads = list(grads)
                 for i in np.array(new)[overlaps]:
                     grads[i] = torch.empty_like(grads[i]).copy_(grads[i])
-                return grads, [*written[:count], *_addresses(grads), *written[count:]]
+                return grads, [*written[:count], *_addresses(grads), *moved]
             for i in new:
                 if len(self._known[i]) > MAX_KNOWN:
                     self._known[i] = {0}
                 self._known[i].add(read[i])
-        self._read, self._addresses = read, [*written[:count], *read, *written[count:]]
+        self._read, self._addresses = read, [*written[:count], *read, *moved]
         return grads, self._addresses
 
 
@@ -191,6 +202,14 @@ def check_storage(tensors: Some, addresses: list[int]) -> None:
             )
 
 
+def check_apart(tensors: Sequence[Tensor]) -> None:
+    """Refuse tensors to write that share memory, or reach beyond their storage."""
+    if tensors and tensors[0].device.type in ("cpu", "cuda"):
+        addresses = _addresses(tensors)
+        check_storage(tensors, addresses)
+        _disjoint(_spans(tensors, addresses))
+
+
 def _spans(tensors: Some, addresses: list[int]) -> np.ndarray:  # (num_tensors, 2) first, end
     sizes = [0 if tensor is None else tensor.nbytes for tensor in tensors]
     first = np.array(addresses, np.int64)
@@ -207,8 +226,8 @@ def _disjoint(written: np.ndarray) -> np.ndarray:  # (2, num) first, end, in ord
     begin, end = written[np.argsort(written[:, 0])].T
     if (end[:-1] > begin[1:]).any():
         raise ValueError(
-            "two of the tensors to write, parameters, momentum buffers or outputs, share memory: "
-            "every one needs its own"
+            "two of the tensors to write, parameters, momentum buffers, copies or outputs, share "
+            "memory: every one needs its own"
         )
     return np.stack([begin, end])
 

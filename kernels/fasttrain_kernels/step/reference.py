@@ -10,11 +10,12 @@ epsilon of its normalisers. With scope "joint" all tensors of a model lie on one
 "group" every group has its own (Kodryan et al. 2022, arXiv 2209.03695: a fixed effective learning
 rate per group).
 
-A backend is a module with the seven public functions of this one, `move_` and `write_rates_`
-aside. They read nothing on the host; steps work in place and return sums of shape (3, num_groups),
-rows ||theta_i||^2, <theta_i, g_i>, ||g_i||^2 (of Adam three more), taken where the gradient was
-taken: at the projected theta, before the step. In plain SGD and Adam a parameter whose gradient is
-None does not move, and its sums are 0.
+A backend is a module with the seven public functions of this one, `move_`, `write_rates_` and
+`write_copies_` aside. They read nothing on the host; steps work in place and return sums of shape
+(3, num_groups), rows ||theta_i||^2, <theta_i, g_i>, ||g_i||^2 (of Adam three more), taken where the
+gradient was taken: at the projected theta, before the step. In plain SGD and Adam a parameter whose
+gradient is None does not move, and its sums are 0. `copies` are written as `write_copies_` does,
+None for a parameter without one.
 
 Legend: theta parameters, g gradients, eta raw learning rate, elr effective learning rate, rho
 radius, v momentum buffer; a subscript i means group i. Tables and order of groups: `layout.py`.
@@ -41,6 +42,7 @@ def sphere_step_(
     nesterov: bool = False,
     scope: str = "joint",
     elr: Tensor | None = None,  # (num_models,) effective rates
+    copies: Sequence[Tensor | None] | None = None,  # bf16, with an exact projection
 ) -> Tensor:  # (3, num_groups)
     """One step on the joint spheres of the models, or on one sphere per group.
 
@@ -56,11 +58,11 @@ def sphere_step_(
     before = None if scale is None else layout.per_group(scale)
     sums, moved = move_(thetas, grads, buffers, layout, eta, before, momentum, nesterov, 0.0)
     if scope == "group":
-        scale_(thetas, layout, radius / moved.sqrt())
+        scale_(thetas, layout, radius / moved.sqrt(), copies=copies)
         return sums
     factor = radius / layout.per_model(moved).sqrt()
     if scale is None:
-        scale_(thetas, layout, layout.per_group(factor))
+        scale_(thetas, layout, layout.per_group(factor), copies=copies)
     else:
         scale.copy_(factor)
     return sums
@@ -70,6 +72,16 @@ def write_rates_(eta: Tensor, elr: Tensor, radius: Tensor, layout: Layout, scope
     """Raw rates of the spheres from the effective ones of the models."""
     each = layout.per_group(elr) if scope == "group" else elr
     torch.mul(radius.square(), each, out=eta)
+
+
+def write_copies_(thetas: Sequence[Tensor], copies: Sequence[Tensor | None] | None) -> None:
+    """What parameters that have a copy round to, to nearest even, into it."""
+    pairs = [
+        (c, t) for c, t in zip(copies or (), thetas, strict=copies is not None) if c is not None
+    ]
+    if pairs:
+        with torch.no_grad():
+            torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))  # type: ignore[attr-defined]
 
 
 def sgd_step_(
@@ -83,6 +95,7 @@ def sgd_step_(
     nesterov: bool = False,
     weight_decay: float | Tensor = 0.0,  # a tensor: (num_models,)
     track: bool = True,
+    copies: Sequence[Tensor | None] | None = None,  # bf16
 ) -> Tensor:  # (3, num_groups)
     """One step of SGD as torch.optim.SGD takes it; the sums are without the weight decay.
 
@@ -90,7 +103,9 @@ def sgd_step_(
     """
     eta = layout.per_group(eta)
     decay = layout.per_group(weight_decay) if isinstance(weight_decay, Tensor) else weight_decay
-    return move_(thetas, grads, buffers, layout, eta, None, momentum, nesterov, decay)[0]
+    sums, _ = move_(thetas, grads, buffers, layout, eta, None, momentum, nesterov, decay)
+    write_copies_(thetas, copies)
+    return sums
 
 
 def group_sums(
@@ -114,12 +129,14 @@ def scale_(
     layout: Layout,
     factor: Tensor,  # (num_groups,)
     outputs: Sequence[Tensor] | None = None,
+    copies: Sequence[Tensor | None] | None = None,  # bf16, of what is written
 ) -> None:
     """Multiply every group by its factor, in place or into `outputs` of any floating dtype."""
     for index, part in _slices(layout):
         theta = rows(thetas[index], layout.num_rows[index]).to(factor.dtype)
         output = (outputs or thetas)[index]
         output.copy_((theta * factor[part, None]).reshape(output.shape))
+    write_copies_(outputs or thetas, copies)
 
 
 def describe(
@@ -211,6 +228,7 @@ def adam_step_(
     *,
     betas: tuple[float, float],
     eps: float,
+    copies: Sequence[Tensor | None] | None = None,  # bf16
 ) -> Tensor:  # (6, num_groups)
     """Adam's step (Kingma and Ba 2015, arXiv 1412.6980), which does not project.
 
@@ -242,6 +260,7 @@ def adam_step_(
         square.copy_(v.reshape(shape))
         thetas[index].copy_((theta - rate[part, None] * d).reshape(shape))
         sums[5, part] = rows(thetas[index], num_rows).to(dtype).square().sum(1)
+    write_copies_(thetas, copies)
     return sums
 
 

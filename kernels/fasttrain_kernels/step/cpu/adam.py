@@ -25,6 +25,7 @@ from ...numba_runtime.vectors import (
     store_part,
 )
 from ..layout import Layout
+from ..reference import write_copies_
 from .loops import JOB, PLAIN, place_of
 from .moves import AHEAD, lanes_of, products
 from .rows import row_of
@@ -168,6 +169,7 @@ def adam_step_(
     *,
     betas: tuple[float, float],
     eps: float,
+    copies: Sequence[Tensor | None] | None = None,
 ) -> Tensor:  # (6, num_groups)
     """See `reference.adam_step_`."""
     tables = tables_of(layout)
@@ -185,4 +187,5 @@ def adam_step_(
     tables.place(job, addresses)
     other = next((grad.dtype for grad in grads if grad is not None), thetas[0].dtype)
     worker(_make_step, thetas[0].dtype, other)(job, team_size(tables.size))
+    write_copies_(thetas, copies)
     return sums

@@ -23,7 +23,7 @@ from torch import Tensor
 from ...numba_runtime.team import team_size, worker
 from ..layout import Layout
 from ..plain import Guard, is_readable, oddity, shown
-from ..reference import write_rates_
+from ..reference import write_copies_, write_rates_
 from . import describe as cpu_describe
 from . import loops as cpu_kernels
 from .adam import adam_step_ as adam_step_
@@ -47,12 +47,15 @@ def sphere_step_(
     nesterov: bool = False,
     scope: str = "joint",
     elr: Tensor | None = None,
+    copies: Sequence[Tensor | None] | None = None,
 ) -> Tensor:
     """See `reference.sphere_step_`."""
     if elr is not None:
         write_rates_(eta, elr, radius, layout, scope)
     mode = PER_GROUP if scope == "group" else EXACT if scale is None else DEFERRED
-    return _step(mode, thetas, grads, buffers, layout, eta, radius, scale, momentum, nesterov)
+    sums = _step(mode, thetas, grads, buffers, layout, eta, radius, scale, momentum, nesterov)
+    write_copies_(thetas, copies)
+    return sums
 
 
 def sgd_step_(
@@ -66,12 +69,15 @@ def sgd_step_(
     nesterov: bool = False,
     weight_decay: float | Tensor = 0.0,
     track: bool = True,
+    copies: Sequence[Tensor | None] | None = None,
 ) -> Tensor:
     """See `reference.sgd_step_`."""
     mode = PLAIN if track else UNTRACKED
-    return _step(
+    sums = _step(
         mode, thetas, grads, buffers, layout, eta, None, None, momentum, nesterov, weight_decay
     )
+    write_copies_(thetas, copies)
+    return sums
 
 
 def group_sums(thetas: Sequence[Tensor], grads: Sequence[Tensor] | None, layout: Layout) -> Tensor:
@@ -91,6 +97,7 @@ def scale_(
     layout: Layout,
     factor: Tensor,
     outputs: Sequence[Tensor] | None = None,
+    copies: Sequence[Tensor | None] | None = None,
 ) -> None:
     """See `reference.scale_`."""
     others = thetas if outputs is None else outputs
@@ -99,6 +106,7 @@ def scale_(
     job = tables.job(SCALE)
     job.eta = factor.data_ptr()
     _run(tables, job, addresses, thetas, others)
+    write_copies_(others, copies)
 
 
 def describe(

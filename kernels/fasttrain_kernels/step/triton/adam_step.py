@@ -23,6 +23,7 @@ from torch import Tensor
 from ..layout import Layout
 from .chunks import (
     chunk_addresses,
+    copy_address,
     is_aligned,
     range_sum,
     read,
@@ -30,6 +31,7 @@ from .chunks import (
     vector_offsets,
     vector_pointer,
     write,
+    write_both,
 )
 from .launch import DTYPES, LAUNCH, accumulator, blocks_of, check, options
 
@@ -39,6 +41,7 @@ def _adam_kernel(
     p_thetas,  # (num_tensors,) addresses
     p_grads,
     p_buffers,  # (2 * num_tensors,) addresses, of first moments and of second ones
+    p_copies,  # of bf16 copies, 0 for none; read where HAS_COPY
     p_tensors,  # (num_tensors, 3) num_rows, row_size, run
     p_chunks,  # (num_chunks, 4) tensor, row, begin, end
     p_blocks,  # (num_blocks, 3) first chunk, end chunk, model
@@ -56,6 +59,7 @@ def _adam_kernel(
     BETA1: tl.constexpr,
     BETA2: tl.constexpr,
     EPS: tl.constexpr,
+    HAS_COPY: tl.constexpr,
 ):
     p_block = p_blocks + 3 * tl.program_id(0)
     eta = tl.load(p_eta + tl.load(p_block + 2))
@@ -68,18 +72,22 @@ def _adam_kernel(
         # Moments lie like their parameter, each from its own start.
         a_square = a_mean - first + second
         wide = wide & is_aligned(a_square, THETA, VECTOR)
+        a_copy = a_theta
+        if HAS_COPY:
+            a_copy = copy_address(p_copies, p_thetas, p_chunks, chunk, a_theta, THETA)
+            wide = wide & is_aligned(a_copy, tl.bfloat16, VECTOR)
         # A parameter without a gradient has the address 0: it is not moved.
         count = tl.where(tl.load(p_grads + tensor) == 0, 0, count)
         c1, c2 = tl.load(p_corrections + 2 * tensor), tl.load(p_corrections + 2 * tensor + 1)
         if wide:
             tt, tg, gg, td, dd, moved = _adam_wide(
-                a_theta, a_grad, a_mean, a_square, count, eta, c1, c2, THETA, GRAD, ACC, VECTOR,
-                BLOCK, BETA1, BETA2, EPS,
+                a_theta, a_grad, a_mean, a_square, a_copy, count, eta, c1, c2, THETA, GRAD, ACC,
+                VECTOR, BLOCK, BETA1, BETA2, EPS, HAS_COPY,
             )  # fmt: skip
         else:
             tt, tg, gg, td, dd, moved = _adam_narrow(
-                a_theta, a_grad, a_mean, a_square, count, begin, num_rows, run, eta, c1, c2, THETA,
-                GRAD, ACC, NARROW, BETA1, BETA2, EPS,
+                a_theta, a_grad, a_mean, a_square, a_copy, count, begin, num_rows, run, eta, c1, c2,
+                THETA, GRAD, ACC, NARROW, BETA1, BETA2, EPS, HAS_COPY,
             )  # fmt: skip
         p_sums = p_partials + chunk
         tl.store(p_sums, tt)
@@ -105,9 +113,10 @@ def _direction(
 
 @triton.jit
 def _adam_wide(
-    a_theta, a_grad, a_mean, a_square, count, eta, c1, c2,
+    a_theta, a_grad, a_mean, a_square, a_copy, count, eta, c1, c2,
     THETA: tl.constexpr, GRAD: tl.constexpr, ACC: tl.constexpr, VECTOR: tl.constexpr,
     BLOCK: tl.constexpr, BETA1: tl.constexpr, BETA2: tl.constexpr, EPS: tl.constexpr,
+    HAS_COPY: tl.constexpr,
 ):  # fmt: skip
     """Step a chunk of whole vectors; its sums."""
     p_theta = vector_pointer(a_theta, THETA, VECTOR)
@@ -132,15 +141,15 @@ def _adam_wide(
         dd += tl.sum(d * d)
         theta -= eta * d
         moved += tl.sum(theta * theta)
-        write(p_theta, offset, mask, theta)
+        write_both(p_theta, a_copy, offset, mask, theta, HAS_COPY, VECTOR)
     return tt, tg, gg, td, dd, moved
 
 
 @triton.jit
 def _adam_narrow(
-    a_theta, a_grad, a_mean, a_square, count, begin, num_rows, run, eta, c1, c2,
+    a_theta, a_grad, a_mean, a_square, a_copy, count, begin, num_rows, run, eta, c1, c2,
     THETA: tl.constexpr, GRAD: tl.constexpr, ACC: tl.constexpr, NARROW: tl.constexpr,
-    BETA1: tl.constexpr, BETA2: tl.constexpr, EPS: tl.constexpr,
+    BETA1: tl.constexpr, BETA2: tl.constexpr, EPS: tl.constexpr, HAS_COPY: tl.constexpr,
 ):  # fmt: skip
     """The same for any chunk, a few elements at a time."""
     p_theta = a_theta.to(tl.pointer_type(THETA))
@@ -165,7 +174,7 @@ def _adam_narrow(
         dd += tl.sum(d * d)
         theta -= eta * d
         moved += tl.sum(theta * theta)
-        write(p_theta, offset, mask, theta)
+        write_both(p_theta, a_copy, offset, mask, theta, HAS_COPY, 1)
     return tt, tg, gg, td, dd, moved
 
 
@@ -189,10 +198,11 @@ def adam_step_(
     *,
     betas: tuple[float, float],
     eps: float,
+    copies: Sequence[Tensor | None] | None = None,
 ) -> Tensor:  # (6, num_groups) fp32, fp64 for fp64 parameters
     """See `reference.adam_step_`; the corrections are copied to the device, without waiting."""
     num_tensors = len(thetas)
-    check(layout, thetas, grads, moments[:num_tensors], moments[num_tensors:])
+    check(layout, thetas, grads, moments[:num_tensors], moments[num_tensors:], copies)
     blocks, dtype, device = blocks_of(layout), accumulator(thetas[0].dtype), layout.chunks.device
     sums = torch.empty(6, layout.num_groups, dtype=dtype, device=device)
     partials = torch.empty(6, layout.num_chunks, dtype=dtype, device=device)
@@ -201,6 +211,7 @@ def adam_step_(
             blocks.table(thetas),
             blocks.table(grads),
             blocks.table(moments),
+            blocks.table(thetas if copies is None else copies),
             blocks.tensors,
             layout.chunks,
             blocks.blocks,
@@ -212,6 +223,7 @@ def adam_step_(
             BETA1=betas[0],
             BETA2=betas[1],
             EPS=eps,
+            HAS_COPY=copies is not None,
             **options(blocks, thetas, grads, moments=True),
         )
     _groups_kernel[(layout.num_groups,)](

@@ -99,6 +99,29 @@ def write(p_values, offset, mask, values):
 
 
 @triton.jit
+def copy_address(p_copies, p_thetas, p_chunks, chunk, a_theta, THETA: tl.constexpr):
+    """Address of a chunk in the bf16 copy of its parameter; 0 where that has none."""
+    tensor = tl.load(p_chunks + 4 * chunk)
+    copy = tl.load(p_copies + tensor)
+    before = (a_theta - tl.load(p_thetas + tensor)) // (THETA.primitive_bitwidth // 16)
+    return tl.where(copy == 0, copy, copy + before)
+
+
+@triton.jit
+def write_both(
+    p_values, a_copy, offset, mask, values, HAS_COPY: tl.constexpr, VECTOR: tl.constexpr
+):
+    """Store parameters, and rounded to nearest even where they have a copy in bf16.
+
+    VECTOR is how many elements an access has to the copy, of which every chunk is whole; or 1.
+    """
+    write(p_values, offset, mask, values)
+    if HAS_COPY:
+        p_copy = vector_pointer(a_copy, tl.bfloat16, VECTOR)
+        write(p_copy, offset, mask & (a_copy != 0), values.to(p_values.dtype.element_ty))
+
+
+@triton.jit
 def direction_of(grad, velocity, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr):
     """d = v, or Nesterov's g + mu * v."""
     if NESTEROV:

@@ -25,13 +25,15 @@ from ..layout import Layout
 from .chunks import (
     advance,
     chunk_addresses,
+    copy_address,
+    is_aligned,
     is_alone,
     read,
     run_offsets,
     store_sums,
     vector_offsets,
     vector_pointer,
-    write,
+    write_both,
 )
 from .group_sums import finish_sums
 from .launch import accumulator, blocks_of, check, options
@@ -42,6 +44,7 @@ def _sgd_kernel(
     p_thetas,  # (num_tensors,) addresses
     p_grads,
     p_buffers,
+    p_copies,  # of bf16 copies, 0 for none; read where HAS_COPY
     p_tensors,  # (num_tensors, 3) num_rows, row_size, run
     p_chunks,  # (num_chunks, 4) tensor, row, begin, end
     p_group_of_chunk,
@@ -64,6 +67,7 @@ def _sgd_kernel(
     NESTEROV: tl.constexpr,
     WEIGHT_DECAY: tl.constexpr,
     DECAYS: tl.constexpr,
+    HAS_COPY: tl.constexpr,
 ):
     p_block = p_blocks + 3 * tl.program_id(0)
     eta = tl.load(p_eta + tl.load(p_block + 2))
@@ -75,15 +79,19 @@ def _sgd_kernel(
         )  # fmt: skip
         # A parameter without a gradient has the address 0: it is not moved.
         count = tl.where(tl.load(p_grads + tl.load(p_chunks + 4 * chunk)) == 0, 0, count)
+        a_copy = a_theta
+        if HAS_COPY:
+            a_copy = copy_address(p_copies, p_thetas, p_chunks, chunk, a_theta, THETA)
+            wide = wide & is_aligned(a_copy, tl.bfloat16, VECTOR)
         if wide:
             tt, tg, gg = _sgd_wide(
-                a_theta, a_grad, a_buffer, count, eta, decay, THETA, GRAD, ACC, VECTOR, BLOCK,
-                HAS_BUFFER, MOMENTUM, NESTEROV, WEIGHT_DECAY, DECAYS,
+                a_theta, a_grad, a_buffer, a_copy, count, eta, decay, THETA, GRAD, ACC, VECTOR,
+                BLOCK, HAS_BUFFER, MOMENTUM, NESTEROV, WEIGHT_DECAY, DECAYS, HAS_COPY,
             )  # fmt: skip
         else:
             tt, tg, gg = _sgd_narrow(
-                a_theta, a_grad, a_buffer, count, begin, num_rows, run, eta, decay, THETA, GRAD,
-                ACC, NARROW, HAS_BUFFER, MOMENTUM, NESTEROV, WEIGHT_DECAY, DECAYS,
+                a_theta, a_grad, a_buffer, a_copy, count, begin, num_rows, run, eta, decay, THETA,
+                GRAD, ACC, NARROW, HAS_BUFFER, MOMENTUM, NESTEROV, WEIGHT_DECAY, DECAYS, HAS_COPY,
             )  # fmt: skip
         group = tl.load(p_group_of_chunk + chunk)
         alone = is_alone(p_first_chunk + group)
@@ -92,10 +100,10 @@ def _sgd_kernel(
 
 @triton.jit
 def _sgd_wide(
-    a_theta, a_grad, a_buffer, count, eta, decay,
+    a_theta, a_grad, a_buffer, a_copy, count, eta, decay,
     THETA: tl.constexpr, GRAD: tl.constexpr, ACC: tl.constexpr, VECTOR: tl.constexpr,
     BLOCK: tl.constexpr, HAS_BUFFER: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr,
-    WEIGHT_DECAY: tl.constexpr, DECAYS: tl.constexpr,
+    WEIGHT_DECAY: tl.constexpr, DECAYS: tl.constexpr, HAS_COPY: tl.constexpr,
 ):  # fmt: skip
     """Step a chunk of whole vectors; its sums before the step."""
     p_theta = vector_pointer(a_theta, THETA, VECTOR)
@@ -113,16 +121,16 @@ def _sgd_wide(
         gg += tl.sum(grad * grad)
         grad += (decay if DECAYS else WEIGHT_DECAY) * theta
         theta -= eta * advance(p_buffer, offset, mask, grad, HAS_BUFFER, MOMENTUM, NESTEROV)
-        write(p_theta, offset, mask, theta)
+        write_both(p_theta, a_copy, offset, mask, theta, HAS_COPY, VECTOR)
     return tt, tg, gg
 
 
 @triton.jit
 def _sgd_narrow(
-    a_theta, a_grad, a_buffer, count, begin, num_rows, run, eta, decay,
+    a_theta, a_grad, a_buffer, a_copy, count, begin, num_rows, run, eta, decay,
     THETA: tl.constexpr, GRAD: tl.constexpr, ACC: tl.constexpr, NARROW: tl.constexpr,
     HAS_BUFFER: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr,
-    WEIGHT_DECAY: tl.constexpr, DECAYS: tl.constexpr,
+    WEIGHT_DECAY: tl.constexpr, DECAYS: tl.constexpr, HAS_COPY: tl.constexpr,
 ):  # fmt: skip
     """The same for any chunk, a few elements at a time."""
     p_theta = a_theta.to(tl.pointer_type(THETA))
@@ -140,7 +148,7 @@ def _sgd_narrow(
         gg += grad * grad
         grad += (decay if DECAYS else WEIGHT_DECAY) * theta
         theta -= eta * advance(p_buffer, offset, mask, grad, HAS_BUFFER, MOMENTUM, NESTEROV)
-        write(p_theta, offset, mask, theta)
+        write_both(p_theta, a_copy, offset, mask, theta, HAS_COPY, 1)
     return tl.sum(tt), tl.sum(tg), tl.sum(gg)
 
 
@@ -155,12 +163,13 @@ def sgd_step_(
     nesterov: bool = False,
     weight_decay: float | Tensor = 0.0,  # a tensor: (num_models,)
     track: bool = True,
+    copies: Sequence[Tensor | None] | None = None,
 ) -> Tensor:  # (3, num_groups) fp32, fp64 for fp64 parameters
     """See `reference.sgd_step_`; eta should have the dtype of the sums: another costs a launch.
 
     Memory is what bounds it: the sums are taken whether or not they are asked for.
     """
-    check(layout, thetas, grads, buffers)
+    check(layout, thetas, grads, buffers, copies)
     decays = weight_decay if isinstance(weight_decay, Tensor) else None
     blocks, dtype, device = blocks_of(layout), accumulator(thetas[0].dtype), layout.chunks.device
     sums = torch.empty(3, layout.num_groups, dtype=dtype, device=device)
@@ -171,6 +180,7 @@ def sgd_step_(
             blocks.table(thetas),
             blocks.table(grads),
             blocks.table(thetas if buffers is None else buffers),
+            blocks.table(thetas if copies is None else copies),
             blocks.tensors,
             layout.chunks,
             layout.group_of_chunk,
@@ -187,6 +197,7 @@ def sgd_step_(
             NESTEROV=nesterov,
             WEIGHT_DECAY=weight_decay if decays is None else 0.0,
             DECAYS=decays is not None,
+            HAS_COPY=copies is not None,
             **options(blocks, thetas, grads),
         )
     finish_sums(blocks, layout, partials, sums)

@@ -23,14 +23,16 @@ from torch import Tensor
 from ..layout import Layout
 from .chunks import (
     chunk_addresses,
+    copy_address,
     direction_of,
     finish_group,
+    is_aligned,
     range_sum,
     read,
     run_offsets,
     vector_offsets,
     vector_pointer,
-    write,
+    write_both,
 )
 from .launch import Blocks
 
@@ -40,6 +42,7 @@ def _apply_kernel(
     p_thetas,
     p_grads,
     p_buffers,
+    p_copies,  # of bf16 copies, 0 for none; read where HAS_COPY
     p_tensors,
     p_chunks,
     p_group_of_chunk,
@@ -64,6 +67,7 @@ def _apply_kernel(
     MOMENTUM: tl.constexpr,
     NESTEROV: tl.constexpr,
     PER_GROUP: tl.constexpr,
+    HAS_COPY: tl.constexpr,
 ):
     """The second pass: moves and projects; the last programs finish the sums of long groups."""
     program = tl.program_id(0)
@@ -89,24 +93,28 @@ def _apply_kernel(
                     factor = 1.0 / tl.sqrt(moved)
             if todo:
                 _apply_chunk(
-                    p_thetas, p_grads, p_buffers, p_tensors, p_chunks, chunk,
-                    tl.load(p_eta + index), factor,
-                    THETA, GRAD, ACC, VECTOR, BLOCK, NARROW, HAS_BUFFER, MOMENTUM, NESTEROV,
+                    p_thetas, p_grads, p_buffers, p_copies, p_tensors, p_chunks, chunk,
+                    tl.load(p_eta + index), factor, THETA, GRAD, ACC, VECTOR, BLOCK, NARROW,
+                    HAS_BUFFER, MOMENTUM, NESTEROV, HAS_COPY,
                 )  # fmt: skip
 
 
 @triton.jit
 def _apply_chunk(
-    p_thetas, p_grads, p_buffers, p_tensors, p_chunks, chunk, eta, factor,
+    p_thetas, p_grads, p_buffers, p_copies, p_tensors, p_chunks, chunk, eta, factor,
     THETA: tl.constexpr, GRAD: tl.constexpr, ACC: tl.constexpr, VECTOR: tl.constexpr,
     BLOCK: tl.constexpr, NARROW: tl.constexpr, HAS_BUFFER: tl.constexpr, MOMENTUM: tl.constexpr,
-    NESTEROV: tl.constexpr,
+    NESTEROV: tl.constexpr, HAS_COPY: tl.constexpr,
 ):  # fmt: skip
     """theta <- factor * (theta - eta * d) for one chunk; v was written by the first pass."""
     a_theta, a_grad, a_buffer, count, begin, num_rows, run, wide = chunk_addresses(
         p_thetas, p_grads, p_buffers, p_tensors, p_chunks, chunk,
         THETA, GRAD, VECTOR, HAS_BUFFER,
     )  # fmt: skip
+    a_copy = a_theta
+    if HAS_COPY:
+        a_copy = copy_address(p_copies, p_thetas, p_chunks, chunk, a_theta, THETA)
+        wide = wide & is_aligned(a_copy, tl.bfloat16, VECTOR)
     if wide:
         p_theta = vector_pointer(a_theta, THETA, VECTOR)
         p_grad = vector_pointer(a_grad, GRAD, VECTOR)
@@ -114,8 +122,8 @@ def _apply_chunk(
         for first in range(0, count, BLOCK):
             offset, mask = vector_offsets(first, count, BLOCK, VECTOR)
             _apply_elements(
-                p_theta, p_grad, p_buffer, offset, mask, eta, factor,
-                ACC, HAS_BUFFER, MOMENTUM, NESTEROV,
+                p_theta, p_grad, p_buffer, a_copy, offset, mask, eta, factor,
+                ACC, HAS_BUFFER, MOMENTUM, NESTEROV, HAS_COPY, VECTOR,
             )  # fmt: skip
     else:
         p_theta = a_theta.to(tl.pointer_type(THETA))
@@ -124,15 +132,16 @@ def _apply_chunk(
         for first in range(0, count, NARROW):
             offset, mask = run_offsets(first, count, begin, num_rows, run, NARROW)
             _apply_elements(
-                p_theta, p_grad, p_buffer, offset, mask, eta, factor,
-                ACC, HAS_BUFFER, MOMENTUM, NESTEROV,
+                p_theta, p_grad, p_buffer, a_copy, offset, mask, eta, factor,
+                ACC, HAS_BUFFER, MOMENTUM, NESTEROV, HAS_COPY, 1,
             )  # fmt: skip
 
 
 @triton.jit
 def _apply_elements(
-    p_theta, p_grad, p_buffer, offset, mask, eta, factor,
+    p_theta, p_grad, p_buffer, a_copy, offset, mask, eta, factor,
     ACC: tl.constexpr, HAS_BUFFER: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr,
+    HAS_COPY: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
     theta = read(p_theta, offset, mask, ACC)
     if HAS_BUFFER:
@@ -141,11 +150,12 @@ def _apply_elements(
         direction = direction_of(grad, velocity, MOMENTUM, NESTEROV)
     else:
         direction = read(p_grad, offset, mask, ACC)
-    write(p_theta, offset, mask, factor * (theta - eta * direction))
+    moved = factor * (theta - eta * direction)
+    write_both(p_theta, a_copy, offset, mask, moved, HAS_COPY, VECTOR)
 
 
 def sphere_apply_(
-    addresses: tuple[Tensor, Tensor, Tensor],  # (num_tensors,) each: parameters, gradients, buffers
+    addresses: tuple[Tensor, ...],  # (num_tensors,) each: parameters, gradients, buffers, copies
     blocks: Blocks,
     layout: Layout,
     eta: Tensor,  # (num_models,); (num_groups,) with a sphere per group

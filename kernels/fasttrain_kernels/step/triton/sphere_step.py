@@ -39,6 +39,8 @@ from ..layout import Layout
 from .chunks import (
     advance,
     chunk_addresses,
+    copy_address,
+    is_aligned,
     is_alone,
     read,
     run_offsets,
@@ -46,6 +48,7 @@ from .chunks import (
     vector_offsets,
     vector_pointer,
     write,
+    write_both,
 )
 from .group_sums import launch_finish
 from .launch import accumulator, blocks_of, check, options
@@ -57,6 +60,7 @@ def _step_kernel(
     p_thetas,  # (num_tensors,) addresses
     p_grads,
     p_buffers,
+    p_copies,  # of bf16 copies, 0 for none; read where HAS_COPY
     p_tensors,  # (num_tensors, 3) num_rows, row_size, run
     p_chunks,  # (num_chunks, 4) tensor, row, begin, end
     p_group_of_chunk,
@@ -83,6 +87,7 @@ def _step_kernel(
     DEFERRED: tl.constexpr,
     PER_GROUP: tl.constexpr,
     EFFECTIVE: tl.constexpr,
+    HAS_COPY: tl.constexpr,
 ):
     """The only pass of `deferred` and of groups of one chunk; the first pass of `exact`."""
     block = tl.program_id(0)
@@ -105,12 +110,16 @@ def _step_kernel(
             p_thetas, p_grads, p_buffers, p_tensors, p_chunks, chunk,
             THETA, GRAD, VECTOR, HAS_BUFFER,
         )  # fmt: skip
+        a_copy = a_theta
+        if PER_GROUP and HAS_COPY:
+            a_copy = copy_address(p_copies, p_thetas, p_chunks, chunk, a_theta, THETA)
+            wide = wide & is_aligned(a_copy, tl.bfloat16, VECTOR)
         if wide:
             if PER_GROUP:
                 tt, tg, gg, moved = _group_wide(
-                    a_theta, a_grad, a_buffer, count, eta, p_radius + group,
+                    a_theta, a_grad, a_buffer, a_copy, count, eta, p_radius + group,
                     p_first_chunk + group, THETA, GRAD, ACC, VECTOR, BLOCK, HAS_BUFFER, MOMENTUM,
-                    NESTEROV,
+                    NESTEROV, HAS_COPY,
                 )  # fmt: skip
             else:
                 tt, tg, gg, moved = _step_wide(
@@ -119,9 +128,9 @@ def _step_kernel(
                 )  # fmt: skip
         else:
             tt, tg, gg, moved = _step_narrow(
-                a_theta, a_grad, a_buffer, count, begin, num_rows, run, scale, eta, inverse,
+                a_theta, a_grad, a_buffer, a_copy, count, begin, num_rows, run, scale, eta, inverse,
                 p_first_chunk + group, THETA, GRAD, ACC, NARROW, HAS_BUFFER, MOMENTUM, NESTEROV,
-                DEFERRED, PER_GROUP,
+                DEFERRED, PER_GROUP, HAS_COPY,
             )  # fmt: skip
         alone = is_alone(p_first_chunk + group)
         store_sums(p_sums, p_partials, group, chunk, alone, num_groups, num_chunks, tt, tg, gg)
@@ -163,9 +172,10 @@ def _step_wide(
 
 @triton.jit
 def _group_wide(
-    a_theta, a_grad, a_buffer, count, eta, p_radius, p_first_chunk,
+    a_theta, a_grad, a_buffer, a_copy, count, eta, p_radius, p_first_chunk,
     THETA: tl.constexpr, GRAD: tl.constexpr, ACC: tl.constexpr, VECTOR: tl.constexpr,
     BLOCK: tl.constexpr, HAS_BUFFER: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr,
+    HAS_COPY: tl.constexpr,
 ):  # fmt: skip
     """The same, held in registers; a group of its own is projected at once."""
     offset, mask = vector_offsets(0, count, BLOCK, VECTOR)
@@ -179,16 +189,17 @@ def _group_wide(
     inverse = 1.0 / tl.load(p_radius)
     moved = tl.sum((theta * inverse) * (theta * inverse))
     if is_alone(p_first_chunk):
-        write(p_theta, offset, mask, theta * (1.0 / tl.sqrt(moved)))
+        theta *= 1.0 / tl.sqrt(moved)
+        write_both(p_theta, a_copy, offset, mask, theta, HAS_COPY, VECTOR)
     return tt, tg, gg, moved
 
 
 @triton.jit
 def _step_narrow(
-    a_theta, a_grad, a_buffer, count, begin, num_rows, run, scale, eta, inverse, p_first_chunk,
-    THETA: tl.constexpr, GRAD: tl.constexpr, ACC: tl.constexpr, NARROW: tl.constexpr,
-    HAS_BUFFER: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr,
-    DEFERRED: tl.constexpr, PER_GROUP: tl.constexpr,
+    a_theta, a_grad, a_buffer, a_copy, count, begin, num_rows, run, scale, eta, inverse,
+    p_first_chunk, THETA: tl.constexpr, GRAD: tl.constexpr, ACC: tl.constexpr,
+    NARROW: tl.constexpr, HAS_BUFFER: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr,
+    DEFERRED: tl.constexpr, PER_GROUP: tl.constexpr, HAS_COPY: tl.constexpr,
 ):  # fmt: skip
     """The same for any chunk, a few elements at a time."""
     p_theta = a_theta.to(tl.pointer_type(THETA))
@@ -219,7 +230,8 @@ def _step_narrow(
             factor = 1.0 / tl.sqrt(norm_squared)
             for first in range(0, count, NARROW):
                 offset, mask = run_offsets(first, count, begin, num_rows, run, NARROW)
-                write(p_theta, offset, mask, factor * read(p_theta, offset, mask, ACC))
+                theta = factor * read(p_theta, offset, mask, ACC)
+                write_both(p_theta, a_copy, offset, mask, theta, HAS_COPY, 1)
     return tl.sum(tt), tl.sum(tg), tl.sum(gg), norm_squared
 
 
@@ -236,13 +248,14 @@ def sphere_step_(
     nesterov: bool = False,
     scope: str = "joint",
     elr: Tensor | None = None,  # (num_models,)
+    copies: Sequence[Tensor | None] | None = None,
 ) -> Tensor:  # (3, num_groups) fp32, fp64 for fp64 parameters
     """See `reference.sphere_step_`.
 
     eta, radius and scale should have the dtype of the sums: another one costs a launch each. elr
     may have any. A tensor without an element has no chunk that would write its eta.
     """
-    check(layout, thetas, grads, buffers)
+    check(layout, thetas, grads, buffers, copies)
     blocks, dtype, device = blocks_of(layout), accumulator(thetas[0].dtype), layout.chunks.device
     num_blocks, num_long = len(blocks.blocks), len(blocks.long_groups)
     sums = torch.empty(3, layout.num_groups, dtype=dtype, device=device)
@@ -252,19 +265,17 @@ def sphere_step_(
         return sums.zero_()
     rates, radius = eta.to(dtype).contiguous(), radius.to(dtype).contiguous()
     factor = None if scale is None else scale.to(dtype).contiguous()
-    p_thetas, p_grads = blocks.table(thetas), blocks.table(grads)
-    p_buffers = p_thetas if buffers is None else blocks.table(buffers)
+    addresses = tuple(blocks.table(some or thetas) for some in (thetas, grads, buffers, copies))
     places = (blocks.tensors, layout.chunks, layout.group_of_chunk, layout.first_chunk_of_group)
     special = options(blocks, thetas, grads, hold=scope == "group", nesterov=nesterov) | {
         "HAS_BUFFER": buffers is not None,
         "MOMENTUM": momentum,
         "NESTEROV": nesterov,
         "PER_GROUP": scope == "group",
+        "HAS_COPY": copies is not None,
     }
     _step_kernel[(num_blocks,)](
-        p_thetas,
-        p_grads,
-        p_buffers,
+        *addresses,
         *places,
         blocks.blocks,
         rates,
@@ -285,9 +296,7 @@ def sphere_step_(
         if factor is not scale:
             scale.copy_(factor)
     elif scope == "joint" or num_long:
-        sphere_apply_(
-            (p_thetas, p_grads, p_buffers), blocks, layout, rates, sums, partials, moved, special
-        )
+        sphere_apply_(addresses, blocks, layout, rates, sums, partials, moved, special)
     if elr is not None and rates is not eta:
         eta.copy_(rates)
     return sums
