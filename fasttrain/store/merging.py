@@ -217,9 +217,8 @@ def _chosen_packs(stores: Sequence[Store]) -> tuple[list[Recorded], list[str]]:
 
 
 def _way(pack: Recorded) -> str:
-    """How the models of a pack trained; of one model there is but one."""
-    way = pack.record.get("way", GROUPED) if pack.record["members"][1:] else GROUPED
-    return "on streams" if way == STREAMS else way
+    """How the models of a pack trained together, in words."""
+    return "on streams" if pack.record.get("way") == STREAMS else GROUPED
 
 
 def _add_packs(packs: Sequence[Recorded], target: Store) -> None:

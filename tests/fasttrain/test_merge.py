@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 import fasttrain as package
 from fasttrain.doctor.stores import examine
@@ -161,10 +162,10 @@ ONE = pretraining()
 OTHER = dataclasses.replace(ONE, knobs=Knobs(lr=0.2))
 
 
-def packed(folder: Path, way: str, *finished, pack=(ONE, OTHER)) -> Path:
+def packed(folder: Path, way: str, *finished) -> Path:
     """A store in which a pack has begun in a way, and these of its stages have finished."""
     store = Store.open(folder, create=True)
-    PackRecords(store).write(pack, 0, way)
+    PackRecords(store).write([ONE, OTHER], 0, way)
     for stage in finished:
         finish(store, stage, stage.id.encode())
     return folder
@@ -205,11 +206,14 @@ def test_the_way_of_a_pack_is_that_of_all_its_results(tmp_path, first):
     assert ways(some) == [second]
 
 
-def test_of_one_model_there_is_one_way(tmp_path):
-    one = packed(tmp_path / "one", STREAMS, ONE, pack=[ONE])
-    other = packed(tmp_path / "other", GROUPED, ONE, pack=[ONE])
-    package.merge(tmp_path / "all", one, other)
-    assert ways(tmp_path / "all") == [STREAMS]
+def test_what_was_begun_the_other_way_begins_again(tmp_path):
+    begun = packed(tmp_path / "begun", GROUPED)
+    checkpoints = Store(begun).checkpoints
+    for pack, stage in (("pack", OTHER), ("another", finetuning(ONE))):
+        checkpoints.save(pack, {stage.id: {"series": torch.zeros(1, 2)}})
+    package.merge(begun, packed(tmp_path / "other", STREAMS, ONE))
+    assert ways(begun) == [STREAMS]
+    assert [path.name.split("-")[0] for path in checkpoints.files()] == ["another"]
 
 
 def test_a_description_may_differ_in_what_is_no_identity(tmp_path):
