@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from fasttrain.machine.memory import peak_bytes, reset_peak
 from fasttrain.plan.config import Config, RunOptions, TrainingConfig
 from fasttrain.settings.data.named import Named, Npz
 from fasttrain.settings.knobs import Knobs
@@ -146,7 +147,7 @@ def training_steps(
     side, channels = int(images.shape[1]), int(images.shape[3])
     rows: list[dict[str, Any]] = []
     for way, num_models, make in _ways(name, workbench, size):
-        _reset_peak(device)
+        before = reset_peak(device)
         row: dict[str, Any] = {"network": name, "way": way, "models": num_models}
         left = size.until - time.monotonic()
         if left < (COMPILE_S if way == "compiled" else 0):
@@ -163,7 +164,8 @@ def training_steps(
         packed = num_models if way.startswith("graph") else 1
         copies = way not in ("eager", "compiled", CASTS)
         paper = predicted(network, side, channels, batch, packed, ceilings, copies=copies)
-        row |= {"us": taken * 1e6, "images/s": batch / taken, "MiB": _peak_mib(device)}
+        row |= {"us": taken * 1e6, "images/s": batch / taken}
+        row |= {"MiB": (peak_bytes(device) - before) / 2**20}
         row |= {"of the roof": roof_us(paper) / (taken * 1e6)}
         rows.append(row | {f"predicted {key}": value for key, value in paper.items()})
         del step
@@ -204,13 +206,3 @@ def _ways(name: str, workbench: Workbench, size: Size) -> list[tuple[str, int, C
         compiled = dataclasses.replace(workbench, compiled=True)
         ways.append(("compiled", 1, lambda: one_by_one(compiled, 1)))
     return ways
-
-
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def _peak_mib(device: torch.device) -> float:
-    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else 0.0

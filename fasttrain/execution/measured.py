@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from ..experiments.kinds import first_rates
+from ..experiments.kinds import Chain, first_rates
 from ..machine.memory import peak_bytes, reset_peak
 from ..machine.precision import autocast
+from ..plan.config import Config
 from ..settings.knobs import Knobs
 from ..settings.networks.modules import ImageClassifier
 from ..settings.optimizers.groups import Built
@@ -37,7 +38,7 @@ class Timing:
     test_batch_s: float
     """one batch of a test pass of all models"""
     memory_bytes: int
-    """what it added to the process's peak"""
+    """what it added to the most that the process holds: with graphs the pools that are theirs"""
     compiled: bool = False
     way: str = GROUPED
     """how its models train together"""
@@ -87,9 +88,19 @@ def measure_streams(workbench: Workbench, size: int) -> Timing:
     return Timing(size, step_s, test_batch_s, memory, way=STREAMS)
 
 
+def first_knobs(config: Config) -> Knobs:
+    """Knobs that new networks are trained at: noise, if any, takes operations of its own."""
+    [lr, *_], experiment = first_rates(config), config.experiment
+    if not isinstance(experiment, Chain):
+        return Knobs(lr=lr)
+    legs = [chain[0] for chain in experiment.legs]
+    noise = max(itertools.chain.from_iterable(leg.noise for leg in legs), default=0.0)
+    return Knobs(lr=lr, weight_decay=next(iter(legs[0].weight_decay), None), noise=noise)
+
+
 def _made(workbench: Workbench, size: int) -> tuple[ImageClassifier, Built, list[Knobs]]:
-    model = workbench.new_model(0, size)
-    knobs = [Knobs(lr=first_rates(workbench.config)[0])] * size
+    knobs = [first_knobs(workbench.config)] * size
+    model = workbench.new_model(0, size, [one.noise for one in knobs])
     optimizer = workbench.new_optimizer(model, 0, knobs)
     optimizer.start_()
     return model, optimizer, knobs

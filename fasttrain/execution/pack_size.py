@@ -2,8 +2,9 @@
 
 A few steps of packs of 1, 2, 4, ... models, on the real network and data, until two in a row are
 slower per model or would not fit into memory; on a GPU as grouped networks, and as single ones on
-streams. What was measured is kept in the user's cache directory, by network, batch, device,
-arithmetic and versions, so that it is measured once.
+streams. What was measured is kept in the user's cache directory, by all that a step's time depends
+on: network, optimiser, loss, data and what becomes of them, noise, batch, device, arithmetic and
+versions. So it is measured once, and again when one of them is another.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import os
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 
 import numba
@@ -27,7 +29,8 @@ from ..settings.optimizers.kinds import SGD
 from ..settings.part import section
 from ..store.pack_records import GROUPED, STREAMS
 from ..training.workbench import Workbench
-from .measured import WINDOWS, Timing, measure, measure_streams
+from ..version import installed
+from .measured import WINDOWS, Timing, first_knobs, measure, measure_streams
 
 WORSE = 1.1
 """two sizes in a row that take so many times the fastest one's time per model end the search"""
@@ -35,6 +38,8 @@ EQUAL = 1.03
 """of packs within this factor of the fastest, the smallest is chosen"""
 MOST_STREAMS = 16
 """models on streams: work of a process reaches a GPU through 8 queues, unless told otherwise"""
+OF_BATCHES = ("flip", "crop_padding", "rand_augment", "rand_ops", "rand_magnitude", "loader")
+"""keys of the data that say what is done for a batch"""
 MEMORY_SHARE = 0.5
 """of the free memory that packs may take, over all processes"""
 
@@ -100,6 +105,7 @@ def ways(workbench: Workbench) -> tuple[str, ...]:
     """
     optimizer = workbench.config.optimizer
     draws = isinstance(optimizer, SGD) and optimizer.gradient_noise > 0
+    draws = draws or first_knobs(workbench.config).noise > 0
     return (GROUPED,) if workbench.device.type != "cuda" or draws else (GROUPED, STREAMS)
 
 
@@ -175,21 +181,34 @@ def _sizes(largest: int) -> Iterator[int]:
 
 
 def _key(workbench: Workbench, largest: int, sharing: int) -> str:
-    config = workbench.config
+    config, data, knobs = workbench.config, workbench.data, first_knobs(workbench.config)
+    images = [data.train_images, data.test_images]
     return digest(
         {
             "parts": [section(part) for part in (config.network, config.optimizer)],
             "loss": workbench.loss.kind,
-            "images": [int(size) for size in workbench.data.train_images.shape[1:]],
-            "classes": workbench.data.num_classes,
+            "images": [[int(size) for size in split.shape] for split in images],
+            "floats": data.holds_floats,
+            "classes": data.num_classes,
+            "augmented": {name: getattr(config.data, name) for name in OF_BATCHES},
+            "knobs": [knobs.noise > 0, knobs.weight_decay is not None],
             "kernel": workbench.kernel,
             "batch_size": config.training.batch_size,
+            "steps": config.training.steps,
             "precision": workbench.precision,
             "device": [platform.node(), device_name(workbench.device), torch.get_num_threads()],
-            "versions": [torch.__version__, numba.__version__],
+            "versions": _versions(),
             "search": [largest, sharing, WINDOWS, WORSE],
         }
     )
+
+
+def _versions() -> list[str]:
+    """Of what computes: another one may do the same in another time."""
+    found = [installed(), torch.__version__, numba.__version__]
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        found.append(metadata.version("triton"))
+    return found
 
 
 def _fits(measured: Timing, size: int, sharing: int, device: torch.device) -> bool:

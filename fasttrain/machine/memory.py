@@ -1,4 +1,4 @@
-"""Memory of a device: what is free, and the most that was in use."""
+"""Memory of a device: what is free, and the most that was held."""
 
 import contextlib
 from pathlib import Path
@@ -16,10 +16,15 @@ def free_bytes(device: torch.device) -> int:
 
 
 def reset_peak(device: torch.device) -> int:
-    """Forget the peak of the memory in use so far; returns what is in use now, bytes."""
+    """Forget the peak of the memory that this process holds; returns what it holds now, bytes.
+
+    Of a GPU that is what torch has reserved: a graph keeps a pool, whatever of it is given out, and
+    nobody else can have it. What torch keeps without need is given back first.
+    """
     if device.type == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
+        return torch.cuda.memory_reserved(device)
     with contextlib.suppress(OSError):
         # Linux takes a 5 for: reset the high-water mark of the resident set.
         Path("/proc/self/clear_refs").write_text("5")
@@ -27,8 +32,9 @@ def reset_peak(device: torch.device) -> int:
 
 
 def peak_bytes(device: torch.device) -> int:
+    """The most that this process has held since `reset_peak`."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_reserved(device)
     return _kib("/proc/self/status", "VmHWM")
 
 

@@ -2,28 +2,30 @@
 
 A result is in the target, or comes from the first store that has it; in every other store that has
 it, its files have to be the same by their digests. stage.json alone may differ: it also says what
-is part of no identity, such as the path of the data. Nothing is written before all of that has been
-compared. Then, in this order: which stages train together, the stages, earlier ones before those
-that started from them, the analyses, the plan. Every file is verified when it is copied, and
-done.json is written last, so that a kill at any moment leaves a store, into which the same merge
-then copies what it lacks.
+is part of no identity, such as the path of the data. Nor may a pack have trained on streams for
+results of one store and grouped for those of another: what is lost later has to come out in the
+same bits. Nothing is written before all of that has been compared. Then, in this order: which
+stages train together, the stages, earlier ones before those that started from them, the analyses,
+the plan. Every file is verified when it is copied, and done.json is written last, so that a kill at
+any moment leaves a store, into which the same merge then copies what it lacks.
 
 The other stores are only read, and may be written meanwhile: what is finished does not change.
 Checkpoints stay where they are. What was under way ends in its own store, or trains again in this.
 Notes contradict nothing: all that stores have on a stage are on it afterwards.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import EnvironmentProblem
 from ..machine.files import write_atomically
 from .entries import DESCRIPTION, DONE, STATE, Entry
 from .json_files import seal
 from .notes import copy_notes, read_notes
-from .pack_records import PackRecords, read_record
+from .pack_records import GROUPED, STREAMS, PackRecords, read_record
 from .status import merged, read_plan, write_plan
 from .store import Store
 
@@ -31,6 +33,15 @@ SHOWN = 3
 """contradictions that a message names"""
 Owned = dict[str, tuple[Store, Entry]]
 """Finished stages or analyses by id, each with the first of the stores that have it."""
+
+
+class Recorded(NamedTuple):
+    """The record of a pack in a store."""
+
+    store: Store
+    record: dict[str, Any]
+    trained: set[str]
+    """finished stages of the store that were trained in it"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,7 @@ def survey(stores: Sequence[Store]) -> tuple[Owned, Owned]:
     stages, contradictions = _owned(stores)
     contradictions += _other_starts(stages)
     analyses, others = _owned([store.analyses for store in stores])
-    contradictions += others
+    contradictions += others + _chosen_packs(stores)[1]
     if contradictions:
         more = len(contradictions) - SHOWN
         raise EnvironmentProblem(
@@ -87,8 +98,7 @@ def merge_stores(target: Store, sources: Sequence[Store]) -> Merged:
     """
     stages, analyses = survey([target, *sources])
     notes = [note for source in sources for note in read_notes(source.path)]
-    packs = [record for source in sources for record in _counting_packs(source)]
-    _add_packs(packs, target)
+    _add_packs(_chosen_packs([target, *sources])[0], target)
     new = [name for name, (store, _) in stages.items() if store is not target]
     # Parents end where their children begin, shorter legs of a line before the longer ones.
     for stage in sorted(new, key=lambda name: _place(stages[name][1])):
@@ -169,25 +179,62 @@ def _copy(name: str, source: Store, entry: Entry, target: Store) -> None:
     target.tidy(name)
 
 
-def _counting_packs(store: Store) -> list[dict[str, Any]]:
-    """The records of packs that finished stages of a store were trained in, oldest first."""
+def _recorded_packs(store: Store) -> list[Recorded]:
+    """The records of a store, oldest first, each with the finished stages that it counts for."""
     records = [read_record(path) for path in PackRecords(store).paths()]
     records.sort(key=lambda record: record["number"])
     newest = {(m["stage"], r["stop_at_chance"]): r for r in records for m in r["members"]}
-    counting = {r["path"] for (stage, _), r in newest.items() if store.is_finished(stage)}
-    return [record for record in records if record["path"] in counting]
+    trained: dict[Path, set[str]] = {record["path"]: set() for record in records}
+    for (stage, _), record in newest.items():
+        if store.is_finished(stage):
+            trained[record["path"]].add(stage)
+    return [Recorded(store, record, trained[record["path"]]) for record in records]
 
 
-def _add_packs(records: Sequence[dict[str, Any]], target: Store) -> None:
-    """Record packs in the target, behind those that it has."""
-    folder = PackRecords(target).folder
-    there = [read_record(path)["number"] for path in PackRecords(target).paths()]
-    number = max(there, default=0)
-    for record in records:
-        path = folder / record["path"].name
-        if path.exists():
+def _chosen_packs(stores: Sequence[Store]) -> tuple[list[Recorded], list[str]]:
+    """Of each pack that counts the record that has to be the target's, and contradictions.
+
+    Where stores have trained a pack in different ways, it is the one by whose way all results of
+    the pack came about, wherever they are.
+    """
+    chosen: dict[str, Recorded] = {}
+    contradictions = []
+    for pack in itertools.chain.from_iterable(map(_recorded_packs, stores)):
+        name = pack.record["path"].name
+        known = chosen.setdefault(name, pack)
+        if _way(known) == _way(pack) or pack.trained <= known.trained:
             continue
-        folder.mkdir(exist_ok=True)
+        if known.trained <= pack.trained:
+            chosen[name] = pack
+            continue
+        here = pack.store.path / min(pack.trained - known.trained)
+        there = known.store.path / min(known.trained - pack.trained)
+        contradictions.append(
+            f"{here} and {there} are of one pack, which trained {_way(pack)} in one store and"
+            f" {_way(known)} in the other"
+        )
+    return [pack for pack in chosen.values() if pack.trained], contradictions
+
+
+def _way(pack: Recorded) -> str:
+    """How the models of a pack trained together, in words."""
+    return "on streams" if pack.record.get("way") == STREAMS else GROUPED
+
+
+def _add_packs(packs: Sequence[Recorded], target: Store) -> None:
+    """Record packs in the target, behind those that it has."""
+    records = PackRecords(target)
+    there = {pack.record["path"].name: pack for pack in _recorded_packs(target)}
+    number = max((pack.record["number"] for pack in there.values()), default=0)
+    for pack in packs:
+        name, members = pack.record["path"].name, [m["stage"] for m in pack.record["members"]]
+        if name in there:
+            if _way(there[name]) == _way(pack):
+                continue
+            # Begun the other way, with no result that counts: it does not go on from there.
+            for checkpoint in target.checkpoints.of(members):
+                checkpoint.unlink(missing_ok=True)
+        records.folder.mkdir(exist_ok=True)
         number += 1
-        own = {name: value for name, value in record.items() if name != "path"}
-        write_atomically(path, seal({**own, "number": number}))
+        own = {field: value for field, value in pack.record.items() if field != "path"}
+        write_atomically(records.folder / name, seal({**own, "number": number}))

@@ -120,8 +120,35 @@ def test_operations_outside_of_the_network_do_not_grow(
     as_on_a_gpu, tmp_path, monkeypatch, network, precision
 ):
     step = step_of(tmp_path, NETWORKS[network], 3, precision)
+    assert not operations_outside(step, monkeypatch, as_on_a_gpu)
+    assert as_on_a_gpu == [
+        "_augment_kernel",
+        "_cross_entropy_kernel",
+        "_step_kernel",
+        "_apply_kernel",
+        "_totals_kernel",
+    ]
+    assert len(as_on_a_gpu) == OUTSIDE
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_of_adams_step_statistics_are_two_launches(as_on_a_gpu, tmp_path, monkeypatch, kind):
+    outside = operations_outside(
+        step_of(tmp_path, size=3, **SETTINGS[kind]), monkeypatch, as_on_a_gpu
+    )
+    assert all(name.startswith(("aten._foreach", "aten._fused_adam")) for name in outside)
+    assert as_on_a_gpu == [
+        "_augment_kernel",
+        "_cross_entropy_kernel",
+        "_sums_kernel",
+        "_totals_kernel",
+    ]
+
+
+def operations_outside(step, monkeypatch, launches: list[str]) -> list[str]:
+    """Operations of torch in a step besides those of the network; its `launches` anew."""
     assert_capturable(step)
-    inside: list[int] = []
+    inside: list[range] = []
     forward, backward = torch.nn.Module.__call__, torch.Tensor.backward
 
     def counted(function):
@@ -136,26 +163,19 @@ def test_operations_outside_of_the_network_do_not_grow(
             finally:
                 depth -= 1
                 if not depth:
-                    own = [name for name, _ in mode.calls[before:]]
-                    inside.append(sum(not name.startswith(NO_LAUNCH) for name in own))
+                    inside.append(range(before, len(mode.calls)))
 
         return call
 
     monkeypatch.setattr(torch.nn.Module, "__call__", counted(forward))
     monkeypatch.setattr(torch.Tensor, "backward", counted(backward))
-    as_on_a_gpu.clear()
+    launches.clear()
     with Recorded() as mode:
         step()
-    assert len(inside) == 2 and as_on_a_gpu == [
-        "_augment_kernel",
-        "_cross_entropy_kernel",
-        "_step_kernel",
-        "_apply_kernel",
-        "_totals_kernel",
-    ]
-    outside = sum(name.startswith(NO_LAUNCH) for name, _ in mode.calls)
-    outside = len(mode.calls) - outside - sum(inside)
-    assert outside + len(as_on_a_gpu) == OUTSIDE
+    assert len(inside) == 2
+    of_the_network = set(itertools.chain.from_iterable(inside))
+    outside = [name for place, (name, _) in enumerate(mode.calls) if place not in of_the_network]
+    return [name for name in outside if not name.startswith(NO_LAUNCH)]
 
 
 def test_reads_are_found():

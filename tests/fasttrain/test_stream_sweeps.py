@@ -100,6 +100,34 @@ def test_what_is_deleted_or_killed_trains_again_the_way_it_did(
             assert content == whole["streams"][name]
 
 
+def test_what_is_lost_of_a_merged_store_comes_out_the_way_that_it_was_trained(
+    fasttrain, tiny, tmp_path, streams, monkeypatch
+):
+    """Though the target had begun the same packs the other way."""
+    assert fasttrain("sweep", tiny, *GRID, "--store", "streams").code == 0
+
+    class Killed(BaseException):
+        """Ends a sweep without any of its handlers, as SIGKILL does."""
+
+    def kill(_, __, reached, ___):
+        if reached == 2:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fasttrain.execution.progress.ProgressView.epoch", kill)
+        with pytest.raises(Killed):
+            fasttrain("sweep", tiny, *GRID, "--pack", "3", "--checkpoint-s", "0", "--store", "all")
+    store = Store(tmp_path / "all")
+    assert recorded(store.path) == {GROUPED} and store.checkpoints.files()
+    assert fasttrain("merge", "all", "streams").code == 0
+    assert recorded(store.path) == {STREAMS} and not store.checkpoints.files()
+    whole = contents(tmp_path / "streams")
+    for path in sorted(store.path.glob("*/stage.json"))[::2]:
+        shutil.rmtree(path.parent)
+    assert fasttrain("sweep", tiny, *GRID, "--pack", "3", "--store", "all").code == 0
+    assert contents(store.path) == whole
+
+
 def test_noise_has_no_streams(fasttrain, tmp_path, streams):
     (tmp_path / "noise.toml").write_text(
         """

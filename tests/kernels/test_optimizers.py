@@ -168,9 +168,16 @@ def test_totals_again_and_again_are_those_of_statistics(backend):
         found = totals(grads)
         assert torch.equal(found.norm, expected.total_norm)
         assert torch.equal(found.grad_norm, expected.total_grad_norm)
+        # They say where the tensors were, and add what the norms make where they are told to.
+        sums, product = totals.sums(grads), torch.ones(2, dtype=torch.float64)
         params[0].mul_(2.0)
+        later = totals.totals(sums, product)
+        assert all(map(torch.equal, later, found))
+        torch.testing.assert_close(product, 1 + (found.norm * found.grad_norm).double())
     with pytest.raises(ValueError, match="shape"):
         totals([torch.ones(3), *grads[1:]])
+    with pytest.raises(ValueError, match="a product of norms is"):
+        totals.totals(sums, torch.ones(3, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fasttrain_kernels
 from fasttrain_kernels import FusedSGD, SphereSGD
@@ -92,6 +93,33 @@ def test_without_sums_the_step_is_the_same(dtype, momentum):
     for read in (optimizer.statistics, optimizer.totals):
         with pytest.raises(RuntimeError, match="needs track=True"):
             read()
+
+
+@pytest.mark.parametrize("track", [True, False])
+def test_rates_are_copied_for_statistics_alone(track):
+    params = [nn.Parameter(torch.ones(4, 3, dtype=torch.float64))]
+    lr = torch.tensor([0.1, 0.2], dtype=torch.float64)
+    decay = torch.tensor([0.0, 0.1], dtype=torch.float64)
+    optimizer = FusedSGD(params, lr, weight_decay=decay, num_models=2, track=track)
+    refresh(params, 0)
+    optimizer.step()
+    with Copies() as copies:
+        optimizer.step()
+    assert copies.count == (1 if track else 0)
+    if track:
+        before = optimizer.statistics().elr
+        lr.mul_(2.0)
+        assert torch.equal(optimizer.statistics().elr, before)
+
+
+class Copies(TorchDispatchMode):
+    """Counts copies, each a launch on a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += str(func) == "aten._to_copy.default"
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("maker", MAKERS)

@@ -144,6 +144,10 @@ def test_the_others(launches, shapes):
     sgd_step.sgd_step_(thetas, grads, None, layout, torch.ones(1), weight_decay=1e-4)
     assert launches == [("_sgd_kernel", num_blocks), *finish]
     launches.clear()
+    # Nobody asks for the sums: nothing adds them up.
+    sgd_step.sgd_step_(thetas, grads, None, layout, torch.ones(1), track=False)
+    assert launches == [("_sgd_kernel", num_blocks)]
+    launches.clear()
     totals.totals(torch.ones(3, layout.num_groups), layout)
     assert launches == [("_totals_kernel", 1)]
     launches.clear()

@@ -42,8 +42,8 @@ class AdamPack:
         # Of steps that warm up before a capture, too.
         warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
         weights = [parameter.detach() for _, parameter in trained.sphere]
-        self.totals = TotalsOf(weights, num_models=len(knobs))
-        self.grad_norm = torch.zeros(len(knobs), dtype=torch.float64)
+        self.norms = TotalsOf(weights, num_models=len(knobs))
+        self.sums = torch.empty(0)
         self.takes_copies = True
         self.copies: dict[Tensor, Tensor] = {}
 
@@ -58,8 +58,7 @@ class AdamPack:
     def step(self) -> None:
         """Take one step of every model."""
         grads = self._gradients()
-        totals = self.totals(grads[: len(self.trained.sphere)])
-        self.grad_norm = totals.grad_norm * totals.norm
+        self.sums = self.norms.sums(grads[: len(self.trained.sphere)])
         for views, grad in zip(self.views, grads, strict=True):
             for view, part in zip(views, grad.chunk(len(views)), strict=True):
                 # The fused step goes through memory, whatever the strides say.
@@ -99,7 +98,7 @@ class AdamPack:
 
     def add_effective_grad_norm_(self, total: Tensor) -> None:
         """Add ||g|| * ||theta|| of the sphere weights: (num_models,)."""
-        total += self.grad_norm
+        self.norms.totals(self.sums, total)
 
     def write_copies(self, copies: dict[Tensor, Tensor]) -> None:
         """In an operation of their own: torch's kernel writes none."""

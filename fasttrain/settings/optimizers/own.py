@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fasttrain_kernels import group_statistics
+from fasttrain_kernels import TotalsOf
 
 from ...errors import UsageError
 from ..custom import call, not_one, told
@@ -39,7 +39,9 @@ class OwnPack:
             _made(options, views, lr, trained.all)
             for views, lr in zip(self.views, lrs, strict=True)
         ]
-        self.grad_norm = torch.zeros(len(lrs), dtype=torch.float64)
+        weights = [parameter.detach() for _, parameter in trained.sphere]
+        self.norms = TotalsOf(weights, num_models=trained.num_models)
+        self.sums = torch.empty(0)
 
     def start_(self) -> None:
         """Networks start as they are initialised."""
@@ -53,11 +55,7 @@ class OwnPack:
         found = [parameter.grad for _, parameter in self.trained.all]
         grads = [grad for grad in found if grad is not None]
         assert len(grads) == len(found), "a parameter without a gradient"
-        weights = [parameter for _, parameter in self.trained.sphere]
-        statistics = group_statistics(
-            weights, grads[: len(weights)], num_models=self.trained.num_models
-        )
-        self.grad_norm = statistics.total_grad_norm * statistics.total_norm
+        self.sums = self.norms.sums(grads[: len(self.trained.sphere)])
         parts = [grad.chunk(len(self.views)) for grad in grads]
         for model, (views, optimizer) in enumerate(zip(self.views, self.optimizers, strict=True)):
             for view, part in zip(views, parts, strict=True):
@@ -67,7 +65,7 @@ class OwnPack:
 
     def add_effective_grad_norm_(self, total: Tensor) -> None:
         """Add ||g|| * ||theta|| of the sphere weights: (num_models,)."""
-        total += self.grad_norm
+        self.norms.totals(self.sums, total)
 
     def state(self) -> dict[str, Tensor]:
         """All that the optimisers keep but their rates."""

@@ -288,7 +288,8 @@ class GroupwiseSGD(WritesCopies):
                 check_rate(lr, group["num_models"], theta.device)
             on_cpu = theta.device.type == "cpu"
             dtype = torch.float64 if on_cpu else torch.promote_types(theta.dtype, torch.float32)
-            rates = of_models(lr, group["num_models"], dtype, theta.device)
+            # Kept for `statistics`, which may come when the tensor says something else.
+            rates = of_models(lr, group["num_models"], dtype, theta.device, copy=self.track)
             known = binding.rates = (lr,), rates, None
         return known[1]
 

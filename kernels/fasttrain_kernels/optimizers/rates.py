@@ -24,11 +24,16 @@ def effective_rates(group: dict[str, Any], layout: Layout) -> Tensor | None:
 
 
 def of_models(
-    value: float | Tensor, num_models: int, dtype: torch.dtype, device: torch.device
+    value: float | Tensor,
+    num_models: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    copy: bool = False,
 ) -> Tensor:
-    """One rate or decay of every model, in memory of its own: (num_models,)."""
+    """One rate or decay of every model, (num_models,); with `copy` in memory of its own."""
     if isinstance(value, Tensor) and value.shape == (num_models,):
-        return value.to(dtype, copy=True)
+        return value.to(dtype, copy=copy)
     return torch.ones(num_models, dtype=dtype, device=device) * value
 
 

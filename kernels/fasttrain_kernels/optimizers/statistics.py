@@ -18,6 +18,7 @@ from torch import Tensor
 from ..step.backend import choose_backend, load_backend
 from ..step.layout import group_names, lie_alike, make_layout
 from ..step.plain import is_readable, oddity, shown
+from .states import check_product
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,12 +83,22 @@ class TotalsOf:
         self._backend = load_backend(choose_backend(tensors, backend))
         self._layout = make_layout(tensors, "filter", num_models)
 
-    @torch.no_grad()
     def __call__(self, grads: Sequence[Tensor]) -> Totals:
         """With these gradients; raises as `group_statistics` does."""
+        return self.totals(self.sums(grads))
+
+    @torch.no_grad()
+    def sums(self, grads: Sequence[Tensor]) -> Tensor:  # (3, num_groups)
+        """What `totals` are made of, though the tensors have been moved meanwhile: one pass."""
         aligned = aligned_gradients(self._tensors, grads)
-        sums = self._backend.group_sums(self._tensors, aligned, self._layout)
-        return joined_totals([self._backend.totals(sums, self._layout)])
+        return self._backend.group_sums(self._tensors, aligned, self._layout)
+
+    @torch.no_grad()
+    def totals(self, sums: Tensor, product: Tensor | None = None) -> Totals:
+        """Of what `sums` gave; to `product`, fp64 of every model, the product of both is added."""
+        if product is not None:
+            check_product(product, sums, self._layout.num_models)
+        return joined_totals([self._backend.totals(sums, self._layout, None, product)])
 
 
 @torch.no_grad()

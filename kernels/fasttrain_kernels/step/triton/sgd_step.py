@@ -167,7 +167,8 @@ def sgd_step_(
 ) -> Tensor:  # (3, num_groups) fp32, fp64 for fp64 parameters
     """See `reference.sgd_step_`; eta should have the dtype of the sums: another costs a launch.
 
-    Memory is what bounds it: the sums are taken whether or not they are asked for.
+    Memory is what bounds it: the sums of a chunk are taken whether or not they are asked for, those
+    of several chunks are added up if they are.
     """
     check(layout, thetas, grads, buffers, copies)
     decays = weight_decay if isinstance(weight_decay, Tensor) else None
@@ -200,5 +201,6 @@ def sgd_step_(
             HAS_COPY=copies is not None,
             **options(blocks, thetas, grads),
         )
-    finish_sums(blocks, layout, partials, sums)
+    if track:
+        finish_sums(blocks, layout, partials, sums)
     return sums
