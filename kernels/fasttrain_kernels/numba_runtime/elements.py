@@ -14,7 +14,7 @@ from numba.extending import overload
 
 # A function with BASE takes over its caller's fastmath: one in which every operation is to round by
 # itself, as in torch, sets that to False.
-# Parts are called by other parts alone: without the entries for Python and C, which hold all the code
+# Parts are called by other parts alone: without the entries for Python and C, which hold the code
 # of a part once more each, a fifth less is compiled.
 BASE: dict[str, Any] = {
     "nogil": True,
