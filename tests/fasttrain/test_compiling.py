@@ -146,4 +146,7 @@ def test_a_program_that_is_stopped_waits_for_no_loop(tmp_path, own_loops, monkey
     monkeypatch.setattr(compiling, "wait", stop)
     with pytest.raises(KeyboardInterrupt):
         compile_all(tmp_path, 2)
-    assert not multiprocessing.active_children()
+    left = multiprocessing.active_children()
+    for process in left:
+        process.kill()
+    assert not left
