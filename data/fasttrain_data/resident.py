@@ -99,9 +99,14 @@ class ResidentLoader(Loader):
         return num_parts(self._images)
 
     @property
+    def holds_bytes(self) -> bool:
+        """Whether a batch is made from bytes, which is a compiled loop."""
+        return self._images.dtype == torch.uint8
+
+    @property
     def is_fused(self) -> bool:
         """Whether a batch is one pass from the bytes of its rows."""
-        return self._images.dtype == torch.uint8 and self.settings.augment.rand is None
+        return self.holds_bytes and self.settings.augment.rand is None
 
     def following(self, places: Places, size: int, **draws: Any) -> tuple[Tensor, Tensor]:
         """Return the next batch of an epoch, if it `is_fused`, and move on."""

@@ -13,6 +13,7 @@ from ..analysis.records import add_choices, current
 from ..analysis.reopen import Location
 from ..analysis.request import Request
 from ..execution.callbacks import Callback, CallbackView
+from ..execution.compiling import compile_ahead
 from ..execution.console import Console
 from ..execution.cost import epochs_left
 from ..execution.execution import device_and_precision, plan_execution
@@ -140,6 +141,7 @@ def sweep(
             journal.plan(stages, accept_stopped=accept, shard=session.shard)
             if not any(state in ("todo", "failed") for _, state in states):
                 return {}
+            compile_ahead(workbench, options, console)
             execution = plan_execution(stages, workbench, options)
             say(console, execution.explain())
             journal.processes = execution.processes

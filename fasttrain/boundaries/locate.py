@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from fasttrain.errors import raise_failures
+from fasttrain.execution.compiling import compile_ahead
 from fasttrain.execution.console import Console
 from fasttrain.execution.cost import epochs_left
 from fasttrain.execution.engines.local import Engine
@@ -116,6 +117,7 @@ def _open(
     if create or not fresh:
         Store.open(path, create=create)
     run = _Run(search, workbench, setup_sections(config, workbench.data, precision), console)
+    compile_ahead(workbench, options, console)
     return run, plan_execution(run.stages(search.next_round({})), workbench, options)
 
 

@@ -13,6 +13,7 @@ from ..boundaries.locate import cost_lines
 from ..boundaries.locate import locate as find_boundaries
 from ..boundaries.task import Task
 from ..errors import raise_failures
+from ..execution.compiling import compile_ahead
 from ..execution.console import Console
 from ..execution.cost import estimate
 from ..execution.execution import plan_execution
@@ -128,6 +129,8 @@ def _print_plan(opened: Session, console: Console) -> None:
     if not left:
         console.print("nothing left to run")
         return
+    # What a plan takes is measured by training.
+    compile_ahead(workbench, opened.options, console)
     execution = plan_execution(stages, workbench, opened.options)
     cost = estimate(execution.packs, execution.measured(workbench), execution.processes, workbench)
     on_ray = opened.options.engine == "ray"

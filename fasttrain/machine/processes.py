@@ -7,8 +7,10 @@ either, since a process that is forked after that could use none.
 
 import contextlib
 import fcntl
+import functools
 import gc
 import importlib
+import inspect
 import multiprocessing
 import os
 import signal
@@ -50,11 +52,12 @@ def fork_server() -> None:
     """Import what workers need, and make the server a fork of this process: imported once for all.
 
     For a program that does nothing besides, and has just begun. Where another thread runs, or
-    torch has been imported by what may have used it, the server is a program of its own; as it is
-    outside of Linux, where systems' libraries do not outlive a fork.
+    torch has been imported by what may have used it, the server is a program of its own, which
+    imports once more; as it is outside of Linux, where systems' libraries do not outlive a fork,
+    and where multiprocessing is not the one that can be told to fork.
     """
     alone = "torch" not in sys.modules and threading.active_count() == 1
-    if sys.platform != "linux" or not alone:
+    if sys.platform != "linux" or not alone or not _can_fork():
         start_server()
         return
     for name in PRELOADED[1:]:
@@ -63,18 +66,58 @@ def fork_server() -> None:
             importlib.import_module(name)
     # It is started the same way, and is to be a program of its own.
     resource_tracker.ensure_running()
-    spawn, util.spawnv_passfds = util.spawnv_passfds, _fork  # type: ignore[attr-defined]
+    spawn = util.spawnv_passfds  # type: ignore[attr-defined]
+    util.spawnv_passfds = functools.partial(_fork, spawn)  # type: ignore[attr-defined]
     try:
         start_server()
     finally:
         util.spawnv_passfds = spawn  # type: ignore[attr-defined]
 
 
-def _fork(_path: object, arguments: Sequence[str], files: Sequence[int]) -> int:
+ENTRY = "from multiprocessing.forkserver import main"
+"""what starts the server, in the program that `python -c` is given"""
+
+
+def _can_fork() -> bool:
+    """Whether multiprocessing has the private parts that a fork in place of its server needs.
+
+    They are those of Python 3.11 to 3.14: a function that starts a program, and a server's state
+    that is made of nothing.
+    """
+    server, made = getattr(forkserver, "_forkserver", None), getattr(forkserver, "ForkServer", ())
+    spawn = getattr(util, "spawnv_passfds", None)
+    return (
+        callable(spawn)
+        and [*inspect.signature(spawn).parameters] == ["path", "args", "passfds"]
+        and isinstance(server, made)
+        and not inspect.signature(type(server)).parameters
+    )
+
+
+def _program(arguments: Sequence[str]) -> list[str]:
+    """The server's program and what follows it, out of a command; nothing where it has none.
+
+    Flags of the interpreter come before, the arguments of this program after it, from 3.13.13 and
+    3.14.4 on.
+    """
+    pairs = zip(arguments, arguments[1:], strict=False)
+    found = [at for at, (flag, text) in enumerate(pairs, 1) if flag == "-c" and ENTRY in text]
+    return list(arguments[found[0] :]) if found else []
+
+
+def _fork(
+    spawn: Callable[..., int], path: object, arguments: Sequence[str], files: Sequence[int]
+) -> int:
     """In place of `spawnv_passfds`: what `python -c` would run anew is run by a fork.
 
     It keeps no other file open than those given and the standard ones, as a new program.
+
+    Args:
+        spawn: what runs anew all that is not the server.
     """
+    program = _program(arguments)
+    if not program:
+        return spawn(path, arguments, files)
     sys.stdout.flush()
     sys.stderr.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
@@ -96,7 +139,8 @@ def _fork(_path: object, arguments: Sequence[str], files: Sequence[int]) -> int:
         forkserver._forkserver.__init__()  # type: ignore[attr-defined,misc]
         # The collector would write into every page of what has been imported.
         gc.freeze()
-        exec(arguments[-1], {})
+        sys.argv = ["-c", *program[1:]]
+        exec(program[0], {})
     except SystemExit:
         # As the server ends.
         code = 0

@@ -80,6 +80,19 @@ from pathlib import Path
 if sys.argv[1] == "torch":
     import torch
 from fasttrain.machine import processes
+start = processes.util.spawnv_passfds
+if sys.argv[1] == "another":
+    # Of a Python whose server is started in another way.
+    processes.util.spawnv_passfds = lambda path, args, passfds, flags=0: start(path, args, passfds)
+if sys.argv[1] == "following":
+    # Of one that has this program's arguments follow the server's, and a flag before it.
+    def following(spawn, path, args, passfds, fork=processes._fork):
+        begins = "import sys; assert sys.argv[1:] == ['--seed']; "
+        args = [*args[:-2], "-X", "importtime=0", "-c", begins + args[-1], "--seed"]
+        return fork(spawn, path, args, passfds)
+    processes._fork = following
+if sys.argv[1] == "unknown":
+    processes.ENTRY = "from multiprocessing.server import main"
 print("before")
 processes.fork_server()
 server = forkserver._forkserver._forkserver_pid
@@ -96,7 +109,7 @@ print(json.dumps([words, files, server == forkserver._forkserver._forkserver_pid
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("first", ["nothing", "torch"])
+@pytest.mark.parametrize("first", ["nothing", "following", "torch", "another", "unknown"])
 def test_the_server_is_a_fork_of_a_program_that_has_only_begun(tmp_path, first):
     with (tmp_path / "held").open("w") as held:
         os.set_inheritable(held.fileno(), True)
@@ -114,7 +127,7 @@ def test_the_server_is_a_fork_of_a_program_that_has_only_begun(tmp_path, first):
     words, files, is_same = json.loads(found)
     # Another program has been told what to run.
     is_fork = not any("multiprocessing.forkserver" in word for word in words if word != FORKED)
-    assert is_fork == (first == "nothing")
+    assert is_fork == (first in ("nothing", "following"))
     assert str(tmp_path / "held") not in files
     assert is_same, "a signal that stops programs has ended the server"
     assert {path.name for path in tmp_path.glob(f"{first}-*")} == {f"{first}-0", f"{first}-1"}

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..numba_runtime.ahead import Loop
 from ..numba_runtime.team import worker
 from .augment import OWNER, ByteMap, Patch, threshold
 from .cpu_loops import Job, work
@@ -74,6 +75,11 @@ def augment(
         **_patch_fields(patch),
     )
     worker(_make_worker, out.dtype, scale.dtype)(job, threads)
+
+
+def loop(dtype: torch.dtype) -> Loop:
+    """What makes batches of a type."""
+    return Loop("augmentation", _make_worker, (dtype, torch.promote_types(dtype, torch.float32)))
 
 
 def _patch_fields(patch: Patch | None) -> dict[str, Any]:

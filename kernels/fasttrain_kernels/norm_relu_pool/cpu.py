@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..numba_runtime.ahead import Loop
 from ..numba_runtime.team import GRAIN, worker
 from .backend import Running, check_kept
 from .cpu_loops import Job, work
@@ -92,9 +93,17 @@ def _job(y: Tensor, pool: tuple[int, int], rows: int, relu: bool) -> Job:
 def _run(job: Job, y: Tensor) -> None:
     parts = torch.empty((job.num_chunks + 1) * 2 * job.c, dtype=torch.float64)
     job.parts = parts.data_ptr()
-    computed = torch.float64 if y.dtype == torch.float64 else torch.float32
     threads = min(torch.get_num_threads(), 1 + y.numel() // GRAIN)
-    worker(_make_worker, y.dtype, computed)(job, threads)
+    worker(_make_worker, y.dtype, _computed(y.dtype))(job, threads)
+
+
+def _computed(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def loop(dtype: torch.dtype) -> Loop:
+    """What normalises activations of a type."""
+    return Loop("normalisation", _make_worker, (dtype, _computed(dtype)))
 
 
 def _make_worker(source: str, like: np.ndarray, table: np.ndarray) -> Callable[[Any], None]:

@@ -23,6 +23,7 @@ from llvmlite import ir
 from numba import types
 
 from .elements import OPTIONS, intrinsic
+from .marks import mark
 
 GRAIN = 2**15
 """Elements that are worth a thread, as for torch's own operations."""
@@ -84,14 +85,25 @@ def worker(make: Callable[..., Callable[[Any], None]], *dtypes: torch.dtype) -> 
     function, and at what that closes over: it has to close over the digest, which stands for all
     the sources that it calls. Where no folder for it can be written, every process compiles.
     """
-    function = make(_digest(), *(np.empty(0, _STORED[dtype]) for dtype in dtypes))
+    function = function_of(make, *dtypes)
     try:
-        return Worker(numba.cfunc("void(int64)", cache=True, **OPTIONS)(function))
+        compiled = numba.cfunc("void(int64)", cache=True, **OPTIONS)(function)
     except RuntimeError as error:
         if "cannot cache function" not in str(error):
             raise
-    _warn_of_no_cache()
-    return Worker(numba.cfunc("void(int64)", **OPTIONS)(function))
+        _warn_of_no_cache()
+        compiled = numba.cfunc("void(int64)", **OPTIONS)(function)
+    else:
+        if not compiled.cache_hits:
+            mark(function, *dtypes)
+    return Worker(compiled)
+
+
+def function_of(
+    make: Callable[..., Callable[[Any], None]], *dtypes: torch.dtype
+) -> Callable[[Any], None]:
+    """What the worker of `make` is compiled from."""
+    return make(_digest(), *(np.empty(0, _STORED[dtype]) for dtype in dtypes))
 
 
 @functools.cache
@@ -106,6 +118,7 @@ def _warn_of_no_cache() -> None:
     )
 
 
+@functools.cache
 def _digest() -> str:
     """Of all sources of the package: what is compiled from which of them, nobody keeps in mind."""
     sources = sorted(Path(__file__).parents[1].rglob("*.py"))

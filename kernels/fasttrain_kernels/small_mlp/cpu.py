@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..augment.augment import OWNER
+from ..numba_runtime.ahead import Loop
 from ..numba_runtime.team import worker
 from .cpu_loops import Job, work
 
@@ -68,6 +69,11 @@ def run(
     )
     worker(_make_worker, head.dtype)(job, threads)
     return loss, hits, grad_norm
+
+
+def loop(dtype: torch.dtype) -> Loop:
+    """What trains small MLPs with weights of a type."""
+    return Loop("epochs of small MLPs", _make_worker, (dtype,))
 
 
 def _sizes(

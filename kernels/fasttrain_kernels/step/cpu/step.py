@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...numba_runtime.ahead import Loop
 from ...numba_runtime.team import team_size, worker
 from ..layout import Layout
 from ..plain import Guard, is_readable, oddity, shown
@@ -246,3 +247,11 @@ def _address(values: Tensor) -> int:
     if not address and values.numel():
         raise ValueError(f"a plain tensor was expected; here torch makes {shown(values)}")
     return address
+
+
+def loops(dtype: torch.dtype) -> list[Loop]:
+    """What steps on parameters of a type are made of, and what describes them."""
+    return [
+        Loop("optimizer step", _make_step, (dtype, dtype)),
+        Loop("statistics", _make_describe, ()),
+    ]
