@@ -153,7 +153,7 @@ class DataWrite:
     mode: Literal["raw", "jpg"] | None = None
     """.beton: raw (if not given) is exact, jpg is smaller"""
     image_size: int | None = None
-    """side that the images of a folder are brought to"""
+    """side of the square that images of a folder are resized to, in pixels"""
     data_root: Path | None = None
     """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
 
@@ -166,7 +166,7 @@ class DataInspect:
     """digits, cifar10, cifar100, fashion-mnist, the path of an .npz or .beton file or of a folder
     of images, package.module:function, or a preset or .toml file (ps10, ...: its data)"""
     image_size: int | None = None
-    """side that the images of a folder are brought to"""
+    """side of the square that images of a folder are resized to, in pixels"""
     data_root: Path | None = None
     """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
 

@@ -16,7 +16,7 @@ def check_engine(engine: str, address: str | None, per_gpu: int, device: str) ->
     """
     if engine != "ray":
         if address is not None:
-            raise UsageError(f"--address {address}: is of a Ray cluster: give --engine ray too")
+            raise UsageError(f"--address {address}: needs --engine ray")
         if per_gpu != 1:
             raise UsageError(
                 f"--per-gpu {per_gpu}: is of a Ray cluster; on one machine --processes says how"

@@ -41,8 +41,8 @@ def factory_name(value: Any) -> str:
             )
         if module == "__main__":
             raise ValueError(
-                f"{name} is of the program itself, which workers do not run: put it into a module"
-                " beside it and import it from there"
+                f"{name} is defined in the main script, which workers do not run: put it into a"
+                " module beside it and import it from there"
             )
         return f"{module}:{name}"
     if not isinstance(value, str):

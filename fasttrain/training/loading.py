@@ -38,7 +38,7 @@ def configured_images(config: Config, root: Path | None) -> ImageData:
     except DataError as error:
         raise UsageError(str(error)) from None
     if data.holds_floats and config.data.flip:
-        raise UsageError(f"flip = true: {data.name} holds no pictures")
+        raise UsageError(f"flip = true: {data.name} holds no images")
     if data.holds_floats and config.data.rand_augment != "none":
         raise UsageError(
             f"rand_augment = {config.data.rand_augment!r}: {data.name} holds no pictures"
