@@ -21,7 +21,7 @@ def raise_failures(failures: Mapping[str, str], what: str = "stages", where: str
     if failures:
         listing = "; ".join(f"{label}: {error}" for label, error in failures.items())
         raise EnvironmentProblem(
-            f"{len(failures)} {what} failed (see failed.txt in theirs{where}): {listing}"
+            f"{len(failures)} {what} failed (see failed.txt in their folders{where}): {listing}"
         )
 
 

@@ -89,7 +89,7 @@ class Settings:
         if part.split != "train" and self.augment != Augment():
             raise DataError(f"{self.augment} on split {part.split!r}: only 'train' is augmented")
         if part.floats and self.augment != Augment():
-            raise DataError(f"{self.augment}: {part.name} holds no pictures that can be augmented")
+            raise DataError(f"{self.augment}: {part.name} holds no images that can be augmented")
         for field in ("crop_padding", "cutout"):
             value = getattr(self.augment, field)
             if value >= min(height, width):

@@ -105,7 +105,7 @@ def _open_images(
     )
     settings.check(part)
     if part.floats and loader == "ffcv":
-        raise DataError(f"loader is 'ffcv': {data.name} holds no pictures, resident takes it")
+        raise DataError(f"loader is 'ffcv': {data.name} holds no images; use resident")
     chosen, reason = _choose(loader, part, settings.device, in_memory=True)
     if chosen == "resident":
         return ResidentLoader(part, images, settings, reason)

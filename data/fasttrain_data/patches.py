@@ -96,7 +96,7 @@ def patched(
     """
     check_key(seed, 0)
     if data.holds_floats:
-        raise DataError(f"{data.name} holds no pictures, which a patch could be put on")
+        raise DataError(f"{data.name} holds no images that a patch could be put on")
     for name, value in (("share", share), ("alone", alone)):
         if not 0 <= value <= 1:
             raise DataError(f"{name} is {value}, it must lie in 0..1")

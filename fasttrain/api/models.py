@@ -69,11 +69,13 @@ class Classifier(nn.Module):
         channels = len(self.scale)
         if images.ndim != 4 or images.shape[axis] != channels:
             raise UsageError(
-                f"images of shape {tuple(images.shape)} and {images.dtype}: {wanted} with"
-                f" {channels} channels is needed"
+                f"images of shape {tuple(images.shape)} and {images.dtype}: expected {wanted}"
+                f" with {channels} channels"
             )
         if not (images.dtype == torch.uint8 or images.is_floating_point()):
-            raise UsageError(f"images are {images.dtype}: uint8 (N, H, W, C), or floats normalised")
+            raise UsageError(
+                f"images are {images.dtype}: expected uint8 (N, H, W, C), or normalised floats"
+            )
 
 
 def load_model(store: str | os.PathLike[str], stage: str) -> Classifier:
@@ -91,7 +93,7 @@ def load_model(store: str | os.PathLike[str], stage: str) -> Classifier:
     if entry is None:
         raise UsageError(
             f"{opened.path}: no finished stage {stage!r}{nearest(str(stage), opened.stages())};"
-            " their ids are the column `stage` of its results"
+            " ids are in the column `stage` of the results"
         )
     if STATE not in entry.done["files"]:
         raise UsageError(f"stage {stage} ended {entry.done['state']}: it has no network")

@@ -50,7 +50,7 @@ def check_callbacks(callbacks: Sequence[Callback]) -> None:
         UsageError: the message names what one lacks.
     """
     if not isinstance(callbacks, Sequence):
-        raise UsageError(f"callbacks={callbacks!r}: a list of callbacks is needed")
+        raise UsageError(f"callbacks={callbacks!r}: must be a list of callbacks")
     for callback in callbacks:
         for hook in HOOKS:
             if isinstance(callback, type) or not callable(getattr(callback, hook, None)):
@@ -157,6 +157,6 @@ class CallbackView(ProgressView):
             except Exception as error:
                 raise EnvironmentProblem(
                     f"{type(callback).__name__}.{hook} of {run.name}:"
-                    f" {type(error).__name__}: {error}; the study has stopped there, and the same"
-                    " call goes on"
+                    f" {type(error).__name__}: {error}; the study stopped there, and the same"
+                    " call resumes it"
                 ) from error

@@ -176,8 +176,8 @@ def _check_last(config: "Config", origin: str) -> None:
         )
     if config.training.until_loss is not None:
         raise UsageError(
-            f"{origin}: grid.averaged = 'last': where pre-training ends is not known before, with"
-            " training.until_loss; allowed is after"
+            f"{origin}: grid.averaged = 'last': with training.until_loss the last epochs are not"
+            " known beforehand; allowed is after"
         )
 
 
@@ -213,7 +213,7 @@ def _check_leg(config: "Config", leg: Leg, place: int, where: str) -> None:
     norm = getattr(config.network, "norm", "batch")
     if any(leg.noise) and norm != "batch":
         raise UsageError(
-            f"{where}: noise = {_shown(leg.noise)}: is added to what batch norm gives, and"
+            f"{where}: noise = {_shown(leg.noise)}: is added after batch norm, and"
             f" network.norm is {norm!r}"
         )
 

@@ -239,8 +239,8 @@ def check_options(
     check_engine(whole.engine, whole.address, whole.per_gpu, whole.device)
     if whole.stop_at_chance and not isinstance(config.optimizer, Sphere):
         raise UsageError(
-            "--stop-at-chance: random walks are told by the angles of steps on the sphere, and the"
-            f" optimizer is {config.optimizer.kind}"
+            "--stop-at-chance: detects random walks by the angles of steps on the sphere, and"
+            f" the optimizer is {config.optimizer.kind}"
         )
     return whole
 

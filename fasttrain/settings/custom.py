@@ -190,4 +190,4 @@ def source_digest(name: str, where: str) -> str:
 def not_one(value: Any, name: str, where: str, needed: str) -> UsageError:
     """That a factory gave something else than is needed."""
     given = f"{shown(value)}" if value is None else f"a {type(value).__name__}"
-    return UsageError(f"{where} = {name!r}: gave {given}; {needed} is needed")
+    return UsageError(f"{where} = {name!r}: returned {given}; {needed} is needed")

@@ -78,7 +78,7 @@ def notes(workbench: "Workbench") -> list[str]:
         where = (
             "on the sphere"
             if isinstance(workbench.config.optimizer, Sphere)
-            else "norms are told of"
+            else "with recorded norms"
         )
         lines.append(
             f"network: {len(names)} of {len(names) + len(workbench.free_names)} tensors that train"

@@ -236,7 +236,7 @@ def test_what_no_export_wrote_is_never_replaced(store, fasttrain, tmp_path):
     assert fasttrain("export", store, "--to", "csv", "--out", out).code == 0
     (out / "mine.txt").write_text("mine")
     added = fasttrain("export", store, "--to", "csv", "--out", out)
-    assert added.code == 2 and "mine.txt is not as an export wrote it" in added.err
+    assert added.code == 2 and "mine.txt was added or changed since the export" in added.err
     (out / "mine.txt").unlink()
     (out / "stages.csv").write_text("changed")
     changed = fasttrain("export", store, "--to", "csv", "--out", out)

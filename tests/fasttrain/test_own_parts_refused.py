@@ -35,7 +35,7 @@ BAD = {
     "network, unseeded": (
         "Net",
         "net = Net(shape, outputs); net.head.bias.data.fill_(np.random.rand()); return net",
-        "it has another 'head.bias' each time",
+        "it gets another 'head.bias' each time",
     ),
     "network, unused": (
         "Net",
