@@ -1,4 +1,4 @@
-"""Networks out of a store: plain modules that need neither it nor the images any more."""
+"""Networks from a store: plain modules that need neither the store nor the images."""
 
 import os
 from pathlib import Path
@@ -23,7 +23,7 @@ from ..training.workbench import new_network
 
 
 class Classifier(nn.Module):
-    """A trained network with the normalisation of its images, in the arithmetic of its training."""
+    """A trained network with the normalisation of its images, in the precision of its training."""
 
     scale: Tensor
     shift: Tensor
@@ -47,7 +47,7 @@ class Classifier(nn.Module):
             images: uint8 (N, H, W, C), as a data set holds them, or normalised (N, C, H, W).
 
         Raises:
-            UsageError: of another type or shape.
+            UsageError: images of another type or shape.
         """
         given = torch.as_tensor(images, device=self.scale.device)
         if given.dtype == torch.uint8:
@@ -79,14 +79,14 @@ class Classifier(nn.Module):
 
 
 def load_model(store: str | os.PathLike[str], stage: str) -> Classifier:
-    """The network that a finished stage ended as, on the CPU, in eval mode.
+    """The trained network of a finished stage, on the CPU, in eval mode.
 
     Args:
         stage: its id, as in the column `stage` of `Results.stages`.
 
     Raises:
         UsageError: no such stage, or one without a network.
-        EnvironmentProblem: not a store, a damaged file in it, or one that lacks what is needed.
+        EnvironmentProblem: not a store, a damaged file in it, or one without what a model needs.
     """
     opened = Store.open(Path(store).expanduser(), create=False)
     entry = opened.entry(stage) if stage in opened.stages() else None
