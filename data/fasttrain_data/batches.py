@@ -129,7 +129,7 @@ class Loader:
         """Yield (images, labels) of one epoch; the training order depends on (seed, epoch).
 
         Images are (B, C, H, W) channels_last of the loader's dtype, labels int64 (B,); both on the
-        device, and nobody else's: they are never overwritten. The last batch may be short.
+        device, and never overwritten later. The last batch may be short.
 
         Raises `DataError` for an epoch outside 0..2^32-1, and in a process forked from the one that
         opened the loader.
@@ -156,7 +156,7 @@ class Loader:
         return torch.arange(self.num_samples, device=device)
 
     def draws(self, epoch: int) -> dict[str, Any]:
-        """Return what the augmentation is keyed by and consists of."""
+        """Return the key and the settings of the augmentation."""
         augment, patches = self.settings.augment, self.part.patches
         seed = self.settings.seed
         if patches is not None:

@@ -85,7 +85,7 @@ def patched(
     seed: int = 0,
     num_alone: int = 1000,
 ) -> ImageData:
-    """Return the data with patches of `size` pixels a side in training, and two more sets.
+    """Return the data with `size` x `size` patches on training images, and two more probe sets.
 
     The test set stays clean. `mixed` is the test set with patches as in training, on others of its
     images; `patch-only` is `num_alone` images of zeros with random labels, all of them patched.

@@ -82,7 +82,7 @@ def best_sentences(
         first += " Here and below, ± is the sample standard deviation over seeds."
     if len(judged) < len(stages):
         seeds = ", ".join(str(seed) for seed in sorted(judged["seed"].unique()))
-        first += f" Complete so far: seed {seeds}."
+        first += f" Judged on what is complete: seed {seeds}."
     if withheld:
         return [
             first,

@@ -240,7 +240,7 @@ def test_what_no_export_wrote_is_never_replaced(store, fasttrain, tmp_path):
     (out / "mine.txt").unlink()
     (out / "stages.csv").write_text("changed")
     changed = fasttrain("export", store, "--to", "csv", "--out", out)
-    assert changed.code == 2 and "stages.csv is not as" in changed.err
+    assert changed.code == 2 and "stages.csv was added or changed" in changed.err
     assert (out / "stages.csv").read_text() == "changed" and (out / MARKER).exists()
 
 
