@@ -66,7 +66,11 @@ BAD = {
         "a step raised",
     ),
     "data raises": ("stripes", "raise OSError('no disk')", "raised OSError: no disk"),
-    "data, none": ("stripes", "return None", "returned None; an ImageData, or a dict of train_images"),
+    "data, none": (
+        "stripes",
+        "return None",
+        "returned None; an ImageData, or a dict of train_images",
+    ),
     "data, keys": ("stripes", "return {'train_images': 3}", "there is no train_labels among"),
     "data, shape": (
         "stripes",
