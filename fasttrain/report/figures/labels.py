@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 
 from fasttrain.report.seed_means import number
 
@@ -50,7 +51,9 @@ def label_lines(
             fontsize=7,
             color="0.15",
             va="center",
-            zorder=4,
+            zorder=6,
+            # Clouds of points and other lines lie under a label.
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
             arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "0.5", "shrinkA": 1, "shrinkB": 0},
         )
 
