@@ -6,12 +6,13 @@ from itertools import pairwise
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.patheffects import withStroke
 
 from fasttrain.report.seed_means import number
 
 _GAP = 0.055
 """between labels, in heights of the axes"""
+_BACKGROUND = {"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8}
+"""of labels among clouds of points and other lines"""
 
 
 def beside_boundaries(table: pd.DataFrame) -> list[float]:
@@ -52,8 +53,7 @@ def label_lines(
             color="0.15",
             va="center",
             zorder=6,
-            # Clouds of points and other lines lie under a label.
-            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+            bbox=_BACKGROUND if inside else None,
             arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "0.5", "shrinkA": 1, "shrinkB": 0},
         )
 
