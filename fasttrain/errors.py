@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping
 
 
 class UsageError(ValueError):
-    """Something given is wrong: the message names it and what is allowed. Exit code 2."""
+    """A value given by the user is wrong: the message names it and what is allowed. Exit code 2."""
 
 
 class EnvironmentProblem(RuntimeError):
-    """Something around the program is wrong (store, disk, permissions). Exit code 1."""
+    """Store, disk, permissions or device have a problem. Exit code 1."""
 
 
 def raise_failures(failures: Mapping[str, str], what: str = "stages", where: str = "") -> None:
@@ -21,7 +21,7 @@ def raise_failures(failures: Mapping[str, str], what: str = "stages", where: str
     if failures:
         listing = "; ".join(f"{label}: {error}" for label, error in failures.items())
         raise EnvironmentProblem(
-            f"{len(failures)} {what} failed (see failed.txt in theirs{where}): {listing}"
+            f"{len(failures)} {what} failed (see failed.txt in their folders{where}): {listing}"
         )
 
 

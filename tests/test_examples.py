@@ -106,10 +106,10 @@ def own(tmp_path):
 
 
 SAID = {
-    "patched.toml": "2 of 8 tensors that train on the sphere: first.weight, second.weight",
+    "patched.toml": "2 of 8 trained tensors lie on the sphere: first.weight, second.weight",
     "lion.toml": "report: store/report/report.html",
     "tables.toml": "train_images: (N, H, W) as gray, float64 times 255, rounded to uint8",
-    "vit.toml": "11 of 31 tensors that train norms are told of: places, patches.weight,",
+    "vit.toml": "11 of 31 trained tensors have recorded norms: places, patches.weight,",
 }
 
 

@@ -89,7 +89,7 @@ class Settings:
         if part.split != "train" and self.augment != Augment():
             raise DataError(f"{self.augment} on split {part.split!r}: only 'train' is augmented")
         if part.floats and self.augment != Augment():
-            raise DataError(f"{self.augment}: {part.name} holds no pictures that can be augmented")
+            raise DataError(f"{self.augment}: {part.name} holds no images that can be augmented")
         for field in ("crop_padding", "cutout"):
             value = getattr(self.augment, field)
             if value >= min(height, width):
@@ -129,7 +129,7 @@ class Loader:
         """Yield (images, labels) of one epoch; the training order depends on (seed, epoch).
 
         Images are (B, C, H, W) channels_last of the loader's dtype, labels int64 (B,); both on the
-        device, and nobody else's: they are never overwritten. The last batch may be short.
+        device, and never overwritten later. The last batch may be short.
 
         Raises `DataError` for an epoch outside 0..2^32-1, and in a process forked from the one that
         opened the loader.
@@ -156,7 +156,7 @@ class Loader:
         return torch.arange(self.num_samples, device=device)
 
     def draws(self, epoch: int) -> dict[str, Any]:
-        """Return what the augmentation is keyed by and consists of."""
+        """Return the key and the settings of the augmentation."""
         augment, patches = self.settings.augment, self.part.patches
         seed = self.settings.seed
         if patches is not None:

@@ -58,8 +58,8 @@ class ImageData:
     `std` hold one value per channel for pixels scaled to [0, 1]. The arrays are shared with loaders
     and hashed once: do not write to them.
 
-    What is no picture is float32 of the same shape, in every set: networks are given these values
-    as they are, so that mean is 0 and std 1.
+    Data that are not images are float32 of the same shape, in every set. Networks get these values
+    unchanged: mean is 0 and std 1.
 
     Raises `DataError` at construction for anything else, naming the array and the value.
     """
@@ -157,7 +157,7 @@ class ImageData:
 
     @property
     def holds_floats(self) -> bool:
-        """Whether the values are float32, as networks are given them, and no bytes of pictures."""
+        """Whether the values are float32, which networks get unchanged, instead of image bytes."""
         return getattr(self.train_images, "dtype", None) == np.float32
 
     @property
@@ -180,8 +180,8 @@ class ImageData:
     def digest(self) -> str:
         """SHA-256 (hex) of all arrays with shapes and dtypes, mean, std and the number of classes.
 
-        Of the arrays of probe sets, and of patches, too, where there are any.
-        The name does not enter: the same content has one digest wherever it lies.
+        Probe sets and patches enter too, where there are any. The name does not: the same content
+        has one digest wherever it lies.
         """
         state = hashlib.sha256(f"num_classes={self.num_classes}\n".encode())
         arrays = {

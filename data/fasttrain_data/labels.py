@@ -21,7 +21,7 @@ Labels = npt.NDArray[np.int64]
 class RandomLabels:
     """Each label is drawn anew, uniformly from all classes, with probability `fraction`.
 
-    With K classes a fraction of 1 / K of the drawn ones stays what it was. Raises `DataError` for a
+    With K classes a fraction of 1 / K of the drawn ones keeps its label. Raises `DataError` for a
     fraction outside 0..1 or a seed outside 0..2^64-1.
     """
 

@@ -50,7 +50,7 @@ def open_loader(
             or `auto`: resident if the split takes at most half of the device's free memory. A data
             set in memory that is to be streamed is first written to the cache directory, once.
         dtype: of the images: fp32, bf16, fp16 or fp64, normalised in at least fp32.
-        drop_last: leaves out a short last batch.
+        drop_last: leave out a short last batch.
         labels: other labels for the same images.
         verify: how an FFCV file is checked; see `Beton`.
         workers: threads that decode for `ffcv`, at most the number of cores.
@@ -105,7 +105,7 @@ def _open_images(
     )
     settings.check(part)
     if part.floats and loader == "ffcv":
-        raise DataError(f"loader is 'ffcv': {data.name} holds no pictures, resident takes it")
+        raise DataError(f"loader is 'ffcv': {data.name} holds no images; use resident")
     chosen, reason = _choose(loader, part, settings.device, in_memory=True)
     if chosen == "resident":
         return ResidentLoader(part, images, settings, reason)

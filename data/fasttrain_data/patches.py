@@ -85,7 +85,7 @@ def patched(
     seed: int = 0,
     num_alone: int = 1000,
 ) -> ImageData:
-    """Return the data with patches of `size` pixels a side in training, and two more sets.
+    """Return the data with `size` x `size` patches on training images, and two more probe sets.
 
     The test set stays clean. `mixed` is the test set with patches as in training, on others of its
     images; `patch-only` is `num_alone` images of zeros with random labels, all of them patched.
@@ -96,7 +96,7 @@ def patched(
     """
     check_key(seed, 0)
     if data.holds_floats:
-        raise DataError(f"{data.name} holds no pictures, which a patch could be put on")
+        raise DataError(f"{data.name} holds no images that a patch could be put on")
     for name, value in (("share", share), ("alone", alone)):
         if not 0 <= value <= 1:
             raise DataError(f"{name} is {value}, it must lie in 0..1")

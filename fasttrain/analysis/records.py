@@ -117,10 +117,10 @@ def add_choices(others: Sequence[Mapping[str, Mapping[str, Sequence[str]]]], sto
 
 
 def load_analyses(store: str | Path) -> dict[str, pd.DataFrame]:
-    """What `fasttrain analyse` found: the tables of `fasttrain.analysis.tables`, by name.
+    """The measurements of `fasttrain analyse` as tables, by name (`fasttrain.analysis.tables`).
 
-    pairs, paths, angles, norms, histograms, sharpness, eigenvalues, bands and transfer, each empty
-    if it was not made.
+    pairs, paths, angles, norms, histograms, sharpness, eigenvalues, bands and transfer; empty if
+    not measured. Angles are in rad, accuracies and their barriers in [0, 1].
 
     Raises:
         EnvironmentProblem: not a store, or a damaged file in it.

@@ -53,7 +53,7 @@ def first_legs(results: SetupResults) -> pd.DataFrame:
     A and B are not told apart: that takes fine-tunings of one start at two FLRs.
     """
     runs = results.stages[results.stages["kind"] == "pretrain"].sort_values(["plr", "seed"])
-    return _judged(results, runs, lambda run: Verdict("2", "A or B is told of grids alone"))
+    return _judged(results, runs, lambda run: Verdict("2", "only grids tell A from B"))
 
 
 def _judged(
@@ -83,7 +83,7 @@ def _judged(
 def _beside_the_rate(run: dict) -> str:
     """Why the rules do not hold for a run; empty if they do."""
     noise = run.get("noise")
-    return "not judged: the rules know no noise on activations" if noise and noise > 0 else ""
+    return "not judged: the rules do not cover noise on activations" if noise and noise > 0 else ""
 
 
 def not_judged(configuration: Mapping[str, Any]) -> str:
@@ -97,13 +97,13 @@ def not_judged(configuration: Mapping[str, Any]) -> str:
     if kind != "sphere":
         return f"not judged: the rules are in units of the sphere, and the optimiser is {kind}"
     if scope not in ("joint", "equal-norms"):
-        return f"not judged: the rules are those of one rate, and every {scope} has a sphere"
+        return f"not judged: the rules need one joint sphere, and every {scope} has its own"
     practical = configuration.get("network", {}).get("form", "scale-invariant") == "practical"
     if practical or optimizer.get("free_lr") is not None:
-        return "not judged: the rules know the sphere alone, and other parameters train beside it"
+        return "not judged: the rules cover the sphere only, and other parameters train beside it"
     loss = configuration.get("training", {}).get("loss", "cross-entropy")
     if loss == "squared":
-        return "not judged: the rules' thresholds are of cross-entropies, and the loss is squared"
+        return "not judged: the rules' thresholds hold for cross-entropy, and the loss is squared"
     return ""
 
 

@@ -49,7 +49,7 @@ def reopen(stage: Finished, store: Path, location: Location) -> Workbench:
         if then is not None and getattr(part, "source", then) != then:
             raise UsageError(
                 f"{name}.factory = {part.factory!r}: its source has changed since {stage.stage} in"
-                f" {store} was made ({part.source}, not {then}): give back the one that made it"
+                f" {store} was made ({part.source}, not {then}): restore the source that made it"
             )
     precision = config.training.precision
     record = provenance(device, precision, location.command)
@@ -62,7 +62,7 @@ def reopen(stage: Finished, store: Path, location: Location) -> Workbench:
         raise UsageError(
             f"{config.data.dataset!r} holds other images than those of {stage.about['dataset']!r}"
             f" in {store} (digest {workbench.data.digest[:12]}, not {data['digest'][:12]}):"
-            " give theirs with --dataset"
+            " give the original images with --dataset"
         )
     return workbench
 

@@ -55,7 +55,7 @@ def check_request(values: dict[str, Any], origin: str) -> Request:
     """
     request = checked(Request(), values, origin)
     if request.low and request.high and request.low >= request.high:
-        raise UsageError(f"{origin}: low = {request.low:g}: is not below high = {request.high:g}")
+        raise UsageError(f"{origin}: low = {request.low:g}: must be below high = {request.high:g}")
     _check_target(request, origin)
     return request
 
@@ -65,15 +65,12 @@ def _check_target(request: Request, origin: str) -> None:
     asked = not request.only or "transfer" in request.only
     if request.target is None:
         if "transfer" in request.only:
-            raise UsageError(f"{origin}: transfer: target is needed, the data set to transfer to")
+            raise UsageError(f"{origin}: transfer needs target, the data set to transfer to")
         for name in ("target_train", "target_test"):
             if getattr(request, name) is not None:
-                raise UsageError(
-                    f"{origin}: {name} = {getattr(request, name)}: is a subset of a target, and"
-                    " target is not given"
-                )
+                raise UsageError(f"{origin}: {name} = {getattr(request, name)}: needs target")
     elif not asked:
         raise UsageError(
-            f"{origin}: target = {request.target!r}: is of transfer, which only leaves out: only ="
+            f"{origin}: target = {request.target!r}: needs transfer in only; only ="
             f" {', '.join(request.only)}"
         )

@@ -169,7 +169,7 @@ def _random_walk(curves: Curves, loss: float, angle: float, explored: float, set
     """Why this is regime 3, or nothing; an accuracy tells only once the loss has settled."""
     guess = curves.guess_loss
     if curves.stopped:
-        return f"given up at chance: loss {loss:.2g} above a guess's {guess:.2g}"
+        return f"stopped at chance: loss {loss:.2g} above a guess's {guess:.2g}"
     known = curves.accuracy[np.isfinite(curves.accuracy)]
     accuracy = float(np.median(known[_tail(len(known), 4)])) if len(known) else math.nan
     chance = 1 / curves.num_classes

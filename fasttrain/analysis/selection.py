@@ -69,7 +69,7 @@ def select(
     for name in (name for name in KINDS if not request.only or name in request.only):
         chosen.analyses |= {kind: [] for kind in KINDS[name]}
     if not pictures and chosen.analyses.pop("features", None) is not None:
-        chosen.notes.append("the data are no pictures: no frequency bands")
+        chosen.notes.append("the data are not images: no frequency bands")
     if target is None:
         chosen.analyses.pop("transfer", None)
     usable = stages[stages["stage"].isin(with_state)]

@@ -53,7 +53,7 @@ class Target:
                 f" {needed}: both must be the same"
             )
         if self.images.holds_floats == about.get("pictures", True):
-            kinds = ("pictures", "float32 values that are none")
+            kinds = ("images", "float32 vectors")
             own_kind, needed = kinds if not self.images.holds_floats else kinds[::-1]
             return f"{self.images.name} holds {own_kind}, the networks were trained on {needed}"
         return None

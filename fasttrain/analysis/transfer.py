@@ -39,8 +39,8 @@ def check_features(workbench: Workbench) -> None:
     if isinstance(model, OwnNetwork):
         if not callable(getattr(model.net, "features", None)):
             raise UsageError(
-                "transfer: a network of one's own needs a method features(images), what its last"
-                f" layer is given; {type(model.net).__name__} has none"
+                "transfer: a custom network needs a method features(images), the input of its"
+                f" last layer; {type(model.net).__name__} has none"
             )
     elif type(model).features is ImageClassifier.features:
         kind = workbench.config.network.model

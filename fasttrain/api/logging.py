@@ -16,8 +16,7 @@ def log_to(tool: Tool, folder: str | os.PathLike[str]) -> Callback:
     """A callback for `sweep` that logs every stage as a run, as `fasttrain export` writes it.
 
     Args:
-        folder: made if it is not there. W&B logs offline, in wandb/ there; MLflow into a file store
-            of it.
+        folder: created if missing. W&B logs offline, into its wandb/; MLflow into its mlruns/.
 
     Raises:
         UsageError: no such tool, or its library is not installed.

@@ -1,4 +1,4 @@
-"""Networks out of a store: plain modules that need neither it nor the images any more."""
+"""Networks from a store: plain modules that need neither the store nor the images."""
 
 import os
 from pathlib import Path
@@ -23,7 +23,7 @@ from ..training.workbench import new_network
 
 
 class Classifier(nn.Module):
-    """A trained network with the normalisation of its images, in the arithmetic of its training."""
+    """A trained network with the normalisation of its images, in the precision of its training."""
 
     scale: Tensor
     shift: Tensor
@@ -47,7 +47,7 @@ class Classifier(nn.Module):
             images: uint8 (N, H, W, C), as a data set holds them, or normalised (N, C, H, W).
 
         Raises:
-            UsageError: of another type or shape.
+            UsageError: images of another type or shape.
         """
         given = torch.as_tensor(images, device=self.scale.device)
         if given.dtype == torch.uint8:
@@ -69,29 +69,31 @@ class Classifier(nn.Module):
         channels = len(self.scale)
         if images.ndim != 4 or images.shape[axis] != channels:
             raise UsageError(
-                f"images of shape {tuple(images.shape)} and {images.dtype}: {wanted} with"
-                f" {channels} channels is needed"
+                f"images of shape {tuple(images.shape)} and {images.dtype}: expected {wanted}"
+                f" with {channels} channels"
             )
         if not (images.dtype == torch.uint8 or images.is_floating_point()):
-            raise UsageError(f"images are {images.dtype}: uint8 (N, H, W, C), or floats normalised")
+            raise UsageError(
+                f"images are {images.dtype}: expected uint8 (N, H, W, C), or normalised floats"
+            )
 
 
 def load_model(store: str | os.PathLike[str], stage: str) -> Classifier:
-    """The network that a finished stage ended as, on the CPU, in eval mode.
+    """The trained network of a finished stage, on the CPU, in eval mode.
 
     Args:
         stage: its id, as in the column `stage` of `Results.stages`.
 
     Raises:
         UsageError: no such stage, or one without a network.
-        EnvironmentProblem: not a store, a damaged file in it, or one that lacks what is needed.
+        EnvironmentProblem: not a store, a damaged file in it, or one without what a model needs.
     """
     opened = Store.open(Path(store).expanduser(), create=False)
     entry = opened.entry(stage) if stage in opened.stages() else None
     if entry is None:
         raise UsageError(
             f"{opened.path}: no finished stage {stage!r}{nearest(str(stage), opened.stages())};"
-            " their ids are the column `stage` of its results"
+            " ids are in the column `stage` of the results"
         )
     if STATE not in entry.done["files"]:
         raise UsageError(f"stage {stage} ended {entry.done['state']}: it has no network")

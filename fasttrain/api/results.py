@@ -1,4 +1,4 @@
-"""The results of a store, or of what of it belongs to one study: tables and figures."""
+"""The results of a store, or of one study in it: tables and figures."""
 
 import functools
 import os
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Results:
-    """What a store holds at this moment; a later look is another one.
+    """The results that a store holds at this moment; make another object to see later ones.
 
     Args:
         store: its directory.
@@ -60,7 +60,7 @@ class Results:
 
     @functools.cached_property
     def measurements(self) -> dict[str, pd.DataFrame]:
-        """What `fasttrain.analyse` found of these stages, by name: `fasttrain.load_analyses`."""
+        """Tables of what `fasttrain.analyse` measured of these stages, as `load_analyses`."""
         stages = {f.stage for f in self._found}
         tables = load_analyses(self.store)
         return {
@@ -73,13 +73,13 @@ class Results:
         return {results.setup: results for results in all_setups(self.store, self._found)}
 
     def figure(self, name: str, setup: str | None = None) -> "Figure":
-        """A figure of docs/figures.md.
+        """The matplotlib figure of this name in docs/figures.md.
 
         Args:
-            setup: of which set-up; needed if there are several.
+            setup: id of a set-up; needed if the store has several.
 
         Raises:
-            UsageError: no such figure or set-up, or the results lack what it shows.
+            UsageError: no such figure or set-up, or the results lack what the figure shows.
         """
         # matplotlib is for those who draw.
         from ..report import drawings_of, drawn
@@ -111,7 +111,7 @@ class Results:
         return self._grids[chosen]
 
     def report(self) -> Path:
-        """Tables, figures and page of the whole store, rebuilt if something is new.
+        """Rebuild tables, figures and page of the whole store if something is new.
 
         Returns the path of report.html.
         """

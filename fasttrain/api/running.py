@@ -1,8 +1,8 @@
-"""What is carried out from Python: sweeps, analyses, searches for boundaries.
+"""What Python can run: sweeps, analyses, searches for boundaries.
 
-Each does what its command does, quietly unless told otherwise, and returns tables. They leave the
+Each does what its command does, quietly by default, and returns tables. They leave the
 threads and the arithmetic of the calling process as they were, set no signal's handler, and end at
-a KeyboardInterrupt with what is under way kept: the same call goes on there.
+a KeyboardInterrupt with running stages kept: the same call resumes there.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Located:
-    """Where the regimes of a study meet."""
+    """The boundaries between the regimes of a study, as `locate` found them."""
 
     boundaries: pd.DataFrame
     """boundary, plr, low, high, ratio, confidence, epochs, note: one row each"""
@@ -77,14 +77,14 @@ def sweep(
         study: from `study`, or what that takes.
         shard: "I/N", the part of the study to train, in a store of its own (runs/NAME-I-of-N if
             none is given); `merge` joins them.
-        callbacks: told of stages and epochs as they pass, such as `log_to` gives; what they raise
-            stops the study.
+        callbacks: objects such as `log_to` returns; called as stages and epochs pass. An error that
+            they raise stops the study.
         **options: where and how (`Options`); quiet unless `quiet=False`, which shows a live table.
 
     Raises:
-        UsageError: something given is wrong.
-        EnvironmentProblem: something around the program is, or stages failed; the others are done.
-        KeyboardInterrupt: as raised; the same call goes on from the last finished epoch.
+        UsageError: an argument is wrong.
+        EnvironmentProblem: store, disk or device has a problem, or stages failed; others are done.
+        KeyboardInterrupt: as raised; the same call resumes from the last finished epoch.
     """
     study = as_study(study)
     check_callbacks(callbacks)
@@ -122,14 +122,14 @@ def analyse(
 
     Args:
         only: what to measure; everything if not given.
-        low: FLR of the low end of pairs; a set-up's smallest if not given.
-        high: FLR of the high end; a set-up's largest if not given.
-        k: checkpoints of the averages to measure; the largest number up to it that there is.
-        points: of the straight paths between ends, these among them.
-        target: data set that features are transferred to, by name, path or package.module:function;
-            target_train and target_test take class-balanced subsets of it.
-        processes: how many measure at once; GPUs or, without one, cores if not given.
-        dataset: name or path of the images, if they are no longer where they were.
+        low: lower of the two FLRs to compare; the smallest of each set-up if not given.
+        high: higher of the two FLRs; the largest of each set-up if not given.
+        k: measure averages of k checkpoints, or of the next smaller number in the store.
+        points: points on the straight path between two networks, both ends included.
+        target: data set to transfer features to, by name, path or package.module:function;
+            target_train and target_test are sizes of class-balanced subsets of it.
+        processes: that measure at once; one per GPU or, without a GPU, per core if not given.
+        dataset: name or path of the training images, if they have moved.
 
     Raises:
         UsageError, EnvironmentProblem: as `sweep`.
@@ -161,15 +161,15 @@ def locate(
     share: float = 0.25,
     **options: Unpack[Options],
 ) -> Located:
-    """Find the boundaries of the regimes by few probes, and the grid around the optimum.
+    """Find the boundaries of the regimes with few trainings (probes), and propose a grid.
 
     Args:
         study: from `study`, or what that takes.
         plr: FIRST:LAST, or both as numbers; the ends of the study's grid if not given.
-        ratio: high end of a bracket over its low end that is narrow enough.
-        boundaries: which.
-        share: of the epochs of the uniform grid of this ratio, the most to spend.
-        **options: as of `sweep`; the store is runs/NAME-locate if not given.
+        ratio: a boundary is found once its bracket, high PLR / low PLR, is this narrow.
+        boundaries: those to find, separated by commas.
+        share: most epochs to spend, as a share of those of a uniform grid of this ratio.
+        **options: as for `sweep`; the store is runs/NAME-locate if not given.
 
     Raises:
         UsageError, EnvironmentProblem, KeyboardInterrupt: as `sweep`.
@@ -195,16 +195,16 @@ def locate(
 
 
 def merge(target: "AnyPath", *stores: "AnyPath") -> Results:
-    """Join stores, those of shards for one: copy what they have finished into the target.
+    """Join stores, such as those of shards: copy what they have finished into the target.
 
     Args:
-        target: made if it is not there.
-        *stores: are only read.
+        target: directory of the joined results; created if missing.
+        *stores: directories of results; they are only read.
 
     Raises:
         UsageError: no store, or the target itself.
         EnvironmentProblem: no store of this format, a damaged file, or stores that contradict each
-            other. The target is whole all the same, and the same call goes on.
+            other. The target stays sound, and the same call resumes.
     """
     paths = [_path(store) for store in stores]
     check_merge(_path(target), paths)

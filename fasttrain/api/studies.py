@@ -17,7 +17,7 @@ Table = dict[str, Any]
 
 @dataclass(frozen=True, repr=False)
 class Study:
-    """What is to be trained: a setting, an experiment, seeds. Made by `study`."""
+    """A study: a setting, an experiment (a grid or chains), seeds. `study` makes it."""
 
     name: str
     """names the default store, runs/NAME"""
@@ -31,10 +31,10 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a study trains, whatever its learning rates: for `study`, in the place of a file.
+    """Data, network, optimiser and training of a study: for `study`, instead of a file.
 
-    A part is given by its kind, as a table of its keys, or as itself; the function of a custom one
-    stands for it. What is not given has its default. `study` checks it.
+    Each part is a kind's name, a dict of its keys or the part's dataclass; a function stands for a
+    custom part. What is not given has its default. `study` checks it.
     """
 
     data: Any = "digits"
@@ -67,8 +67,8 @@ def study(source: Setting | str | os.PathLike[str], **keys: Any) -> Study:
 
     Args:
         source: a `Setting`, a preset's name, or the path of a .toml file.
-        **keys: what to change of it, as it would stand in the file: a key of any table by its name,
-            or a table as a dict. A table that names another `kind` begins at the defaults of that.
+        **keys: changes, as they would stand in the file: a key of any table by its name, or a table
+            as a dict. A table that names another `kind` begins at the defaults of that kind.
 
     Raises:
         UsageError: no such preset or file; a key or value that is not allowed.

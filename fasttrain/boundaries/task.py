@@ -103,7 +103,8 @@ def length_lines(search: Search, config: Config) -> list[str]:
     if given >= MIN_EPOCHS:
         return []
     return [
-        f"--epochs {given} is too short: no equilibrium can be told before {MIN_EPOCHS} epochs."
+        f"--epochs {given} is too short: an equilibrium shows after {MIN_EPOCHS} epochs at the"
+        " earliest."
         f" Probes have {' or '.join(map(str, search.lengths))}, the uniform grid that they are"
-        f" compared with {search.full_epochs}; a sweep needs as many for its regimes to be told"
+        f" compared with {search.full_epochs}; a sweep needs as many to judge regimes"
     ]

@@ -30,7 +30,7 @@ def _one_of(name: str, commands: dict[str, type], arguments: list[str]) -> Any:
 def _asks_for_help(name: str, commands: dict[str, type], arguments: list[str]) -> bool:
     if arguments and arguments[0] not in ("-h", "--help"):
         return False
-    print(f"usage: fasttrain {name} {'|'.join(commands)} ...; --help after one tells more")
+    print(f"usage: fasttrain {name} {'|'.join(commands)} ...; --help after one lists its options")
     return True
 
 
@@ -46,7 +46,7 @@ def data(arguments: list[str]) -> int:
         check_images(command.dataset, command.data_root, command.image_size)
     elif command.source.endswith(".beton"):
         if command.image_size is not None:
-            raise UsageError("--image-size: is of a folder of images, and not of a .beton file")
+            raise UsageError("--image-size: applies to a folder of images, not to a .beton file")
         check_beton(command.source)
     else:
         check_images(command.source, command.data_root, command.image_size)
@@ -101,8 +101,8 @@ def _check_benchmarks() -> None:
         there = None
     if there is None:
         raise UsageError(
-            "fasttrain bench: its benchmarks are the folder bench/ of fasttrain's source tree,"
-            " which is not installed here; only bench kernels --static works without"
+            "fasttrain bench needs the folder bench/ of fasttrain's source tree, which is not"
+            " installed here; only bench kernels --static works without it"
         )
 
 

@@ -92,14 +92,17 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep(Cell):
-    """Run a study: a PLR x FLR grid or chains of legs; then report. Run it again to resume it."""
+    """Run a study and report: a PLR x FLR grid, or chains of legs (training at one rate).
+
+    Run it again to resume it.
+    """
 
     grid: GridConfig
     shard: Annotated[str | None, arg(metavar="I/N")] = None
-    """train the I-th of N parts of the study, each of whole subtrees of its new networks, in a
-    store of its own: runs/PRESET-I-of-N if not given; `fasttrain merge` joins them"""
+    """train part I of N of the study in a store of its own, runs/PRESET-I-of-N if not given;
+    `fasttrain merge` joins the parts"""
     dry_run: FlagCreatePairsOff[bool] = False
-    """print the plan and what it would cost, and run nothing"""
+    """print the plan and its estimated cost, and run nothing"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,29 +114,29 @@ class Train(Cell):
     flr: float | None = None
     """fine-tuning learning rate, likewise"""
     k: EpochCounts = ()
-    """checkpoints to average"""
+    """numbers of checkpoints to average (SWA)"""
     seed: int = 0
     """seed of the initialisation and of the order of the data"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Locate(Cell):
-    """Find the boundaries of the regimes by few probes, and propose the grid around the optimum."""
+    """Find the boundaries of the regimes with few trainings (probes), and propose a grid."""
 
     flr: LearningRates
-    """fine-tuning effective learning rates: their ends tell 2A from 2B"""
+    """fine-tuning effective learning rates; the lowest and the highest separate 2A from 2B"""
     seeds: int
-    """repetitions, with seeds 0, 1, ...; each is located by itself"""
+    """number of seeds (0, 1, ...); each seed has a search of its own"""
     plr: str | None = None
-    """FIRST:LAST, where to look; the ends of the configured grid if not given"""
+    """FIRST:LAST, the PLRs to search; the ends of the configured grid if not given"""
     ratio: float = 1.15
-    """high end of a bracket over its low end that is narrow enough"""
+    """a boundary is found once its bracket, high PLR / low PLR, is this narrow"""
     boundaries: str = "1|2,2A|2B,2|3"
-    """which, with commas between them"""
+    """boundaries to find, separated by commas"""
     share: float = 0.25
-    """of the epochs of the uniform grid of this ratio, the most to spend"""
+    """most epochs to spend, as a share of those of a uniform grid of this ratio"""
     dry_run: FlagCreatePairsOff[bool] = False
-    """print what it would cost at most, and run nothing"""
+    """print the highest possible cost, and run nothing"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,28 +145,28 @@ class DataWrite:
 
     dataset: Annotated[Positional[str], arg(metavar="DATASET")]
     """digits, cifar10, cifar100, fashion-mnist, the path of an .npz file or of a folder of images,
-    package.module:function, or a preset or .toml file, for its data"""
+    package.module:function, or a preset or .toml file (its data)"""
     out: Annotated[Positional[Path], arg(metavar="FILE.beton|FILE.npz")]
     """the file to write, *.beton or *.npz"""
     split: str | None = None
-    """.beton: train (if not given), test, or the name of a probe set"""
+    """.beton: train (if not given), test, or a probe set (a further evaluation set) by name"""
     mode: Literal["raw", "jpg"] | None = None
-    """.beton: raw (if not given) is exact, jpg smaller"""
+    """.beton: raw (if not given) is exact, jpg is smaller"""
     image_size: int | None = None
-    """side that the images of a folder are brought to"""
+    """side of the square that images of a folder are resized to, in pixels"""
     data_root: Path | None = None
     """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataInspect:
-    """Fetch a data set if it is not there yet, and say what it, or an FFCV file, holds."""
+    """Print what a data set or an FFCV file holds; a data set that is missing is fetched."""
 
     source: Annotated[Positional[str], arg(metavar="DATASET|FILE.beton")]
     """digits, cifar10, cifar100, fashion-mnist, the path of an .npz or .beton file or of a folder
-    of images, package.module:function, or a preset or .toml file (ps10, ...), for its data"""
+    of images, package.module:function, or a preset or .toml file (ps10, ...: its data)"""
     image_size: int | None = None
-    """side that the images of a folder are brought to"""
+    """side of the square that images of a folder are resized to, in pixels"""
     data_root: Path | None = None
     """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
 
@@ -184,13 +187,13 @@ class BenchKernels:
     """Time the optimiser's step against other ways to take it, on this machine's CPU."""
 
     only: tuple[Literal["resnet18-64", "resnet18-32", "convnet-32", "pack"], ...] = ()
-    """which networks' parameters; all of them if not given"""
+    """networks whose parameters are stepped; all of them if not given"""
     rounds: int = 31
-    """how often every variant is timed, in turn"""
+    """timings of every variant, in turn"""
     compile: bool = True
     """time torch.compile too (needs a C++ compiler, and a minute)"""
     static: FlagCreatePairsOff[bool] = False
-    """instead compile the GPU kernels for several GPUs, without one, and say what came out"""
+    """instead compile the GPU kernels for several GPUs, without one, and print what they use"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,20 +208,20 @@ class BenchData:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchGrid:
-    """Train a grid and train it by the published loop, in turn, on this machine's CPU."""
+    """Time a grid against the published loop, in turn, on this machine's CPU."""
 
     case: Literal["digits", "convnet-8", "convnet-32", "resnet18-16"] = "digits"
-    """which network and images"""
+    """network and images"""
     rounds: int = 2
-    """seeds to train on both sides"""
+    """seeds that each of the two trains"""
     precision: Literal["fp32", "bf16", "auto"] = "auto"
-    """our arithmetic; the published loop's is fp32"""
+    """arithmetic of fasttrain; the published loop uses fp32"""
     dataset: str | None = None
     """other images for the CIFAR cases; by default CIFAR-10 if on disk, else generated ones"""
     data_root: Path | None = None
     """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
     sizes: FlagCreatePairsOff[bool] = False
-    """instead train grids of 4 to 256 cells on digits, ours alone: cost against grid size"""
+    """instead measure cost against grid size: 4 to 256 cells on digits, fasttrain alone"""
 
 
 BENCHMARKS = {"kernels": BenchKernels, "data": BenchData, "grid": BenchGrid}

@@ -123,7 +123,7 @@ def _print_plan(opened: Session, console: Console) -> None:
     children = Counter(stage.parent.id for stage in stages if stage.parent)
     shared = sum(count > 1 for count in children.values())
     console.print(
-        f"{shared} pre-training runs are shared by {sum(children.values())} later stages",
+        f"{shared} pre-training runs serve {sum(children.values())} later stages",
         highlight=False,
     )
     if not left:
@@ -137,7 +137,7 @@ def _print_plan(opened: Session, console: Console) -> None:
     where = "a node of the cluster" if on_ray else workbench.provenance["device"]
     lines = [
         f"left: {len(left)} stages, {cost.num_epochs} epochs"
-        f" ({unshared_epochs(left)} if nothing were shared)",
+        f" ({unshared_epochs(left)} without sharing)",
         execution.explain(),
         f"measured on {where}, {workbench.precision}",
         f"estimate: {duration(cost.time_s)}, {cost.disk_bytes / 2**20:.1f} MiB in"

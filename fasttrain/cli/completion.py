@@ -39,7 +39,7 @@ def completion(shell: str) -> str:
     """
     if shell not in SHELLS:
         raise UsageError(
-            f"{PRINT_COMPLETION} {shell!r}: is no shell{nearest(shell, SHELLS)}; allowed are"
+            f"{PRINT_COMPLETION} {shell!r}: no such shell{nearest(shell, SHELLS)}; allowed are"
             f" {', '.join(SHELLS)}, as in: fasttrain {PRINT_COMPLETION} bash"
         )
     text = io.StringIO()

@@ -12,15 +12,15 @@ from .usage import parse
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write what a store holds for another tool. Again, it replaces what it wrote itself."""
+    """Write what a store holds for another tool. An earlier export there is replaced."""
 
     store: StorePath
     """directory of the results"""
     to: Target
-    """tensorboard, wandb (offline) and mlflow need the extra of that name: a run a stage, grouped
-    by study; csv: stages and series; latex: a booktabs table a study, accuracies over seeds"""
+    """tensorboard, wandb (offline), mlflow: one run per stage, grouped by study (needs the extra of
+    that name); csv: stages and series; latex: one table per study, accuracies over seeds"""
     out: Path | None = None
-    """folder to write; STORE-TARGET, beside the store, if not given"""
+    """folder to write; STORE-TOOL beside the store if not given"""
 
 
 def export(arguments: list[str]) -> int:

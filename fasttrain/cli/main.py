@@ -36,24 +36,24 @@ OVERVIEW = """\
 usage: fasttrain COMMAND ...
 
   sweep PRESET|FILE.toml   run a grid of pre-training x fine-tuning learning rates
-  train PRESET|FILE.toml   run one cell of it
-  locate PRESET|FILE.toml  find where the regimes meet, and the grid worth running
+  train PRESET|FILE.toml   run one cell of such a grid
+  locate PRESET|FILE.toml  find the boundaries of the regimes, and propose a grid
   analyse STORE            measure geometry, norms, sharpness, features, transfer of its stages
   report STORE             rebuild tables, figures and report.html of a store
   serve STORE...           show the reports of stores at an address of this machine
   merge TARGET STORE...    join the stores of shards, or of machines, into one
-  export STORE --to TOOL   write it for tensorboard, wandb, mlflow, csv or latex
-  status STORE             say what of its plan is finished, and what runs now
+  export STORE --to TOOL   write results for tensorboard, wandb, mlflow, csv or latex
+  status STORE             show what is finished, and what runs now
   note STORE STAGE TEXT    write a note on a stage, for tables and page; note STORE lists them
-  doctor [STORE]           verify every byte of a store, or look at this machine
-  data inspect DATASET     fetch a data set, or open a .beton file, and say what it holds
+  doctor [STORE]           verify every byte of a store, or check this machine
+  data inspect DATASET     fetch a data set, or open a .beton file, and print what it holds
   data write DATASET FILE  write it as an FFCV file; data verify FILE checks every byte of one
   bench kernels|data       time the optimiser's step, or the loaders, against others
-  bench grid               train a grid, and train it by the published loop, in turn
+  bench grid               time a grid against the published loop
 
 presets: {presets}
-fasttrain COMMAND --help tells more; fasttrain COMMAND ... --timings where its time went;
-fasttrain --print-completion bash|zsh what completes all this in a shell.
+fasttrain COMMAND --help lists its options; --timings after any command shows where its time went;
+fasttrain --print-completion bash|zsh prints the script that completes commands in a shell.
 """
 TIMINGS = "--timings"
 
@@ -192,7 +192,7 @@ def _refuse_chain(name: str, arguments: list[str], config: Config) -> None:
     """Raise for a command that takes grids alone."""
     if isinstance(config.experiment, Chain):
         raise UsageError(
-            f"{name} takes a grid of PLR x FLR, and {arguments[0]} is a chain of legs: run it with"
+            f"{name} takes a PLR x FLR grid, and {arguments[0]} is a chain of legs: run it with"
             f" fasttrain sweep {shlex.quote(arguments[0])}"
         )
 

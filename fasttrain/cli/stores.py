@@ -18,29 +18,29 @@ from .usage import parse, start_server
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Rebuild results.csv, results.parquet, the figures and report.html of a store, if need be."""
+    """Rebuild results.csv, results.parquet, the figures and report.html of a store, if outdated."""
 
     store: StorePath
     """directory of the results"""
     watch: FlagCreatePairsOff[bool] = False
     """rebuild whenever the store changes, also while a sweep runs, until Ctrl-C (exit code 0)"""
     interval: float = 5.0
-    """with --watch, seconds between looks at the store, and after which the page reloads itself"""
+    """with --watch, seconds between checks of the store, and between reloads of the page"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Serve:
     """Show the reports of stores at an address of this machine, rebuilt while sweeps run.
 
-    Until Ctrl-C (exit code 0). Nobody on another machine can ask for them.
+    Until Ctrl-C (exit code 0). Other machines cannot reach the address.
     """
 
     stores: Annotated[Positional[tuple[Path, ...]], arg(metavar="STORE")]
     """directories of results"""
     port: int = 8765
-    """port of 127.0.0.1; 0 takes a free one"""
+    """port of 127.0.0.1; 0 takes a free port"""
     interval: float = 5.0
-    """seconds between looks at the stores, and after which pages reload themselves"""
+    """seconds between checks of the stores, and between reloads of the pages"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +48,14 @@ class Merge:
     """Join stores: copy what others have finished into one, and report. Run it again to resume."""
 
     target: Annotated[Positional[Path], arg(metavar="TARGET")]
-    """directory of the joined results; made if it is not there"""
+    """directory of the joined results; created if missing"""
     stores: Annotated[Positional[tuple[Path, ...]], arg(metavar="STORE")]
-    """directories of results, which are only read"""
+    """directories of results; they are only read"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreStatus:
-    """Say what of a store's plan is finished and what runs now, wherever it runs."""
+    """Show what of a store's plan is finished, and what runs now on any machine."""
 
     store: StorePath
     """directory of the results"""
@@ -71,7 +71,7 @@ class Note:
     store: StorePath
     """directory of the results"""
     stage: Annotated[Positional[str | None], arg(metavar="[STAGE]")] = None
-    """a stage: its id, a beginning of that, or its name: "finetune plr 0.01 flr 0.001 seed 0"."""
+    """a stage: its id, the id's first letters, or its name "finetune plr 0.01 flr 0.001 seed 0"."""
     text: Annotated[Positional[str | None], arg(metavar="[TEXT]")] = None
     """the note; an empty one removes it"""
     delete: FlagCreatePairsOff[bool] = False
@@ -80,7 +80,7 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Verify every byte and every reference of a store, or look at this machine if none is given.
+    """Verify every byte and every reference of a store, or check this machine if none is given.
 
     Exit code 0 if everything is sound, 1 if something is not.
     """
@@ -97,32 +97,31 @@ class Analyse:
     store: StorePath
     """directory of the results"""
     only: tuple[Name, ...] = ()
-    """what to measure; everything if not given, transfer if there is a --target"""
+    """what to measure; if not given everything, or transfer alone with --target"""
     low: float | None = None
-    """FLR of the low end of pairs and stages; a set-up's smallest if not given"""
+    """lower of the two FLRs to compare; the smallest of each set-up if not given"""
     high: float | None = None
-    """FLR of the high end; a set-up's largest if not given"""
+    """higher of the two FLRs; the largest of each set-up if not given"""
     k: int = 5
-    """checkpoints of the averages to measure; the largest number up to it that there is"""
+    """measure averages of k checkpoints, or of the next smaller number in the store"""
     points: int = 21
-    """points of the straight paths between ends, these among them"""
+    """points on the straight path between two networks, both ends included"""
     target: str | None = None
-    """transfer: data set of which a linear classifier is trained on the features of every stage, a
-    name or path, or package.module:function; its images have the size and channels of the source's
-    """
+    """transfer: data set to train a linear classifier on, from the features of every stage; a name,
+    a path or package.module:function; its images need the size and channels of the store's"""
     target_train: int | None = None
-    """transfer: class-balanced subset of the target's training set; all images if not given"""
+    """transfer: size of a class-balanced subset of the target's training set; all if not given"""
     target_test: int | None = None
-    """transfer: class-balanced subset of the target's test set; all images if not given"""
+    """transfer: size of a class-balanced subset of the target's test set; all if not given"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:0, ..."""
     processes: int | None = None
-    """how many measure at once, with a part of the threads each; 1 measures in this one; as many
-    as there are GPUs or, without one, cores if not given"""
+    """processes that measure at once; 1 measures in this process; one per GPU or, without a GPU,
+    one per core if not given"""
     data_root: Path | None = None
     """where data sets are kept; FASTTRAIN_DATA or the user's cache directory if not given"""
     dataset: str | None = None
-    """name or path of the images, if they are no longer where they were"""
+    """name or path of the training images, if they have moved"""
 
 
 def report(arguments: list[str]) -> int:
@@ -146,7 +145,7 @@ def serve(arguments: list[str]) -> int:
     """Show the reports of stores until Ctrl-C; returns the exit code."""
     command = parse(Serve, "serve", arguments)
     if not command.stores:
-        raise UsageError("serve needs the stores to show: fasttrain serve STORE...")
+        raise UsageError("serve needs at least one store: fasttrain serve STORE...")
     if not 0 <= command.port < 2**16:
         raise UsageError(f"--port {command.port}: must be 0 to 65535")
     _check_interval(command.interval)

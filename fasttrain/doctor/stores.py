@@ -80,7 +80,7 @@ def _entries(store: Store, what: str, found: Diagnosis) -> dict[str, Entry]:
             sound[stage] = entry
     found.counts[what] = len(store.stages())
     for folder in sorted(p.parent for n in (DONE, DESCRIPTION) for p in store.path.glob(f"*/{n}")):
-        note = f"{folder}: its name is no identity, so that it counts as nothing; move it elsewhere"
+        note = f"{folder}: its name is no stage id, so it is ignored; move it elsewhere"
         if not NAME.fullmatch(folder.name) and note not in found.notes:
             found.notes.append(note)
     return sound
@@ -96,7 +96,7 @@ def _whole(store: Store, stage: str, found: Diagnosis) -> Entry | None:
     allowed = {*entry.done["files"], DONE, FAILURE}
     for path in sorted((store.path / stage).iterdir()):
         if path.name not in allowed:
-            found.notes.append(f"{path}: is no part of the {store.noun}; it can be deleted")
+            found.notes.append(f"{path}: is not part of the {store.noun}; it can be deleted")
     return entry
 
 
@@ -149,16 +149,16 @@ def _analyses(
         missing = [stage for stage in about["stages"] if not store.is_finished(stage)]
         if missing:
             found.findings.append(
-                f"{store.analyses.path / analysis}: is of {store.path / missing[0]}, which is not"
-                f" there; run the sweep again, or {store.analyses.remedy(analysis)}"
+                f"{store.analyses.path / analysis}: measures {store.path / missing[0]}, which is"
+                f" missing; run the sweep again, or {store.analyses.remedy(analysis)}"
             )
     chosen = _try(found, current, store) or {}
     named = {a for kinds in chosen.values() for members in kinds.values() for a in members}
     missing = sorted(a for a in named if not store.analyses.is_finished(a))
     if missing:
         found.findings.append(
-            f"{store.analyses.path}: {len(missing)} of the analyses that reports draw from are not"
-            f" there, {missing[0]} for one; run fasttrain analyse {store.path} again"
+            f"{store.analyses.path}: {len(missing)} of the analyses that reports draw from are"
+            f" missing, such as {missing[0]}; run fasttrain analyse {store.path} again"
         )
 
 
@@ -170,7 +170,7 @@ def _notes(store: Store, found: Diagnosis) -> None:
         note = _try(found, read_note, path)
         found.counts["notes"] += 1
         if note is not None and note.stage not in known:
-            found.notes.append(f"{path}: is on a stage that is not there; it can be deleted")
+            found.notes.append(f"{path}: belongs to a stage that is missing; it can be deleted")
 
 
 def _figures(store: Path, found: Diagnosis) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What a user's code is told while stages train: in the driver, as workers report.
+"""Callbacks, which the driver calls while stages train.
 
     class Print:
         def on_stage_start(self, run): ...
@@ -7,11 +7,11 @@
 
     ft.sweep(study, callbacks=[Print(), ft.log_to("tensorboard", "logs")])
 
-Every stage that trains is told once, and every epoch of it at most once, although a pack that fails
-is tried again. What was finished before, and epochs before a resumption, are not told. Of an
-average only its start and its end are: its epochs are those of the run that it goes along.
-A callback that raises stops the study with an error that names it: what is finished, and the last
-epoch of what trains, are kept.
+A stage that trains is reported once, and each of its epochs at most once, even if a failed pack is
+tried again. Stages that were finished, and epochs before a resumption, are not reported. An average
+reports its start and its end only: its epochs are those of the run that it averages.
+A callback that raises stops the study with an error that names the callback. Finished stages, and
+the last epoch of running ones, are kept.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,18 +28,18 @@ HOOKS = ("on_stage_start", "on_epoch", "on_stage_end")
 
 
 class Callback(Protocol):
-    """Takes what happens, under the names of `fasttrain export`: "loss/train", "accuracy/test"."""
+    """An object with these methods; values have the names of `fasttrain export`, "loss/train"."""
 
     def on_stage_start(self, run: Run) -> None:
-        """A stage begins to train, or to go on."""
+        """A stage starts or resumes training."""
         ...
 
     def on_epoch(self, run: Run, epoch: int, values: Mapping[str, float]) -> None:
-        """An epoch has ended; it counts from the start of pre-training."""
+        """An epoch has ended; epochs count from the start of pre-training."""
         ...
 
     def on_stage_end(self, run: Run, epoch: int, state: str, values: Mapping[str, float]) -> None:
-        """A stage has ended: done, at-chance, non-finite or failed; its last values."""
+        """A stage has ended: its state (done, at-chance, non-finite, failed) and last values."""
         ...
 
 
@@ -50,7 +50,7 @@ def check_callbacks(callbacks: Sequence[Callback]) -> None:
         UsageError: the message names what one lacks.
     """
     if not isinstance(callbacks, Sequence):
-        raise UsageError(f"callbacks={callbacks!r}: a list of callbacks is needed")
+        raise UsageError(f"callbacks={callbacks!r}: must be a list of callbacks")
     for callback in callbacks:
         for hook in HOOKS:
             if isinstance(callback, type) or not callable(getattr(callback, hook, None)):
@@ -157,6 +157,6 @@ class CallbackView(ProgressView):
             except Exception as error:
                 raise EnvironmentProblem(
                     f"{type(callback).__name__}.{hook} of {run.name}:"
-                    f" {type(error).__name__}: {error}; the study has stopped there, and the same"
-                    " call goes on"
+                    f" {type(error).__name__}: {error}; the study stopped there, and the same"
+                    " call resumes it"
                 ) from error

@@ -48,7 +48,7 @@ def reopen_outdated(stages: Sequence[Stage], store: Store) -> list[Stage]:
 def outdated_line(outdated: Sequence[Stage]) -> str:
     """What the user should know of stages that are outdated."""
     names = ", ".join(stage.label() for stage in outdated)
-    return f"built on states that have been replaced by others, to run again: {names}"
+    return f"run again, because what they started from was replaced: {names}"
 
 
 class _Pack(Waiting[Stage]):
@@ -194,8 +194,8 @@ class _Sweep(Driver[Stage, _Pack]):
         if along:
             more = f" and {len(todo) - 1} more" if todo[1:] else ""
             self.view.note(
-                f"{todo[0].label()}{more}: together with {along} others of the pack, for the same"
-                " bits as in it"
+                f"{todo[0].label()}{more}: together with {along} others of its pack, for the same"
+                " bits"
             )
         if begun := [stage for stage in todo if stage.id in self.planned]:
             self.view.begin(begun)

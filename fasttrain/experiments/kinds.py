@@ -45,19 +45,19 @@ class Leg:
 
     __pydantic_config__ = _CLOSED
     lr: LearningRates
-    """learning rates: effective on the sphere, raw with sgd and adam"""
+    """learning rates of the leg: effective on the sphere, raw with sgd and adam"""
     epochs: Epochs
-    """how long; with until_loss at most"""
+    """epochs of the leg; with until_loss the most"""
     weight_decay: Values = ()
     """weight decays (sgd, adam); the optimiser's own if not given"""
     noise: Values = ()
     """standard deviations of the noise on activations; none if not given"""
     inherit: Literal["weights", "optimizer"] = "weights"
-    """what it starts with of the end before it: the weights, or the optimiser's state too"""
+    """what it takes over from the leg before: the weights, or the optimiser's state too"""
     until_loss: LossBound | None = None
-    """it ends before its last epoch once the training loss of one is below this"""
+    """the leg ends after the first epoch with a training loss below this"""
     k: EpochCounts = ()
-    """checkpoints averaged (SWA) at its end: that, then one per epoch at the same knobs"""
+    """checkpoints averaged (SWA) after it: its end, then one per epoch at the same rate"""
 
     def count(self) -> int:
         """Legs of this place from each start."""
@@ -176,8 +176,8 @@ def _check_last(config: "Config", origin: str) -> None:
         )
     if config.training.until_loss is not None:
         raise UsageError(
-            f"{origin}: grid.averaged = 'last': where pre-training ends is not known before, with"
-            " training.until_loss; allowed is after"
+            f"{origin}: grid.averaged = 'last': with training.until_loss the last epochs are not"
+            " known beforehand; allowed is after"
         )
 
 
@@ -213,7 +213,7 @@ def _check_leg(config: "Config", leg: Leg, place: int, where: str) -> None:
     norm = getattr(config.network, "norm", "batch")
     if any(leg.noise) and norm != "batch":
         raise UsageError(
-            f"{where}: noise = {_shown(leg.noise)}: is added to what batch norm gives, and"
+            f"{where}: noise = {_shown(leg.noise)}: is added after batch norm, and"
             f" network.norm is {norm!r}"
         )
 

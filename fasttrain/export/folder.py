@@ -47,7 +47,7 @@ def check_out(out: Path, store: Path) -> None:
     written = read_json(out / MARKER, _Written, advice)["files"]
     for name, path in _files(out).items():
         if written.get(name) != (file_sha256(path, advice) if path.is_file() else None):
-            raise UsageError(f"--out {out}: {name} is not as an export wrote it; {advice}")
+            raise UsageError(f"--out {out}: {name} was added or changed since the export; {advice}")
 
 
 @contextlib.contextmanager

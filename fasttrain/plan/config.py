@@ -47,7 +47,7 @@ class TrainingConfig:
     batch_size: Count = 64
     """images per step; the last short batch of an epoch is kept"""
     steps: Annotated[Count, limited("STEPS")] | None = None
-    """steps of an epoch, wherever epochs are counted; a pass over the training set if not given"""
+    """steps per epoch; one pass over the training set if not given"""
     evaluate_every: Count = 1
     """epochs between test passes; the last epoch is always tested"""
     pass_every: Count | None = None
@@ -56,13 +56,13 @@ class TrainingConfig:
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """arithmetic of the networks (weights stay fp32); auto is bf16 where the device has it"""
     loss: Literal["cross-entropy", "binary-cross-entropy", "squared"] = "cross-entropy"
-    """mean over images; squared is summed over classes, binary-cross-entropy is of two classes"""
+    """mean over images; squared is summed over classes, binary-cross-entropy needs two classes"""
     inherit: Literal["weights", "optimizer"] = "weights"
     """what fine-tuning starts with: the weights, or the optimiser's state too"""
     order: Literal["continue", "repeat"] = "continue"
-    """batches of fine-tuning: those after the last of pre-training, or the same from the first"""
+    """batches of fine-tuning: the next after pre-training's last, or the same from the first"""
     until_loss: LossBound | None = None
-    """pre-training ends before its last epoch once the training loss of one is below this"""
+    """end pre-training after the first epoch with a training loss below this"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +73,9 @@ class GridConfig:
     flr: OptionalRates = (0.001, 0.01)
     """fine-tuning learning rates, likewise; none for pre-training alone"""
     k: EpochCounts = (2, 5)
-    """checkpoints averaged (SWA): the end of pre-training, then one per epoch at the same rate"""
+    """numbers of checkpoints averaged (SWA): pre-training's end, then one per epoch at its rate"""
     averaged: Literal["after", "last"] = "after"
-    """last: the averages are of the last k epochs of pre-training itself"""
+    """after: one checkpoint per epoch after pre-training; last: its own last k epochs"""
     seeds: Seeds = 1
     """repetitions, with seeds 0, 1, ...; per-rate: one run of each PLR, the i-th with seed i"""
 
@@ -108,26 +108,26 @@ class RunOptions:
     device: Annotated[str, AfterValidator(known_device)] = "auto"
     """auto, cpu, cuda, cuda:0, ..."""
     engine: Literal["local", "ray"] = "local"
-    """local: processes of this machine, as many as it has GPUs or, without one, cores; ray: those
-    of a Ray cluster (extra ray)"""
+    """local: processes of this machine, one per GPU or, without a GPU, one per core; ray: those of
+    a Ray cluster (extra ray)"""
     address: str | None = None
-    """ray: of the cluster: auto, or HOST:PORT; one of this machine is started if not given"""
+    """ray: address of the cluster, auto or HOST:PORT; if not given, Ray starts on this machine"""
     per_gpu: Annotated[Count, limited("PROCESSES")] = 1
-    """ray: packs that train on a GPU at once"""
+    """ray: packs (see --pack) that train on one GPU at once"""
     processes: Annotated[Count, limited("PROCESSES")] | None = None
-    """how many processes train at once; 1 trains in this one; by the machine if not given"""
+    """processes that train at once; 1 trains in this process; one per GPU or core if not given"""
     pack: Count | None = None
-    """most models trained as one; by measurement if not given"""
+    """most models in a pack, which trains as one network; measured if not given"""
     compile: Literal["auto", "on", "off"] = "auto"
-    """run the networks as torch.compile makes them; auto measures whether that is faster if the
-    sweep takes more than 10 minutes and the size of packs is not given"""
+    """run networks through torch.compile; auto measures whether that is faster, if the sweep takes
+    more than 10 minutes and --pack is not given"""
     checkpoint_s: Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False)] = 30.0
-    """seconds between checkpoints of what is under way"""
+    """seconds between checkpoints of running stages"""
     stop_at_chance: bool = False
-    """give runs up after 10 epochs of random walk at chance, and what builds on them; without this
-    they run to their end, in stores where they were given up too"""
+    """stop a run after 10 epochs of random walk at chance, and skip its children; a later sweep
+    without this flag runs them to their end"""
     quiet: bool = False
-    """print nothing but errors"""
+    """print errors only"""
 
 
 def presets() -> list[str]:
@@ -239,8 +239,8 @@ def check_options(
     check_engine(whole.engine, whole.address, whole.per_gpu, whole.device)
     if whole.stop_at_chance and not isinstance(config.optimizer, Sphere):
         raise UsageError(
-            "--stop-at-chance: random walks are told by the angles of steps on the sphere, and the"
-            f" optimizer is {config.optimizer.kind}"
+            "--stop-at-chance: detects random walks by the angles of steps on the sphere, and"
+            f" the optimizer is {config.optimizer.kind}"
         )
     return whole
 

@@ -16,11 +16,11 @@ def check_engine(engine: str, address: str | None, per_gpu: int, device: str) ->
     """
     if engine != "ray":
         if address is not None:
-            raise UsageError(f"--address {address}: is of a Ray cluster: give --engine ray too")
+            raise UsageError(f"--address {address}: needs --engine ray")
         if per_gpu != 1:
             raise UsageError(
-                f"--per-gpu {per_gpu}: is of a Ray cluster; on one machine --processes says how"
-                " many train at once, on all its GPUs in turn"
+                f"--per-gpu {per_gpu}: needs --engine ray; on one machine --processes sets how"
+                " many train at once, on all GPUs in turn"
             )
         return
     found = find_spec("ray")
@@ -33,8 +33,8 @@ def check_engine(engine: str, address: str | None, per_gpu: int, device: str) ->
         raise UsageError(f"--device {device}: Ray chooses among GPUs: allowed are auto, cpu, cuda")
     if address is not None and address.startswith("ray://"):
         raise UsageError(
-            f"--address {address}: Ray's client cannot pass on what tasks tell while they run;"
-            " run this on a machine of the cluster, with --address auto or HOST:PORT"
+            f"--address {address}: Ray's client cannot pass on messages of running tasks; run"
+            " this on a machine of the cluster, with --address auto or HOST:PORT"
         )
     if address is not None and not ADDRESS.fullmatch(address):
         raise UsageError(f"--address {address!r}: allowed are auto and HOST:PORT")

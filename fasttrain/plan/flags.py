@@ -30,11 +30,11 @@ class DataFlags(Data):
     """digits, cifar10, cifar100, fashion-mnist, tick, the path of an .npz file, or of a folder of
     images"""
     image_size: Count | None = None
-    """side that the images of a folder are brought to"""
+    """side of the square that images of a folder are resized to, in pixels"""
     dimension: Count | None = None
     """pattern-pairs: d, numbers in a pattern"""
     kappa: float | None = None
-    """pattern-pairs: there are d / kappa^2 training samples"""
+    """pattern-pairs: kappa, which gives d / kappa^2 training samples"""
 
     @classmethod
     def of(cls, data: Data) -> "DataFlags":
@@ -73,10 +73,10 @@ class NetworkFlags:
     ] = "convnet"
     """network"""
     width: int | None = None
-    """channels of the first convolution, of each hidden layer of the mlp, neurons of each group of
-    two-layer, numbers of a token of vit-small"""
+    """channels of the first convolution; mlp: width of hidden layers; two-layer: neurons of each
+    group; vit-small: width of a token"""
     form: Form | None = None
-    """practical: affine normalisation, and a head that trains"""
+    """practical: affine normalisation and a trained head; scale-invariant: neither"""
     layers: int | None = None
     """mlp: hidden layers"""
     norm: Literal["batch", "layer", "weight", "none"] | None = None
@@ -86,15 +86,15 @@ class NetworkFlags:
     depth: int | None = None
     """wide-resnet: layers, 6 n + 4; vit-small: blocks"""
     widen: int | None = None
-    """wide-resnet: width of the first group, in widths of the first convolution"""
+    """wide-resnet: widening factor, width of the first group over that of the first convolution"""
     patch: int | None = None
-    """vit-small: pixels of a patch's side"""
+    """vit-small: side of a patch, in pixels"""
     heads: int | None = None
-    """vit-small: heads of attention"""
+    """vit-small: attention heads"""
     dropout: float | None = None
-    """vit-small: share of the numbers that training drops"""
+    """vit-small: dropout probability"""
     radius: float | None = None
-    """radius of the sphere that all convolution weights lie on together (sphere alone)"""
+    """radius of the joint sphere of all convolution weights (optimizer sphere only)"""
 
     @classmethod
     def of(cls, network: Any) -> "NetworkFlags":
@@ -130,7 +130,7 @@ class OptimizerFlags:
     optimizer: Literal["sphere", "sgd", "adam"] | None = None
     """sphere: at effective rates; sgd, adam: all parameters at raw rates"""
     scope: Literal["joint", "filter", "tensor", "equal-norms"] | None = None
-    """sphere: what has a sphere of its own"""
+    """sphere: one sphere for all weights (joint), or one per filter or tensor"""
     free_lr: float | None = None
     """sphere: raw rate of plain SGD for the parameters that are not on it"""
     momentum: float | None = None
@@ -138,15 +138,15 @@ class OptimizerFlags:
     nesterov: bool | None = None
     """sgd: Nesterov's momentum"""
     betas: tuple[float, float] | None = None
-    """adam: decay of both moments"""
+    """adam: decay rates of the two moments"""
     eps: float | None = None
-    """adam: what is added to the denominator"""
+    """adam: term added to the denominator"""
     weight_decay: float | None = None
     """sgd, adam: weight decay of all parameters"""
     gradient_noise: float | None = None
-    """sgd: standard deviation of noise on the gradient"""
+    """sgd: standard deviation of the noise added to the gradient"""
     decoupled: bool | None = None
-    """adam: weight decay beside the moments instead of in the gradient"""
+    """adam: decoupled weight decay, as in AdamW"""
 
     def applied(self, optimizer: Any) -> dict[str, Any]:
         """The table of a configured optimiser with these flags."""

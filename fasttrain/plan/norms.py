@@ -20,7 +20,7 @@ def check_norm(config: "Config", origin: str) -> None:
     where = f"{origin}: network.norm = {norm!r}"
     if norm in ("layer", "weight") and form == "practical":
         raise UsageError(
-            f"{where}: is without affine parameters, and the form is practical; allowed here is"
+            f"{where}: has no affine parameters, and the form is practical; allowed here is"
             " scale-invariant"
         )
     if norm == "none" and form == "scale-invariant":

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .config import Config
 
 TAKE_PAIRS = ("mlp", "two-layer", "custom")
-"""networks that take data which are no pictures"""
+"""networks that take vectors instead of images"""
 
 
 def check_pairs(config: "Config", origin: str) -> None:
@@ -27,13 +27,13 @@ def check_pairs(config: "Config", origin: str) -> None:
     pairs, two_layer = isinstance(config.data, PatternPairs), isinstance(config.network, TwoLayer)
     if pairs and config.network.model not in TAKE_PAIRS:
         raise UsageError(
-            f"{origin}: network.model = {config.network.model!r}: pattern-pairs are no pictures;"
-            f" allowed are {', '.join(TAKE_PAIRS)}"
+            f"{origin}: network.model = {config.network.model!r}: pattern-pairs are vectors, not"
+            f" images; allowed are {', '.join(TAKE_PAIRS)}"
         )
     if pairs and config.data.crop_padding:
         raise UsageError(
-            f"{origin}: data.crop_padding = {config.data.crop_padding}: pattern-pairs are no"
-            " pictures, which could be augmented"
+            f"{origin}: data.crop_padding = {config.data.crop_padding}: pattern-pairs are"
+            " vectors, which augmentation does not take"
         )
     if two_layer and not isinstance(config.data, PatternPairs | CustomData):
         raise UsageError(
@@ -52,8 +52,8 @@ def check_pairs(config: "Config", origin: str) -> None:
         )
     if isinstance(config.network, ViTSmall) and isinstance(config.optimizer, Sphere):
         raise UsageError(
-            f"{origin}: optimizer.kind = 'sphere': of vit-small the feed-forward layers alone are"
-            " scale-invariant, it trains without a sphere; allowed are sgd, adam and custom"
+            f"{origin}: optimizer.kind = 'sphere': only the feed-forward layers of vit-small are"
+            " scale-invariant; allowed are sgd, adam and custom"
         )
 
 
@@ -64,6 +64,6 @@ def _check_augmentation(config: "Config", origin: str) -> None:
         value = getattr(data, name)
         if data.rand_augment == "none" and value != getattr(usual, name):
             raise UsageError(
-                f"{origin}: data.{name} = {value}: is one of RandAugment, and data.rand_augment is"
+                f"{origin}: data.{name} = {value}: applies to RandAugment, and data.rand_augment is"
                 " 'none'; allowed are torchvision and absolute"
             )

@@ -40,7 +40,7 @@ class Shard:
         parts = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
         if parts is None:
             raise UsageError(
-                f"--shard {text[:60]!r}: must be i/n, as in 1/4 for the first of four parts"
+                f"--shard {text[:60]!r}: must be I/N, such as 1/4 for the first of four parts"
             )
         index, count = int(parts[1]), int(parts[2])
         if not 1 <= count <= MOST_SHARDS:

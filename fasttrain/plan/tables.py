@@ -108,8 +108,8 @@ def _network(table: Any, origin: str) -> Any:
     named = [key for key in ("model", "kind") if key in table]
     if len(named) == 2 and table["model"] != table["kind"]:
         raise UsageError(
-            f"{origin}: network.kind = {shown(table['kind'])}: and network.model ="
-            f" {shown(table['model'])}, which says the same; give one"
+            f"{origin}: network.kind = {shown(table['kind'])} and network.model ="
+            f" {shown(table['model'])}: both name the network; give one"
         )
     key = named[-1] if named else "kind"
     rest = {name: value for name, value in table.items() if name not in named}
@@ -125,8 +125,8 @@ def _data(table: Any, origin: str) -> Any:
         return {**table, "kind": _known(kind, DATA, f"{origin}: data.kind")}
     if "kind" in table:
         raise UsageError(
-            f"{origin}: data.dataset = {shown(table['dataset'])}: and data.kind ="
-            f" {shown(table['kind'])}; a dataset is short for a kind, give one"
+            f"{origin}: data.dataset = {shown(table['dataset'])} and data.kind ="
+            f" {shown(table['kind'])}: both name the data; give one"
         )
     rest = {name: value for name, value in table.items() if name != "dataset"}
     return {**_of_dataset(table["dataset"], f"{origin}: data.dataset"), **rest}

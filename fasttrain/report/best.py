@@ -82,12 +82,12 @@ def best_sentences(
         first += " Here and below, ± is the sample standard deviation over seeds."
     if len(judged) < len(stages):
         seeds = ", ".join(str(seed) for seed in sorted(judged["seed"].unique()))
-        first += f" This is of what is complete: seed {seeds}."
+        first += f" Judged on what is complete: seed {seeds}."
     if withheld:
         return [
             first,
-            "Whether a large learning rate beats the best small one is not told before all is "
-            f"there: it waits for {waiting_words(waiting)}.",
+            "Whether a large learning rate beats the best small one is not known yet: it waits"
+            f" for {waiting_words(waiting)}.",
         ]
     return [first, _comparison(judged, results, num_test)]
 

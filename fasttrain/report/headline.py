@@ -38,9 +38,7 @@ def headline(results: SetupResults, regimes: pd.DataFrame, bounds: pd.DataFrame)
     count = f"Stages: {', '.join(f'{number} {state}' for state, number in ends.items())}."
     waiting = waited_for(results)
     if results.planned is None:
-        count += (
-            " Plan unknown: what is said here is of these stages, be they the whole grid or not."
-        )
+        count += " Plan unknown: these stages may not be the whole grid."
     elif len(waiting):
         count += f" Not finished: {waiting_words(waiting)}."
     by_plr = regime_by_plr(regimes)
@@ -82,7 +80,7 @@ def _regime_sentences(
     roots = waiting[waiting["kind"] == "pretrain"]
     others = f"others wait for pre-training at PLR {rates_words(roots['plr'])}"
     if not by_plr:
-        return ["Regimes: no pre-training has finished, so nothing is known of them."]
+        return ["Regimes: unknown until a pre-training has finished."]
     if not decided:
         reason = regimes.iloc[0]["reason"]
         if str(reason).startswith("not judged"):

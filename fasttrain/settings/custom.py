@@ -41,8 +41,8 @@ def factory_name(value: Any) -> str:
             )
         if module == "__main__":
             raise ValueError(
-                f"{name} is of the program itself, which workers do not run: put it into a module"
-                " beside it and import it from there"
+                f"{name} is defined in the main script, which workers do not run: put it into a"
+                " module beside it and import it from there"
             )
         return f"{module}:{name}"
     if not isinstance(value, str):
@@ -190,4 +190,4 @@ def source_digest(name: str, where: str) -> str:
 def not_one(value: Any, name: str, where: str, needed: str) -> UsageError:
     """That a factory gave something else than is needed."""
     given = f"{shown(value)}" if value is None else f"a {type(value).__name__}"
-    return UsageError(f"{where} = {name!r}: gave {given}; {needed} is needed")
+    return UsageError(f"{where} = {name!r}: returned {given}; {needed} is needed")

@@ -9,7 +9,7 @@ class Knobs:
     """What is constant over a leg and may differ between the models of a pack."""
 
     lr: float
-    """learning rate, in the optimiser's sense"""
+    """learning rate: effective for the optimiser sphere, raw for others"""
     weight_decay: float | None = None
     """the optimiser's own if None"""
     noise: float = 0.0

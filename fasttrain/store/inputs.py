@@ -123,7 +123,9 @@ def check_output(path: Path, split: str | None, mode: str | None) -> None:
         raise UsageError(f"{path}: the name of an FFCV file ends in .beton, of arrays in .npz")
     for flag, value in (("--split", split), ("--mode", mode)):
         if path.suffix == ".npz" and value is not None:
-            raise UsageError(f"{flag} {value}: is of .beton files; an .npz holds all, exactly")
+            raise UsageError(
+                f"{flag} {value}: applies to .beton files; an .npz holds all splits, exactly"
+            )
     with one_line_errors():
         folder = expanded(path).absolute().parent
     if not folder.is_dir():

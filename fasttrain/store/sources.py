@@ -52,7 +52,7 @@ def change_lines(config: Any, store: Store) -> list[str]:
                 others[name, then["source"]] += 1
     return [
         f"{name}: the source of {own[name].factory} has changed: {count} stages in {store.path}"
-        f" were made by source {source}, and stay; by this one, {own[name].source}, all is trained"
-        " anew"
+        f" were made by source {source}, and stay; with this one, {own[name].source}, all stages"
+        " train anew"
         for (name, source), count in others.items()
     ]

@@ -192,22 +192,21 @@ def _sharing(found: Finished, parts: dict[str, Any]) -> Finished:
 def load(store: str | Path) -> pd.DataFrame:
     """One row per finished stage, sorted by set-up, kind, PLR, FLR, k, path and seed.
 
-    Columns: setup (an id), stage (id), dataset, model (of a custom network its factory), width
-    (missing of a custom network), optimizer (sphere, sgd, adam, custom), rate (what plr and flr
-    are: effective on the sphere, raw otherwise), seed, kind (pretrain, finetune,
-    swa, and the deeper leg and average), plr (of the first leg), flr (of a later leg its own; else
-    NaN), k (missing unless an average), depth (legs from a new network to the stage), path (their
-    knobs, "0.01>0.001"; of an average those to the leg that it reads), experiment (plr-flr, chain:
-    what it was planned for), weight_decay and noise (of
-    the last of them; NaN and 0 if not given), epoch (the last one, counted from
-    the start of pre-training), parent (the id of what it started from; missing of a first leg),
-    epochs (the stage's own), inherit (weights, or
-    optimizer: what it started with of its parent's end), train_loss, train_accuracy,
-    train_balanced_accuracy (mean over classes), grad_norm (effective), test_loss, test_accuracy
-    (accuracies in [0, 1]), distance (angle in rad between the sphere weights at the stage's start
-    and end), state (done, at-chance, non-finite), stopped (given up early), time_s (its share of
-    the time of its epochs and their tests), note (what `fasttrain note` wrote on it; empty without
-    a note, several one below the other).
+    What it is: setup and stage (ids), dataset, model (a custom network's factory), width (missing
+    for a custom network), optimizer (sphere, sgd, adam, custom), rate (effective or raw: the unit
+    of plr and flr), seed, experiment (plr-flr, chain), kind (pretrain, finetune, swa, and the
+    deeper leg and average), plr (of the first leg), flr (of a later leg, else NaN), k (of an
+    average), depth (number of legs from a new network), path (rates of these legs, with other
+    knobs: "0.01>0.001"; an average has that of the leg it averages), weight_decay and noise (of the
+    last leg; NaN and 0 if not given), epochs (of the stage), epoch (the last one, counted from
+    the start of pre-training), parent (id of the stage it started from; missing for a first leg),
+    inherit (weights or optimizer: what it took over from its parent).
+
+    What came out: train_loss, train_accuracy, train_balanced_accuracy (mean over classes),
+    grad_norm (effective), test_loss, test_accuracy (accuracies in [0, 1]), distance (angle in rad
+    between the sphere weights at the stage's start and end), state (done, at-chance, non-finite),
+    stopped (early, at chance), time_s (share of the seconds of its epochs and their tests), note
+    (text of `fasttrain note`; several stand one below the other).
 
     Training scores are those of the last epoch's steps, in train mode; for swa they are the
     average's in eval mode, and train_balanced_accuracy, grad_norm and distance are NaN.

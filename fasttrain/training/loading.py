@@ -38,10 +38,10 @@ def configured_images(config: Config, root: Path | None) -> ImageData:
     except DataError as error:
         raise UsageError(str(error)) from None
     if data.holds_floats and config.data.flip:
-        raise UsageError(f"flip = true: {data.name} holds no pictures")
+        raise UsageError(f"flip = true: {data.name} holds no images")
     if data.holds_floats and config.data.rand_augment != "none":
         raise UsageError(
-            f"rand_augment = {config.data.rand_augment!r}: {data.name} holds no pictures"
+            f"rand_augment = {config.data.rand_augment!r}: {data.name} holds no images"
         )
     size = 1 if data.holds_floats else min(data.train_images.shape[1:3])
     if config.data.crop_padding >= size:
@@ -53,8 +53,8 @@ def configured_images(config: Config, root: Path | None) -> ImageData:
     batch_norm = config.network.model == "mlp" and config.network.norm == "batch"
     if batch_norm and count % batch_size == 1:
         raise UsageError(
-            f"batch_size = {batch_size}: the last batch of {count} images has one, of which batch"
-            " normalisation of an mlp has no statistics; take another size, or another n_train"
+            f"batch_size = {batch_size}: the last batch of {count} images has one image, and"
+            " batch normalisation needs two; take another batch_size or n_train"
         )
     return data
 

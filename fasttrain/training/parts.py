@@ -76,12 +76,12 @@ def notes(workbench: "Workbench") -> list[str]:
         names = workbench.sphere_names
         listed = ", ".join(names[:5]) + (", ..." if names[5:] else "")
         where = (
-            "on the sphere"
+            "lie on the sphere"
             if isinstance(workbench.config.optimizer, Sphere)
-            else "norms are told of"
+            else "have recorded norms"
         )
         lines.append(
-            f"network: {len(names)} of {len(names) + len(workbench.free_names)} tensors that train"
+            f"network: {len(names)} of {len(names) + len(workbench.free_names)} trained tensors"
             f" {where}: {listed}"
         )
     return lines

@@ -244,5 +244,5 @@ def test_what_is_not_augmented_is_refused():
     augment = Augment(rand=RandAugment())
     with pytest.raises(DataError, match="only 'train' is augmented"):
         open_loader(DATA, "test", batch_size=4, augment=augment)
-    with pytest.raises(DataError, match="tick holds no pictures that can be augmented"):
+    with pytest.raises(DataError, match="tick holds no images that can be augmented"):
         open_loader(tick(0, n_test=10, n_probe=4), batch_size=4, augment=augment)

@@ -113,9 +113,9 @@ def test_what_needs_pictures_is_refused(tmp_path):
     from fasttrain_data import Augment
 
     data = tick(0, n_train=20, n_test=8)
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         open_loader(data, batch_size=4, augment=Augment(flip=True))
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         open_loader(data, batch_size=4, loader="ffcv")
     with pytest.raises(DataError, match="pictures alone"):
         save_npz(data, tmp_path / "tick.npz")

@@ -22,7 +22,7 @@ QUICK = ("--epochs", "2", "--finetune-epochs", "1", "--plr", "3e-3", "--k", "2",
 ALONE = ("--store", "store", "--processes", "1", "--pack", "2", "--compile", "off")
 OWN = {
     "data.md": "train_images: (N, H, W) as gray",
-    "network.md": "1 of 5 tensors that train on the sphere: conv.weight",
+    "network.md": "1 of 5 trained tensors lie on the sphere: conv.weight",
     "optimizer.md": "report: store/report/report.html",
 }
 

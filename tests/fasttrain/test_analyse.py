@@ -192,7 +192,7 @@ def test_a_failure_is_told_at_the_end_and_the_others_go_on(fresh, capsys, monkey
     monkeypatch.setitem(works.ANALYSERS, "norms", fails_once)
     assert run(["analyse", str(fresh), "--only", "norms"]) == 1
     err = capsys.readouterr().err
-    assert err.startswith("fasttrain: 1 analyses failed (see failed.txt in theirs below ")
+    assert err.startswith("fasttrain: 1 analyses failed (see failed.txt in their folders below ")
     assert err.endswith("): norms high plr 0.1 seed 0: RuntimeError: no good\n")
     assert kinds(fresh) == {"norms": 5}
     [failed] = (fresh / "analyses").glob("*/failed.txt")
@@ -305,13 +305,13 @@ def test_other_images_and_missing_ones_are_one_line(tmp_path, capsys, monkeypatc
     ("arguments", "words"),
     [
         (["--low", "0.5"], ["--low 0.5", "0.01, 0.02"]),
-        (["--low", "0.02", "--high", "0.01"], ["low = 0.02", "not below", "high = 0.01"]),
+        (["--low", "0.02", "--high", "0.01"], ["low = 0.02", "must be below", "high = 0.01"]),
         (["--k", "0"], ["k = 0"]),
         (["--only", "shape"], ["shape", "norms"]),
         (["--device", "tpu"], ["tpu", "cpu"]),
         (["--processes", "0"], ["processes = 0", "greater than 0"]),
-        (["--only", "transfer"], ["transfer: target is needed"]),
-        (["--target-train", "50"], ["target_train = 50", "target is not given"]),
+        (["--only", "transfer"], ["transfer needs target"]),
+        (["--target-train", "50"], ["target_train = 50", "needs target"]),
         (["--only", "norms", "--target", "digits"], ["target = 'digits'", "only = norms"]),
         (["--target", "digit"], ["'digit'", "did you mean 'digits'"]),
         (["--target", "none.npz"], ["none.npz"]),

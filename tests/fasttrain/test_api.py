@@ -236,7 +236,7 @@ MISTAKES = [
     (lambda s: ft.locate("digits", plr=(1, 1e-3)), "needs 0 < FIRST < LAST"),
     (lambda s: ft.analyse(s, only=["norm"]), "did you mean 'norms'"),
     (lambda s: ft.analyse(s, k=0), "analyse: k = 0"),
-    (lambda s: ft.analyse(s, low=1, high=0.1), "low = 1: is not below high = 0.1"),
+    (lambda s: ft.analyse(s, low=1, high=0.1), "low = 1: must be below high = 0.1"),
     (lambda s: ft.analyse(s, low=0.7), "no stage was fine-tuned at it"),
     (lambda s: ft.Results(s).figure("acuracy"), "did you mean 'accuracy'"),
     (lambda s: ft.load_model(s, "0123"), "no finished stage '0123'"),

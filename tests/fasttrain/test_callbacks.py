@@ -86,7 +86,7 @@ def test_a_callback_that_raises_stops_the_study_with_its_name_and_the_study_goes
 def test_what_is_no_callback_is_refused_before_anything_runs(study, tmp_path):
     with pytest.raises(ft.UsageError, match="lacks on_stage_start; an object with"):
         ft.sweep(study, store=tmp_path / "s", callbacks=[print], **HOW)
-    with pytest.raises(ft.UsageError, match="a list of callbacks"):
+    with pytest.raises(ft.UsageError, match="must be a list of callbacks"):
         ft.sweep(study, store=tmp_path / "s", callbacks=print, **HOW)
     assert not (tmp_path / "s").exists()
 

@@ -64,7 +64,7 @@ MISTAKES = [
     (["locate", "digits", "--ratio", "1"], "--ratio 1: must be above 1"),
     (["data", "inspect", "dgits"], "did you mean 'digits'"),
     (["data", "inspect", "digits", "--image-size", "8"], "data.image_size: no such key"),
-    (["data", "inspect", "a.beton", "--image-size", "8"], "--image-size: is of a folder"),
+    (["data", "inspect", "a.beton", "--image-size", "8"], "--image-size: applies to a folder"),
     (["data", "inspct", "digits"], "'inspct' is no action (did you mean 'inspect'?)"),
     (["data", "inspect", "no.beton"], "no.beton cannot be read: No such file"),
     (["data", "verify", "no.beton"], "no.beton cannot be read: No such file"),

@@ -85,7 +85,7 @@ def test_analyses_of_what_is_gone_and_lists_of_them_are_findings(store):
     assert [ANALYSIS.id in finding for finding in findings(store)] == [True]
     shutil.rmtree(store.analyses.path / ANALYSIS.id)
     [finding] = findings(store)
-    assert "1 of the analyses that reports draw from are not there" in finding
+    assert "1 of the analyses that reports draw from are missing" in finding
 
 
 def test_damaged_checkpoints_packs_and_figures_are_findings(store):
@@ -108,8 +108,8 @@ def test_what_is_no_stage_is_noted_and_no_finding(store, fasttrain):
     (store.path / CHILD.id / "notes.txt").touch()
     outcome = fasttrain("doctor", store.path)
     assert outcome.code == 0
-    assert f"note: {store.path / CHILD.id}.bak: its name is no identity" in outcome.out
-    assert "notes.txt: is no part of the stage" in outcome.out
+    assert f"note: {store.path / CHILD.id}.bak: its name is no stage id" in outcome.out
+    assert "notes.txt: is not part of the stage" in outcome.out
 
 
 def test_the_machine_is_told_on_one_screen(fasttrain):

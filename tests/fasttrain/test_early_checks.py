@@ -40,7 +40,7 @@ AT_ONCE = [
     (["analyse", "x", "--device", "tpu"], 2, "device = 'tpu'"),
     (["analyse", "x", "--dataset", "none.npz"], 2, "none.npz cannot be read"),
     (["analyse", "x", "--target", "dgits"], 2, "did you mean 'digits'"),
-    (["analyse", "x", "--only", "transfer"], 2, "target is needed"),
+    (["analyse", "x", "--only", "transfer"], 2, "transfer needs target"),
     (["data", "inspect", "none.toml"], 2, "none.toml: cannot be read"),
     (["data", "inspect", "dgits"], 2, "did you mean 'digits'"),
     (["data", "inspect", "none.beton"], 2, "none.beton cannot be read"),

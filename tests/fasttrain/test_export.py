@@ -236,11 +236,11 @@ def test_what_no_export_wrote_is_never_replaced(store, fasttrain, tmp_path):
     assert fasttrain("export", store, "--to", "csv", "--out", out).code == 0
     (out / "mine.txt").write_text("mine")
     added = fasttrain("export", store, "--to", "csv", "--out", out)
-    assert added.code == 2 and "mine.txt is not as an export wrote it" in added.err
+    assert added.code == 2 and "mine.txt was added or changed since the export" in added.err
     (out / "mine.txt").unlink()
     (out / "stages.csv").write_text("changed")
     changed = fasttrain("export", store, "--to", "csv", "--out", out)
-    assert changed.code == 2 and "stages.csv is not as" in changed.err
+    assert changed.code == 2 and "stages.csv was added or changed" in changed.err
     assert (out / "stages.csv").read_text() == "changed" and (out / MARKER).exists()
 
 

@@ -45,9 +45,11 @@ def test_labels_of_lines_that_end_together_lie_apart_and_inside(end):
     assert ax.get_ylim() == (0, 1)
 
 
-@pytest.mark.parametrize("name, num_axes", [("curves", 4), ("phase", 1)])
+@pytest.mark.parametrize(
+    "name, num_axes", [("curves", 4), ("phase", 1), ("lines", 2), ("heterogeneity", 2)]
+)
 def test_the_figures_label_the_lines_beside_boundaries(name, num_axes):
-    item = of(published_grid(seeds=(0,), analysed=False), name)
+    item = of(published_grid(seeds=(0,), analysed=name in ("lines", "heterogeneity")), name)
     assert item.table is not None
     expected = {number(plr) for plr in beside_boundaries(item.table)}
     assert 2 <= len(expected) < item.table["plr"].nunique()

@@ -209,5 +209,7 @@ def test_a_process_without_a_device_ends_and_says_so(monkeypatch):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
-    with pytest.raises(EnvironmentProblem, match="cuda:0 answers no more after RuntimeError: CUDA"):
+    with pytest.raises(
+        EnvironmentProblem, match="cuda:0 no longer answers after RuntimeError: CUDA"
+    ):
         engine.wait(lambda *_: None)

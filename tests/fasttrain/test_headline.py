@@ -118,7 +118,7 @@ def test_a_verdict_waits_for_what_is_missing():
     assert best.startswith("Best result of the grid so far, ")
     waits = "6 stages: fine-tuning at PLR 0.5 (4), averaging at PLR 0.5 (2)"
     assert verdict == (
-        "Whether a large learning rate beats the best small one is not told before all is there: "
+        "Whether a large learning rate beats the best small one is not known yet: "
         f"it waits for {waits}."
     )
     assert count == f"Stages: 26 done, 0 at-chance, 0 non-finite. Not finished: {waits}."

@@ -200,7 +200,7 @@ def test_an_odd_file_that_says_what_is_allowed_is_accepted(tmp_path, case):
         (["locate", "digits", "--ratio", "nan"], "--ratio nan: must be above 1"),
         (["locate", "digits", "--seeds", "1000000"], "grid.seeds = 1000000: must be at most"),
         (["analyse", "here", "--low", "nan"], "low = nan: nan: a learning rate"),
-        (["analyse", "here", "--low", "2", "--high", "1"], "low = 2: is not below high = 1"),
+        (["analyse", "here", "--low", "2", "--high", "1"], "low = 2: must be below high = 1"),
         (["analyse", "here", "--device", "cuda:x"], "device = 'cuda:x': allowed are auto"),
         (["data", "inspect", "~nosuchuser/x.npz"], "of its user is not known"),
         (["data", "inspect", "~nosuchuser/x.beton"], "of its user is not known"),

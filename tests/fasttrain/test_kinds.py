@@ -103,7 +103,7 @@ def test_a_dataset_is_short_for_its_kind(tmp_path, monkeypatch):
 
 BAD = {
     "no such network": ({"network": {"kind": "mpl"}}, "network.kind = 'mpl'", "mean 'mlp'"),
-    "two networks": ({"network": {"kind": "mlp", "model": "convnet"}}, "which says the same"),
+    "two networks": ({"network": {"kind": "mlp", "model": "convnet"}}, "both name the network"),
     "layers of a convnet": ({"network": {"layers": 2}}, "network.layers: no such key"),
     "width of another's": (
         {"network": {"kind": "custom", "factory": "a:b", "width": 3}},

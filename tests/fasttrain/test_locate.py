@@ -15,7 +15,10 @@ from fasttrain.cli.main import run
 def test_too_few_epochs_are_not_those_that_it_is_compared_with(fasttrain, tiny):
     outcome = fasttrain("locate", tiny, *TOY, "--epochs", "4", "--dry-run")
     assert outcome.code == 0, outcome.err
-    assert "--epochs 4 is too short: no equilibrium can be told before 10 epochs." in outcome.out
+    assert (
+        "--epochs 4 is too short: an equilibrium shows after 10 epochs at the earliest."
+        in outcome.out
+    )
     assert "Probes have 10 or 20, the uniform grid that they are compared with 10" in outcome.out
     # As with --epochs 10.
     assert "at most 196 epochs in all, 50 % of the 392 of a uniform grid of 28" in outcome.out

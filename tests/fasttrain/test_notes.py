@@ -153,7 +153,7 @@ def test_the_doctor_reads_every_note(fasttrain, store):
     notes.write_note(store.path, "0" * 16, "of nothing")
     assert ", 2 notes; " in fasttrain("doctor", store.path).out
     found = examine(store.path)
-    assert not found.findings and "is on a stage that is not there" in found.notes[0]
+    assert not found.findings and "belongs to a stage that is missing" in found.notes[0]
     path = next((store.path / "notes").glob(f"{CHILD.id}-*"))
     content = json.loads(path.read_bytes())
     for damage, words in (

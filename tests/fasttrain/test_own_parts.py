@@ -47,7 +47,7 @@ def test_own_parts_train_by_the_whole_program(fasttrain, own):
     outcome = fasttrain("sweep", "own.toml", "--processes", "2", "--store", "store")
     assert outcome.code == 0, outcome.err
     assert "train_images: (N, H, W) as gray" in outcome.out
-    assert "network: 1 of 5 tensors that train norms are told of: conv.weight" in outcome.out
+    assert "network: 1 of 5 trained tensors have recorded norms: conv.weight" in outcome.out
     table = package.load("store")
     assert len(table) == 6 and set(table["state"]) <= {"done", "at-chance"}
     assert set(table["model"]) == {"own:Net"} and table["width"].isna().all()

@@ -10,8 +10,8 @@ BAD = {
         "raise RuntimeError('no\\nluck')",
         "raised RuntimeError: no luck",
     ),
-    "network, none": ("Net", "return None", "gave None; a torch.nn.Module is needed"),
-    "network, text": ("Net", "return 'x'", "gave a str; a torch.nn.Module is needed"),
+    "network, none": ("Net", "return None", "returned None; a torch.nn.Module is needed"),
+    "network, text": ("Net", "return 'x'", "returned a str; a torch.nn.Module is needed"),
     "network trains nothing": (
         "Net",
         "return Net(shape, outputs).requires_grad_(False)",
@@ -35,7 +35,7 @@ BAD = {
     "network, unseeded": (
         "Net",
         "net = Net(shape, outputs); net.head.bias.data.fill_(np.random.rand()); return net",
-        "it has another 'head.bias' each time",
+        "it gets another 'head.bias' each time",
     ),
     "network, unused": (
         "Net",
@@ -44,7 +44,7 @@ BAD = {
     ),
     "network, options": ("Net", None, "raised TypeError"),
     "optimizer raises": ("Lion", "raise ValueError('bad lr')", "raised ValueError: bad lr"),
-    "optimizer, none": ("Lion", "return None", "gave None; a torch.optim.Optimizer is needed"),
+    "optimizer, none": ("Lion", "return None", "returned None; a torch.optim.Optimizer is needed"),
     "optimizer takes some": (
         "Lion",
         "return Lion(parameters[1:], lr)",
@@ -66,7 +66,11 @@ BAD = {
         "a step raised",
     ),
     "data raises": ("stripes", "raise OSError('no disk')", "raised OSError: no disk"),
-    "data, none": ("stripes", "return None", "gave None; an ImageData, or a dict of train_images"),
+    "data, none": (
+        "stripes",
+        "return None",
+        "returned None; an ImageData, or a dict of train_images",
+    ),
     "data, keys": ("stripes", "return {'train_images': 3}", "there is no train_labels among"),
     "data, shape": (
         "stripes",

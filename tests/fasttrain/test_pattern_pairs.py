@@ -108,7 +108,7 @@ def test_an_epoch_is_so_many_steps_of_the_whole_training_set(tmp_path):
         ({"data": {"scale": math.nan}}, "data.scale = nan: must be"),
         ({"optimizer": {"gradient_noise": -1.0}}, "optimizer.gradient_noise = -1.0: must be"),
         ({"training": {"loss": "squared"}}, "allowed is binary-cross-entropy"),
-        ({"data": {"crop_padding": 1}}, "data.crop_padding = 1: pattern-pairs are no pictures"),
+        ({"data": {"crop_padding": 1}}, "data.crop_padding = 1: pattern-pairs are vectors"),
         ({"data": {"sale": 1.0}}, "data.sale: no such key (did you mean 'scale'?)"),
     ],
 )
@@ -123,7 +123,7 @@ def test_parts_that_do_not_fit_together_are_refused_by_name():
         (
             "network",
             {"kind": "convnet"},
-            "'convnet': pattern-pairs are no pictures",
+            "'convnet': pattern-pairs are vectors",
         ),
         ("data", {"dataset": "digits"}, "data.dataset = 'digits': a two-layer network reads pairs"),
         ("optimizer", {"kind": "sphere"}, "nothing of a two-layer network is scale-invariant"),

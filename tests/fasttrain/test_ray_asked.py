@@ -19,8 +19,8 @@ SCRIPT = Path(__file__).parents[2] / "docs" / "examples" / "slurm_ray.sh"
     ("flags", "said"),
     [
         (("--engine", "rya"), "did you mean 'ray'?"),
-        (("--address", "auto"), "--address auto: is of a Ray cluster: give --engine ray too"),
-        (("--per-gpu", "2"), "--per-gpu 2: is of a Ray cluster"),
+        (("--address", "auto"), "--address auto: needs --engine ray"),
+        (("--per-gpu", "2"), "--per-gpu 2: needs --engine ray"),
         (("--engine", "ray", "--address", "ray://head:10001"), "with --address auto or HOST:PORT"),
         (("--engine", "ray", "--address", "head"), "allowed are auto and HOST:PORT"),
         (("--engine", "ray", "--device", "cuda:1"), "allowed are auto, cpu, cuda"),

@@ -130,7 +130,7 @@ def test_pages_follow_their_stores_and_stay_behind_still(store, tmp_path, monkey
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ([], "serve needs the stores to show"),
+        ([], "serve needs at least one store"),
         (["grid", "--port", "70000"], "--port 70000: must be 0 to 65535"),
         (["grid", "--interval", "0"], "--interval 0: must be 0.1 to 86400 seconds"),
         (["nothing"], "nothing"),

@@ -227,7 +227,7 @@ BAD = {
     ("--free-lr", "0.1"): "trains nothing beside the sphere",
     ("--inherit", "optimizer"): "sphere without momentum keeps no state",
     ("--loss", "binary-cross-entropy"): "needs two classes, and there are 10",
-    ("--optimizer", "adam", "--stop-at-chance"): "random walks are told by the angles of steps",
+    ("--optimizer", "adam", "--stop-at-chance"): "detects random walks by the angles of steps",
     ("--model", "mlp", "--batch-size", "149"): "the last batch of 150 images has one",
 }
 

@@ -194,7 +194,7 @@ def test_the_page_says_where_the_store_stands_and_what_a_verdict_waits_for(
     path = grid / "report" / "report.html"
     page = html.unescape(path.read_text(encoding="utf-8"))
     assert "Not running. " in page and "Resume with: fasttrain sweep" in page
-    assert "not told before all is there: it waits for " in page and "averaging at PLR" in page
+    assert "is not known yet: it waits for " in page and "averaging at PLR" in page
     assert fasttrain("sweep", tiny, *SWEEP).code == 0
     page = html.unescape(path.read_text(encoding="utf-8"))
     assert ". Finished: 8 of 8 stages.</p>" in page and "waits for" not in page

@@ -134,9 +134,9 @@ def test_dry_run_counts_and_writes_nothing(fasttrain, tiny, tmp_path):
     assert "pretrain 2 stages: 2 todo" in words
     assert "finetune 2 stages: 2 todo" in words
     assert "swa 4 stages: 4 todo" in words
-    assert "2 pre-training runs are shared by 6 later stages" in words
+    assert "2 pre-training runs serve 6 later stages" in words
     # 2 x (3 pre-training + 2 fine-tuning + 2 continuing), against every chain by itself.
-    assert "left: 8 stages, 14 epochs (28 if nothing were shared)" in words
+    assert "left: 8 stages, 14 epochs (28 without sharing)" in words
     assert "estimate:" in words
     assert fasttrain("sweep", tiny, "--k", "2").code == 0
     words = " ".join(fasttrain("sweep", tiny, "--dry-run").out.split())

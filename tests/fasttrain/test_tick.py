@@ -191,7 +191,7 @@ def test_bad_values_are_named(keys, message):
 
 
 def test_what_needs_pictures_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="tick holds no pictures"):
+    with pytest.raises(UsageError, match="tick holds no images"):
         ft.sweep(study(data={"flip": True}), store=tmp_path / "s")
 
 

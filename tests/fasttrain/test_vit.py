@@ -85,7 +85,7 @@ def test_tokens_hold_the_image_and_four_shifted_copies():
 
 
 def test_images_that_patches_do_not_fill_are_refused():
-    with pytest.raises(ValueError, match="30x32 are not filled by patches of 4"):
+    with pytest.raises(ValueError, match="patches of 4 do not tile images of 30x32"):
         ViT((3, 30, 32), 10)
 
 
@@ -202,7 +202,7 @@ def test_without_rand_augment_its_numbers_go_too():
 
 
 REFUSED = {
-    "sphere": ({"optimizer": {"kind": "sphere"}}, "of vit-small the feed-forward layers alone"),
+    "sphere": ({"optimizer": {"kind": "sphere"}}, "only the feed-forward layers of vit-small"),
     "noise": (
         {"experiment": {"kind": "chain", "legs": [{"lr": 1e-3, "epochs": 1, "noise": 0.1}]}},
         "this is vit-small",
@@ -221,7 +221,7 @@ REFUSED = {
     "ops": ({"data": {"rand_augment": "absolute", "rand_ops": 0}}, "data.rand_ops = 0"),
     "numbers of nothing": (
         {"data": {"rand_magnitude": 14}},
-        "data.rand_magnitude = 14: is one of RandAugment, and data.rand_augment is 'none'",
+        "data.rand_magnitude = 14: applies to RandAugment, and data.rand_augment is 'none'",
     ),
 }
 
@@ -241,7 +241,7 @@ def test_bad_values_are_refused(case):
         (("--patch", "3"), "network.patch = 3: does not divide images of 8x8"),
         (
             ("--dataset", "tick", "--crop-padding", "0", "--loss", "binary-cross-entropy"),
-            "rand_augment = 'torchvision': tick holds no pictures",
+            "rand_augment = 'torchvision': tick holds no images",
         ),
     ],
 )

@@ -43,7 +43,7 @@ class Beton:
     images) or `off`; size, header, labels and data pointers are checked by all three.
 
     Raises `DataError` in one line for a file that is missing, damaged, of another version, not
-    ours, or not the one that its manifest describes.
+    written by `write_beton`, or not the one that its manifest describes.
     """
 
     def __init__(self, path: str | os.PathLike[str], verify: Verify = "full") -> None:

@@ -1,4 +1,4 @@
-"""The manifest beside an FFCV file: what the file holds, and by which bytes to recognise it."""
+"""The manifest beside an FFCV file: its content and its checksums."""
 
 import json
 import math

@@ -145,7 +145,7 @@ def _operations(policy: str, magnitude: int, height: int, width: int) -> list[Op
 
 @dataclass(frozen=True, kw_only=True)
 class RandAugment:
-    """So many operations on every image.
+    """`num_ops` random operations of a policy on every image, at a magnitude of 0 to 30.
 
     Raises `DataError` for a policy that is not known, a magnitude outside 0..30, and numbers of
     operations outside 1..10.

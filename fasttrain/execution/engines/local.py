@@ -109,7 +109,7 @@ class InProcess:
         error = attempt(self.task, self.workbench, report)
         if error is not None and not answers(self.workbench.device):
             raise EnvironmentProblem(
-                f"{self.workbench.device} answers no more after {_last_line(error)}; run the same"
+                f"{self.workbench.device} no longer answers after {_last_line(error)}; run the same"
                 " command again: it goes on where this ended"
             )
         return Outcome(self.task, error)

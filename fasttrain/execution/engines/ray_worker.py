@@ -116,6 +116,6 @@ def check_versions(wanted: Mapping[str, str]) -> None:
     if other:
         needed = ", ".join(f"{name} {version}" for name, version in wanted.items())
         raise EnvironmentProblem(
-            f"node {platform.node()} has {', '.join(other)}, and this driver {needed}: its numbers"
-            " would be others; install the same there, or take it out of the cluster"
+            f"node {platform.node()} has {', '.join(other)}, and this driver {needed}: its"
+            " numbers would differ; install the same there, or take it out of the cluster"
         )

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.figures.drawing import Drawing, Shades
+from fasttrain.report.figures.labels import beside_boundaries, label_lines
 from fasttrain.report.figures.rows import (
     analysed,
     by,
@@ -142,14 +143,18 @@ def _lines(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
 def _draw_lines(table: pd.DataFrame, shades: Shades) -> Figure:
     figure, axes = panels(1, 2)
     plrs = sorted(table["plr"].unique())
-    colours = plr_colours(plrs)
+    colours, labelled = plr_colours(plrs), beside_boundaries(table)
     for ax, (name, label, scale) in zip(axes, _PATHS, strict=True):
+        ends = {}
         frame(ax)
         ax.set(xlabel="low FLR  ←  place on the line  →  high FLR", ylabel=label)
         for plr, line in by(table[table["quantity"] == name], "plr"):
             dashes = REGIMES[line["regime"].iloc[0]][2]
             colour = colours.to_rgba(plr)
             ax.plot(line["alpha"], scale * line["mean"], color=colour, lw=1.2, ls=dashes)
+            if plr in labelled:
+                ends[plr] = (line["alpha"].iloc[-1], scale * line["mean"].iloc[-1])
+        label_lines(ax, ends)
     plr_bar(figure, axes, colours)
     legend_below(figure, regime_handles(table["regime"], lines=True), 3)
     return figure
@@ -187,7 +192,8 @@ LINES = Drawing(
     caption=(
         "Accuracy along the straight line between the points fine-tuned at a low and at a high "
         "FLR, every point rescaled to the sphere, where there is one, and its batch-norm "
-        "statistics estimated anew; means over seeds, one line per PLR, its style the regime."
+        "statistics estimated anew; means over seeds, one line per PLR, its style the regime. "
+        "PLRs beside a boundary are labelled."
     ),
     published="WDL, barriers (which are read off these lines)",
     expected=(

@@ -11,6 +11,8 @@ from fasttrain.report.seed_means import number
 
 _GAP = 0.055
 """between labels, in heights of the axes"""
+_BACKGROUND = {"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8}
+"""of labels among clouds of points and other lines"""
 
 
 def beside_boundaries(table: pd.DataFrame) -> list[float]:
@@ -50,7 +52,8 @@ def label_lines(
             fontsize=7,
             color="0.15",
             va="center",
-            zorder=4,
+            zorder=6,
+            bbox=_BACKGROUND if inside else None,
             arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "0.5", "shrinkA": 1, "shrinkB": 0},
         )
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from fasttrain.analysis.tables import SetupResults
 from fasttrain.report.figures.drawing import Drawing, Shades
+from fasttrain.report.figures.labels import beside_boundaries, label_lines
 from fasttrain.report.figures.rows import (
     analysed,
     by,
@@ -119,7 +120,7 @@ def _heterogeneity(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame
 def _draw_heterogeneity(table: pd.DataFrame, shades: Shades) -> Figure:
     figure, axes = panels(2, 2)
     plrs = sorted(table["plr"].unique())
-    colours = plr_colours(plrs)
+    colours, labelled = plr_colours(plrs), beside_boundaries(table)
     plr_axes(axes[2:], plrs, shades)
     styles = series_styles(list(dict.fromkeys(table["series"])))
     labels = {
@@ -131,10 +132,14 @@ def _draw_heterogeneity(table: pd.DataFrame, shades: Shades) -> Figure:
         rows = table[table["quantity"] == quantity]
         frame(over)
         over.set(xlabel="epoch of pre-training", ylabel=label)
+        last = {}
         for plr, line in by(rows[rows["view"] == "epoch"], "plr"):
             dashes = REGIMES[line["regime"].iloc[0]][2]
             style = {"color": colours.to_rgba(plr), "lw": 1.2, "ls": dashes}
             over.plot(line["epoch"], scale * line["mean"], **style)
+            if plr in labelled:
+                last[plr] = (line["epoch"].iloc[-1], scale * line["mean"].iloc[-1])
+        label_lines(over, last)
         ends = rows[rows["view"] == "end"]
         ends = ends.assign(mean=scale * ends["mean"], std=scale * ends["std"])
         for series, line in by(ends, "series"):
@@ -168,7 +173,8 @@ HETEROGENEITY = Drawing(
     caption=(
         "Standard deviation of the filters' log10 norms, and their effective share, "
         "(Σ n²)² / Σ n⁴ divided by their number: by epoch of pre-training (one line per PLR, its "
-        "style the regime), and at the end of pre-training and of fine-tuning against PLR."
+        "style the regime, PLRs beside a boundary labelled), and at the end of pre-training and "
+        "of fine-tuning against PLR."
     ),
     published="TR, norms of the layers; WDL, norms in the third regime (histograms there)",
     expected=(

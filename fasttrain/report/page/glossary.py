@@ -41,6 +41,11 @@ PAPERS = {
 TERMS = {
     "PLR": "pre-training learning rate: that of the first leg, on which all others build",
     "FLR": "fine-tuning learning rate: that of a leg which starts from the end of pre-training",
+    "leg": (
+        "training at one learning rate, weight decay and noise, from a new network or from the "
+        "end of another leg"
+    ),
+    "set-up": "what stages share besides learning rates, k and seed: data, network, training",
     "scale-invariant": (
         "weights whose size does not matter: a normalisation follows them, so that only their "
         "direction on a sphere is learned"
@@ -66,7 +71,13 @@ TERMS = {
     ),
     "sample standard deviation": "over seeds, with divisor n - 1: what ± and bars show",
 }
-_WORDS = {"regime": "regimes?", "barrier": "barriers?", "average": "averages?|SWA"}
+_WORDS = {
+    "leg": "legs?",
+    "set-up": "[Ss]et-ups?",
+    "regime": "regimes?",
+    "barrier": "barriers?",
+    "average": "averages?|SWA",
+}
 
 
 @dataclass

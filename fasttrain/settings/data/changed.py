@@ -19,7 +19,7 @@ PATCHED_MEAN_STD = {"cifar10": ((125.3, 123.0, 113.9), (63.0, 62.1, 66.7))}
 
 @dataclass(frozen=True, kw_only=True)
 class OnBase(Data):
-    """A data set, or a subset of it, of which something is changed."""
+    """A data set, or a subset of it, with changes."""
 
     base: str = "digits"
     """the data set, by name or path"""
@@ -45,14 +45,14 @@ class NoisyLabels(OnBase):
 
     A reconstruction of the study of memorised noise there. Which labels, and which they become, is
     a function of the seed here, the same for all runs; probe set `mislabelled` has the images whose
-    label is wrong, with these labels, and `mislabelled-true` has them with their true ones.
+    label is wrong, with these labels; `mislabelled-true` has the same images with true labels.
     """
 
     kind: Literal["noisy-labels"] = "noisy-labels"
     share: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.1
     """share of the training labels that are drawn anew, uniformly from all classes"""
     seed: DataSeed = 0
-    """of the labels"""
+    """seed of the wrong labels"""
 
     def changed(self, data: "ImageData") -> "ImageData":
         from fasttrain_data.labels import with_noisy_labels
@@ -66,23 +66,23 @@ class Patched(OnBase):
 
     kind: Literal["patched"] = "patched"
     patch_size: Count = 7
-    """pixels a side"""
+    """side of the patch, in pixels"""
     patch_top: Pixels | None = None
     """first row of the patch; in the middle if not given"""
     patch_left: Pixels | None = None
     """first column of the patch; in the middle if not given"""
     patched: Share = 0.8
-    """share of the images that have a patch, always the same ones"""
+    """share of the images with a patch, the same images in every epoch"""
     alone: Share = 0.2
-    """share of these that show it alone, on zeros; drawn at each access"""
+    """share of these that show the patch alone, on zeros; drawn anew at each access"""
     strength: Size = 1.75
-    """largest factor of what tells the class where a patch is alone"""
+    """largest factor of the patch's class signal where it stands alone"""
     shared_std: Size = 1.25
-    """standard deviation of what patches of all classes share, in normalised pixels"""
+    """standard deviation of the part that all patches share, in normalised pixels"""
     class_bound: Size = 0.1
-    """bound of what tells the class, likewise"""
+    """bound of the class signal, in normalised pixels"""
     patch_seed: DataSeed = 0
-    """of the patches, and of which images have one"""
+    """seed of the patches, and of the choice of images that get one"""
 
     def changed(self, data: "ImageData") -> "ImageData":
         from fasttrain_data import patched

@@ -19,7 +19,7 @@ class CustomData(FromFactory, Data):
     factory: Factory
     """package.module:function"""
     options: Options = field(default_factory=dict)
-    """what the function is told"""
+    """keyword arguments of the function"""
 
     @property
     def dataset(self) -> str:

@@ -47,13 +47,13 @@ class Data:
     """augment by random crops after padding by this many pixels"""
     rand_augment: Literal["none", "torchvision", "absolute"] = "none"
     """augment by RandAugment, before crop and flip: torchvision's operations, or those of the
-    published vision transformers, in pixels whatever the image size (translations of up to 100)"""
+    published vision transformers (absolute: translations of up to 100 pixels at any image size)"""
     rand_ops: Annotated[int, Strict(), Field(ge=1, le=10)] = 2
-    """operations of RandAugment on each image"""
+    """RandAugment: operations on each image"""
     rand_magnitude: Annotated[int, Strict(), Field(ge=0, le=30)] = 9
-    """their magnitude, of 30"""
+    """RandAugment: magnitude of the operations, 0 to 30"""
     loader: Literal["auto", "resident", "ffcv"] = "auto"
-    """where batches come from: the device's memory, an FFCV file, or what fits; the same batches"""
+    """source of the batches: the device's memory, an FFCV file, or what fits; same batches"""
 
     @property
     def dataset(self) -> str:

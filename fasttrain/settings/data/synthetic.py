@@ -38,13 +38,13 @@ class Tick(Data):
 
     kind: Literal["tick"] = "tick"
     seed: Annotated[int, Strict(), Field(ge=0, le=MOST)] = 0
-    """of the first draw; the others have the next ones"""
+    """seed of the first draw; draw i has seed + i"""
     draws: Annotated[Count, Field(le=1000)] = 1
-    """data sets that the seeds of the study are spread over"""
+    """number of data sets; the seeds of the study take them in turn"""
     n_probe: Annotated[Count, Field(le=1_000_000)] = TICK_PROBE
-    """samples of each probe set: one feature is informative"""
+    """samples of each probe set, in which one feature is informative"""
     margin: Annotated[float, Strict(), Field(ge=0, le=LARGEST_MARGIN)] = TICK_MARGIN
-    """distance of the classes from the curves between them"""
+    """distance of the samples from the curve that separates the classes"""
 
     @property
     def dataset(self) -> str:
@@ -82,19 +82,19 @@ class PatternPairs(Data):
 
     kind: Literal["pattern-pairs"] = "pattern-pairs"
     dimension: Count = 100
-    """d, of each pattern"""
+    """d, numbers in a pattern"""
     kappa: Number = 1.0
     """the number of training samples is d / kappa^2"""
     p_share: Number = 0.2
-    """of the samples that have P alone"""
+    """share of the samples with P alone"""
     q_share: Number = 0.2
-    """of the samples that have Q alone"""
+    """share of the samples with Q alone"""
     scale: Above0 = 10.0
     """largest norm of x2; that of x1 is about 1"""
     separation: Above0 = 0.2
     """distance of the classes of Q, relative to its norm"""
     seed: Annotated[int, Strict(), Field(ge=0, le=MOST)] = 0
-    """of the data"""
+    """seed of the data"""
 
     @property
     def dataset(self) -> str:
@@ -132,11 +132,11 @@ class PS10(Data):
     simple_bits: Bits = 0.5
     """entropy of a step of the simple pattern, given the class"""
     complex_bits: Bits = 2.5
-    """of the complex one"""
+    """entropy of a step of the complex pattern, given the class"""
     alone: Annotated[float, Strict(), Field(ge=0, le=0.5)] = 0.2
-    """share of the training images with the simple pattern alone, and as many with the complex"""
+    """share of the training images with the simple pattern alone, and of those with the complex"""
     seed: DataSeed = 0
-    """of the patterns"""
+    """seed of the patterns"""
 
     @property
     def dataset(self) -> str:

@@ -37,7 +37,7 @@ class Network:
     max_pack: ClassVar[int | None] = None
     """most models in a pack; any number if None"""
     radius: Radius = 12.0
-    """radius of the sphere that all convolution weights lie on together (sphere alone)"""
+    """radius of the joint sphere of all convolution weights (optimizer sphere only)"""
 
     def build(
         self,
@@ -60,7 +60,7 @@ class _Conv(Network):
     width: Width = 8
     """channels of the first convolution"""
     form: Form = "scale-invariant"
-    """practical: affine normalisation, and a head that trains"""
+    """practical: affine normalisation and a trained head; scale-invariant: neither"""
 
     def build(
         self,
@@ -96,7 +96,7 @@ class ConvNet(_Conv):
     model: Literal["convnet"] = "convnet"
     norm: Literal["batch", "weight", "none"] = "batch"
     """what makes filters scale-invariant: batch norm, weight norm of fixed norms, or nothing, with
-    biases (practical form alone)"""
+    biases (practical form only)"""
 
     def _own(self, shape: Sequence[int]) -> dict[str, Any]:
         return {"norm": self.norm}
@@ -126,7 +126,7 @@ class WideResNet(_Conv):
     depth: Annotated[Count, Field(le=1000), AfterValidator(_depth)] = 16
     """layers that convolve or classify"""
     widen: Annotated[Count, Field(le=20)] = 10
-    """width of the first group, in widths of the first convolution"""
+    """widening factor k: width of the first group over that of the first convolution"""
 
     def _own(self, shape: Sequence[int]) -> dict[str, Any]:
         return {"depth": self.depth, "widen": self.widen}
@@ -140,8 +140,8 @@ class MLP(_Conv):
     layers: Annotated[Count, Field(le=100)] = 2
     """hidden layers"""
     norm: Literal["batch", "layer"] = "batch"
-    """what follows each of them: batch norm, or layer norm, with weights from N(0, 1) and a head
-    without bias (scale-invariant form alone)"""
+    """normalisation after each hidden layer: batch norm, or layer norm, with weights from N(0, 1)
+    and a head without bias (scale-invariant form only)"""
 
     def _class(self) -> "Callable[..., ImageClassifier]":
         from .modules import LayerNormMLP
@@ -179,19 +179,19 @@ class TwoLayer(Network):
 class ViTSmall(Network):
     """Vision transformer for small data sets: shifted patches, tokens that do not see themselves.
 
-    It trains without a sphere, and its models one by one: attention does not fold.
+    It trains without a sphere, and one model at a time: attention has no packed form.
     """
 
     max_pack: ClassVar[int | None] = 1
     model: Literal["vit-small"] = "vit-small"
     patch: Count = 4
-    """pixels of a patch's side"""
+    """side of a patch, in pixels"""
     width: Width = 512
-    """numbers of a token"""
+    """width of a token"""
     depth: Annotated[Count, Field(le=100)] = 6
-    """blocks of attention and feed-forward part"""
+    """transformer blocks, of attention and a feed-forward part"""
     heads: Annotated[Count, Field(le=100)] = 8
-    """heads of attention, each of width 64"""
+    """attention heads, each of width 64"""
     dropout: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.1
 
     def build(
@@ -224,7 +224,7 @@ class CustomNetwork(FromFactory, Network):
     factory: Factory
     """package.module:function"""
     options: Options = field(default_factory=dict)
-    """what the function is told besides"""
+    """further keyword arguments of the function"""
 
     @property
     def source(self) -> str:

@@ -124,7 +124,8 @@ def try_out(
         if not torch.equal(value, states[1][name]):
             raise _refused(
                 network,
-                f"of one seed it has another {name!r} each time: draw from torch's generator alone",
+                f"with one seed it gets another {name!r} each time: draw from torch's generator"
+                " alone",
             )
     try:
         tensors_to_bytes({name: value.clone() for name, value in states[0].items()})

@@ -95,7 +95,7 @@ class ViT(nn.Module):
         super().__init__()
         channels, height, length = shape
         if height % patch or length % patch:
-            raise ValueError(f"images of {height}x{length} are not filled by patches of {patch}")
+            raise ValueError(f"patches of {patch} do not tile images of {height}x{length}")
         self.patches = ShiftedPatches(channels, patch, width)
         self.token = nn.Parameter(torch.randn(1, 1, width))
         tokens = (height // patch) * (length // patch) + 1

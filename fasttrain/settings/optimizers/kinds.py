@@ -51,7 +51,7 @@ class Sphere:
     rate: ClassVar[str] = "effective"
     kind: Literal["sphere"] = "sphere"
     scope: Literal["joint", "filter", "tensor", "equal-norms"] = "joint"
-    """what has a sphere of its own"""
+    """weights that share a sphere: all (joint), or those of each filter or tensor"""
     free_lr: Annotated[float | None, AfterValidator(_rate)] = None
     """raw rate at which plain SGD trains the parameters that are not on the sphere"""
 
@@ -79,7 +79,7 @@ class SGD:
     nesterov: Flag = False
     weight_decay: Decay = 0.0
     gradient_noise: Decay = 0.0
-    """standard deviation of normal noise that every number of the gradient gets at every step"""
+    """standard deviation of the normal noise added to every entry of the gradient at every step"""
 
     @property
     def keeps_state(self) -> bool:
@@ -105,7 +105,7 @@ class Adam:
     eps: Annotated[float, Strict(), Field(gt=0, le=1)] = 1e-8
     weight_decay: Decay = 0.0
     decoupled: Flag = False
-    """weight decay beside the gradient's moments instead of in the gradient"""
+    """decoupled weight decay, as in AdamW"""
 
     @property
     def keeps_state(self) -> bool:
@@ -130,7 +130,7 @@ class CustomOptimizer(FromFactory):
     factory: Factory
     """package.module:function"""
     options: Options = field(default_factory=dict)
-    """what the function is told besides"""
+    """further keyword arguments of the function"""
 
     @property
     def source(self) -> str:

@@ -32,13 +32,13 @@ class NormReLUPool(nn.Module):
     """`nn.BatchNorm2d`, then ReLU unless `relu=False`, then max-pooling by the caller's windows.
 
     State, arguments and modes are those of `nn.BatchNorm2d`, but that it is not affine by default.
-    It is no subclass: what torch puts in the place of a batch normalisation has no ReLU. Its
+    It is no subclass, since torch replaces batch normalisations by modules without ReLU. Its
     epsilon is called `epsilon`, so that `fuse_conv_bn_eval`, which would drop the ReLU, fails.
 
-    Without affine parameters, in fp32, fp64 or bf16, training on a CPU, CUDA or ROCm is fused, and
-    on the latter two evaluation that no gradient is taken of. The input is converted to
-    channels_last where it is not, and the output is channels_last. All else, what is exported or
-    transformed by torch.func too, is the same in torch's operations.
+    Without affine parameters, in fp32, fp64 or bf16, training is fused on a CPU, CUDA or ROCm;
+    evaluation without gradients is fused on CUDA and ROCm. The input is converted to channels_last
+    if needed, and the output is channels_last. Everything else, also under torch.export and
+    torch.func, runs the same function in torch's operations.
     """
 
     weight: nn.Parameter | None

@@ -22,10 +22,10 @@ class FusedSGD(GroupwiseSGD):
         params: parameters, (name, parameter) pairs, or param groups, as for any torch optimiser.
         lr: learning rate; a number, or a tensor, 0-d or one per model.
         momentum, dampening, weight_decay, nesterov, maximize, differentiable: as in
-            torch.optim.SGD, of which a step with dampening, maximize or differentiable takes the
-            function; the sums take a pass more then. A weight decay may be a tensor as `lr` may.
+            torch.optim.SGD. A step with dampening, maximize or differentiable calls torch's own
+            function, and its sums take another pass. A weight decay may be a tensor as `lr` may.
         foreach, fused: for such steps, as in torch.optim.SGD; no other step needs them.
-        capturable: accepted as other optimisers of torch have it: every step is capturable.
+        capturable: accepted because torch's optimisers have it: every step is capturable.
         groups, num_models, backend: as in `SphereSGD`.
         track: whether steps take the sums for `totals` and `statistics`, in the same pass; a step
             without them is faster.

@@ -19,8 +19,8 @@ class SphereAdam(SphereSGD):
 
         theta <- rho * (theta - eta * d) / ||theta - eta * d||        d Adam's direction
 
-    28 bytes per fp32 parameter are Adam's, 8 more project. It loads the state of torch.optim.Adam,
-    and torch.optim.Adam loads its. The constructor does not write to the parameters: if `radius`
+    Adam moves 28 bytes per fp32 parameter, the projection 8 more. Its state and torch.optim.Adam's
+    load into each other. The constructor does not write to the parameters: if `radius`
     is not the norm that they have, call `projected_()` once before training. A step at a rate of 0
     moves nothing. A param group in which no parameter has a gradient is left as it is; in others a
     parameter without one is only projected.

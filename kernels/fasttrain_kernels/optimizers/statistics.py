@@ -68,9 +68,9 @@ class Totals(NamedTuple):
 
 
 class TotalsOf:
-    """`Totals` of tensors that stay where they are, again and again, and without a step.
+    """`Totals` of tensors without a step, computed at every call with their gradients.
 
-    What the tensors look like is told to their device once: a CUDA graph can take the totals.
+    The layout of the tensors is copied to their device once, so a CUDA graph can hold the call.
 
     Args:
         tensors, num_models, backend: as for `group_statistics`.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class EqualNorms(NamedTuple):
-    """What `SphereSGD(params, elr=num_filters * elr, radius=radius, scope="group")` takes."""
+    """For `SphereSGD(params, elr=num_filters * elr, radius=radius, scope="group")`."""
 
     radius: float
     num_filters: int

@@ -38,8 +38,8 @@ def scale_invariant_parameters(
     """Named parameters of `model` that may be scaled, one by one, without changing its output.
 
     Parameters that do not change the output at all (a bias in front of a batch normalisation, a
-    module that is not used) are left out, and so are those that are invariant only together:
-    `scale_invariant_sets`.
+    module that is not used) are left out. So are those that are invariant only together:
+    `scale_invariant_sets` finds them.
 
     Args:
         model: any network whose output is a tensor, or a tuple, list or dict of such; it is copied
@@ -69,7 +69,7 @@ def scale_invariant_sets(
     Candidates are the 0-1 solutions of sum_i s_i df / dlog ||theta_i|| = 0; every set that is
     returned has been scaled, as one parameter is by `scale_invariant_parameters`.
 
-    Args, Raises: as there.
+    Args, Raises: as for `scale_invariant_parameters`.
     """
     probe = _Probe(model, example_input)
     names = [n for n in probe.parameters if not probe.invariant([n]) and probe.effect(n)]

@@ -31,18 +31,18 @@ MOMENTA = ("momentum_buffer", "exp_avg")
 
 
 class OnSphere(Optimizer):
-    """An optimiser whose parameters stay on spheres, around one that knows nothing of them.
+    """Wraps any torch optimiser: after each of its steps parameters are projected onto spheres.
 
         optimizer = OnSphere(torch.optim.Adam(model.parameters(), lr=1e-3), groups="tensor")
 
-    It has the parameters, options and state of the optimiser that it wraps: schedulers,
-    `GradScaler`, closures and checkpoints take it for that one. Every argument but the first may
-    also stand in a param group, and there `sphere=False`: such parameters are only stepped.
+    It has the parameters, options and state of the optimiser that it wraps, so schedulers,
+    `GradScaler`, closures and checkpoints work unchanged. Every argument but the first may also
+    stand in a param group. There `sphere=False` leaves out the projection.
 
     A step in which no parameter of a param group has a gradient, or with a learning rate of 0,
     leaves the group where it is. The constructor does not write to the parameters: if `radius` is
     not the norm that they have, call `projected_()` once before training. Weight decay changes
-    lengths, which are projected away: leave it out.
+    norms, which the projection resets: leave it out.
 
     Args:
         optimizer: any torch optimiser, with its parameters.
