@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow
 import pyarrow.parquet
@@ -25,7 +26,7 @@ from ..plan.identity import digest, torch_version
 from ..store.json_files import read_json
 from ..store.schema import Current
 from ..store.store import CURRENT, Store
-from .tables import IDS, TABLES, empty
+from .tables import TABLES, empty
 from .target import Target
 
 ANALYSIS = 1
@@ -147,7 +148,8 @@ def compact_analyses(store: str | Path) -> dict[str, pd.DataFrame]:
             if summary is not None and f"{name}.parquet" in summary["files"]:
                 data = opened.analyses.read(analysis, f"{name}.parquet")
                 file = pyarrow.parquet.ParquetFile(
-                    pyarrow.BufferReader(data), read_dictionary=IDS if name == LARGEST else None
+                    pyarrow.BufferReader(data),
+                    read_dictionary=["stage_a", "stage_b"] if name == LARGEST else None,
                 )
                 # Thousands of small ones, for which threads are no help.
                 tables.append(file.read(use_threads=False))
@@ -163,13 +165,28 @@ def _joined(name: str, parts: Iterable[pyarrow.Table]) -> pd.DataFrame:
     whole = table.to_pandas()
     # Records of an earlier package may have columns that stand elsewhere now, and lack others.
     whole = whole.reindex(columns=list(nothing))
-    types = {
-        n: t
-        for n, t in nothing.dtypes.items()
-        if not isinstance(whole[n].dtype, pd.CategoricalDtype)
-    }
+    kept = [name for name in nothing if isinstance(whole[name].dtype, pd.CategoricalDtype)]
+    types = nothing.dtypes.drop(kept)
     # Set-ups that share a pre-training share angles between its averages.
-    return whole.astype(types).drop_duplicates(ignore_index=True)
+    return _distinct(whole.astype(types), kept)
+
+
+def _distinct(table: pd.DataFrame, categories: Sequence[str]) -> pd.DataFrame:
+    """Each row once.
+
+    Args:
+        categories: columns that tell most rows apart, which takes less memory than comparing all.
+    """
+    if not categories:
+        return table.drop_duplicates(ignore_index=True)
+    key = np.zeros(len(table), dtype=np.int64)
+    for name in categories:
+        key = key * len(table[name].cat.categories) + table[name].cat.codes.to_numpy()
+    ordered = np.sort(key)
+    alike = np.isin(key, ordered[1:][ordered[1:] == ordered[:-1]])
+    repeated = alike.copy()
+    repeated[alike] = table[alike].duplicated()
+    return table[~repeated].reset_index(drop=True) if repeated.any() else table
 
 
 def current(store: Store) -> dict[str, dict[str, list[str]]]:
