@@ -153,7 +153,10 @@ def compact_analyses(store: str | Path) -> dict[str, pd.DataFrame]:
                 )
                 # Thousands of small ones, for which threads are no help.
                 tables.append(file.read(use_threads=False))
-    return {name: _joined(name, tables) for name, tables in parts.items()}
+    joined = {name: _joined(name, parts.pop(name)) for name in TABLES}
+    # What arrow has freed it holds on to.
+    pyarrow.default_memory_pool().release_unused()
+    return joined
 
 
 def _joined(name: str, parts: Iterable[pyarrow.Table]) -> pd.DataFrame:
