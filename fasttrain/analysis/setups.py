@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ..store.sets import last_sets, load_sets
@@ -11,11 +12,8 @@ from ..store.setups import curves, load_setups
 from ..store.status import Planned, read_plan
 from ..store.tables import CHAIN, Finished, finished
 from .dimensions import across_dimensions
-from .records import load_analyses
-from .tables import SetupResults
-
-IDS = ("stage", "stage_a", "stage_b")
-"""columns of analyses that hold ids of stages"""
+from .records import compact_analyses
+from .tables import IDS, SetupResults
 
 PLANNED = ("kind", "plr", "flr", "k", "seed")
 """what a plan says of a stage"""
@@ -33,7 +31,7 @@ def all_setups(store: str | Path, found: Sequence[Finished] | None = None) -> li
     plan = planned_stages(read_plan(Path(store)))
     found = finished(store) if found is None else found
     stages, configurations = load_setups(store, found)
-    tables = load_analyses(store)
+    tables = compact_analyses(store)
     if any(f.about.get("probes") for f in found):
         # Figures of chains show every test pass, those of grids the last one.
         of_chains = any(f.experiment == CHAIN for f in found)
@@ -82,5 +80,9 @@ def _among(table: pd.DataFrame, stages: set[str]) -> pd.DataFrame:
     """The rows that are about these stages alone."""
     if table.empty:
         return table
-    columns = [column for column in IDS if column in table]
-    return table[table[columns].isin(stages).all(axis=1)].reset_index(drop=True)
+    of_these = np.ones(len(table), dtype=bool)
+    # One by one: of several columns pandas would compare objects.
+    for column in IDS:
+        if column in table:
+            of_these &= table[column].isin(stages).to_numpy()
+    return table if of_these.all() else table[of_these].reset_index(drop=True)

@@ -57,6 +57,10 @@ TABLES: dict[str, dict[str, str]] = {
 """Columns and dtypes of every table, by name."""
 
 
+IDS = ("stage", "stage_a", "stage_b")
+"""columns that hold ids of stages"""
+
+
 def empty(name: str) -> pd.DataFrame:
     """A table of `TABLES` without a row."""
     return pd.DataFrame({column: pd.Series(dtype=t) for column, t in TABLES[name].items()})

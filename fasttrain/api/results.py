@@ -10,8 +10,8 @@ import pandas as pd
 
 from ..analysis.records import load_analyses
 from ..analysis.regimes import classify
-from ..analysis.setups import IDS, all_setups
-from ..analysis.tables import SetupResults
+from ..analysis.setups import all_setups
+from ..analysis.tables import IDS, SetupResults
 from ..errors import UsageError, nearest
 from ..store.sets import load_sets
 from ..store.store import Store

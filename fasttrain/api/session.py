@@ -55,7 +55,8 @@ class Session:
 
     def states(self) -> list[tuple[Stage, str]]:
         """Every stage, and how it stands."""
-        return [(stage, self.workbench.store.state(stage.id)) for stage in self.stages]
+        look = Look(self.workbench.store)
+        return [(stage, look.state(stage.id)) for stage in self.stages]
 
 
 @phase("data, device and plan")
@@ -136,6 +137,7 @@ def sweep(
         if outdated := reopen_outdated(stages, look):
             say(console, outdated_line(outdated))
         states = [(stage, look.state(stage.id)) for stage in stages]
+        look.keep()
         with Journal(workbench.store.path, session.command, "choosing packs") as journal:
             accept = options.stop_at_chance
             journal.plan(stages, accept_stopped=accept, shard=session.shard)

@@ -21,6 +21,8 @@ from .progress import NodeView
 
 INTERVAL_S = 1.0
 """seconds between two reports"""
+_OWN = ("plr", "flr", "k", "seed", "epochs", "inherit")
+"""of a stage.json what a plan repeats"""
 
 
 class Journal:
@@ -69,10 +71,12 @@ class Journal:
             EnvironmentProblem: it cannot be written.
         """
         self.more = more
-        rows = {stage.id: _row(stage) for stage in stages}
         part = None if shard is None else str(shard)
-        new = Planned(self.command, str(Path.cwd()), rows, accept_stopped, more, part)
-        write_plan(self.folder, merged(read_plan(self.folder), new))
+        new = Planned(self.command, str(Path.cwd()), _rows(stages), accept_stopped, more, part)
+        before = read_plan(self.folder)
+        after = merged(before, new)
+        if after != before:
+            write_plan(self.folder, after)
 
     def report(self, view: NodeView, at_once: bool = False) -> None:
         """Say where the driver stands, unless it has just done so and this can wait."""
@@ -104,8 +108,15 @@ class Journal:
                 temporary.unlink(missing_ok=True)
 
 
-def _row(stage: Stage) -> dict[str, object]:
-    about = stage.description()
-    rates = {name: about[name] for name in ("plr", "flr", "k", "seed", "epochs", "inherit")}
-    planned = Finished(stage.id, about, {})
-    return {**rates, "kind": planned.kind, "setup": planned.setup}
+def _rows(stages: Sequence[Stage]) -> dict[str, dict[str, object]]:
+    """What a plan says of stages, by id."""
+    rows, setups = {}, dict[tuple[object, ...], str]()
+    for stage in stages:
+        planned = Finished(stage.id, stage.about({}), {})
+        # Thousands of stages have the same one.
+        shared = stage.setup, stage.experiment, *planned.root_length().values()
+        if shared not in setups:
+            setups[shared] = Finished(stage.id, stage.description(), {}).setup
+        own = {name: planned.about[name] for name in _OWN}
+        rows[stage.id] = {**own, "kind": planned.kind, "setup": setups[shared]}
+    return rows

@@ -70,7 +70,7 @@ class Stage:
     def id(self) -> str:
         """The stage's identity: 16 hexadecimal digits."""
         # What stands under a parent says of the set-up what the parent says.
-        return stage_identity(self._about({} if self.parent else self._sections()))
+        return stage_identity(self.about({} if self.parent else self._sections()))
 
     @property
     def kind(self) -> Kind:
@@ -136,9 +136,10 @@ class Stage:
 
     def description(self) -> dict[str, Any]:
         """What stage.json holds."""
-        return self._about(self._sections())
+        return self.about(self._sections())
 
-    def _about(self, sections: dict[str, Any]) -> dict[str, Any]:
+    def about(self, sections: dict[str, Any]) -> dict[str, Any]:
+        """As `description`, with these sections of the set-up."""
         return {
             "kind": self.kind,
             "plr": self.plr,

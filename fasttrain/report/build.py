@@ -12,12 +12,12 @@ from pathlib import Path
 
 from ..analysis.setups import all_setups
 from ..errors import EnvironmentProblem
-from ..machine.files import make_folder, parquet, write_atomically
+from ..machine.files import parquet, write_atomically
 from ..machine.interrupts import exit_code
 from ..machine.timings import phase
 from ..plan.stages import label_of
 from ..store.notes import read_notes, texts
-from ..store.reported import FOLDER, PAGE, made_of, record
+from ..store.reported import FOLDER, PAGE, being_made, made_of, record
 from ..store.status import read
 from ..store.store import Store
 from ..store.tables import analysis_commands, finished, origin, stage_table
@@ -37,13 +37,19 @@ def rebuild(
         digest: of what the report is made of (`made_of`), if that is known.
     """
     digest = digest or made_of(store, refresh_s=refresh_s)
-    folder = store.path / FOLDER
+    with being_made(store) as folder:
+        page = _write(store, folder, refresh_s, processes)
+        record(store, digest, _files(folder))
+    return page
+
+
+def _write(store: Store, folder: Path, refresh_s: int | None, processes: int) -> Path:
+    """Everything that is derived from the store; the page's path."""
     found = finished(store.path)
     stages = stage_table(found)
-    make_folder(folder)
     write_atomically(folder / "results.csv", stages.to_csv(index=False).encode())
     write_atomically(folder / "results.parquet", parquet(stages))
-    page = write_report(
+    return write_report(
         folder,
         all_setups(store.path, found),
         origin(found),
@@ -54,8 +60,6 @@ def rebuild(
         refresh_s=refresh_s,
         processes=processes,
     )
-    record(store, digest, _files(folder))
-    return page
 
 
 def _files(folder: Path) -> list[str]:

@@ -38,8 +38,9 @@ def measured_epochs(
     if whole is None:
         return pd.DataFrame(columns=["stage"])
     table = whole.to_pandas(split_blocks=True, self_destruct=True)
-    # Not kept twice.
+    # Not kept twice: what arrow has freed it holds on to.
     del whole
+    pa.default_memory_pool().release_unused()
     names = sorted({f.stage for f in found})
     places = {name: place for place, name in enumerate(names)}
     codes = np.repeat(np.array([places[f.stage] for f in found], dtype=np.int32), lengths)

@@ -1,6 +1,7 @@
 """Whether a store's report is still of what the store holds. Imports nothing heavy.
 
     <store>/report/.made.json   a digest of all that the report was made of, and those of its files
+    <store>/report/.lock        held by the process that makes it: a record is of its own files
 
 What a report is made of: of every stage, analysis, note and checkpoint the names, sizes and times
 of all files, and the content of done.json, which holds the digests of its neighbours; the plan and
@@ -11,6 +12,7 @@ size and time left as they were is a matter for `fasttrain doctor`.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shlex
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EnvironmentProblem
-from ..machine.files import file_sha256, write_atomically
+from ..machine.files import file_sha256, make_folder, write_atomically
 from .entries import DONE
 from .json_files import read_json, seal
 from .marker import MARKER
@@ -32,6 +34,7 @@ from .store import ANALYSES, CURRENT, Store
 FOLDER = "report"
 PAGE = "report.html"
 RECORD = ".made.json"
+LOCK = ".lock"
 _READ = (DONE, CURRENT, MARKER, PLAN, PROGRESS)
 """files that count by their content: some are written again with the same one"""
 _DEEPER = ("", f"{ANALYSES}/")
@@ -73,8 +76,36 @@ def is_current(store: Store, digest: str) -> bool:
     )
 
 
+@contextlib.contextmanager
+def being_made(store: Store) -> Iterator[Path]:
+    """Hold the folder of the report, which is made if it is not there; waits for who holds it.
+
+    Raises:
+        EnvironmentProblem: it cannot be made or locked.
+    """
+    folder = make_folder(store.path / FOLDER)
+    try:
+        file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        raise EnvironmentProblem(f"{folder / LOCK}: cannot be opened: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"{folder / LOCK}: cannot be locked: {error.strerror}; copy the store to another"
+                " file system"
+            ) from None
+        yield folder
+    finally:
+        os.close(file)
+
+
 def record(store: Store, digest: str, files: Iterable[str]) -> None:
-    """Say what the report was made of, and which files it has, by their names in its folder."""
+    """Say what the report was made of, and which files it has, by their names in its folder.
+
+    The caller has it `being_made`.
+    """
     folder = store.path / FOLDER
     listing = {name: file_sha256(folder / name, "") for name in files}
     write_atomically(folder / RECORD, seal({"made_of": digest, "files": listing}))

@@ -242,6 +242,24 @@ class Made(_Shape):
     files: dict[Annotated[str, Field(pattern=r"^(figures/)?\.?\w[\w.-]*$")], Digest]
 
 
+class _LookedSummary(_Shape):
+    state: str
+    stopped: bool
+    built_on: dict[Id, Digest | None]
+    files: dict[FileName, _Listed]
+
+
+class _LookedStage(_Shape):
+    stamp: Digest
+    summary: _LookedSummary
+
+
+class Looked(_Shape):
+    """.looked.json: what a look at the store found of its stages, and what it stands on"""
+
+    stages: dict[Id, _LookedStage]
+
+
 class Note(_Shape):
     """notes/<stage>-<digest>.json"""
 

@@ -6,6 +6,7 @@ fine-tuning and the cadence of test passes, which changes no stage.
 
 import functools
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -182,11 +183,22 @@ def finished(store: str | Path) -> list[Finished]:
 
 
 def _sharing(found: Finished, parts: dict[str, Any]) -> Finished:
-    """The same, with what thousands of stages have in common once in memory."""
+    """The same, with what thousands of stages have in common once in memory, names too."""
     for record in (found.about, found.done):
         for name in record.keys() & _SHARED:
             record[name] = parts.setdefault(f"{name} {record[name]!r}", record[name])
-    return found
+    about, done = (_interned(record) for record in (found.about, found.done))
+    return Finished(found.stage, about, done, found.note)
+
+
+def _interned(record: dict[str, Any]) -> dict[str, Any]:
+    """The same, with names that are in memory once, but for those in lists and what is shared."""
+    return {
+        sys.intern(name): _interned(value)
+        if isinstance(value, dict) and name not in _SHARED
+        else value
+        for name, value in record.items()
+    }
 
 
 def load(store: str | Path) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """The page of a grid of 32 x 16 learning rates, with everything analysed and drawn for real."""
 
+import html
 import json
 import re
 
@@ -110,6 +111,30 @@ def test_what_has_a_note_is_shown_where_not_all_is(tmp_path):
     text = write_report(tmp_path, [grid], PROVENANCE).read_text(encoding="utf-8")
     (noted,) = grid.stages.loc[grid.stages["note"] == "odd", "stage"]
     assert f"<td>{noted}<td>odd\n" in text
+
+
+@pytest.mark.usefixtures("decreed")
+@pytest.mark.parametrize("sign", ["a", "&"])
+def test_of_many_long_notes_a_page_has_beginnings(tmp_path, sign):
+    rates = np.geomspace(1e-5, 1e-1, 50), np.geomspace(1e-5, 1e-1, 19)
+    grid = make_grid(*rates, (), range(5), num_epochs=30)
+    assert len(grid.stages) == 5000
+    grid.stages["note"] = [f"{at} {sign * 500}"[:500] for at in range(5000)]
+    path = write_report(tmp_path, [grid], PROVENANCE)
+    text = path.read_text(encoding="utf-8")
+    assert len(text.encode()) < MAX_BYTES - FIGURE_BYTES
+    (length,) = re.findall(r"Notes are cut to (\d+) signs here; results.csv", text)
+    notes = [html.unescape(note) for note in re.findall(r"<td>(\d+ (?:a|&amp;)*…)\n", text)]
+    assert len(notes) > 1000 and {len(note) for note in notes} == {int(length) + 1}
+    assert " of 5000 have a row" in text and "and some of what has a note" in text
+
+
+@pytest.mark.usefixtures("decreed")
+def test_few_notes_are_whole(tmp_path):
+    grid = make_grid()
+    grid.stages.loc[0, "note"] = "x" * 10_000
+    text = write_report(tmp_path, [grid], PROVENANCE).read_text(encoding="utf-8")
+    assert "x" * 10_000 in text and "Notes are cut" not in text
 
 
 @pytest.mark.usefixtures("decreed")

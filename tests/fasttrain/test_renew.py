@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,41 @@ def test_what_finishes_while_a_report_is_made_is_in_the_next(store, monkeypatch)
     assert renew(store).is_new
     monkeypatch.setattr(rebuilding, "finished", look)
     assert renew(store).is_new and not renew(store).is_new
+
+
+def test_two_reports_at_once_are_made_in_turn(store, monkeypatch):
+    """A record is of the page that its own process has written."""
+    write, others = rebuilding.write_report, []
+    made = []
+
+    def meanwhile(*given, **options):
+        page = write(*given, **options)
+        made.append(page.read_bytes())
+        if not others:
+            # Grown since the first one has read it.
+            write_note(store.path, store.stages()[0], "later")
+            others.append(threading.Thread(target=renew, args=(store,)))
+            others[0].start()
+            others[0].join(2)
+            assert others[0].is_alive() and page.read_bytes() == made[0]
+        return page
+
+    monkeypatch.setattr(rebuilding, "write_report", meanwhile)
+    (store.path / "report" / "report.html").unlink()
+    assert renew(store).is_new
+    others[0].join()
+    assert len(made) == 2 and b"later" in made[1] and b"later" not in made[0]
+    assert not renew(store).is_new
+
+
+def test_a_lock_that_is_no_file_is_one_line(store, fasttrain):
+    lock = store.path / "report" / ".lock"
+    lock.unlink()
+    lock.symlink_to(store.path / "elsewhere")
+    (store.path / "report" / "report.html").unlink()
+    outcome = fasttrain("report", store.path)
+    assert outcome.code != 0 and str(lock) in outcome.err and "Traceback" not in outcome.err
+    assert not (store.path / "elsewhere").exists()
 
 
 def test_watching_leaves_a_report_that_is_current(store, monkeypatch):

@@ -20,8 +20,10 @@ def _table(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     """
     angles = analysed(results.angles, "angles between stages", "geometry")
     about = ends_and_averages(results.stages[results.stages["plr"] > 0])
-    known = described(results, angles.assign(stage=angles["stage_a"]), ["seed"])
-    known = known[known["stage_a"].isin(about["stage"]) & known["stage_b"].isin(about["stage"])]
+    # Of millions of pairs thousands; from here on their ids are words.
+    known = angles[angles["stage_a"].isin(about["stage"]) & angles["stage_b"].isin(about["stage"])]
+    known = known.astype({"stage_a": "str", "stage_b": "str"})
+    known = described(results, known.assign(stage=known["stage_a"]), ["seed"])
     known = analysed(known, "angles between stages", "geometry")
     seed = known["seed"].min()
     known = known[known["seed"] == seed]

@@ -147,7 +147,7 @@ def _section(
     stages = _ordered(results.stages, of_chain=is_chain(results))
     safe = _safe(results.setup)
     empty = {"figures": [], "missing": [], "summary": [], "stages": [], "regimes": []}
-    empty |= {"headings": SUMMARY_HEADINGS, "stage_headings": [], "left_out": ""}
+    empty |= {"headings": SUMMARY_HEADINGS, "stage_headings": [], "left_out": "", "note_words": ""}
     section = {
         "id": f"setup-{safe}",
         "setup": results.setup,
@@ -183,6 +183,7 @@ def _section(
         "summary": summary_rows(summary(stages)),
         "regimes": _regime_rows(regimes[regimes["stage"].isin(shown.stages["stage"])]),
         "left_out": shown.words,
+        "note_words": shown.note_words,
         **stage_table(shown.stages, regimes),
     }
 
@@ -210,6 +211,7 @@ def _of_chain(
         "summary": chain_summary(stages, starts),
         "headings": (*CHAIN_HEADINGS, *([REGIME_HEADING] if starts else [])),
         "left_out": shown.words,
+        "note_words": shown.note_words,
         **stage_table(shown.stages, regimes, of_chain=True, regime_of_start=bool(starts)),
     }
 
