@@ -159,14 +159,17 @@ def test_the_script_of_a_job_stops_the_sweep_and_requeues_it(tmp_path, code, aga
     assert (tmp_path / "asked").read_text() == again
 
 
-def test_a_process_that_served_another_sweep_is_set_up_anew(tmp_path):
+def test_a_process_that_served_another_sweep_is_set_up_anew(tmp_path, monkeypatch):
     """Of the same store, in the same minute, with another setting."""
     from dataclasses import replace
 
+    from fasttrain.execution.engines import ray_trial
     from fasttrain.execution.engines.ray_trial import Setting, workbench_here
     from fasttrain.plan.config import Config
     from fasttrain.settings.data.named import Named
     from fasttrain_data import load
+
+    monkeypatch.setattr(ray_trial, "images_here", lambda images, *_: (images, ""))
 
     def setting(batch_size):
         config = Config(data=Named(kind="digits"))

@@ -20,7 +20,14 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from fasttrain_data.catalogue import CACHE_VARIABLE, PUBLISHED, cache_dir, is_saved_dataset, known
+from fasttrain_data.catalogue import (
+    CACHE_VARIABLE,
+    PUBLISHED,
+    cache_dir,
+    expanded,
+    is_saved_dataset,
+    known,
+)
 from fasttrain_data.errors import DataUnavailable
 from fasttrain_data.images import ImageData, as_floats, channel_statistics
 from fasttrain_data.randomness import Stream, sample_words
@@ -48,6 +55,29 @@ def load(name: str | os.PathLike[str], root: str | os.PathLike[str] | None = Non
     if text == "tick":
         return tick()
     return _digits() if text == "digits" else _published(text, cache_dir(root))
+
+
+def load_here(
+    name: str | os.PathLike[str], root: str | os.PathLike[str] | None
+) -> ImageData | None:
+    """Return what `load` does of a published data set or an `.npz` file that lies on this machine.
+
+    Nothing is fetched. None: it is not here, or is of another kind.
+
+    Raises `DataError` for a file that is not a data set.
+    """
+    text = os.fspath(name)
+    if text.endswith(".npz"):
+        path = expanded(text)
+        return load_npz(path) if path.is_file() else None
+    if text not in PUBLISHED:
+        return None
+    try:
+        pair = _construct(_class_of(text), cache_dir(root), download=False)
+    except Exception:
+        # Whatever torchvision's parsers raise: what is damaged is not there.
+        return None
+    return _as_images(text, *pair)
 
 
 def _at(path: Path) -> ImageData:
@@ -97,11 +127,18 @@ def _digits_table() -> np.ndarray:
 
 
 def _published(name: str, root: Path) -> ImageData:
+    return _as_images(name, *_open(_class_of(name), name, root))
+
+
+def _class_of(name: str) -> Any:
+    """Return torchvision's class of a published data set."""
     import torchvision.datasets
 
+    return getattr(torchvision.datasets, PUBLISHED[name].class_name)
+
+
+def _as_images(name: str, train: Any, test: Any) -> ImageData:
     spec = PUBLISHED[name]
-    dataset_class = getattr(torchvision.datasets, spec.class_name)
-    train, test = _open(dataset_class, name, root)
     train_images, test_images = (_images(dataset) for dataset in (train, test))
     mean, std = spec.mean, spec.std
     if mean is None or std is None:

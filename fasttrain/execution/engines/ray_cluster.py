@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,15 @@ class Cluster:
         self.name = name
         self.mine = mine
         self.environment = environment
+        self.kept: dict[str, Any] = {}
+        """what is in its object store for all tasks, by digest"""
+        self.said: set[str] = set()
+
+    def say(self, note: str) -> None:
+        """Tell the user something of its nodes, once."""
+        if note not in self.said:
+            print(note, file=sys.stderr)
+        self.said.add(note)
 
     def nodes(self) -> list[Node]:
         """Its machines that are alive."""

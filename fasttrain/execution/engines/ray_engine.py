@@ -29,7 +29,8 @@ from ...store.store import Result, Store
 from ...training.workbench import Workbench
 from .local import STOP_S, Outcome, Report, Task, Training
 from .ray_cluster import Room, cluster, disconnect
-from .ray_trial import BEGUN, CHECKPOINT, ENDED, FINISHED, PROBLEM, REPORT, Message, Setting
+from .ray_data import from_anywhere, put_images
+from .ray_trial import BEGUN, CHECKPOINT, ENDED, FINISHED, NOTE, PROBLEM, REPORT, Message, Setting
 from .ray_worker import Bell, ask, carry_out, versions
 
 QUIET_S = 10.0
@@ -160,6 +161,8 @@ class RayEngine:
         task, store = job.task, self.workbench.store
         if kind == REPORT:
             report(*told[0])
+        elif kind == NOTE:
+            self.cluster.say(told[0])
         elif kind == BEGUN:
             store.begin_all(_of_task(task, told[0].items()))
         elif kind == CHECKPOINT:
@@ -269,9 +272,8 @@ def _asked(
 
 def _setting(workbench: Workbench, options: RunOptions, room: Room) -> Setting:
     return Setting(
-        workbench.config,
-        options,
-        workbench.data,
+        *from_anywhere(workbench.config, options),
+        put_images(workbench.data, cluster(options)),
         "cuda" if room.num_gpus else "cpu",
         workbench.precision,
         workbench.provenance,

@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fasttrain_data import ImageData
-
 from ...errors import EnvironmentProblem
 from ...machine.precision import answers, resolve_device
 from ...machine.provenance import provenance
@@ -26,10 +24,12 @@ from ...store.checkpoints import Checkpoints
 from ...store.store import Result, Store
 from ...training.workbench import Workbench, open_workbench
 from .local import Task, attempt
+from .ray_data import Images, images_here
 
 Message = tuple[Any, ...]
 """what is told, of TOLD, and that"""
-REPORT, BEGUN, CHECKPOINT, FINISHED, ENDED, PROBLEM = TOLD = (
+NOTE, REPORT, BEGUN, CHECKPOINT, FINISHED, ENDED, PROBLEM = TOLD = (
+    "note",
     "report",
     "begun",
     "checkpoint",
@@ -45,7 +45,7 @@ class Setting:
 
     config: Config
     options: RunOptions
-    data: ImageData
+    images: Images
     device: str
     """its kind: of GPUs a task sees its own alone"""
     precision: str
@@ -85,7 +85,7 @@ class Trial:
         for name, content in files.items():
             (root / name).parent.mkdir(exist_ok=True)
             (root / name).write_bytes(content)
-        workbench = workbench_here(self.setting, root)
+        workbench = workbench_here(self.setting, root, self.told.put)
         store = _ToldStore(root, self.setting.options.stop_at_chance, self.told.put)
         for drawn in workbench.draws.values():
             drawn.store = store
@@ -120,8 +120,14 @@ _opened: dict[str, Workbench] = {}
 """the workbench of this process"""
 
 
-def workbench_here(setting: Setting, store: Path) -> Workbench:
+def workbench_here(
+    setting: Setting, store: Path, tell: Callable[[Message], None] = lambda _: None
+) -> Workbench:
     """The workbench of a setting in this process, set up for the calling thread."""
+    root = setting.options.data_root
+    data, note = images_here(setting.images, setting.config, root)
+    if note:
+        tell((NOTE, note))
     torch.set_num_threads(setting.num_threads)
     device = resolve_device(setting.device)
     if device.type == "cuda":
@@ -138,7 +144,7 @@ def workbench_here(setting: Setting, store: Path) -> Workbench:
             setting.precision,
             {**setting.provenance, **own},
             setting.compiled,
-            setting.data,
+            data,
         )
     return _opened[setting.name]
 

@@ -34,6 +34,12 @@ class OnBase(Data):
         # Subsets are balanced by the true labels.
         return self.changed(load(self.base, root).subset(self.n_train, self.n_test))
 
+    def load_here(self, root: Path | None) -> "ImageData | None":
+        from fasttrain_data.sources.named import load_here
+
+        data = load_here(self.base, root)
+        return data and self.changed(data.subset(self.n_train, self.n_test))
+
     def changed(self, data: "ImageData") -> "ImageData":
         """What is trained on."""
         raise NotImplementedError

@@ -21,6 +21,11 @@ class Named(Data):
     def dataset(self) -> str:
         return self.kind
 
+    def load_here(self, root: Path | None) -> "ImageData | None":
+        from fasttrain_data.sources.named import load_here
+
+        return load_here(self.kind, root)
+
 
 @dataclass(frozen=True, kw_only=True)
 class _AtPath(Data):
@@ -47,6 +52,9 @@ class Npz(_AtPath):
 
         self.check(root)
         return load_npz(Path(self.path).expanduser())
+
+    def load_here(self, root: Path | None) -> "ImageData | None":
+        return self.load(root) if Path(self.path).expanduser().is_file() else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,6 +85,14 @@ class Data:
 
         return load(self.dataset, root)
 
+    def load_here(self, root: Path | None) -> "ImageData | None":
+        """All images, if they lie in files of arrays on this machine; nothing is fetched or made.
+
+        Raises:
+            DataError: a file that holds none.
+        """
+        return None
+
     @property
     def num_draws(self) -> int:
         """Draws that the seeds of a study are spread over."""
