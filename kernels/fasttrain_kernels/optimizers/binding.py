@@ -181,11 +181,12 @@ class Binding:
     def filled(self, thetas: Sequence[Tensor], fitted: Fitted) -> Fitted:
         """With zeros where there is no gradient: such a parameter is only projected."""
         grads, buffers = list(fitted.grads), list(fitted.buffers or ())
+        dtype = next(grad.dtype for grad in grads if grad is not None)
         for index, grad in enumerate(fitted.grads):
             if grad is None:
-                grads[index] = self._zero(thetas, index)
+                grads[index] = self._zero(thetas, index, dtype)
                 for place in range(index, len(buffers), len(thetas)):
-                    buffers[place] = self._zero(thetas, place + len(thetas))
+                    buffers[place] = self._zero(thetas, place + len(thetas), thetas[index].dtype)
         return Fitted(grads, None if fitted.buffers is None else buffers, fitted.fresh)
 
     def scaled(self, grads: Sequence[Any], factor: Tensor) -> list[Tensor]:
@@ -213,11 +214,13 @@ class Binding:
             for theta, (known, version) in zip(thetas, self._written, strict=True)
         )
 
-    def _zero(self, thetas: Sequence[Tensor], index: int) -> Tensor:
+    def _zero(self, thetas: Sequence[Tensor], index: int, dtype: torch.dtype) -> Tensor:
         """Zeros like one of the tensors, for its gradient or buffer; nothing changes them."""
-        if index not in self._zeros:
-            self._zeros[index] = torch.zeros_like(thetas[index % len(thetas)]).detach()
-        return self._zeros[index]
+        known = self._zeros.get(index)
+        if known is None or known.dtype != dtype:
+            known = torch.zeros_like(thetas[index % len(thetas)], dtype=dtype).detach()
+            self._zeros[index] = known
+        return known
 
 
 class Ready(NamedTuple):
