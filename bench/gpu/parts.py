@@ -1,9 +1,5 @@
 """The parts of the kit by name, in the order in which they run; each in a process of its own."""
 
-import os
-import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,24 +8,8 @@ import torch
 
 from fasttrain.machine.precision import set_exact_arithmetic
 
-from . import kernels, machine, norm, steps, studies
+from . import kernels, machine, norm, steps, studies, suite
 from .machine import Size
-
-ROOT = Path(__file__).parents[2]
-SUITE = ("tests/kernels", "tests/data")
-"""where tests marked `gpu` are"""
-DONE = re.compile(r"(\d+) (passed|failed|skipped|error|deselected)")
-
-
-def suite(size: Size, device: torch.device) -> dict[str, Any]:
-    """The tests that need a GPU; the dry run collects them."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "gpu", *SUITE]
-    command += ["--collect-only"] if size.tiny else []
-    done = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True)
-    lines = (done.stdout + done.stderr).strip().splitlines()
-    counts = {what: int(count) for count, what in DONE.findall(lines[-1] if lines else "")}
-    return {"exit code": done.returncode, **counts, "last lines": lines[-12:]}
-
 
 Part = Callable[[Size, torch.device, Path, dict[str, Any]], Any]
 """what it finds, of the size, the device, a folder for files, and what earlier parts have found"""
@@ -62,7 +42,7 @@ PARTS: dict[str, Part] = {
         size, device, before["ceilings"]
     ),
     "convolutions": lambda size, device, folder, before: kernels.convolutions(size, device),
-    "suite": lambda size, device, folder, before: suite(size, device),
+    "suite": lambda size, device, folder, before: suite.suite(size, folder),
 }
 
 

@@ -164,8 +164,11 @@ def training_steps(
         packed = num_models if way.startswith("graph") else 1
         copies = way not in ("eager", "compiled", CASTS)
         paper = predicted(network, side, channels, batch, packed, ceilings, copies=copies)
-        row |= {"us": taken * 1e6, "images/s": batch / taken}
-        row |= {"MiB": (peak_bytes(device) - before) / 2**20}
+        row |= {
+            "us": taken * 1e6,
+            "images/s": batch / taken,
+            "MiB": (peak_bytes(device) - before) / 2**20,
+        }
         row |= {"of the roof": roof_us(paper) / (taken * 1e6)}
         rows.append(row | {f"predicted {key}": value for key, value in paper.items()})
         del step

@@ -14,7 +14,7 @@ import time
 import pytest
 import torch
 
-from bench.gpu import by_kernel, machine, model, norm, parts, profile, run, steps, studies
+from bench.gpu import by_kernel, machine, model, norm, parts, profile, run, steps, studies, suite
 from bench.grid.counts import work
 from fasttrain.settings.networks.kinds import ConvNet, ResNet18
 
@@ -31,7 +31,7 @@ def in_this_process(monkeypatch):
         return run.main(command[3:])
 
     monkeypatch.setattr(run, "ended", same)
-    monkeypatch.setattr(parts, "SUITE", ("tests/data/test_resident.py",))
+    monkeypatch.setattr(suite, "files", lambda: [suite.ROOT / "tests/data/test_resident.py"])
     return ran
 
 
@@ -73,7 +73,7 @@ def test_every_part_runs_and_is_not_run_again(in_this_process, tmp_path, capsys)
         # What a profiler saw is divided among the kinds; convolutions are called so anywhere.
         assert sum(r["measured us"] for r in kinds) == pytest.approx(whole["measured us"])
         assert kinds[0]["kernel"] == "convolutions" and kinds[0]["measured us"] > 0
-    assert found["parts"]["suite"]["found"]["exit code"] == 0
+    assert found["parts"]["suite"]["found"] == {"files": 1, "failures": []}
     in_this_process.clear()
     assert run.main(given) == 0 and not in_this_process
     assert "not begun" not in capsys.readouterr().out
