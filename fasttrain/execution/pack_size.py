@@ -13,9 +13,9 @@ import os
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 
-import numba
 import torch
 
 from ..errors import EnvironmentProblem
@@ -186,7 +186,7 @@ def _key(workbench: Workbench, largest: int, sharing: int) -> str:
             "batch_size": config.training.batch_size,
             "precision": workbench.precision,
             "device": [platform.node(), device_name(workbench.device), torch.get_num_threads()],
-            "versions": [torch.__version__, numba.__version__],
+            "versions": [torch.__version__, metadata.version("numba")],
             "search": [largest, sharing, WINDOWS, WORSE],
         }
     )
