@@ -17,7 +17,6 @@ from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
-import numba
 import torch
 
 from ..errors import EnvironmentProblem
@@ -205,7 +204,7 @@ def _key(workbench: Workbench, largest: int, sharing: int) -> str:
 
 def _versions() -> list[str]:
     """Of what computes: another one may do the same in another time."""
-    found = [installed(), torch.__version__, numba.__version__]
+    found = [installed(), torch.__version__, metadata.version("numba")]
     with contextlib.suppress(metadata.PackageNotFoundError):
         found.append(metadata.version("triton"))
     return found

@@ -29,6 +29,7 @@ from .interrupts import STOPS
 PRELOADED = (
     # First of all: it ignores the signals that stop a program.
     "fasttrain.execution.engines.fork_server",
+    # torch, and what trains.
     "fasttrain.execution.engines.local",
     "fasttrain_kernels.step.cpu.step",
     "fasttrain_kernels.augment.cpu",
@@ -49,7 +50,7 @@ def start_server() -> None:
 
 
 def fork_server() -> None:
-    """Import what workers need, and make the server a fork of this process: imported once for all.
+    """Import what trains, and make the server a fork of this process: imported once for all.
 
     For a program that does nothing besides, and has just begun. Where another thread runs, or
     torch has been imported by what may have used it, the server is a program of its own, which
@@ -60,10 +61,10 @@ def fork_server() -> None:
     if sys.platform != "linux" or not alone or not _can_fork():
         start_server()
         return
-    for name in PRELOADED[1:]:
-        # What is missing is said where it is needed.
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
+    # What a command needs that finds nothing to do; the server goes on with the rest beside it. A
+    # module that is missing is said where it is needed.
+    with contextlib.suppress(ImportError):
+        importlib.import_module(PRELOADED[1])
     # It is started the same way, and is to be a program of its own.
     resource_tracker.ensure_running()
     spawn = util.spawnv_passfds  # type: ignore[attr-defined]
