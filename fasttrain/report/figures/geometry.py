@@ -72,7 +72,8 @@ def _geometry(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     names = [name for name, *_ in _QUANTITIES if name != "distance"]
     parts = [over_seeds(pairs, ["series", "plr"], names)]
     if "distance" in results.epochs:
-        last = results.epochs.sort_values("epoch").groupby("stage")["distance"].last().reset_index()
+        rows = results.epochs.sort_values("epoch").groupby("stage", observed=True)
+        last = rows["distance"].last().reset_index()
         stages = described(results, last)
         chosen = stages["kind"] == "pretrain"
         chosen |= (stages["kind"] == "finetune") & stages["flr"].isin(list(rates.values()))
