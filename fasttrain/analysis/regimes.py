@@ -61,7 +61,8 @@ def _judged(
 ) -> pd.DataFrame:
     withheld = not_judged(results.configuration)
     epochs = results.epochs
-    by_stage = dict(iter(epochs[epochs["stage"].isin(runs["stage"])].groupby("stage")))
+    epochs = epochs[epochs["stage"].isin(runs["stage"])]
+    by_stage = dict(iter(epochs.groupby("stage", observed=True)))
     rows = []
     for run in runs.to_dict("records"):
         curves = curves_of(run, by_stage.get(run["stage"]), results.configuration)

@@ -74,7 +74,7 @@ def _geometry(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     if "distance" in results.epochs:
         # Of all columns a large grid would be in memory twice.
         epochs = results.epochs[["stage", "epoch", "distance"]].sort_values("epoch")
-        last = epochs.groupby("stage")["distance"].last().reset_index()
+        last = epochs.groupby("stage", observed=True)["distance"].last().reset_index()
         stages = described(results, last)
         chosen = stages["kind"] == "pretrain"
         chosen |= (stages["kind"] == "finetune") & stages["flr"].isin(list(rates.values()))

@@ -41,7 +41,7 @@ def _table(results: SetupResults, regimes: pd.DataFrame) -> pd.DataFrame:
     columns = ["plr", "seed", "epoch", "train_loss", "grad_norm", "measured", "left_out"]
     first = rows[rows["seed"] == rows.groupby("plr")["seed"].transform("min")]
     points = thinned(first[["stage", *columns]], ["plr"], by_ratio=True).assign(is_end=False)
-    ends = rows.groupby("stage").tail(1)[["stage", *columns]].assign(is_end=True)
+    ends = rows.groupby("stage", observed=True).tail(1)[["stage", *columns]].assign(is_end=True)
     table = pd.concat([points, ends], ignore_index=True)
     return table.merge(regimes[["stage", "regime"]], on="stage")[[*columns, "regime", "is_end"]]
 
