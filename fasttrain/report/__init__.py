@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fasttrain.report.chains import chain_table
     from fasttrain.report.figures import DRAWINGS, drawings_of, drawn, save
-    from fasttrain.report.page.html import with_status, write_report
+    from fasttrain.report.page.html import with_status, write_pages, write_report
     from fasttrain.report.seed_means import rich_table, summary
 
 _PLACES = {
     "chains": ("chain_table",),
     "figures": ("DRAWINGS", "drawings_of", "drawn", "save"),
-    "page.html": ("with_status", "write_report"),
+    "page.html": ("with_status", "write_pages", "write_report"),
     "seed_means": ("rich_table", "summary"),
 }
 _PLACE = {name: module for module, names in _PLACES.items() for name in names}
@@ -26,6 +26,7 @@ __all__ = [
     "save",
     "summary",
     "with_status",
+    "write_pages",
     "write_report",
 ]
 

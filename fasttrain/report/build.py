@@ -21,7 +21,7 @@ from ..store.reported import FOLDER, PAGE, being_made, made_of, record
 from ..store.status import read
 from ..store.store import Store
 from ..store.tables import analysis_commands, finished, origin, stage_table
-from . import with_status, write_report
+from . import with_status, write_pages
 from .page.pictures import WRITTEN, written
 
 
@@ -38,18 +38,18 @@ def rebuild(
     """
     digest = digest or made_of(store, refresh_s=refresh_s)
     with being_made(store) as folder:
-        page = _write(store, folder, refresh_s, processes)
-        record(store, digest, _files(folder))
-    return page
+        pages = _write(store, folder, refresh_s, processes)
+        record(store, digest, [*(page.name for page in pages), *_files(folder)])
+    return pages[0]
 
 
-def _write(store: Store, folder: Path, refresh_s: int | None, processes: int) -> Path:
-    """Everything that is derived from the store; the page's path."""
+def _write(store: Store, folder: Path, refresh_s: int | None, processes: int) -> list[Path]:
+    """Everything that is derived from the store; the paths of the pages."""
     found = finished(store.path)
     stages = stage_table(found)
     write_atomically(folder / "results.csv", stages.to_csv(index=False).encode())
     write_atomically(folder / "results.parquet", parquet(stages))
-    return write_report(
+    return write_pages(
         folder,
         all_setups(store.path, found),
         origin(found),
@@ -63,10 +63,10 @@ def _write(store: Store, folder: Path, refresh_s: int | None, processes: int) ->
 
 
 def _files(folder: Path) -> list[str]:
-    """The names of all that a report has written."""
+    """The names of all that a report has written beside its pages."""
     figures, _ = written(folder / "figures")
     listed = [WRITTEN, *figures] if figures else []
-    return ["results.csv", "results.parquet", PAGE, *(f"figures/{name}" for name in listed)]
+    return ["results.csv", "results.parquet", *(f"figures/{name}" for name in listed)]
 
 
 def watch(path: Path, interval_s: float) -> int:

@@ -104,9 +104,17 @@ def being_made(store: Store) -> Iterator[Path]:
 def record(store: Store, digest: str, files: Iterable[str]) -> None:
     """Say what the report was made of, and which files it has, by their names in its folder.
 
-    The caller has it `being_made`.
+    The caller has it `being_made`. Pages of the report before this one that it has no more are
+    deleted, unless they have been changed.
     """
     folder = store.path / FOLDER
+    files = list(files)
+    with contextlib.suppress(EnvironmentProblem):
+        before = read_json(folder / RECORD, Made, "", sealed=True)["files"]
+        for name, sha256 in before.items():
+            page = name.endswith(".html") and name not in files
+            if page and _is_as_written(folder, name, sha256):
+                (folder / name).unlink(missing_ok=True)
     listing = {name: file_sha256(folder / name, "") for name in files}
     write_atomically(folder / RECORD, seal({"made_of": digest, "files": listing}))
 

@@ -198,11 +198,11 @@ def test_what_finishes_while_a_report_is_made_is_in_the_next(store, monkeypatch)
 
 def test_two_reports_at_once_are_made_in_turn(store, monkeypatch):
     """A record is of the page that its own process has written."""
-    write, others = rebuilding.write_report, []
+    write, others = rebuilding.write_pages, []
     made = []
 
     def meanwhile(*given, **options):
-        page = write(*given, **options)
+        [page] = pages = write(*given, **options)
         made.append(page.read_bytes())
         if not others:
             # Grown since the first one has read it.
@@ -211,9 +211,9 @@ def test_two_reports_at_once_are_made_in_turn(store, monkeypatch):
             others[0].start()
             others[0].join(2)
             assert others[0].is_alive() and page.read_bytes() == made[0]
-        return page
+        return pages
 
-    monkeypatch.setattr(rebuilding, "write_report", meanwhile)
+    monkeypatch.setattr(rebuilding, "write_pages", meanwhile)
     (store.path / "report" / "report.html").unlink()
     assert renew(store).is_new
     others[0].join()

@@ -7,6 +7,7 @@ remain.
 """
 
 import base64
+import functools
 import hashlib
 import os
 import re
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from fasttrain.analysis.regimes import boundaries, classify
@@ -35,6 +36,7 @@ from fasttrain.report.headline import headline, regime_by_plr
 from fasttrain.report.page.cell_command import NoCommand, train_command, words_on
 from fasttrain.report.page.glossary import PAPERS, TERMS, Links, term_id
 from fasttrain.report.page.heatmap import Cells, heatmap, palette, script_data
+from fasttrain.report.page.paging import paged
 from fasttrain.report.page.pictures import Pictures
 from fasttrain.report.page.sample import sample
 from fasttrain.report.page.stage_table import stage_table
@@ -45,10 +47,24 @@ from fasttrain.store.tables import TABLE_KINDS
 _SCRIPTS = ("charts.js", "state.js", "copy.js", "scatter.js", "stages.js", "compare.js", "page.js")
 MOST_UNFINISHED = 500
 """that a page lists"""
+MOST_SIGNS = 200
+"""of how one of them stands"""
+MOST_TITLES = 3
+"""of set-ups in the title of a page"""
 _STATUS_START, _STATUS_END = '<div class="status" role="status">', "</div>"
 
 
 def write_report(
+    folder: str | os.PathLike[str],
+    setups: Sequence[SetupResults],
+    provenance: Mapping[str, Any],
+    **options: Any,
+) -> Path:
+    """As `write_pages`; returns the path of the first page."""
+    return write_pages(folder, setups, provenance, **options)[0]
+
+
+def write_pages(
     folder: str | os.PathLike[str],
     setups: Sequence[SetupResults],
     provenance: Mapping[str, Any],
@@ -59,8 +75,10 @@ def write_report(
     status: Sequence[str] = (),
     refresh_s: int | None = None,
     processes: int = 1,
-) -> Path:
-    """Write `folder`/report.html and `folder`/figures/*; returns the page's path.
+) -> list[Path]:
+    """Write `folder`/report.html and `folder`/figures/*; returns the paths of the pages.
+
+    More set-ups than a page has room for are on further ones, report-2.html and so on.
 
     Args:
         grids: one section each, even without a finished stage.
@@ -84,24 +102,26 @@ def write_report(
         for results, different in zip(setups, differs, strict=True)
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    page = _render(
-        title=" and ".join(dict.fromkeys(s["title"] for s in sections)) or "Learning-rate grid",
+    titles = [section["title"] for section in sections]
+    content = dict(
+        title=" and ".join(dict.fromkeys(titles[:MOST_TITLES])) or "Learning-rate grid",
         css=_inline(_source("page.css"), palette()),
         js=_inline(*map(_source, _SCRIPTS)),
         refresh_s=refresh_s,
-        sections=sections,
-        unfinished=unfinished[:MOST_UNFINISHED],
+        unfinished=[(*row, _cut(state)) for *row, state in unfinished[:MOST_UNFINISHED]],
         num_unfinished=len(unfinished),
         status=status_block(status),
         num_stages=num_stages,
         provenance=provenance_rows(provenance),
         commands=[*filter(None, [provenance.get("command")]), *analysed_by],
     )
-    path = folder / "report.html"
-    # Commands and paths may hold bytes of no encoding.
-    write_atomically(path, readable(page).encode())
+    pages = paged(sections, lambda shown: _render(**content, **shown))
+    # Further ones first: the first page links to them. Commands and paths may hold bytes of no
+    # encoding.
+    for name in reversed(pages):
+        write_atomically(folder / name, readable(pages[name]).encode())
     pictures.tidy()
-    return path
+    return [folder / name for name in pages]
 
 
 def status_block(sentences: Sequence[str]) -> Markup:
@@ -118,15 +138,28 @@ def with_status(page: str, sentences: Sequence[str]) -> str:
 
 
 def _render(**content: Any) -> str:
+    terms = [(term_id(name), name, words) for name, words in TERMS.items()]
+    template = _template()
+    # A page links a term where it stands first.
+    template.environment.filters["linked"] = Links().of
+    return template.render(content, terms=terms, papers=PAPERS)
+
+
+@functools.cache
+def _template() -> Template:
     environment = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        extensions=["jinja2.ext.loopcontrols"],
     )
     environment.filters["linked"] = Links().of
-    environment.globals |= {
-        "terms": [(term_id(name), name, words) for name, words in TERMS.items()]
-    }
-    environment.globals |= {"papers": PAPERS}
-    return environment.from_string(_source("report.html.j2")).render(content)
+    return environment.from_string(_source("report.html.j2"))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST_SIGNS else f"{text[:MOST_SIGNS]}…"
 
 
 def _source(name: str) -> str:
