@@ -226,7 +226,7 @@ def test_an_address_that_nothing_answers_at_is_one_line(tmp_path):
 
 @pytest.mark.parametrize("name", ["../ab-{}.safetensors", "ab-{}.json", "ab-0{}.safetensors"])
 def test_a_checkpoint_is_written_under_its_own_name_alone(tmp_path, name):
-    from fasttrain.execution.engines.ray_engine import save_checkpoint
+    from fasttrain.execution.engines.ray_checkpoints import save_checkpoint
 
     store = Store.open(tmp_path / "store", create=True)
     with pytest.raises(EnvironmentProblem, match="which is not what it says"):

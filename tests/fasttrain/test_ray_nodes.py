@@ -75,15 +75,15 @@ def travelled(node, monkeypatch):
 
     found = []
 
-    def disconnect():
+    def leave(engine, *raised):
         (images,) = ray_cluster.cluster(RunOptions(engine="ray")).kept.values()
         (where,) = get_object_locations([images.reference]).values()
         assert where["object_size"] > NUM_BYTES
         found.append(node["NodeID"] in where["node_ids"])
-        leave()
+        left(engine, *raised)
 
-    leave = ray_engine.disconnect
-    monkeypatch.setattr(ray_engine, "disconnect", disconnect)
+    left = ray_engine.RayEngine.__exit__
+    monkeypatch.setattr(ray_engine.RayEngine, "__exit__", leave)
     return found
 
 

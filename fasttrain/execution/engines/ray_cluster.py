@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,9 @@ class Cluster:
         self.kept: dict[str, Any] = {}
         """what is in its object store for all tasks, by digest"""
         self.said: set[str] = set()
+        self.looked_s = 0.0
+        self.dead: set[str] = set()
+        """ids of nodes that were lost, as of then"""
 
     def say(self, note: str) -> None:
         """Tell the user something of its nodes, once."""
@@ -86,6 +90,15 @@ class Cluster:
             for node in ray.nodes()
             if node["Alive"]
         ]
+
+    def lost(self, every_s: float) -> set[str]:
+        """The ids of nodes that it has given up; looks again after so many seconds."""
+        import ray  # type: ignore[import-not-found]
+
+        if time.monotonic() > self.looked_s + every_s:
+            self.looked_s = time.monotonic()
+            self.dead = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+        return self.dead
 
     def device(self, options: RunOptions) -> str:
         """The kind of device that packs train on: of `auto`, GPUs if there are any."""

@@ -6,7 +6,6 @@ sees, and a worker or a node that is lost costs what was trained since the pack'
 """
 
 import contextlib
-import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,6 @@ from ray.util.scheduling_strategies import (  # type: ignore[import-not-found]
 
 from ...errors import EnvironmentProblem
 from ...machine import interrupts
-from ...machine.files import sha256_hex, write_atomically
 from ...plan.config import RunOptions
 from ...plan.stages import Stage, predecessors
 from ...store.entries import METRICS, STATE
@@ -28,16 +26,27 @@ from ...store.pack_records import PackRecords
 from ...store.store import Result, Store
 from ...training.workbench import Workbench
 from .local import STOP_S, Outcome, Report, Task, Training
+from .ray_checkpoints import save_checkpoint
 from .ray_cluster import Room, cluster, disconnect
 from .ray_data import from_anywhere, put_images
-from .ray_trial import BEGUN, CHECKPOINT, ENDED, FINISHED, NOTE, PROBLEM, REPORT, Message, Setting
-from .ray_worker import Bell, ask, carry_out, versions
+from .ray_trial import (
+    BEGUN,
+    CHECKPOINT,
+    ENDED,
+    FINISHED,
+    HERE,
+    NOTE,
+    PROBLEM,
+    REPORT,
+    Message,
+    Setting,
+)
+from .ray_worker import Bell, ask, carry_out, in_words, unable, versions
 
 QUIET_S = 10.0
 """seconds without a word from any task after which the cluster is looked at"""
 ONCE: dict[str, Any] = {"max_retries": 0, "max_calls": 0}
 """Ray is to try nothing again by itself, and to keep processes for the next packs"""
-CHECKPOINT_NAME = re.compile(r"[0-9a-f]+-([0-9a-f]{16})\.safetensors")
 
 
 @dataclass(eq=False)
@@ -49,6 +58,10 @@ class _Job:
     """references to what it tells, as it does"""
     batch: list[Message] = field(default_factory=list)
     """those that have come and are not dealt with yet"""
+    node: str = ""
+    """of the cluster, once it has begun there"""
+    dead_before: frozenset[str] = frozenset()
+    """nodes that were lost before it was sent"""
     has_kept: bool = False
     """whether something that it told is in the store: another try begins there"""
 
@@ -102,7 +115,7 @@ class RayEngine:
         assert isinstance(task, Training)
         given = ray.put((task, files_for(task.stages, self.workbench.store)))
         messages = self.carry_out.remote(versions(), [self.setting, given], self.bell)
-        self.jobs.append(_Job(task, messages))
+        self.jobs.append(_Job(task, messages, dead_before=frozenset(self.cluster.dead)))
 
     def wait(self, report: Report) -> Outcome:
         """Write and pass on what the tasks tell until one has ended.
@@ -117,6 +130,22 @@ class RayEngine:
                 self.cluster.check(self.room)
             elif (outcome := self._next(job, report)) is not None:
                 return outcome
+            if (outcome := self._cut_off()) is not None:
+                return outcome
+
+    def _cut_off(self) -> Outcome | None:
+        """What becomes of a task on a node that Ray has given up.
+
+        Where the network to it is cut, and no process has ended, Ray tells nobody for minutes.
+        """
+        dead = self.cluster.lost(QUIET_S)
+        for job in self.jobs:
+            # One that has not begun may have been on its way to any of those lost since.
+            if job.node in dead or (not job.node and dead - job.dead_before):
+                self.jobs.remove(job)
+                ray.cancel(job.messages, force=True)
+                return Outcome(job.task, "RuntimeError: its node was lost", lost=True)
+        return None
 
     def _ready(self, timeout_s: float) -> _Job | None:
         """A task that has told something, if any does in time."""
@@ -143,12 +172,12 @@ class RayEngine:
         except ray.exceptions.RayTaskError as error:
             # What fails in training is told: the node does not even begin.
             self.jobs.remove(job)
-            raise _unable(error) from None
+            raise unable(error) from None
         except ray.exceptions.RayError as error:
             if isinstance(error, ray.exceptions.ObjectLostError):
                 # The task may run on, and nobody hears it any more.
                 ray.cancel(job.messages, force=True)
-            outcome = Outcome(job.task, f"RuntimeError: {_in_words(error)}", lost=job.has_kept)
+            outcome = Outcome(job.task, f"RuntimeError: {in_words(error)}", lost=job.has_kept)
         except EnvironmentProblem:
             self.jobs.remove(job)
             raise
@@ -161,6 +190,8 @@ class RayEngine:
         task, store = job.task, self.workbench.store
         if kind == REPORT:
             report(*told[0])
+        elif kind == HERE:
+            job.node = told[0]
         elif kind == NOTE:
             self.cluster.say(told[0])
         elif kind == BEGUN:
@@ -194,21 +225,6 @@ def _checked(result: Result) -> Result:
     if strange := result.files.keys() - {METRICS, STATE}:
         raise EnvironmentProblem(f"a task told of files that no stage has: {sorted(strange)}")
     return result
-
-
-def save_checkpoint(store: Store, name: str, content: bytes) -> None:
-    """Write a checkpoint that a task has told of, as it has.
-
-    Raises:
-        EnvironmentProblem: the name is none, or not that of the content; it cannot be written.
-    """
-    found = CHECKPOINT_NAME.fullmatch(name)
-    if found is None or found[1] != sha256_hex(content)[:16]:
-        raise EnvironmentProblem(f"a task told of a checkpoint {name!r}, which is not what it says")
-    folder = store.checkpoints.folder
-    folder.mkdir(exist_ok=True)
-    write_atomically(folder / name, content)
-    store.checkpoints.tidy(keep=folder / name)
 
 
 def files_for(stages: Sequence[Stage], store: Store) -> dict[str, bytes]:
@@ -265,9 +281,9 @@ def _asked(
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, EnvironmentProblem):
             raise error.cause from None
-        raise (_unable(error) if "failed to import" in str(error) else error) from None
+        raise (unable(error) if "failed to import" in str(error) else error) from None
     except ray.exceptions.RayError as error:
-        raise EnvironmentProblem(_in_words(error)) from None
+        raise EnvironmentProblem(in_words(error)) from None
 
 
 def _setting(workbench: Workbench, options: RunOptions, room: Room) -> Setting:
@@ -281,17 +297,3 @@ def _setting(workbench: Workbench, options: RunOptions, room: Room) -> Setting:
         room.num_threads,
         Path(workbench.store.path),
     )
-
-
-def _unable(error: ray.exceptions.RayTaskError) -> EnvironmentProblem:
-    """What is wrong with a node that cannot begin a task, as where its fasttrain is another."""
-    needed = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return EnvironmentProblem(
-        f"a node of the cluster cannot run this: {needed} are needed on every one; it says"
-        f" {_in_words(error)}"
-    )
-
-
-def _in_words(error: ray.exceptions.RayError) -> str:
-    """A fault of a cluster in one line."""
-    return " ".join(str(error).split())

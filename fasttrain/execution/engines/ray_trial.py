@@ -28,7 +28,8 @@ from .ray_data import Images, images_here
 
 Message = tuple[Any, ...]
 """what is told, of TOLD, and that"""
-NOTE, REPORT, BEGUN, CHECKPOINT, FINISHED, ENDED, PROBLEM = TOLD = (
+HERE, NOTE, REPORT, BEGUN, CHECKPOINT, FINISHED, ENDED, PROBLEM = TOLD = (
+    "here",
     "note",
     "report",
     "begun",

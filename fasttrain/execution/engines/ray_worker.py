@@ -53,6 +53,7 @@ def carry_out(
         wanted: the driver's versions.
         given: references to the `Setting`, and to the task and the files that it starts from.
     """
+    yield [("here", ray.get_runtime_context().get_node_id())]
     try:
         check_versions(wanted)
     except EnvironmentProblem as problem:
@@ -119,3 +120,17 @@ def check_versions(wanted: Mapping[str, str]) -> None:
             f"node {platform.node()} has {', '.join(other)}, and this driver {needed}: its"
             " numbers would differ; install the same there, or take it out of the cluster"
         )
+
+
+def unable(error: ray.exceptions.RayTaskError) -> EnvironmentProblem:
+    """What is wrong with a node that cannot begin a task, as where its fasttrain is another."""
+    needed = ", ".join(f"{name} {version}" for name, version in versions().items())
+    return EnvironmentProblem(
+        f"a node of the cluster cannot run this: {needed} are needed on every one; it says"
+        f" {in_words(error)}"
+    )
+
+
+def in_words(error: ray.exceptions.RayError) -> str:
+    """A fault of a cluster in one line."""
+    return " ".join(str(error).split())
