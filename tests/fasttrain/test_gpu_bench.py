@@ -178,6 +178,8 @@ def test_rows_that_are_missing_are_those_of_the_next_call(tmp_path, monkeypatch,
         patch.setattr(run, "ended", ended)
         patch.setattr(steps, "_measured", killed)
         assert run.main(given) == 1
+        # And again before it has come to anything.
+        assert run.main(given) == 1
     part = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]
     assert part["error"].startswith("not ended within") and part["found"][1]["us"] == row[0]["us"]
     assert run.main(given) == 0
