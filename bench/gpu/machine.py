@@ -1,5 +1,6 @@
 """The device that is measured, how long what it does takes, and how much of all is done."""
 
+import json
 import math
 import platform
 import statistics
@@ -8,11 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from fasttrain.machine.files import write_atomically
 from fasttrain.machine.precision import device_name
+
+FOUND = "part.json"
+"""what the part that runs has found"""
+NOT_BEGUN = "not begun"
+"""of a row for which there was no time"""
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,16 @@ SIZES = {
     "full": Size(False, 5, 20, (1, 2, 4, 8, 16, 32, 64), 50_000),
     "tiny": Size(True, 2, 1, (1, 2), 96),
 }
+
+
+def keep(folder: Path, found: Any) -> None:
+    """What a part has found, or has found so far: it stays though the part should be stopped."""
+    write_atomically(folder / FOUND, json.dumps(found).encode())
+
+
+def is_open(row: dict[str, Any]) -> bool:
+    """Whether a row waits for another call."""
+    return str(row.get("error", "")).startswith(NOT_BEGUN)
 
 
 def wait(device: torch.device) -> None:

@@ -17,7 +17,8 @@ def page(found: dict[str, Any]) -> str:
     for name, part in found["parts"].items():
         lines += ["", f"## {name}", ""]
         if "error" in part:
-            lines.append(f"failed: {part['error']}")
+            lines += [f"failed: {part['error']}", ""]
+        if "found" not in part:
             continue
         lines += _section(part["found"])
         lines += ["", f"{part['s']:.1f} s"]

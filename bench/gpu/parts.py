@@ -17,7 +17,8 @@ Part = Callable[[Size, torch.device, Path, dict[str, Any]], Any]
 
 def _steps(name: str) -> Part:
     def part(size: Size, device: torch.device, folder: Path, before: dict[str, Any]) -> Any:
-        return steps.training_steps(name, size, device, folder, before["ceilings"])
+        rows = before.get(f"steps of {name}") or ()
+        return steps.training_steps(name, size, device, folder, before["ceilings"], rows)
 
     return part
 
@@ -44,8 +45,12 @@ PARTS: dict[str, Part] = {
     "convolutions": lambda size, device, folder, before: kernels.convolutions(size, device),
     "suite": lambda size, device, folder, before: suite.suite(size, folder),
 }
-
-
+NEED_CEILINGS = {
+    *(f"steps of {name}" for name in steps.NETWORKS),
+    "step by kernel",
+    "normalisation",
+}
+"""parts that compare with what the device can do at most"""
 LIMITS: dict[str, float] = {
     "environment": 15,
     "ceilings": 15,

@@ -47,7 +47,7 @@ def main(given: list[str] | None = None) -> int:
     with profile(activities=activities) as profiler:
         step()
         wait(device)
-    key = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    key = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     table = profiler.key_averages().table(sort_by=key, row_limit=60, max_name_column_width=90)
     (told.out / "step.txt").write_text(table)
     profiler.export_chrome_trace(str(told.out / "step.json"))

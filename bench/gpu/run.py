@@ -1,7 +1,8 @@
 """`python -m bench gpu`: measure what a GPU makes of kernels and training; one JSON, one page.
 
 Every part runs in a process of its own, so that one that fails leaves the others their device, and
-is written when it ends: the same command again goes on with what is missing. Every part has a limit
+is written when it ends: the same command again goes on with the parts that are missing, and within
+training steps and the suite with the rows and tests that are. Every part has a limit
 (`parts.LIMITS`), all together the budget, and with it what those before it have left of theirs. In
 a smaller budget the last ones are dropped; in a larger one all limits grow. Without a GPU only
 `--dry-run` runs: all of it, on the CPU, with sizes that measure nothing.
@@ -41,9 +42,10 @@ def main(given: list[str] | None = None) -> int:
     from fasttrain.errors import EnvironmentProblem, UsageError
     from fasttrain.machine.precision import resolve_device
 
-    from .parts import PARTS
+    from .parts import NEED_CEILINGS, PARTS
 
-    unknown = [name for name in told.parts.split(",") if name and name not in PARTS]
+    chosen = set(filter(None, told.parts.split(","))) or set(PARTS)
+    unknown = sorted(chosen - PARTS.keys())
     if unknown:
         print(f"--parts {unknown[0]!r}: allowed are {', '.join(PARTS)}", file=sys.stderr)
         return 2
@@ -58,19 +60,21 @@ def main(given: list[str] | None = None) -> int:
     told.out.mkdir(parents=True, exist_ok=True)
     if told.one:
         return _one(told, device)
-    return _all(told, [name for name in PARTS if not told.parts or name in told.parts.split(",")])
+    if chosen & NEED_CEILINGS:
+        chosen.add("ceilings")
+    return _all(told, [name for name in PARTS if name in chosen])
 
 
 def _one(told: argparse.Namespace, device: Any) -> int:
     """One part, in this process: its findings as JSON."""
-    from .machine import SIZES
+    from .machine import SIZES, keep
     from .parts import carry_out
 
     size = SIZES["tiny" if told.dry_run else "full"]
     size = dataclasses.replace(size, until=time.monotonic() + told.limit_s)
     before = {name: part.get("found") for name, part in _found(told)["parts"].items()}
     found = carry_out(told.one, size, device, told.out, before)
-    (told.out / "part.json").write_text(json.dumps(found))
+    keep(told.out, found)
     return 0
 
 
@@ -95,12 +99,15 @@ def _all(told: argparse.Namespace, names: list[str]) -> int:
         if left <= 0:
             print(f"{name}: not begun, the budget of {told.budget_s:g} s is spent", flush=True)
             continue
-        found["parts"][name] = _part(told, name, left)
+        earlier = found["parts"].get(name, {})
+        found["parts"][name] = {k: v for k, v in earlier.items() if k == "found"} | _part(
+            told, name, left
+        )
         write_atomically(told.out / "gpu.json", json.dumps(found, indent=1).encode())
         write_atomically(told.out / "gpu.md", page(found).encode())
         said = found["parts"][name].get("error") or f"{found['parts'][name]['s']:.1f} s"
         print(f"{name}: {said}", flush=True)
-    missing = [name for name in names if "found" not in found["parts"].get(name, {})]
+    missing = [name for name in names if not is_done(found["parts"].get(name, {}))]
     print(f"{told.out / 'gpu.json'}, {told.out / 'gpu.md'}")
     return 1 if missing else 0
 
@@ -109,7 +116,7 @@ def deadlines(names: list[str], found: dict[str, Any], budget_s: float) -> dict[
     """Of the parts that are missing the seconds after the beginning at which each has to end."""
     from .parts import LIMITS
 
-    missing = [name for name in names if "found" not in found.get(name, {})]
+    missing = [name for name in names if not is_done(found.get(name, {}))]
     wider = max(1.0, budget_s / (sum(LIMITS[name] for name in missing) or 1.0))
     ends, end = {}, 0.0
     for name in missing:
@@ -119,20 +126,39 @@ def deadlines(names: list[str], found: dict[str, Any], budget_s: float) -> dict[
 
 
 def _part(told: argparse.Namespace, name: str, left_s: float) -> dict[str, Any]:
+    from .machine import FOUND, is_open
+
     command = [sys.executable, "-m", "bench.gpu.run", "--one", name, "--out", str(told.out)]
     command += ["--device", told.device, *(["--dry-run"] if told.dry_run else [])]
     command += ["--limit-s", str(left_s)]
     paths = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "data"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     started, log = time.monotonic(), told.out / f"{name.replace(' ', '-')}.log"
+    result = told.out / FOUND
+    result.unlink(missing_ok=True)
     code = ended(command, environment, log, left_s)
+    part: dict[str, Any] = {"s": time.monotonic() - started}
+    if result.exists():
+        part["found"] = json.loads(result.read_text())
+    waiting = sum(map(is_open, rows_of(part.get("found"))))
     if code is None:
-        return {"error": f"not ended within {left_s:.0f} s"}
-    if code:
+        part["error"] = f"not ended within {left_s:.0f} s"
+    elif code:
         last = (log.read_text().strip().splitlines() or ["no word of why"])[-1]
-        return {"error": f"exit code {code}: {last}"}
-    content = json.loads((told.out / "part.json").read_text())
-    return {"found": content, "s": time.monotonic() - started}
+        part["error"] = f"exit code {code}: {last}"
+    elif waiting:
+        part["error"] = f"{waiting} rows not begun, the same command goes on with them"
+    return part
+
+
+def is_done(part: dict[str, Any]) -> bool:
+    """Whether nothing of a part is left to another call."""
+    return "found" in part and "error" not in part
+
+
+def rows_of(found: Any) -> list[dict[str, Any]]:
+    """The rows of a part that is a table."""
+    return found if isinstance(found, list) else []
 
 
 def ended(command: list[str], environment: dict[str, str], log: Path, limit_s: float) -> int | None:

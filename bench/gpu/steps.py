@@ -8,13 +8,14 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fasttrain.machine.memory import peak_bytes, reset_peak
+from fasttrain.machine.precision import answers
 from fasttrain.plan.config import Config, RunOptions, TrainingConfig
 from fasttrain.settings.data.named import Named, Npz
 from fasttrain.settings.knobs import Knobs
@@ -25,7 +26,7 @@ from fasttrain.training.workbench import Workbench, open_workbench
 
 from ..grid.cases import generate
 from .by_kernel import filled, rows
-from .machine import Size, seconds, wait
+from .machine import NOT_BEGUN, Size, is_open, keep, seconds, wait
 from .model import predicted, roof_us
 
 NETWORKS: dict[str, ConvNet | ResNet18] = {
@@ -137,43 +138,72 @@ def on_streams(workbench: Workbench, count: int) -> Step:
 
 
 def training_steps(
-    name: str, size: Size, device: torch.device, folder: Path, ceilings: dict[str, float]
+    name: str,
+    size: Size,
+    device: torch.device,
+    folder: Path,
+    ceilings: dict[str, float],
+    before: Sequence[dict[str, Any]] = (),
 ) -> list[dict[str, Any]]:
-    """Microseconds per step and model of every way to train a network, beside what is predicted."""
+    """Microseconds per step and model of every way to train a network, beside what is predicted.
+
+    Args:
+        before: rows of an earlier call, which are not measured again; kept one by one, they are
+            there though this one should be stopped.
+    """
     workbench = workbench_of(name, size, device, folder)
+    known = {row["way"]: row for row in before if not is_open(row)}
+    ways, broken = _ways(name, workbench, size), False
+    rows: dict[str, dict[str, Any]] = {}
+    for way, num_models, _ in ways:
+        row = {"network": name, "way": way, "models": num_models}
+        rows[way] = known.get(way) or row | {"error": NOT_BEGUN}
+    for way, num_models, make in ways:
+        row, left = rows[way], size.until - time.monotonic()
+        if not is_open(row):
+            continue
+        if broken:
+            row["error"] = f"{NOT_BEGUN}: the device answers no more"
+        elif left < (COMPILE_S if way == "compiled" else 0):
+            row["error"] = f"{NOT_BEGUN} with {left:.0f} s left"
+        else:
+            del row["error"]
+            row |= _measured(name, workbench, way, num_models, make, size, ceilings)
+            broken = "error" in row and not answers(device)
+        keep(folder, list(rows.values()))
+    return list(rows.values())
+
+
+def _measured(
+    name: str,
+    workbench: Workbench,
+    way: str,
+    num_models: int,
+    make: Callable[[], Step],
+    size: Size,
+    ceilings: dict[str, float],
+) -> dict[str, Any]:
+    """Of one way: time, memory and what is predicted, or why it cannot be measured."""
+    device, network = workbench.device, workbench.config.network
     images, batch = workbench.data.train_images, workbench.config.training.batch_size
-    network = workbench.config.network
     assert isinstance(network, ConvNet | ResNet18)
+    memory = reset_peak(device)
+    try:
+        step = make()
+        taken = seconds({way: step}, size, device)[way] / num_models
+    except RuntimeError as error:
+        # Out of memory, or a compiler that is not there: the other ways are measured.
+        return {"error": (str(error).splitlines() or [type(error).__name__])[0]}
+    # Streams and single steps are packs of one, side by side.
+    packed = num_models if way.startswith("graph") else 1
     side, channels = int(images.shape[1]), int(images.shape[3])
-    rows: list[dict[str, Any]] = []
-    for way, num_models, make in _ways(name, workbench, size):
-        before = reset_peak(device)
-        row: dict[str, Any] = {"network": name, "way": way, "models": num_models}
-        left = size.until - time.monotonic()
-        if left < (COMPILE_S if way == "compiled" else 0):
-            rows.append(row | {"error": f"not begun with {left:.0f} s left"})
-            continue
-        try:
-            step = make()
-            taken = seconds({way: step}, size, device)[way] / num_models
-        except RuntimeError as error:
-            # Out of memory, or a compiler that is not there: the other ways are measured.
-            rows.append(row | {"error": (str(error).splitlines() or [type(error).__name__])[0]})
-            continue
-        # Streams and single steps are packs of one, side by side.
-        packed = num_models if way.startswith("graph") else 1
-        copies = way not in ("eager", "compiled", CASTS)
-        paper = predicted(network, side, channels, batch, packed, ceilings, copies=copies)
-        row |= {
-            "us": taken * 1e6,
-            "images/s": batch / taken,
-            "MiB": (peak_bytes(device) - before) / 2**20,
-        }
-        row |= {"of the roof": roof_us(paper) / (taken * 1e6)}
-        rows.append(row | {f"predicted {key}": value for key, value in paper.items()})
-        del step
-        wait(device)
-    return rows
+    copies = way not in ("eager", "compiled", CASTS)
+    paper = predicted(network, side, channels, batch, packed, ceilings, copies=copies)
+    row = {"us": taken * 1e6, "images/s": batch / taken}
+    row |= {"MiB": (peak_bytes(device) - memory) / 2**20}
+    row |= {"of the roof": roof_us(paper) / (taken * 1e6)}
+    wait(device)
+    return row | {f"predicted {key}": value for key, value in paper.items()}
 
 
 def by_kernel(

@@ -140,6 +140,57 @@ def test_ways_that_time_does_not_suffice_for_are_not_begun(tmp_path):
     assert {row["error"] for row in rows} == {"not begun with -3 s left"} and len(rows) > 3
 
 
+def test_rows_that_are_missing_are_those_of_the_next_call(tmp_path, monkeypatch, in_this_process):
+    """Of a part that was stopped, and of one in which the device went."""
+    given = ["--dry-run", "--out", str(tmp_path), "--parts", "steps of digits"]
+    answer, made, one = [False], [], steps._ways
+
+    def ways(name, workbench, size):
+        def broken():
+            made.append("broken")
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+        first, *others = one(name, workbench, size)
+        noted = [(w, n, lambda w=w, m=m: made.append(w) or m()) for w, n, m in others]
+        return [(first[0], first[1], broken), *noted]
+
+    monkeypatch.setattr(steps, "_ways", ways)
+    monkeypatch.setattr(steps, "answers", lambda device: answer[0])
+    assert run.main(given) == 1
+    part = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]
+    assert part["error"] == "3 rows not begun, the same command goes on with them"
+    assert part["found"][0]["error"].startswith("CUDA error") and made == ["broken"]
+    assert "the device answers no more" in (tmp_path / "gpu.md").read_text()
+    # Killed in the middle of the second row: what is there stays there.
+    answer[0], own, row = True, steps._measured, []
+
+    def killed(*arguments):
+        if row:
+            raise KeyboardInterrupt
+        row.append(own(*arguments))
+        return row[0]
+
+    def ended(command, environment, log, limit_s):
+        try:
+            return run.main(command[3:])
+        except KeyboardInterrupt:
+            return None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "ended", ended)
+        patch.setattr(steps, "_measured", killed)
+        assert run.main(given) == 1
+        # And again before it has come to anything.
+        assert run.main(given) == 1
+    part = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]
+    assert part["error"].startswith("not ended within") and part["found"][1]["us"] == row[0]["us"]
+    assert run.main(given) == 0
+    ours = [name for name in made if name != "broken"]
+    assert len(ours) == len(set(ours)) == 3 and made.count("broken") == 1
+    rows = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]["found"]
+    assert [("us" in r, "error" in r) for r in rows] == [(False, True), *[(True, False)] * 3]
+
+
 def test_without_a_gpu_it_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     for program in (run.main, profile.main):
