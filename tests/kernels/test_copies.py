@@ -81,6 +81,22 @@ def test_a_forward_pass_may_read_copies_only_until_the_next_step():
         out.sum().backward()
 
 
+def test_torch_is_told_that_copies_were_written(monkeypatch):
+    """By kernels that it does not see."""
+    theta = torch.nn.Parameter(torch.randn(4, 4))
+    optimizer = FusedSGD([theta], lr=0.1)
+    copies = empty_copies([theta])
+    optimizer.write_copies(copies)
+    copies[theta].grad = torch.ones_like(copies[theta])
+    optimizer.step()
+    binding = optimizer._bindings[0]
+    unseen = binding.backend._replace(sgd_step_=lambda *given, **options: torch.zeros(3, 4))
+    monkeypatch.setattr(binding, "backend", unseen)
+    before = copies[theta]._version
+    optimizer.step()
+    assert copies[theta]._version == before + 1
+
+
 def test_projections_write_copies_too():
     thetas = parameters()
     optimizer = SphereSGD(thetas, elr=1e-2, radius=1.0)

@@ -137,6 +137,27 @@ def test_copies_round_to_nearest_even(target):
         assert casts and all(cast.startswith("cvt.rn.bf16") for cast in casts), (case.name, casts)
 
 
+def sums_of(case, target):
+    """Layouts of a kernel's numbers, and what is added up in which."""
+    code = static.compiled_for(case, target)[0].asm["ttgir"]
+    return re.findall(r"#blocked\w* = .*", code), re.findall(r"\}\) : \((tensor<[^)]*)\) ->", code)
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
+@pytest.mark.parametrize("momentum", [(0.0, False), (0.9, False), (0.9, True)])
+def test_steps_with_copies_add_in_the_order_of_those_without(momentum, target):
+    """Beside bf16 gradients and copies a thread has the numbers that it has beside fp32."""
+    plain = static.step_cases(*momentum, static.torch.float32)
+    found = {case.name: sums_of(case, target) for case in plain}
+    for case in static.step_cases(*momentum, static.torch.bfloat16, copies=True):
+        layouts, sums = sums_of(case, target)
+        assert (layouts, sorted(set(sums))) == (
+            found[case.name.replace(COPY, "")][0],
+            sorted(set(found[case.name.replace(COPY, "")][1])),
+        ), case.name
+        assert layouts and (sums or "pass 2" in case.name)
+
+
 def test_bytes_per_parameter(rows):
     found = {}
     for row in rows:
