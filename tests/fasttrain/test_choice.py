@@ -6,6 +6,7 @@ import pytest
 from torch import nn
 
 import fasttrain as package
+from fasttrain.execution import compiling
 from fasttrain.execution import pack_size as tuning
 from fasttrain.execution.measured import Timing
 from fasttrain.execution.pack_size import fastest
@@ -29,6 +30,8 @@ def measured(monkeypatch, tmp_path) -> list[int]:
         return timing(size, per_model_ms.get(size, 1.0))
 
     monkeypatch.setattr(tuning, "measure", measure)
+    # As where they are compiled already.
+    monkeypatch.setattr(compiling, "loops", lambda _: [])
     return sizes
 
 

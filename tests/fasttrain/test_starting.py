@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from fasttrain_kernels.augment import cpu as augment
+from fasttrain_kernels.norm_relu_pool import cpu as norm_relu_pool
+from fasttrain_kernels.step.cpu import step
 
 # Of every interpreter: what it was started for, and at its end what it had imported.
 RECORD = """
@@ -21,6 +26,16 @@ atexit.register(end)
 """
 COMPILER = "torch._dynamo"
 DRAWING = ("matplotlib", "fasttrain.report.build")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled():
+    """No loop is left to be compiled, for which processes would be started."""
+    found = [*step.loops(torch.float32), augment.loop(torch.float32)]
+    for dtype in (torch.float32, torch.bfloat16):
+        found.append(norm_relu_pool.loop(dtype))
+    for loop in found:
+        loop.compile()
 
 
 def run(tmp_path: Path, *arguments: str) -> tuple[list[str], set[str]]:

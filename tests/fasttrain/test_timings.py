@@ -2,6 +2,7 @@
 
 import pytest
 
+from fasttrain.execution import compiling
 from fasttrain.machine import timings
 
 
@@ -43,6 +44,8 @@ def test_a_phase_that_ends_by_an_error_is_counted(clock):
 
 def test_a_command_tells_its_phases_and_is_recorded_without_the_flag(fasttrain, tiny, monkeypatch):
     monkeypatch.setattr(timings, "sentence", lambda seconds: f"phases: {', '.join(seconds)}")
+    # As where they are compiled already.
+    monkeypatch.setattr(compiling, "loops", lambda _: [])
     plain = ("sweep", tiny, "--store", "grid", "--quiet", "--plr", "1e-2")
     outcome = fasttrain(*plain, "--timings")
     phases = ("data, device and plan", "choosing packs", "training", "report", "figures")
