@@ -168,7 +168,7 @@ def _joined(name: str, parts: Iterable[pyarrow.Table]) -> pd.DataFrame:
     whole = table.to_pandas()
     # Records of an earlier package may have columns that stand elsewhere now, and lack others.
     whole = whole.reindex(columns=list(nothing))
-    kept = [name for name in nothing if isinstance(whole[name].dtype, pd.CategoricalDtype)]
+    kept = [str(name) for name in nothing if isinstance(whole[name].dtype, pd.CategoricalDtype)]
     types = nothing.dtypes.drop(kept)
     # Set-ups that share a pre-training share angles between its averages.
     return _distinct(whole.astype(types), kept)

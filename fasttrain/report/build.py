@@ -17,10 +17,11 @@ from ..machine.interrupts import exit_code
 from ..machine.timings import phase
 from ..plan.stages import label_of
 from ..store.notes import read_notes, texts
+from ..store.origins import analysis_commands, origin
 from ..store.reported import FOLDER, PAGE, being_made, made_of, record
 from ..store.status import read
 from ..store.store import Store
-from ..store.tables import analysis_commands, finished, origin, stage_table
+from ..store.tables import finished, stage_table
 from . import with_status, write_pages
 from .page.pictures import WRITTEN, written
 
