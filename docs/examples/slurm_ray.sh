@@ -4,6 +4,7 @@
 # Ray starts on every node, the sweep on the first; all of it ends with the job.
 #SBATCH --job-name=fasttrain
 #SBATCH --nodes=4
+#SBATCH --exclusive
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=16
 #SBATCH --gpus-per-node=4
@@ -24,7 +25,8 @@ pid=$(mktemp)
 # can only tell where they stand while Ray is there.
 stopping=""
 trap 'stopping=1; kill -TERM "$(cat "$pid")"' TERM
-srun ray symmetric-run --address "$address" --min-nodes "$SLURM_JOB_NUM_NODES" \
+# Since Slurm 22.05 srun takes no number of CPUs from the job.
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" ray symmetric-run --address "$address" --min-nodes "$SLURM_JOB_NUM_NODES" \
 	--num-cpus "$SLURM_CPUS_PER_TASK" -- \
 	bash -c 'echo $$ > "$0"; exec fasttrain sweep "$@" --engine ray --address auto' "$pid" "$@" &
 wait $!

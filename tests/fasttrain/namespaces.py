@@ -1,5 +1,6 @@
 """Hosts on one machine: network namespaces on a bridge, with addresses that nobody else uses."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -60,10 +61,6 @@ class Hosts:
         """Take a host off the network."""
         run("ip", "link", "set", f"{self.bridge}-{number}", "down")
 
-    def join(self, number: int) -> None:
-        """Put it back."""
-        run("ip", "link", "set", f"{self.bridge}-{number}", "up")
-
     def on(self, number: int, command: Sequence[object]) -> list[str]:
         """The command as it is run on a host."""
         return ["ip", "netns", "exec", self.name(number), *map(str, command)]
@@ -73,10 +70,8 @@ class Hosts:
         listed = ["ip", "netns", "pids", self.name(number)]
         found = subprocess.run(listed, capture_output=True, text=True).stdout
         for pid in found.split():
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
     def close(self) -> None:
         """Leave nothing of them."""

@@ -1,4 +1,4 @@
-"""The array script of docs/examples on a Slurm of one node, which the test starts and stops.
+"""The scripts of docs/examples on a Slurm of one node, which the test starts and stops.
 
 Without Debian's `slurmctld`, `slurmd`, `slurm-client` and `munge` it is skipped;
 FASTTRAIN_REQUIRE_OPTIONAL=1 makes that a failure.
@@ -11,14 +11,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from .conftest import contents
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "examples" / "slurm_array.sh"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])
 CONFIGURATION = """\
@@ -58,8 +58,9 @@ def free_ports(count: int) -> list[int]:
 class Slurm:
     """A controller and a node on loopback, with all they write below `folder`."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, apart: Sequence[str] = ()):
         self.folder = folder
+        self.apart = apart
         self.daemons: dict[str, subprocess.Popen] = {}
         self.environment = {
             **os.environ,
@@ -85,13 +86,13 @@ class Slurm:
         self.daemon("munged", "--foreground", "--force", *own)
         self.until((self.folder / "munge.socket").exists)
         self.daemon("slurmctld", "-D")
-        self.daemon("slurmd", "-D", "-N", host)
+        self.daemon("slurmd", "-D", "-N", host, before=self.apart)
         self.until(lambda: "idle" in self.ask("sinfo", "--noheader", "--format=%T"))
 
-    def daemon(self, *command: str) -> None:
+    def daemon(self, *command: str, before: Sequence[str] = ()) -> None:
         with (self.folder / f"{command[0]}.out").open("wb") as out:
             self.daemons[command[0]] = subprocess.Popen(
-                command, env=self.environment, stdout=out, stderr=out
+                [*before, *command], env=self.environment, stdout=out, stderr=out
             )
 
     def ask(self, *command: str) -> str:
@@ -109,6 +110,16 @@ class Slurm:
             for name, daemon in self.daemons.items():
                 assert daemon.poll() is None, (self.folder / f"{name}.out").read_text()
 
+    def finish(self, requeued: str) -> None:
+        """Start a requeued job again, and wait until no job is left.
+
+        Slurm waits two minutes before it does, unless it is told otherwise; in the second of its
+        end the node would still refuse it.
+        """
+        at = "StartTime=now+5"
+        self.until(lambda: not self.ask("scontrol", "update", f"JobId={requeued}", at))
+        self.until(lambda: not self.ask("squeue", "--noheader"))
+
     def stop(self) -> None:
         if self.daemons:
             self.ask("scancel", "--state=RUNNING")
@@ -117,13 +128,20 @@ class Slurm:
             daemon.wait()
 
 
-@pytest.fixture
-def slurm(tmp_path):
+APART = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+"""before a program that is to see no processes but its own: `ray stop` ends all that it sees"""
+
+
+def lacking(reason: str) -> None:
+    """Skip the test, or fail it where all tests have to run."""
+    is_needed = os.environ.get("FASTTRAIN_REQUIRE_OPTIONAL") == "1"
+    (pytest.fail if is_needed else pytest.skip)(reason)
+
+
+def started(folder: Path, apart: Sequence[str] = ()) -> Iterator[Slurm]:
     if missing := [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]:
-        is_needed = os.environ.get("FASTTRAIN_REQUIRE_OPTIONAL") == "1"
-        lacking = pytest.fail if is_needed else pytest.skip
         lacking(f"no {', '.join(missing)} here: Debian's slurmctld, slurmd, slurm-client and munge")
-    slurm = Slurm(tmp_path / "slurm")
+    slurm = Slurm(folder, apart)
     try:
         slurm.start()
         yield slurm
@@ -131,11 +149,26 @@ def slurm(tmp_path):
         slurm.stop()
 
 
+@pytest.fixture
+def slurm(tmp_path):
+    yield from started(tmp_path / "slurm")
+
+
+@pytest.fixture
+def slurm_apart(tmp_path):
+    """Its node has processes of its own: no other Ray runs there."""
+    if shutil.which("ray", path=PATH) is None:
+        lacking("ray is not installed (the extra ray)")
+    if subprocess.run([*APART, "true"], capture_output=True).returncode:
+        lacking("a process namespace takes root and unshare")
+    yield from started(tmp_path / "slurm", APART)
+
+
 def test_a_shard_that_slurm_stops_goes_on_when_it_is_requeued(slurm, tiny, tmp_path, fasttrain):
     study = [tiny, "--epochs", 300, "--pack", 1, "--processes", 1]
     assert fasttrain("sweep", *study, "--store", "whole").code == 0
     script = tmp_path / "array.sh"
-    script.write_text(SCRIPT.read_text().replace("shards=8", "shards=2"))
+    script.write_text((EXAMPLES / "slurm_array.sh").read_text().replace("shards=8", "shards=2"))
     resources = ["--array=1-2", "--cpus-per-task=1", "--gpus-per-task=0"]
     job = slurm.ask(
         "sbatch", "--parsable", *resources, script, *map(str, study), "--checkpoint-s", "0.1"
@@ -148,12 +181,34 @@ def test_a_shard_that_slurm_stops_goes_on_when_it_is_requeued(slurm, tiny, tmp_p
     slurm.ask("scancel", "--signal=TERM", f"{job}_1")
     slurm.until(lambda: "Restarts=1" in slurm.ask("scontrol", "show", "job", f"{job}_1"))
     assert "stopped; to resume" in log.read_text()
-    # Slurm waits two minutes before it starts a requeued job, unless it is told otherwise; in the
-    # second of its end the node would still refuse it.
-    slurm.until(lambda: not slurm.ask("scontrol", "update", f"JobId={job}_1", "StartTime=now+5"))
-    slurm.until(lambda: not slurm.ask("squeue", "--noheader"))
+    slurm.finish(f"{job}_1")
 
     assert log.read_text().count("report: ") == 1
     stores = [*tmp_path.glob("runs/tiny-*-of-2")]
     assert fasttrain("merge", "merged", *stores).code == 0
     assert contents(tmp_path / "merged") == contents(tmp_path / "whole")
+
+
+def test_a_sweep_on_ray_that_slurm_stops_goes_on_when_it_is_requeued(
+    slurm_apart, tiny, tmp_path, fasttrain
+):
+    slurm = slurm_apart
+    study = [tiny, "--epochs", 300, "--pack", 1, "--processes", 2]
+    assert fasttrain("sweep", *study, "--store", "whole").code == 0
+    resources = ["--nodes=1", "--cpus-per-task=2", "--gpus-per-node=0"]
+    flags = [*map(str, study), "--checkpoint-s", "0.1", "--store", "store"]
+    script = EXAMPLES / "slurm_ray.sh"
+    job = slurm.ask("sbatch", "--parsable", *resources, script, *flags).strip()
+    assert job.isdecimal()
+
+    log = tmp_path / f"fasttrain-{job}.log"
+    kept = tmp_path / "store" / "checkpoints"
+    slurm.until(lambda: [*kept.glob("*")] or not slurm.ask("squeue", "--noheader"))
+    assert [*kept.glob("*")], log.read_text()
+    slurm.ask("scancel", "--batch", "--signal=TERM", job)
+    slurm.until(lambda: "Restarts=1" in slurm.ask("scontrol", "show", "job", job))
+    assert "stopped; to resume" in log.read_text()
+    slurm.finish(job)
+
+    assert log.read_text().count("report: ") == 1
+    assert contents(tmp_path / "store") == contents(tmp_path / "whole")
