@@ -45,7 +45,8 @@ def cluster():
 def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("swept")
     (folder / "grid.toml").write_text(TINY)
-    return ft.sweep(folder / "grid.toml", store=folder / "store", pack=2, processes=1).path
+    ft.sweep(folder / "grid.toml", store=folder / "store", pack=2, processes=1)
+    return folder / "store"
 
 
 @pytest.fixture
