@@ -140,9 +140,11 @@ def test_all_tables_are_those_of_the_local_engine(fresh, expected, target, clust
 
 @pytest.mark.parametrize("fault", ["worker", "raises", "node"])
 def test_what_ends_in_the_middle_is_measured_again(struck, expected, cluster, fault):
-    found = struck(fault)
-    if fault == "node":
-        cluster.add_node(num_cpus=1)
+    try:
+        found = struck(fault)
+    finally:
+        if fault == "node":
+            cluster.add_node(num_cpus=1)
     assert found == {name: expected[name] for name in found}
     assert len(found) == 2 * NORMS
 
