@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 
 from ..errors import EnvironmentProblem, UsageError
 from ..execution.console import Console
-from ..execution.execution import Share, open_engine, shared, threads_of
+from ..execution.execution import Share, about_cluster, found_by, open_engine, shared
 from ..execution.pack_size import fastest, measure_packs, models_in_memory
 from ..machine.timings import phase
+from ..plan.config import RunOptions
 from ..store.entries import STATE
 from ..store.setups import load_setups
 from ..store.store import Store
@@ -135,18 +136,20 @@ def _analyse_setup(
     options = location.options()
     share = shared(len(left), workbench, options)
     view.add(left, share.processes)
-    packs = _packs(left, workbench, share)
-    if share.processes > 1:
+    packs = _packs(left, workbench, options, share)
+    if share.processes > 1 or share.room is not None:
         view.note(f"in {share.processes} processes, {share.num_threads} threads each")
+    if line := about_cluster(options):
+        view.note(line)
     with open_engine(workbench, options, share, store.lock_file) as engine:
         return Analyses(packs, engine, view, store).run()
 
 
-def _packs(analyses: Sequence[Analysis], workbench: Workbench, share: Share) -> list[Pack]:
+def _packs(
+    analyses: Sequence[Analysis], workbench: Workbench, options: RunOptions, share: Share
+) -> list[Pack]:
     """Packs that fit into memory, small enough for every process to have one of a kind."""
-    with threads_of(share):
-        fitting = models_in_memory(workbench, AT_ONCE[workbench.device.type], share.on_device)
-        size = fastest(measure_packs(workbench, fitting, share.on_device)).size
+    fitting, size = found_by(sizes, workbench, options, share, share.on_device)
     counts_at_once = {
         # A path is packs by itself; those that share their ends share the evaluation of these.
         "lines": 3,
@@ -160,6 +163,16 @@ def _packs(analyses: Sequence[Analysis], workbench: Workbench, share: Share) -> 
         count = min(counts_at_once.get(kind, size), math.ceil(len(members) / share.processes))
         packs += [Pack(batch, size) for batch in _batches(kind, members, count)]
     return packs
+
+
+def sizes(workbench: Workbench, sharing: int) -> tuple[int, int]:
+    """Models of a pack that fit into memory where this is asked, and those that are fastest.
+
+    Args:
+        sharing: processes that share the memory of the workbench's device.
+    """
+    fitting = models_in_memory(workbench, AT_ONCE[workbench.device.type], sharing)
+    return fitting, fastest(measure_packs(workbench, fitting, sharing)).size
 
 
 def _batches(kind: str, analyses: Sequence[Analysis], count: int) -> list[list[Analysis]]:

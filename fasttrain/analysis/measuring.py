@@ -2,17 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import EnvironmentProblem
 from ..execution.driver import Driver, Waiting, halves
-from ..execution.engines.local import Engine, Report, Task
+from ..execution.engines.local import Engine
+from ..execution.engines.tasks import Report, Task, finished_files
 from ..store.store import Store
 from ..training.workbench import Workbench
 from .kinds import ANALYSERS
 from .progress import AnalysisView
 from .records import Analysis, is_done, save
+from .tables import TABLES
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "memoryerror", "signal sigkill")
+if TYPE_CHECKING:
+    from fasttrain_data import ImageData
+
+OUT_OF_MEMORY = (
+    *("out of memory", "can't allocate memory", "memoryerror", "signal sigkill"),
+    # As Ray says it.
+    *("low on memory", "worker died unexpectedly"),
+)
 """in the error of a pack that was too large; who takes most of the memory is killed"""
 
 
@@ -24,6 +35,7 @@ class Measuring:
     """of one kind and, where their models are one pack, of one seed"""
     size: int
     """most models in a pack"""
+    names = frozenset(f"{table}.parquet" for table in TABLES)
 
     def run(self, workbench: Workbench, report: Report) -> None:
         """Make them and put them into the store."""
@@ -37,6 +49,41 @@ class Measuring:
         report()
         for analysis, tables in zip(self.analyses, made, strict=True):
             save(analysis, tables, workbench.provenance, workbench.store)
+
+    @property
+    def results(self) -> set[str]:
+        """Ids of the analyses."""
+        return {analysis.id for analysis in self.analyses}
+
+    @property
+    def images(self) -> "ImageData | None":
+        """Those of the target."""
+        target = self.analyses[0].target
+        return None if target is None else target.images
+
+    def give(self, images: "ImageData") -> None:
+        """Let the target be these."""
+        target = self.analyses[0].target
+        assert target is not None, "images of a target that there is not"
+        target.give(images)
+
+    def reads(self, store: Store) -> list[Path]:
+        """What is measured, and what that was started from."""
+        stages = {stage for analysis in self.analyses for stage in analysis.stages}
+        parents = {parent for stage in stages if (parent := _parent(stage, store)) is not None}
+        return finished_files(stages | parents, store)
+
+    def place(self, store: Store) -> Store:
+        """The analyses of the store."""
+        return store.analyses
+
+
+def _parent(stage: str, store: Store) -> str | None:
+    """What a stage was started from; None of one that is damaged: that is said by what reads it."""
+    try:
+        return store.description(stage)["parent"]
+    except EnvironmentProblem:
+        return None
 
 
 class Pack(Waiting[Analysis]):

@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import EnvironmentProblem, UsageError
-from ..machine.precision import resolve_device
+from ..execution.execution import device_and_precision
 from ..machine.provenance import provenance
 from ..plan.config import Config, RunOptions, check
 from ..plan.tables import PARTS
@@ -20,6 +20,11 @@ class Location:
     """Where analyses run, and where their images are."""
 
     device: str = "auto"
+    engine: Literal["local", "ray"] = "local"
+    address: str | None = None
+    """of a Ray cluster"""
+    per_gpu: int = 1
+    """of those that measure at once on a cluster, how many on a GPU"""
     processes: int | None = None
     """how many measure at once; by the machine if not given"""
     data_root: Path | None = None
@@ -30,7 +35,14 @@ class Location:
 
     def options(self) -> RunOptions:
         """The same of a run."""
-        return RunOptions(device=self.device, processes=self.processes, data_root=self.data_root)
+        return RunOptions(
+            device=self.device,
+            engine=self.engine,
+            address=self.address,
+            per_gpu=self.per_gpu,
+            processes=self.processes,
+            data_root=self.data_root,
+        )
 
 
 def reopen(stage: Finished, store: Path, location: Location) -> Workbench:
@@ -39,7 +51,6 @@ def reopen(stage: Finished, store: Path, location: Location) -> Workbench:
     Raises:
         UsageError, EnvironmentProblem: the images are not there, or are others.
     """
-    device = resolve_device(location.device)
     sections = stage.about["setup"]
     data = sections["data"]
     source = _source(stage.about, location.dataset)
@@ -51,10 +62,11 @@ def reopen(stage: Finished, store: Path, location: Location) -> Workbench:
                 f"{name}.factory = {part.factory!r}: its source has changed since {stage.stage} in"
                 f" {store} was made ({part.source}, not {then}): restore the source that made it"
             )
-    precision = config.training.precision
+    options = location.options()
+    device, precision = device_and_precision(config, options)
     record = provenance(device, precision, location.command)
     try:
-        workbench = open_workbench(config, location.options(), store, device, precision, record)
+        workbench = open_workbench(config, options, store, device, precision, record)
     except (UsageError, EnvironmentProblem) as error:
         remedy = "" if location.dataset else "; say where they are with --dataset"
         raise type(error)(f"images of {stage.about['dataset']}: {error}{remedy}") from None

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from ..errors import UsageError
 from ..plan.config import checked
+from ..plan.engines import check_engine
 from ..settings.fields import Count, limited
 from ..settings.limits import MOST
 from ..settings.rates import known_device, learning_rates
@@ -43,6 +44,12 @@ class Request:
     """class-balanced subset of its test set, likewise"""
     device: Annotated[str, AfterValidator(known_device)] = "auto"
     """where"""
+    engine: Literal["local", "ray"] = "local"
+    """on this machine, or on a Ray cluster"""
+    address: str | None = None
+    """ray: of the cluster"""
+    per_gpu: Annotated[Count, limited("PROCESSES")] = 1
+    """ray: how many on a GPU at once"""
     processes: Annotated[Count, limited("PROCESSES")] | None = None
     """how many at once"""
 
@@ -56,6 +63,7 @@ def check_request(values: dict[str, Any], origin: str) -> Request:
     request = checked(Request(), values, origin)
     if request.low and request.high and request.low >= request.high:
         raise UsageError(f"{origin}: low = {request.low:g}: must be below high = {request.high:g}")
+    check_engine(request.engine, request.address, request.per_gpu, request.device)
     _check_target(request, origin)
     return request
 

@@ -35,7 +35,11 @@ class Target:
             UsageError: there is no such data set, or it cannot be classified.
             EnvironmentProblem: it cannot be fetched.
         """
-        return _images(self)
+        return _given.get(self) or _images(self)
+
+    def give(self, images: "ImageData") -> None:
+        """Let these be its images in this process, wherever it is said to be."""
+        _given[self] = images
 
     def unfit(self, about: Mapping[str, Any]) -> str | None:
         """Why networks cannot be given these images; None if they can.
@@ -61,6 +65,9 @@ class Target:
     def settings(self) -> dict[str, Any]:
         """What an analysis's identity has of it: the content, and what tables call it."""
         return {"target": self.images.name, "digest": self.images.digest}
+
+
+_given: dict[Target, "ImageData"] = {}
 
 
 @functools.cache

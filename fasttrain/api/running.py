@@ -113,6 +113,9 @@ def analyse(
     target_train: int | None = None,
     target_test: int | None = None,
     device: str = "auto",
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    per_gpu: int = 1,
     processes: int | None = None,
     data_root: "AnyPath | None" = None,
     dataset: str | None = None,
@@ -128,6 +131,7 @@ def analyse(
         points: points on the straight path between two networks, both ends included.
         target: data set to transfer features to, by name, path or package.module:function;
             target_train and target_test are sizes of class-balanced subsets of it.
+        engine: local or ray, as of `sweep`, with address and per_gpu.
         processes: that measure at once; one per GPU or, without a GPU, per core if not given.
         dataset: name or path of the training images, if they have moved.
 
@@ -136,6 +140,7 @@ def analyse(
     """
     asked = {"only": only, "low": low, "high": high, "k": k, "device": device}
     asked |= {"points": points, "processes": processes, "target": target}
+    asked |= {"engine": engine, "address": address, "per_gpu": per_gpu}
     asked |= {"target_train": target_train, "target_test": target_test}
     request = check_request(plain(asked), "analyse")
     path, root = _path(store), None if data_root is None else _path(data_root)
@@ -144,7 +149,14 @@ def analyse(
     check_store(path, create=False)
     call = command(written("analyse", repr(os.fspath(store)), **asked))
     location = Location(
-        device=device, processes=processes, data_root=root, dataset=dataset, command=call
+        device=device,
+        engine=engine,
+        address=address,
+        per_gpu=per_gpu,
+        processes=processes,
+        data_root=root,
+        dataset=dataset,
+        command=call,
     )
     with _as_before():
         failures = session.analyse(path, request, location, Console(quiet=quiet))

@@ -16,7 +16,7 @@ from ..execution.callbacks import Callback, CallbackView
 from ..execution.compiling import compile_ahead
 from ..execution.console import Console
 from ..execution.cost import epochs_left
-from ..execution.execution import device_and_precision, plan_execution
+from ..execution.execution import cluster_left, device_and_precision, plan_execution
 from ..execution.journal import Journal
 from ..execution.run import outdated_line, reopen_outdated, run_sweep
 from ..machine.files import is_empty
@@ -116,6 +116,7 @@ def _shard_line(shard: Shard | None, stages: Sequence[Stage], whole: Sequence[St
     ]
 
 
+@cluster_left()
 def sweep(
     session: Session,
     console: Console,
@@ -161,6 +162,7 @@ def sweep(
                 return run_sweep(stages, packs, workbench.store, engine, view, way)
 
 
+@cluster_left()
 def analyse(path: Path, request: Request, location: Location, console: Console) -> dict[str, str]:
     """Measure what a store holds; returns the errors of what failed, by label."""
     store = Store.open(path, create=False)

@@ -17,7 +17,12 @@ from fasttrain.execution.compiling import compile_ahead
 from fasttrain.execution.console import Console
 from fasttrain.execution.cost import epochs_left
 from fasttrain.execution.engines.local import Engine
-from fasttrain.execution.execution import Execution, device_and_precision, plan_execution
+from fasttrain.execution.execution import (
+    Execution,
+    cluster_left,
+    device_and_precision,
+    plan_execution,
+)
 from fasttrain.execution.journal import Journal
 from fasttrain.execution.pack_size import models_in_memory
 from fasttrain.execution.packing import form_packs
@@ -55,6 +60,7 @@ class Located(NamedTuple):
     """one row per probe, in their order"""
 
 
+@cluster_left()
 def locate(
     config: Config, options: RunOptions, task: Task, *, name: str, command: str, console: Console
 ) -> Located:

@@ -56,9 +56,7 @@ def sweep(
         return 0
     failures = session.sweep(opened, console, every_epoch=every_epoch)
     store = opened.workbench.store
-    # Of a cluster's processes this machine has none.
-    processes = options.processes if options.engine == "local" else None
-    _print_outcome(opened.stages, report(store, processes), console)
+    _print_outcome(opened.stages, report(store, processes_here(options)), console)
     raise_failures(failures)
     return 0
 
@@ -94,7 +92,8 @@ def locate(
 def analyse(path: Path, request: Request, location: Location) -> int:
     """Measure what a store holds, and rebuild its report."""
     failures = session.analyse(path, request, location, Console())
-    print(f"report: {report(Store.open(path, create=False), location.processes)}")
+    processes = processes_here(location.options())
+    print(f"report: {report(Store.open(path, create=False), processes)}")
     raise_failures(failures, "analyses", f" below {path / 'analyses'}")
     return 0
 
@@ -104,6 +103,11 @@ def merge(target: Path, stores: Sequence[Path], *, command: str) -> int:
     print(session.merge(target, stores, command).sentence(target))
     print(f"report: {report(Store.open(target, create=False), None)}")
     return 0
+
+
+def processes_here(options: RunOptions) -> int | None:
+    """How many were asked for of this machine; of a cluster's it has none."""
+    return options.processes if options.engine == "local" else None
 
 
 def report(store: Store, processes: int | None) -> Report:

@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
@@ -115,6 +115,12 @@ class Analyse:
     """transfer: size of a class-balanced subset of the target's test set; all if not given"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:0, ..."""
+    engine: Literal["local", "ray"] = "local"
+    """local: processes of this machine; ray: those of a Ray cluster (extra ray)"""
+    address: str | None = None
+    """ray: of the cluster: auto, or HOST:PORT; one of this machine is started if not given"""
+    per_gpu: int = 1
+    """ray: packs that are measured on a GPU at once"""
     processes: int | None = None
     """processes that measure at once; 1 measures in this process; one per GPU or, without a GPU,
     one per core if not given"""
@@ -214,7 +220,7 @@ def analyse(arguments: list[str]) -> int:
     """Measure what a store holds; returns the exit code."""
     command = parse(Analyse, "analyse", arguments)
     names = ("only", "low", "high", "k", "points", "device", "processes")
-    names += ("target", "target_train", "target_test")
+    names += ("engine", "address", "per_gpu", "target", "target_train", "target_test")
     values = {name: getattr(command, name) for name in names}
     from ..analysis.request import check_request
 
@@ -222,12 +228,16 @@ def analyse(arguments: list[str]) -> int:
     check_dataset(command.dataset, command.data_root)
     check_source(command.target, command.data_root)
     check_store(command.store, create=False)
-    start_server(command.processes)
+    if command.engine == "local":
+        start_server(command.processes)
     from ..analysis.reopen import Location
     from .commands import analyse
 
     location = Location(
         device=command.device,
+        engine=command.engine,
+        address=command.address,
+        per_gpu=command.per_gpu,
         processes=command.processes,
         data_root=command.data_root,
         dataset=command.dataset,

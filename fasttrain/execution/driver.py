@@ -9,7 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
-from .engines.local import Engine, Report, Task
+from .engines.local import Engine
+from .engines.tasks import Report, Task
 from .progress import Node, NodeView
 
 ATTEMPTS = 2

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from ..machine import interrupts
 from ..machine.precision import resolve_device, resolve_precision
 from ..machine.timings import phase
 from ..plan.config import Config, RunOptions
@@ -75,7 +76,7 @@ class Execution:
             # Of one model there is but one way.
             return [t for t in alike if t.way == self.way or t.size == 1]
         like = dataclasses.replace(workbench, compiled=self.compiled)
-        return [_found_by(measure, like, self.options, self.share, self.size)]
+        return [found_by(measure, like, self.options, self.share, self.size)]
 
     def explain(self) -> str:
         """The packs and their figures, in a line or two."""
@@ -167,24 +168,21 @@ def plan_execution(stages: Sequence[Stage], workbench: Workbench, options: RunOp
     way = GROUPED
     if size is None:
         where, wave = (workbench, options, share), largest_wave(stages)
-        timings = _found_by(measure_ways, *where, wave, share.on_device, compiled)
+        timings = found_by(measure_ways, *where, wave, share.on_device, compiled)
         chosen = fastest(timings)
         whole_s = _whole_s(stages, timings, share.processes, workbench)
-        if options.compile == "auto" and whole_s > WORTH_S and _found_by(kernel_of, *where) is None:
-            more, note = _found_by(measure_compiled, *where, chosen.size, share.on_device)
+        if options.compile == "auto" and whole_s > WORTH_S and found_by(kernel_of, *where) is None:
+            more, note = found_by(measure_compiled, *where, chosen.size, share.on_device)
             timings += more
             chosen = fastest([chosen, *more])
             compiled = chosen.compiled
         size, way = chosen.size, chosen.way
-    if options.engine == "ray":
-        from .engines.ray_cluster import cluster
-
-        note = "\n".join(filter(None, [note, cluster(options).explain()]))
+    note = "\n".join(filter(None, [note, about_cluster(options)]))
     packs = form_packs(stages, workbench.store, size, math.ceil(roots / share.processes))
     return Execution(packs, share, timings, max(map(len, packs)), compiled, note, options, way)
 
 
-def _found_by(
+def found_by(
     function: Callable[..., Any],
     workbench: Workbench,
     options: RunOptions,
@@ -219,11 +217,30 @@ def device_and_precision(config: Config, options: RunOptions) -> tuple[torch.dev
     return device, resolve_precision(config.training.precision, device)
 
 
+def about_cluster(options: RunOptions) -> str:
+    """The cluster of the options in a line, and what there is to be warned of; "" without one."""
+    if options.engine == "local":
+        return ""
+    from .engines.ray_cluster import cluster
+
+    return cluster(options).explain()
+
+
 def leave_cluster() -> None:
     """Disconnect from the cluster that this process is connected to, if it is."""
     module = sys.modules.get(f"{__package__}.engines.ray_cluster")
     if module is not None:
-        module.disconnect()
+        with interrupts.passed_over():
+            module.disconnect()
+
+
+@contextlib.contextmanager
+def cluster_left() -> Iterator[None]:
+    """Leave the cluster afterwards, however this ends."""
+    try:
+        yield
+    finally:
+        leave_cluster()
 
 
 def kernel_of(workbench: Workbench) -> str | None:

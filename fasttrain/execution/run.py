@@ -8,7 +8,8 @@ from ..store.pack_records import GROUPED, PackRecords, foundations
 from ..store.store import Store
 from ..training.starts import is_outdated, lost_before
 from .driver import Driver, Waiting, halves
-from .engines.local import Engine, Task, Training
+from .engines.local import Engine
+from .engines.tasks import Task, Training
 from .progress import ProgressView
 
 

@@ -11,7 +11,6 @@ import re
 import signal
 import subprocess
 import sys
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +19,13 @@ import pytest
 import fasttrain as ft
 from fasttrain.errors import EnvironmentProblem
 from fasttrain.execution import run as driver
-from fasttrain.execution.engines.local import Training
+from fasttrain.execution.engines.tasks import Training
 from fasttrain.machine.files import sha256_hex
 from fasttrain.store.store import Store
 
 from .conftest import TINY, contents, ended
 from .programs import ENVIRONMENT, all_end, checkpoints, parents
+from .raylets import connected
 
 if os.environ.get("FASTTRAIN_REQUIRE_OPTIONAL") != "1":
     pytest.importorskip("ray", reason="ray is not installed (the extra ray)")
@@ -39,23 +39,8 @@ HOW = {"pack": 2, "processes": 2, "checkpoint_s": 0.0}
 @pytest.fixture(scope="module")
 def cluster():
     """Three nodes, of which two have a CPU each; this process is connected to it."""
-    import cloudpickle
-    import ray
-    from ray.cluster_utils import Cluster
-
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-        started.add_node(num_cpus=1)
-        started.add_node(num_cpus=1)
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        ray.init(address=started.address, log_to_driver=False, logging_level="ERROR")
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with connected(sys.modules[__name__]) as started:
         yield started
-        ray.shutdown()
-        started.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -26,9 +26,10 @@ SCRIPT = Path(__file__).parents[2] / "docs" / "examples" / "slurm_ray.sh"
         (("--engine", "ray", "--device", "cuda:1"), "allowed are auto, cpu, cuda"),
     ],
 )
-def test_options_that_do_not_go_together_are_one_line(fasttrain, monkeypatch, flags, said):
+@pytest.mark.parametrize("command", [("sweep", "digits"), ("analyse", "store")])
+def test_options_that_do_not_go_together_are_one_line(fasttrain, monkeypatch, command, flags, said):
     monkeypatch.setattr("fasttrain.plan.engines.find_spec", _installed)
-    found = fasttrain("sweep", "digits", *flags)
+    found = fasttrain(*command, *flags)
     assert found.code == 2
     assert said in found.err and found.err.count("\n") == 1
 
@@ -37,9 +38,10 @@ def _installed(name):
     return type("Spec", (), {"origin": f"{name}/__init__.py"})
 
 
-def test_without_ray_the_line_says_what_installs_it(fasttrain, monkeypatch):
+@pytest.mark.parametrize("command", [("locate", "digits"), ("analyse", "store")])
+def test_without_ray_the_line_says_what_installs_it(fasttrain, monkeypatch, command):
     monkeypatch.setattr("fasttrain.plan.engines.find_spec", lambda name: None)
-    found = fasttrain("locate", "digits", "--engine", "ray")
+    found = fasttrain(*command, "--engine", "ray")
     assert found.code == 2
     assert "pip install 'fasttrain-lr[ray]'" in found.err and found.err.count("\n") == 1
 

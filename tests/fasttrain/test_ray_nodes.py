@@ -19,7 +19,7 @@ import pytest
 
 import fasttrain as ft
 from fasttrain.execution import run as driver
-from fasttrain.execution.engines.local import Training
+from fasttrain.execution.engines.tasks import Training
 from fasttrain.machine.files import write_atomically
 from fasttrain.plan.config import RunOptions
 

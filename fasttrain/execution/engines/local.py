@@ -24,37 +24,13 @@ from ...machine import interrupts
 from ...machine.precision import answers
 from ...machine.processes import context, die_with_driver, hidden_program, start_server
 from ...machine.threads import check_threads
-from ...plan.stages import Stage
-from ...training.run_pack import run_pack
 from ...training.workbench import Workbench
+from .tasks import Report, Task
 
 STOP_S = 30.0
 """seconds that interrupted workers have to write their last finished epoch"""
 AGAIN_S = 0.1
 """seconds between the signals to a worker that is to stop: one that is starting hears none"""
-
-
-Report = Callable[..., None]
-"""takes what a task reports while it is carried out: on training, epochs (`OnEpoch`)"""
-
-
-class Task(Protocol):
-    """A pack, to be carried out in one process; what finishes is put into the store there."""
-
-    def run(self, workbench: Workbench, report: Report) -> None: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Training:
-    """Stages that train in step."""
-
-    stages: Sequence[Stage]
-
-    def run(self, workbench: Workbench, report: Report) -> None:
-        """Run them to their end."""
-        if any(stage.parent is None for stage in self.stages):
-            workbench.final_states.clear()
-        run_pack(self.stages, workbench, report)
 
 
 @dataclass(frozen=True)

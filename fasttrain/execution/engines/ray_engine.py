@@ -20,14 +20,11 @@ from ray.util.scheduling_strategies import (  # type: ignore[import-not-found]
 from ...errors import EnvironmentProblem
 from ...machine import interrupts
 from ...plan.config import RunOptions
-from ...plan.stages import Stage, predecessors
-from ...store.entries import METRICS, STATE
-from ...store.pack_records import PackRecords
 from ...store.store import Result, Store
 from ...training.workbench import Workbench
-from .local import STOP_S, Outcome, Report, Task, Training
+from .local import STOP_S, Outcome
 from .ray_checkpoints import save_checkpoint
-from .ray_cluster import Room, cluster, disconnect
+from .ray_cluster import Room, cluster
 from .ray_data import from_anywhere, put_images
 from .ray_trial import (
     BEGUN,
@@ -42,6 +39,7 @@ from .ray_trial import (
     Setting,
 )
 from .ray_worker import Bell, ask, carry_out, in_words, unable, versions
+from .tasks import Report, Task
 
 QUIET_S = 10.0
 """seconds without a word from any task after which the cluster is looked at"""
@@ -67,7 +65,7 @@ class _Job:
 
 
 class RayEngine:
-    """Runs tasks on the nodes of a cluster. A context manager; leaving it leaves the cluster."""
+    """Runs tasks on the nodes of a cluster. A context manager."""
 
     def __init__(self, workbench: Workbench, options: RunOptions, room: Room) -> None:
         self.workbench = workbench
@@ -75,6 +73,8 @@ class RayEngine:
         self.room = room
         self.capacity = room.processes
         self.jobs: list[_Job] = []
+        self.images: dict[str, Any] = {}
+        """references to images that tasks have of their own, by digest"""
 
     def __enter__(self) -> Self:
         self.cluster = cluster(self.options)
@@ -92,10 +92,7 @@ class RayEngine:
 
     def __exit__(self, *_: object) -> None:
         with interrupts.passed_over():
-            try:
-                self._stop()
-            finally:
-                disconnect()
+            self._stop()
 
     def _stop(self) -> None:
         """Let the tasks tell where they stand, and keep it."""
@@ -112,9 +109,12 @@ class RayEngine:
 
     def start(self, task: Task) -> None:
         """Send the task to the cluster."""
-        assert isinstance(task, Training)
-        given = ray.put((task, files_for(task.stages, self.workbench.store)))
-        messages = self.carry_out.remote(versions(), [self.setting, given], self.bell)
+        given = [self.setting, ray.put((task, read_for(task, self.workbench.store)))]
+        if (images := task.images) is not None:
+            if images.digest not in self.images:
+                self.images[images.digest] = ray.put(images)
+            given.append(self.images[images.digest])
+        messages = self.carry_out.remote(versions(), given, self.bell)
         self.jobs.append(_Job(task, messages, dead_before=frozenset(self.cluster.dead)))
 
     def wait(self, report: Report) -> Outcome:
@@ -195,13 +195,13 @@ class RayEngine:
         elif kind == NOTE:
             self.cluster.say(told[0])
         elif kind == BEGUN:
-            store.begin_all(_of_task(task, told[0].items()))
+            task.place(store).begin_all(_of_task(task, told[0].items()))
         elif kind == CHECKPOINT:
             save_checkpoint(store, *told)
             job.has_kept = True
         elif kind == FINISHED:
             results = _of_task(task, ((result[0], Result(*result)) for result in told[0]))
-            store.finish_all(map(_checked, results.values()))
+            task.place(store).finish_all(_checked(task, result) for result in results.values())
             store.checkpoints.tidy()
             job.has_kept = True
         elif kind == PROBLEM:
@@ -212,34 +212,24 @@ class RayEngine:
         return None
 
 
-def _of_task(task: Any, told: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """What is told of stages, by id, if they are those of the task."""
+def _of_task(task: Task, told: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """What is told of results, by id, if they are those of the task."""
     found = dict(told)
-    if strange := found.keys() - {stage.id for stage in task.stages}:
-        raise EnvironmentProblem(f"a task told of stages that are not its own: {sorted(strange)}")
+    if strange := found.keys() - task.results:
+        raise EnvironmentProblem(f"a task told of results that are not its own: {sorted(strange)}")
     return found
 
 
-def _checked(result: Result) -> Result:
-    """A result whose files are those that stages have."""
-    if strange := result.files.keys() - {METRICS, STATE}:
-        raise EnvironmentProblem(f"a task told of files that no stage has: {sorted(strange)}")
+def _checked(task: Task, result: Result) -> Result:
+    """A result whose files are those that the task makes."""
+    if strange := result.files.keys() - task.names:
+        raise EnvironmentProblem(f"a task told of files that it does not make: {sorted(strange)}")
     return result
 
 
-def files_for(stages: Sequence[Stage], store: Store) -> dict[str, bytes]:
-    """The files of a store that a pack of these stages starts from, by path in it."""
-    records = PackRecords(store)
-    lengths = records.lengths()
-    needed = {stage.id for stage in stages}
-    for stage in stages:
-        needed |= {earlier.id for earlier in predecessors(stage, lengths)}
-        needed |= {stage.parent.id} if stage.parent else set()
-    finished = [store.path / stage for stage in sorted(needed) if store.is_finished(stage)]
-    paths = [path for folder in finished for path in sorted(folder.iterdir()) if path.is_file()]
-    paths += store.checkpoints.of({stage.id for stage in stages})
-    paths += records.needed(stages)
-    return {str(path.relative_to(store.path)): path.read_bytes() for path in paths}
+def read_for(task: Task, store: Store) -> dict[str, bytes]:
+    """The files of a store that a task starts from, by path in it."""
+    return {str(path.relative_to(store.path)): path.read_bytes() for path in task.reads(store)}
 
 
 def ask_workbench(

@@ -21,10 +21,12 @@ from ...machine.provenance import provenance
 from ...machine.threads import check_threads
 from ...plan.config import Config, RunOptions
 from ...store.checkpoints import Checkpoints
+from ...store.schema import STAGES, Shapes
 from ...store.store import Result, Store
 from ...training.workbench import Workbench, open_workbench
-from .local import Task, attempt
+from .local import attempt
 from .ray_data import Images, images_here
+from .tasks import Task
 
 Message = tuple[Any, ...]
 """what is told, of TOLD, and that"""
@@ -92,14 +94,19 @@ class Trial:
             drawn.store = store
             # What they start from may have been replaced since.
             drawn.final_states.clear()
+
+        def said(text: str) -> str:
+            # The driver's files are meant.
+            return text.replace(str(root), str(self.setting.store))
+
         try:
             error = attempt(self.task, workbench, self._report)
         except (EnvironmentProblem, OSError) as problem:
-            # The driver's files are meant.
-            message = str(problem).replace(str(root), str(self.setting.store))
-            raise EnvironmentProblem(message) from None
-        self.is_broken = error is not None and not answers(workbench.device)
-        return error
+            raise EnvironmentProblem(said(str(problem))) from None
+        if error is None:
+            return None
+        self.is_broken = not answers(workbench.device)
+        return said(error)
 
     def _report(self, *message: Any) -> None:
         check_threads(self.setting.num_threads)
@@ -164,13 +171,25 @@ class _ToldCheckpoints(Checkpoints):
 
 
 class _ToldStore(Store):
-    """The store of a task: what begins and finishes is told."""
+    """The store of a task, or its analyses: what begins and finishes is told."""
 
-    def __init__(self, path: Path, accept_stopped: bool, tell: Callable[[Message], None]) -> None:
-        super().__init__(path, accept_stopped=accept_stopped)
+    def __init__(
+        self,
+        path: Path,
+        accept_stopped: bool,
+        tell: Callable[[Message], None],
+        shapes: Shapes = STAGES,
+    ) -> None:
+        super().__init__(path, accept_stopped=accept_stopped, shapes=shapes)
         self.tell = tell
         self.checkpoints = _ToldCheckpoints(self.checkpoints.folder, self.is_finished)
         self.checkpoints.tell = tell
+
+    @property
+    def analyses(self) -> Store:
+        """Analyses of the stages."""
+        analyses = super().analyses
+        return _ToldStore(analyses.path, True, self.tell, analyses.shapes)
 
     def begin_all(self, descriptions: Mapping[str, dict[str, Any]]) -> None:
         """Say what stages are, and tell it."""

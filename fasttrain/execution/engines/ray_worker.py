@@ -51,7 +51,8 @@ def carry_out(
 
     Args:
         wanted: the driver's versions.
-        given: references to the `Setting`, and to the task and the files that it starts from.
+        given: references to the `Setting`, to the task and the files that it starts from, and
+            to images of its own if it has any.
     """
     yield [("here", ray.get_runtime_context().get_node_id())]
     try:
@@ -61,7 +62,9 @@ def carry_out(
         return
     from .ray_trial import Trial
 
-    setting, (task, files) = ray.get(list(given))
+    setting, (task, files), *own = ray.get(list(given))
+    for images in own:
+        task.give(images)
     trial = Trial(task, setting)
     rung = bell.rung.remote()
     thread = threading.Thread(target=trial.run, args=(files,))
