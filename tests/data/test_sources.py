@@ -16,6 +16,7 @@ import torchvision.datasets
 from filelock import FileLock
 
 from fasttrain_data import DataUnavailable, cache_dir, load
+from fasttrain_data.sources.named import load_here
 
 PER_FILE = 20
 
@@ -278,3 +279,19 @@ def test_the_default_cache(monkeypatch, tmp_path):
     assert cache_dir() == tmp_path / "xdg" / "fasttrain"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_dir() == tmp_path / ".cache" / "fasttrain"
+
+
+def test_what_lies_here_is_read_and_nothing_is_fetched(monkeypatch, tmp_path, capsys):
+    assert load_here("cifar10", tmp_path) is None
+    assert load_here(str(tmp_path / "no.npz"), tmp_path) is None
+    assert load_here("digits", tmp_path) is None
+    assert not list(tmp_path.iterdir()) and not capsys.readouterr().err
+    put_cifar(monkeypatch, tmp_path, "cifar10")
+    digest = load("cifar10", tmp_path).digest
+    found = load_here("cifar10", tmp_path)
+    assert found is not None and found.digest == digest
+    damage = next((tmp_path / "cifar-10-batches-py").glob("*_batch*"))
+    damage.write_bytes(b"")
+    for archive in tmp_path.glob("*.tar.gz"):
+        archive.unlink()
+    assert load_here("cifar10", tmp_path) is None

@@ -128,8 +128,10 @@ class Slurm:
             daemon.wait()
 
 
-APART = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
-"""before a program that is to see no processes but its own: `ray stop` ends all that it sees"""
+REAPED = '"$0" "$@" & wait'
+APART = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", REAPED)
+"""before a program that is to see no processes but its own: `ray stop` ends all that it sees, and
+waits for what nobody reaps"""
 
 
 def lacking(reason: str) -> None:
