@@ -63,9 +63,11 @@ def test_every_kernel_compiles_for_every_target(rows):
 
 # Accesses to local memory, where a compiler needs more than the 64 registers that occupancy allows.
 SPILLS = {}
-if static.triton.__version__.startswith("3.6."):
+IS_3_6 = static.triton.__version__.startswith("3.6.")
+if IS_3_6:
     SPILLS = {
         "sphere per group, float32, momentum, sm_80": 6,
+        "sphere per group with a bf16 copy, bfloat16, momentum, sm_80": 2,
         "norm statistics, -, -, sm_100": 1,
     }
 
@@ -85,9 +87,9 @@ def test_none(rows, column):
     assert found == (PER_CHANNEL | SUMS if column == "fp64" else set())
 
 
-def is_wide(row):
-    """Triton 3.6 keeps more of Adam's step in registers than 3.8 does."""
-    return static.triton.__version__.startswith("3.6.") and row["kernel"] == "adam"
+# Triton 3.6 keeps more of Adam's step in registers than 3.8 does, most beside a copy: registers and
+# occupancy.
+WIDE = {"adam": (72, 0.43), "adam" + COPY: (88, 0.31)} if IS_3_6 else {}
 
 
 def streaming(rows):
@@ -97,14 +99,14 @@ def streaming(rows):
 
 def test_at_most_64_registers(rows):
     rows = streaming(rows)
-    most = {label(row): 72 if is_wide(row) else 64 for row in rows}
+    most = {label(row): WIDE.get(row["kernel"], (64, 0.5))[0] for row in rows}
     found = {label(row): row["registers"] for row in rows}
     assert not {name: count for name, count in found.items() if not 0 < count <= most[name]}
 
 
 def test_occupancy_is_at_least_a_half(rows):
     rows = streaming(rows)
-    least = {label(row): 0.43 if is_wide(row) else 0.5 for row in rows}
+    least = {label(row): WIDE.get(row["kernel"], (64, 0.5))[1] for row in rows}
     found = {label(row): row["occupancy"] for row in rows}
     assert not {name: share for name, share in found.items() if not least[name] <= share <= 1}
 
@@ -219,7 +221,7 @@ def test_normalisations_move_maps_in_vectors_of_128_bits(rows):
 
 
 # Triton 3.6 takes two more than 3.8 for gfx942.
-MOST_OF_MAPS = 82 if static.triton.__version__.startswith("3.6.") else 80
+MOST_OF_MAPS = 82 if IS_3_6 else 80
 
 
 def test_normalisations_leave_room_for_three_eighths_of_the_warps(rows):

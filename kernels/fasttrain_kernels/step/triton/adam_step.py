@@ -41,7 +41,7 @@ def _adam_kernel(
     p_thetas,  # (num_tensors,) addresses
     p_grads,
     p_buffers,  # (2 * num_tensors,) addresses, of first moments and of second ones
-    p_copies,  # of bf16 copies, 0 for none; read where HAS_COPY
+    p_copies,  # of bf16 copies, 0 for none; None unless HAS_COPY
     p_tensors,  # (num_tensors, 3) num_rows, row_size, run
     p_chunks,  # (num_chunks, 4) tensor, row, begin, end
     p_blocks,  # (num_blocks, 3) first chunk, end chunk, model
@@ -211,7 +211,7 @@ def adam_step_(
             blocks.table(thetas),
             blocks.table(grads),
             blocks.table(moments),
-            blocks.table(thetas if copies is None else copies),
+            None if copies is None else blocks.table(copies),
             blocks.tensors,
             layout.chunks,
             blocks.blocks,
