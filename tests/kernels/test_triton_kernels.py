@@ -16,7 +16,7 @@ import torch
 triton = pytest.importorskip("triton", reason="Triton is not installed here")
 
 NAMES = "triton_cases.py", "augment_triton_cases.py", "mlp_triton_cases.py"
-NAMES += "norm_triton_cases.py", "loss_triton_cases.py"
+NAMES += "norm_triton_cases.py", "loss_triton_cases.py", "copies_triton_cases.py"
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
 
 REFUSED = pytest.mark.skipif(

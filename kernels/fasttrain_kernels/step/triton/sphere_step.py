@@ -53,6 +53,7 @@ from .chunks import (
 from .group_sums import launch_finish
 from .launch import accumulator, blocks_of, check, options
 from .sphere_apply import sphere_apply_
+from .sphere_group import group_wide
 
 
 @triton.jit
@@ -116,7 +117,7 @@ def _step_kernel(
             wide = wide & is_aligned(a_copy, tl.bfloat16, VECTOR)
         if wide:
             if PER_GROUP:
-                tt, tg, gg, moved = _group_wide(
+                tt, tg, gg, moved = group_wide(
                     a_theta, a_grad, a_buffer, a_copy, count, eta, p_radius + group,
                     p_first_chunk + group, THETA, GRAD, ACC, VECTOR, BLOCK, HAS_BUFFER, MOMENTUM,
                     NESTEROV, HAS_COPY,
@@ -167,30 +168,6 @@ def _step_wide(
         moved += tl.sum((theta * inverse) * (theta * inverse))
         if DEFERRED:
             write(p_theta, offset, mask, theta)
-    return tt, tg, gg, moved
-
-
-@triton.jit
-def _group_wide(
-    a_theta, a_grad, a_buffer, a_copy, count, eta, p_radius, p_first_chunk,
-    THETA: tl.constexpr, GRAD: tl.constexpr, ACC: tl.constexpr, VECTOR: tl.constexpr,
-    BLOCK: tl.constexpr, HAS_BUFFER: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr,
-    HAS_COPY: tl.constexpr,
-):  # fmt: skip
-    """The same, held in registers; a group of its own is projected at once."""
-    offset, mask = vector_offsets(0, count, BLOCK, VECTOR)
-    p_theta = vector_pointer(a_theta, THETA, VECTOR)
-    p_buffer = vector_pointer(a_buffer, THETA, VECTOR)
-    theta = read(p_theta, offset, mask, ACC)
-    grad = read(vector_pointer(a_grad, GRAD, VECTOR), offset, mask, ACC)
-    tt, tg, gg = tl.sum(theta * theta), tl.sum(theta * grad), tl.sum(grad * grad)
-    theta -= eta * advance(p_buffer, offset, mask, grad, HAS_BUFFER, MOMENTUM, NESTEROV)
-    # Loaded here, because registers are short.
-    inverse = 1.0 / tl.load(p_radius)
-    moved = tl.sum((theta * inverse) * (theta * inverse))
-    if is_alone(p_first_chunk):
-        theta *= 1.0 / tl.sqrt(moved)
-        write_both(p_theta, a_copy, offset, mask, theta, HAS_COPY, VECTOR)
     return tt, tg, gg, moved
 
 
