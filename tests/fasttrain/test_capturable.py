@@ -26,7 +26,7 @@ from fasttrain_data.cursor import Cursor
 from fasttrain_kernels import NormReLUPool
 from fasttrain_kernels.augment import augment as augment_module
 from fasttrain_kernels.cross_entropy import loss as loss_module
-from fasttrain_kernels.optimizers import base, sphere_sgd, statistics
+from fasttrain_kernels.optimizers import base, binding, sphere_sgd, statistics
 
 from .capturable import NotCapturable, Recorded, assert_capturable, recorded
 
@@ -80,7 +80,7 @@ def as_on_a_gpu(monkeypatch):
 
     launches: list[str] = []
     monkeypatch.setattr(NormReLUPool, "fused", lambda self, input: False)
-    for module in (base, statistics):
+    for module in (base, binding, statistics):
         monkeypatch.setattr(module, "choose_backend", lambda tensors, name=None: "triton")
     monkeypatch.setattr(adam_module, "takes_decays", lambda device: False)
     # It looks at rates on the host alone.

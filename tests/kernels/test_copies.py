@@ -1,6 +1,7 @@
 """Copies in bf16 that steps write beside parameters: the same steps, and what a cast would give."""
 
 import copy as copies_of_objects
+import pickle
 
 import pytest
 import torch
@@ -29,6 +30,10 @@ def parameters(seed=0):
 
 def empty_copies(some):
     return {p: torch.empty_like(p, dtype=torch.bfloat16).requires_grad_() for p in some}
+
+
+def pickled_and_back(some):
+    return pickle.loads(pickle.dumps(some))
 
 
 def assert_rounded(copies):
@@ -129,7 +134,6 @@ def test_copies_are_no_part_of_states():
     optimizer.write_copies(copies)
     assert optimizer.state_dict().keys() == before.keys()
     assert optimizer.param_groups[0].keys() == FusedSGD(parameters()).param_groups[0].keys()
-    assert not copies_of_objects.deepcopy(optimizer)._copies.of
     # What loads a state goes on writing.
     optimizer.load_state_dict(before)
     for copy in copies.values():
@@ -139,6 +143,63 @@ def test_copies_are_no_part_of_states():
     optimizer.write_copies({})
     optimizer.step()
     assert all(torch.equal(copy, theta.bfloat16()) for theta, copy in copies.items())
+
+
+@pytest.mark.parametrize("again", [copies_of_objects.deepcopy, pickled_and_back])
+@pytest.mark.parametrize("name", ["sgd", "joint", "adam"])
+def test_copied_and_unpickled_optimisers_write_copies_of_their_own(name, again):
+    thetas = parameters()
+    optimizer = OPTIMIZERS[name](thetas)
+    copies = empty_copies(thetas)
+    optimizer.write_copies(copies)
+    for copy in copies.values():
+        copy.grad = torch.ones_like(copy)
+    optimizer.step()
+    other, mine = again((optimizer, copies))
+    before = [copy.clone() for copy in copies.values()]
+    assert mine.keys() == set(other.param_groups[0]["params"]) and not mine.keys() & copies.keys()
+    for copy in mine.values():
+        copy.grad = torch.ones_like(copy)
+    other.step()
+    assert_rounded(mine)
+    assert all(map(torch.equal, copies.values(), before))
+    optimizer.step()
+    assert all(map(torch.equal, other.param_groups[0]["params"], thetas))
+    assert not any(map(torch.equal, copies.values(), before))
+
+
+def test_a_parameter_that_has_left_its_group_is_refused():
+    thetas = parameters()
+    optimizer = OPTIMIZERS["sgd"](thetas)
+    copies = empty_copies(thetas)
+    optimizer.write_copies(copies)
+    for copy in copies.values():
+        copy.grad = torch.ones_like(copy)
+    left = optimizer.param_groups[0]["params"].pop()
+    before = [theta.detach().clone() for theta in thetas]
+    with pytest.raises(ValueError, match=r"no parameters here, of shapes \(2, 9000\)"):
+        optimizer.step()
+    assert all(map(torch.equal, thetas, before))
+    del copies[left]
+    optimizer.write_copies(copies)
+    optimizer.step()
+    assert_rounded(copies)
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+def test_zero_grad_leaves_no_gradient_beside_a_copy(to_none):
+    """Of a parameter that had one before, say."""
+    one, other = (torch.nn.Parameter(torch.randn(8, 4)) for _ in range(2))
+    optimizer = FusedSGD([one, other], lr=0.1)
+    one.grad, other.grad = torch.ones_like(one), torch.ones_like(other)
+    copies = empty_copies([one])
+    optimizer.write_copies(copies)
+    optimizer.zero_grad(to_none)
+    assert one.grad is None and copies[one].grad is None
+    assert other.grad is None if to_none else not other.grad.any()
+    copies[one].grad = torch.ones_like(copies[one])
+    optimizer.step()
+    assert_rounded(copies)
 
 
 def shared(theta):

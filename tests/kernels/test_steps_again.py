@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fasttrain_kernels
 from fasttrain_kernels import FusedSGD, SphereSGD
-from fasttrain_kernels.optimizers import base as stepping_module
+from fasttrain_kernels.optimizers import binding as stepping_module
 from fasttrain_kernels.step.layout import Layout
 
 from .optimizer_cases import BACKENDS, MAKERS, flat, parameters, refresh
@@ -93,6 +93,26 @@ def test_without_sums_the_step_is_the_same(dtype, momentum):
     for read in (optimizer.statistics, optimizer.totals):
         with pytest.raises(RuntimeError, match="needs track=True"):
             read()
+
+
+@pytest.mark.parametrize("options", [{}, {"dampening": 0.5, "momentum": 0.9}])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_a_step_has_not_tracked_is_refused_whenever_it_is_asked(backend, options):
+    params = parameters()
+    lr = torch.tensor(0.1)
+    optimizer = FusedSGD(params, lr, track=False, backend=backend, **options)
+    for track in (False, True):
+        refresh(params, int(track))
+        optimizer.track = track
+        optimizer.step()
+        # What counts is how the step was taken.
+        optimizer.track = not track
+        for read in (optimizer.totals, optimizer.statistics):
+            if track:
+                read()
+            else:
+                with pytest.raises(RuntimeError, match="needs track=True"):
+                    read()
 
 
 @pytest.mark.parametrize("track", [True, False])

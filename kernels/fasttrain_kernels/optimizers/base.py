@@ -10,19 +10,18 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim import optimizer as hooks  # type: ignore[attr-defined]
 
-from ..step.backend import check_backend, choose_backend, load_backend
-from ..step.layout import group_names, make_layout
+from ..step.backend import check_backend, choose_backend
 from ..step.memory import Some
 from ..step.plain import refuse_tracing, uncompiled
-from .binding import Binding, Fitted, Ready, Taken, totals_of
+from .binding import Binding, Fitted, bound
 from .copies import WritesCopies
 from .param_groups import ParamGroup
 from .rates import of_models
-from .sharded import aligned_parts, is_sharded, like_whole, make_shards, parts_of
-from .sharded_step import Reductions, sharded_backend
+from .sharded import aligned_parts, like_whole, parts_of
+from .sharded_step import Reductions
 from .states import check_buffer
 from .statistics import Statistics, Totals, check_rate, joined_statistics
-from .wrappers import refuse_flattened
+from .taken import Ready, Taken, totals_of
 
 
 class GroupwiseSGD(WritesCopies):
@@ -46,9 +45,11 @@ class GroupwiseSGD(WritesCopies):
         self._bindings: dict[int, Binding] = {}
         self._reductions = Reductions()
         self._last: list[Taken] = []
+        self._tracked = True
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "backend": self.backend, "track": self.track}
+        own = {"backend": self.backend, "track": self.track, "_copies": self._copies}
+        return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over a pickled optimiser's state, or what `load_state_dict` has made of another's.
@@ -136,11 +137,13 @@ class GroupwiseSGD(WritesCopies):
         torch._C._set_grad_enabled(False)
         ready = []
         try:
+            copies = self._copies.of_groups(self.param_groups)
             for number, group in enumerate(self.param_groups):
-                found = self._ready(number, group)
+                found = self._ready(number, group, copies[number])
                 if found is not None:
                     ready.append(found)
-            self._last = [self._step_group(item) for item in ready]
+            # `track` may be another by the time that somebody asks.
+            self._last, self._tracked = [self._step_group(item) for item in ready], self.track
             if self._reductions.waiting:
                 self._reductions.settle()
         finally:
@@ -180,17 +183,16 @@ class GroupwiseSGD(WritesCopies):
     def _taken(self, what: str) -> list[Taken]:
         if not self._last:
             raise RuntimeError(f"{what} needs a step: none has been taken yet")
-        if not self.track:
-            raise RuntimeError(f"{what} needs track=True: the sums of steps are not taken")
+        if not self._tracked:
+            raise RuntimeError(f"{what} needs track=True: the last step took no sums")
         return self._last
 
-    def _ready(self, number: int, group: dict[str, Any]) -> Ready | None:
+    def _ready(self, number: int, group: dict[str, Any], copies: Some | None) -> Ready | None:
         """Verify everything that a step of a param group needs; None if it has no gradient.
 
         What is like last time passes one guard; anything else is looked at tensor by tensor.
         """
         thetas: Sequence[Tensor] = group["params"]
-        copies = self._copies.listed(group)
         grads = [t.grad for t in thetas] if copies is None else self._copies.gradients(thetas)
         buffers = self._buffers(group)
         binding = self._bindings.get(number)
@@ -248,27 +250,10 @@ class GroupwiseSGD(WritesCopies):
 
     def _bind(self, number: int, group: dict[str, Any]) -> Binding:
         """The param group's tensors with backend and layout, made anew if they changed."""
-        thetas = group["params"]
         binding = self._bindings.get(number)
-        if binding is None or not binding.is_of(group, thetas):
-            refuse_flattened(thetas)
-            names = group.get("param_names") or [
-                f"{number}.{index}" for index in range(len(thetas))
-            ]
-            groups, num_models = group["groups"], group["num_models"]
-            backend = load_backend(choose_backend(parts_of(thetas), self.backend))
-            shards = make_shards(group) if is_sharded(thetas) else None
-            binding = self._bindings[number] = Binding(
-                thetas,
-                backend if shards is None else sharded_backend(backend, shards, self._reductions),
-                make_layout(thetas, groups, num_models) if shards is None else shards.whole,
-                [
-                    part
-                    for name, theta in zip(names, thetas, strict=True)
-                    for part in group_names(name, theta, groups, num_models)
-                ],
-                shards,
-            )
+        if binding is None or not binding.is_of(group, group["params"]):
+            binding = bound(number, group, self.backend, self._reductions)
+            self._bindings[number] = binding
         return binding
 
     def _buffers(self, group: dict[str, Any]) -> Some | None:

@@ -1,4 +1,4 @@
-"""Parameters bound to a backend, the gradients and momentum buffers that fit them, their step."""
+"""Parameters bound to a backend, and the gradients and momentum buffers that fit them."""
 
 import operator
 from collections.abc import Mapping, Sequence
@@ -7,14 +7,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..step.backend import Backend
-from ..step.layout import Layout
+from ..step.backend import Backend, choose_backend, load_backend
+from ..step.layout import Layout, group_names, make_layout
 from ..step.memory import Some, memory_of
 from ..step.plain import Guard, oddity
 from .copies import written
-from .sharded import Shards, is_sharded, parts_of, placing
-from .states import check_buffer, check_product
-from .statistics import Totals, aligned_gradients, joined_totals, like
+from .sharded import Shards, is_sharded, make_shards, parts_of, placing
+from .sharded_step import Reductions, sharded_backend
+from .states import check_buffer
+from .statistics import aligned_gradients, like
+from .wrappers import refuse_flattened
 
 
 class Fitted(NamedTuple):
@@ -223,80 +225,27 @@ class Binding:
         return known
 
 
-class Ready(NamedTuple):
-    """A step of one param group, of which everything has been verified."""
-
-    group: dict[str, Any]
-    binding: Binding
-    thetas: Sequence[Tensor]
-    fitted: Fitted
-    eta: Tensor
-    """raw learning rates, (num_models,) or (num_groups,)"""
-    copies: Some | None = None
-    """in bf16, one per parameter or None; None where no parameter has one"""
-
-    @property
-    def writes(self) -> dict[str, Any]:
-        """What a backend is told of them."""
-        return {} if self.copies is None else {"copies": self.copies}
-
-
-class Taken(NamedTuple):
-    """What is kept of a step of one param group."""
-
-    binding: Binding
-    sums: Tensor
-    """(3, num_groups)"""
-    eta: Tensor
-    """raw learning rates, (num_models,) or (num_groups,)"""
-    factor: Tensor | None = None
-    """what the sums' gradients have to be multiplied by, (num_models,)"""
-    moved: list[bool] | None = None
-    """which parameters the sums are of; None for all of them"""
-    way: Tensor | None = None
-    """<theta_i, d_i> and ||d_i||^2, (2, num_groups), where d is not the gradient"""
-
-    def names(self) -> list[str]:
-        if self.moved is None:
-            return self.binding.names
-        return [self.binding.names[group] for group in self._groups()]
-
-    def describe(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        binding = self.binding
-        found = binding.backend.describe(self.sums, self.eta, binding.layout, self.factor)
-        if self.way is not None:
-            sums = torch.cat((self.sums[:1], self.way))
-            angle = binding.backend.describe(sums, self.eta, binding.layout)[3]
-            found = *found[:3], angle, found[4]
-        if self.moved is None:
-            return found
-        groups = torch.tensor(self._groups(), dtype=torch.int64, device=self.sums.device)
-        norm, grad_norm, elr, step_angle = (column[groups] for column in found[:4])
-        return norm, grad_norm, elr, step_angle, found[4]
-
-    def totals(self, product: Tensor | None = None) -> Tensor:
-        """Norms of every model and of its gradient, (2, num_models)."""
-        return self.binding.backend.totals(self.sums, self.binding.layout, self.factor, product)
-
-    def _groups(self) -> list[int]:
-        """Indices of the groups of the parameters that moved."""
-        counts, found, first = self.binding.layout.num_rows, [], 0
-        for moved, count in zip(self.moved or (), counts, strict=True):
-            found += range(first, first + count) if moved else ()
-            first += count
-        return found
-
-
-def totals_of(taken: Sequence[Taken], product: Tensor | None) -> Totals:
-    """Norms of one or several param groups together; the product of both is added to `product`."""
-    if product is not None:
-        check_product(product, taken[0].sums, taken[0].binding.layout.num_models)
-    if len(taken) == 1:
-        return joined_totals([taken[0].totals(product)])
-    found = joined_totals([item.totals() for item in taken])
-    if product is not None:
-        product += found.norm * found.grad_norm
-    return found
+def bound(
+    number: int, group: Mapping[str, Any], chosen: str | None, reductions: Reductions
+) -> Binding:
+    """A param group's tensors, with its backend and layout."""
+    thetas = group["params"]
+    refuse_flattened(thetas)
+    names = group.get("param_names") or [f"{number}.{index}" for index in range(len(thetas))]
+    groups, num_models = group["groups"], group["num_models"]
+    backend = load_backend(choose_backend(parts_of(thetas), chosen))
+    shards = make_shards(group) if is_sharded(thetas) else None
+    return Binding(
+        thetas,
+        backend if shards is None else sharded_backend(backend, shards, reductions),
+        make_layout(thetas, groups, num_models) if shards is None else shards.whole,
+        [
+            part
+            for name, theta in zip(names, thetas, strict=True)
+            for part in group_names(name, theta, groups, num_models)
+        ],
+        shards,
+    )
 
 
 def form_of(thetas: Sequence[Tensor]) -> list[tuple[Any, ...]]:

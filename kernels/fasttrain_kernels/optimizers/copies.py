@@ -26,6 +26,10 @@ class Copies:
         self.of = dict(copies or {})
         self._guard: Guard | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A guard is of this process.
+        return {"of": self.of, "_guard": None}
+
     def check(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Refuse copies that steps of these param groups cannot write.
 
@@ -39,7 +43,10 @@ class Copies:
                 _check_options(group)
         if left:
             sizes = ", ".join(str(tuple(theta.shape)) for theta in list(left)[:5])
-            raise ValueError(f"copies of tensors that are no parameters here, of shapes {sizes}")
+            raise ValueError(
+                f"copies of tensors that are no parameters here, of shapes {sizes}: give"
+                " write_copies those of its param groups"
+            )
         self._check_tensors()
         check_apart([*self.of, *self.of.values()])
 
@@ -59,6 +66,17 @@ class Copies:
             self._check_tensors()
         return found
 
+    def of_groups(self, groups: Sequence[Mapping[str, Any]]) -> list[list[Tensor | None] | None]:
+        """Those of every param group.
+
+        Raises:
+            ValueError: as `check`, for what has changed since.
+        """
+        found = [self.listed(group) for group in groups]
+        if self.of and sum(len(written(some)) for some in found) < len(self.of):
+            self.check(groups)
+        return found
+
     def gradient(self, theta: Tensor) -> Tensor | None:
         """Of a parameter, or of its copy in its place.
 
@@ -72,6 +90,7 @@ class Copies:
             raise ValueError(
                 f"a parameter of shape {tuple(theta.shape)} and its copy both have a gradient: an"
                 " operation took the parameter itself; let all take the copy, or have none"
+                " (zero_grad() drops both)"
             )
         return copy.grad
 
@@ -89,9 +108,9 @@ class Copies:
         return grads
 
     def drop_gradients(self) -> None:
-        """Of the copies."""
-        for copy in self.of.values():
-            copy.grad = None
+        """Of the copies, and of their parameters: zeros there would be a second gradient."""
+        for theta, copy in self.of.items():
+            theta.grad = copy.grad = None
 
     def _check_tensors(self) -> None:
         for theta, copy in self.of.items():
@@ -140,7 +159,7 @@ class WritesCopies(Optimizer):
 
     @uncompiled
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop the gradients, those of copies too."""
+        """Drop the gradients; those of copies and of their parameters are None in any case."""
         super().zero_grad(set_to_none)
         self._copies.drop_gradients()
 

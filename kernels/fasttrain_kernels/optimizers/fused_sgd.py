@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.optim.sgd import sgd
 
 from .base import GroupwiseSGD
-from .binding import Ready, Taken
 from .param_groups import by_torch
 from .sphere_sgd import BackendName, Groups
+from .taken import Ready, Taken
 
 
 class FusedSGD(GroupwiseSGD):

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from .base import GroupwiseSGD
-from .binding import Binding, Ready, Taken
+from .binding import Binding
 from .rates import check_radius, is_zero
 from .sharded import NO_ADAM, is_sharded
 from .sphere_sgd import BackendName, Groups, SphereSGD
+from .taken import Ready, Taken
 
 
 class SphereAdam(SphereSGD):

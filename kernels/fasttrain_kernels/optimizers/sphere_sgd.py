@@ -11,10 +11,11 @@ from ..step.layout import group_names
 from ..step.plain import uncompiled
 from ..step.reference import write_copies_
 from .base import GroupwiseSGD
-from .binding import Binding, Ready, Taken
+from .binding import Binding
 from .param_groups import ParamGroup
 from .rates import check_radius, effective_rates, is_zero
 from .statistics import check_rate
+from .taken import Ready, Taken
 from .wrappers import refuse_partitions
 
 Groups = Literal["filter", "tensor"]
