@@ -102,6 +102,7 @@ class AdamPack:
 
     def write_copies(self, copies: dict[Tensor, Tensor]) -> None:
         """In an operation of their own: torch's kernel writes none."""
+        assert not self.copies or not copies, "copies that another pass reads would stay behind"
         self.copies = copies
         self._write_copies()
 

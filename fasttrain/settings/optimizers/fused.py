@@ -85,6 +85,7 @@ class FusedPack:
 
     def write_copies(self, copies: dict[Tensor, Tensor]) -> None:
         """Each part those of its parameters."""
+        assert not self.copies or not copies, "copies that another pass reads would stay behind"
         self.copies = copies
         for optimizer, named in self.parts():
             own = {parameter: copies[parameter] for _, parameter in named if parameter in copies}
