@@ -205,8 +205,10 @@ def _key(workbench: Workbench, largest: int, sharing: int) -> str:
 def _versions() -> list[str]:
     """Of what computes: another one may do the same in another time."""
     found = [installed(), torch.__version__, metadata.version("numba")]
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        found.append(metadata.version("triton"))
+    # Kernels may be a distribution of their own; loaders are part of this one.
+    for name in ("fasttrain-kernels", "triton"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.append(f"{name} {metadata.version(name)}")
     return found
 
 

@@ -81,7 +81,7 @@ def test_the_same_steps_share_timings(tmp_path, name):
     assert module._key(mine, 8, 1) == module._key(other, 8, 1)
 
 
-@pytest.mark.parametrize("what", ["fasttrain", "torch", "threads"])
+@pytest.mark.parametrize("what", ["fasttrain", "fasttrain-kernels", "triton", "torch", "threads"])
 def test_what_another_version_measured_is_measured_again(tmp_path, monkeypatch, what):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     sizes = []
@@ -97,6 +97,11 @@ def test_what_another_version_measured_is_measured_again(tmp_path, monkeypatch, 
     assert sizes == [1, 2]
     if what == "fasttrain":
         monkeypatch.setattr(module, "installed", lambda: "97.5.31")
+    elif what in ("fasttrain-kernels", "triton"):
+        known = module.metadata.version
+        monkeypatch.setattr(
+            module.metadata, "version", lambda name: "97.5.31" if name == what else known(name)
+        )
     elif what == "torch":
         monkeypatch.setattr(torch, "__version__", "97.5.31")
     else:
