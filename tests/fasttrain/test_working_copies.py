@@ -139,9 +139,9 @@ def test_no_copies_where_they_would_change_something(tmp_path):
     assert of(SGD(gradient_noise=0.1), "bf16") is None
 
 
-@pytest.mark.parametrize("optimizer", [SGD(), SPHERE, ADAM])
+@pytest.mark.parametrize("optimizer", [SPHERE, ADAM])
 def test_an_optimizer_writes_the_copies_of_one_pass(tmp_path, optimizer):
-    workbench = workbench_of(tmp_path, ConvNet(width=4, form="practical"), optimizer)
+    workbench = workbench_of(tmp_path, ConvNet(width=4), optimizer)
     model = workbench.new_model(0)
     made = workbench.new_optimizer(model, 0, knobs(1))
     weight = next(p for p in model.parameters() if p.ndim > 1)
