@@ -21,6 +21,8 @@ FOUND = "part.json"
 """what the part that runs has found"""
 NOT_BEGUN = "not begun"
 """of a row for which there was no time"""
+BEGUN = "begun and not ended"
+"""of a row that is measured, or that stopped all of it"""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def keep(folder: Path, found: Any) -> None:
 
 def is_open(row: dict[str, Any]) -> bool:
     """Whether a row waits for another call."""
-    return str(row.get("error", "")).startswith(NOT_BEGUN)
+    return str(row.get("error", "")).startswith((NOT_BEGUN, BEGUN))
 
 
 def wait(device: torch.device) -> None:

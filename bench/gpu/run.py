@@ -147,7 +147,7 @@ def _part(told: argparse.Namespace, name: str, left_s: float) -> dict[str, Any]:
         last = (log.read_text().strip().splitlines() or ["no word of why"])[-1]
         part["error"] = f"exit code {code}: {last}"
     elif waiting:
-        part["error"] = f"{waiting} rows not begun, the same command goes on with them"
+        part["error"] = f"{waiting} rows not measured, the same command goes on with them"
     return part
 
 

@@ -158,7 +158,7 @@ def test_rows_that_are_missing_are_those_of_the_next_call(tmp_path, monkeypatch,
     monkeypatch.setattr(steps, "answers", lambda device: answer[0])
     assert run.main(given) == 1
     part = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]
-    assert part["error"] == "3 rows not begun, the same command goes on with them"
+    assert part["error"] == "4 rows not measured, the same command goes on with them"
     assert part["found"][0]["error"].startswith("CUDA error") and made == ["broken"]
     assert "the device answers no more" in (tmp_path / "gpu.md").read_text()
     # Killed in the middle of the second row: what is there stays there.
@@ -180,15 +180,44 @@ def test_rows_that_are_missing_are_those_of_the_next_call(tmp_path, monkeypatch,
         patch.setattr(run, "ended", ended)
         patch.setattr(steps, "_measured", killed)
         assert run.main(given) == 1
-        # And again before it has come to anything.
-        assert run.main(given) == 1
+        # And again before it has come to anything, which too little time does not count for.
+        assert run.main([*given, "--budget-s", str(steps.ROW_S - 1)]) == 1
     part = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]
     assert part["error"].startswith("not ended within") and part["found"][1]["us"] == row[0]["us"]
     assert run.main(given) == 0
     ours = [name for name in made if name != "broken"]
-    assert len(ours) == len(set(ours)) == 3 and made.count("broken") == 1
+    assert len(ours) == len(set(ours)) == 4 and made.count("broken") == 1
     rows = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]["found"]
-    assert [("us" in r, "error" in r) for r in rows] == [(False, True), *[(True, False)] * 3]
+    assert [("us" in r, "error" in r) for r in rows] == [(False, True), *[(True, False)] * 4]
+
+
+def test_a_row_that_ends_its_process_is_begun_twice_and_those_behind_it_are_measured(
+    tmp_path, monkeypatch, in_this_process
+):
+    given = ["--dry-run", "--out", str(tmp_path), "--parts", "steps of digits"]
+    one, begun = steps._ways, []
+
+    def ways(name, workbench, size):
+        def dies():
+            begun.append(1)
+            raise KeyboardInterrupt
+
+        first, second, *others = one(name, workbench, size)
+        return [first, (*second[:2], dies), *others]
+
+    def ended(command, environment, log, limit_s):
+        try:
+            return run.main(command[3:])
+        except KeyboardInterrupt:
+            log.write_text("Segmentation fault")
+            return -11
+
+    monkeypatch.setattr(steps, "_ways", ways)
+    monkeypatch.setattr(run, "ended", ended)
+    assert [run.main(given) for _ in range(3)] == [1, 1, 0] and len(begun) == 2
+    rows = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]["found"]
+    assert rows[1]["error"] == "ended its process or took all its time, 2 times"
+    assert "us" not in rows[1] and all("us" in row for row in (rows[0], *rows[2:]))
 
 
 def test_without_a_gpu_it_says_so(tmp_path, monkeypatch, capsys):

@@ -142,8 +142,9 @@ def test_what_was_cut_off_is_tried_once_more(files, tmp_path):
     assert module.suite(FULL, tmp_path)["passed"] == 2
     assert (tmp_path / "first").read_text() == "x" and (tmp_path / "second").read_text() == "xx"
     log.unlink()
-    for _ in range(suite_log.CUT_OFF):
-        suite_log.note(log, names["test_second"], None)
+    for left_s in (3.0, suite_log.TEST_S, 50.0, suite_log.TEST_S):
+        assert not suite_log.outcomes(log)
+        suite_log.note(log, names["test_second"], None, left_s)
     found = module.suite(FULL, tmp_path)
     assert found["passed"] == 1 and found["failures"] == [
         f"{names['test_second']}: cut off 2 times"
@@ -170,6 +171,33 @@ def test_a_file_that_cannot_be_imported_is_one_failure(files, tmp_path):
     found = module.suite(FULL, tmp_path)
     assert found["passed"] == 2 and found["failed"] == 2
     assert "one_cases.py: exit code 2:" in found["failures"][0]
+
+
+def test_a_file_that_hangs_before_its_first_test_is_one_failure(files, tmp_path, monkeypatch):
+    files(one_cases="import time\ntime.sleep(97531)", two_cases="def test_passes(): pass")
+    own = module._pytest
+
+    def timed(path, *others):
+        monkeypatch.setattr(module, "SILENT_S", 0.5 if path.name == "one_cases.py" else 60.0)
+        return own(path, *others)
+
+    monkeypatch.setattr(module, "_pytest", timed)
+    log = tmp_path / "suite.jsonl"
+    suite_log.note(log, "of a process that is gone", None)
+    found = module.suite(FULL, tmp_path)
+    assert found["passed"] == found["failed"] == 1
+    assert found["failures"][0].endswith("one_cases.py: it hung for 0.5 s, in no test")
+
+
+def test_half_a_line_is_no_test(tmp_path):
+    log = tmp_path / "suite.jsonl"
+    assert suite_log.open_test(log) is None
+    suite_log.note(log, "one", None)
+    with log.open("a") as file:
+        file.write('\n["one", "pas')
+    assert suite_log.open_test(log) == "one" and suite_log.outcomes(log) == {}
+    suite_log.note(log, "one", "passed")
+    assert suite_log.open_test(log) is None and suite_log.outcomes(log) == {"one": "passed"}
 
 
 def test_all_files_with_tests_for_a_gpu_are_there():
