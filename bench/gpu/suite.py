@@ -8,10 +8,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from .machine import Size
-from .suite_log import LOG, TEST_S, UNTIL, note, open_test, outcomes
+import torch
 
-ROOT = Path(__file__).parents[2]
+from .machine import ROOT, Size, origin
+from .suite_log import LOG, TEST_S, UNTIL, begin, note, open_test, outcomes
+
 WRAPPER = "test_triton_kernels.py"
 """starts the cases beside it as one, which are begun here themselves"""
 END_S = 10.0
@@ -34,13 +35,15 @@ def files() -> list[Path]:
     ]
 
 
-def suite(size: Size, folder: Path) -> dict[str, Any]:
+def suite(size: Size, device: torch.device, folder: Path) -> dict[str, Any]:
     """How the tests have ended; the dry run only collects them.
 
     Raises:
         RuntimeError: time does not suffice for what is left; the next call goes on with it.
     """
     log = (folder / "suite.jsonl").resolve()
+    if not size.tiny:
+        begin(log, origin(device))
     for path in files():
         if outcomes(log).get(str(path)) != DONE:
             _collect(path, log) if size.tiny else _run(path, size.until - END_S, log)

@@ -37,8 +37,17 @@ def entries(log: Path) -> list[tuple[str, str | None, float]]:
     for line in log.read_text().splitlines() if log.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):
             # What was cut off may have left half a line.
-            found.append(tuple(json.loads(line)))
+            entry = json.loads(line)
+            if isinstance(entry, list):
+                found.append(tuple(entry))
     return found
+
+
+def begin(log: Path, origin: dict[str, Any]) -> None:
+    """Begin the file with what its tests are of, unless it is the file of the same."""
+    first = json.dumps(origin)
+    if not log.exists() or log.read_text().partition("\n")[0] != first:
+        log.write_text(first)
 
 
 def outcomes(log: Path) -> dict[str, str]:

@@ -220,6 +220,40 @@ def test_a_row_that_ends_its_process_is_begun_twice_and_those_behind_it_are_meas
     assert "us" not in rows[1] and all("us" in row for row in (rows[0], *rows[2:]))
 
 
+def test_what_is_of_other_sources_is_measured_anew(in_this_process, tmp_path, monkeypatch, capsys):
+    given = ["--dry-run", "--out", str(tmp_path), "--parts", "environment"]
+    assert run.main(given) == run.main(given) == 0
+    assert in_this_process == ["environment"] and "anew" not in capsys.readouterr().out
+    monkeypatch.setattr(machine, "digest", lambda root: "mended")
+    assert run.main(given) == run.main(given) == 0
+    assert in_this_process == ["environment"] * 2
+    said = capsys.readouterr().out
+    assert said.count(f"{tmp_path / 'gpu.json'} is of another source: all is measured anew") == 1
+
+
+def test_the_digest_is_of_names_and_contents_of_sources(tmp_path):
+    seen = [machine.digest(tmp_path)]
+    (tmp_path / "kernels").mkdir()
+    for name, content in (("kernels/a.py", "1"), ("kernels/a.py", "2"), ("kernels/b.py", "2")):
+        (tmp_path / name).write_text(content)
+        seen.append(machine.digest(tmp_path))
+    assert len(set(seen)) == 4
+    (tmp_path / "a.py").touch()
+    (tmp_path / "kernels/a.pyc").touch()
+    assert machine.digest(tmp_path) == seen[-1]
+
+
+def test_a_failed_test_of_the_suite_is_a_result_and_a_failure_of_the_command(
+    in_this_process, tmp_path, monkeypatch, capsys
+):
+    given = ["--dry-run", "--out", str(tmp_path), "--parts", "suite"]
+    found = {"files": 1, "failed": 1, "failures": ["test: why"]}
+    monkeypatch.setattr(suite, "suite", lambda size, device, folder: found)
+    assert run.main(given) == run.main(given) == 1
+    assert in_this_process == ["suite"]
+    assert capsys.readouterr().out.count("1 of its tests failed") == 2
+
+
 def test_without_a_gpu_it_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     for program in (run.main, profile.main):
