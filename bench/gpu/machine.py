@@ -1,5 +1,6 @@
 """The device that is measured, how long what it does takes, and how much of all is done."""
 
+import hashlib
 import json
 import math
 import platform
@@ -17,10 +18,15 @@ import torch
 from fasttrain.machine.files import write_atomically
 from fasttrain.machine.precision import device_name
 
+ROOT = Path(__file__).parents[2]
+SOURCES = ("kernels", "data", "fasttrain", "bench", "tests")
+"""folders of what is measured and tested"""
 FOUND = "part.json"
 """what the part that runs has found"""
 NOT_BEGUN = "not begun"
 """of a row for which there was no time"""
+BEGUN = "begun and not ended"
+"""of a row that is measured, or that stopped all of it"""
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ def keep(folder: Path, found: Any) -> None:
 
 def is_open(row: dict[str, Any]) -> bool:
     """Whether a row waits for another call."""
-    return str(row.get("error", "")).startswith(NOT_BEGUN)
+    return str(row.get("error", "")).startswith((NOT_BEGUN, BEGUN))
 
 
 def wait(device: torch.device) -> None:
@@ -95,6 +101,23 @@ def environment(device: torch.device) -> dict[str, Any]:
             "multiprocessors": properties.multi_processor_count,
         }
     return facts
+
+
+def origin(device: torch.device) -> dict[str, Any]:
+    """What results are of: device, versions, and the digest of the sources."""
+    facts = environment(device)
+    del facts["date"]
+    return facts | {"source": digest(ROOT)}
+
+
+def digest(root: Path) -> str:
+    """Of the sources: their names and contents."""
+    found = hashlib.sha256()
+    for path in sorted(path for name in SOURCES for path in (root / name).rglob("*")):
+        if path.suffix in (".py", ".toml") and path.is_file():
+            content = path.read_bytes()
+            found.update(f"{path.relative_to(root)} {len(content)}\n".encode() + content)
+    return found.hexdigest()
 
 
 def ceilings(size: Size, device: torch.device) -> dict[str, float]:

@@ -43,7 +43,7 @@ PARTS: dict[str, Part] = {
         size, device, before["ceilings"]
     ),
     "convolutions": lambda size, device, folder, before: kernels.convolutions(size, device),
-    "suite": lambda size, device, folder, before: suite.suite(size, folder),
+    "suite": lambda size, device, folder, before: suite.suite(size, device, folder),
 }
 NEED_CEILINGS = {
     *(f"steps of {name}" for name in steps.NETWORKS),

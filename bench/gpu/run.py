@@ -2,7 +2,8 @@
 
 Every part runs in a process of its own, so that one that fails leaves the others their device, and
 is written when it ends: the same command again goes on with the parts that are missing, and within
-training steps and the suite with the rows and tests that are. Every part has a limit
+training steps and the suite with the rows and tests that are; what sources, a device or versions
+have made that are not these is not kept. Every part has a limit
 (`parts.LIMITS`), all together the budget, and with it what those before it have left of theirs. In
 a smaller budget the last ones are dropped; in a larger one all limits grow. Without a GPU only
 `--dry-run` runs: all of it, on the CPU, with sizes that measure nothing.
@@ -37,7 +38,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(given: list[str] | None = None) -> int:
-    """Run the parts that are missing; returns 1 if one has failed, 2 if nothing can be run."""
+    """Run what is missing; returns 1 if a part or a test has failed, 2 if nothing can be run."""
     told = arguments(given)
     from fasttrain.errors import EnvironmentProblem, UsageError
     from fasttrain.machine.precision import resolve_device
@@ -62,7 +63,7 @@ def main(given: list[str] | None = None) -> int:
         return _one(told, device)
     if chosen & NEED_CEILINGS:
         chosen.add("ceilings")
-    return _all(told, [name for name in PARTS if name in chosen])
+    return _all(told, device, [name for name in PARTS if name in chosen])
 
 
 def _one(told: argparse.Namespace, device: Any) -> int:
@@ -72,28 +73,37 @@ def _one(told: argparse.Namespace, device: Any) -> int:
 
     size = SIZES["tiny" if told.dry_run else "full"]
     size = dataclasses.replace(size, until=time.monotonic() + told.limit_s)
-    before = {name: part.get("found") for name, part in _found(told)["parts"].items()}
+    earlier, _ = _found(told, device)
+    before = {name: part.get("found") for name, part in earlier["parts"].items()}
     found = carry_out(told.one, size, device, told.out, before)
     keep(told.out, found)
     return 0
 
 
-def _found(told: argparse.Namespace) -> dict[str, Any]:
-    """What is there already, of the same kind of run."""
+def _found(told: argparse.Namespace, device: Any) -> tuple[dict[str, Any], str]:
+    """What is there already of this kind of run, device, versions and sources; else why not."""
+    from .machine import origin
+
     path = told.out / "gpu.json"
-    if path.exists():
-        found = json.loads(path.read_text())
-        if found["dry run"] == told.dry_run:
-            return found
-    return {"dry run": told.dry_run, "parts": {}}
+    new = {"dry run": told.dry_run, "origin": origin(device)}
+    earlier = json.loads(path.read_text()) if path.exists() else new | {"parts": {}}
+    others = {name: earlier.get(name) for name in new}
+    if others == new:
+        return earlier, ""
+    own, other = new["origin"], others["origin"] or {}
+    what = [name for name in own if own[name] != other.get(name)] or ["dry run"]
+    return new | {"parts": {}}, f"{path} is of another {', '.join(what)}: all is measured anew"
 
 
-def _all(told: argparse.Namespace, names: list[str]) -> int:
+def _all(told: argparse.Namespace, device: Any, names: list[str]) -> int:
     from fasttrain.machine.files import write_atomically
 
     from .page import page
 
-    found, started = _found(told), time.monotonic()
+    started = time.monotonic()
+    found, why = _found(told, device)
+    if why:
+        print(why, flush=True)
     for name, end in deadlines(names, found["parts"], told.budget_s).items():
         left = started + end - time.monotonic()
         if left <= 0:
@@ -109,7 +119,11 @@ def _all(told: argparse.Namespace, names: list[str]) -> int:
         print(f"{name}: {said}", flush=True)
     missing = [name for name in names if not is_done(found["parts"].get(name, {}))]
     print(f"{told.out / 'gpu.json'}, {told.out / 'gpu.md'}")
-    return 1 if missing else 0
+    tests = found["parts"].get("suite", {}).get("found", {}) if "suite" in names else {}
+    failed = len(tests.get("failures", []))
+    if failed:
+        print(f"suite: {failed} of its tests failed; all run again once the sources have changed")
+    return 1 if missing or failed else 0
 
 
 def deadlines(names: list[str], found: dict[str, Any], budget_s: float) -> dict[str, float]:
@@ -147,7 +161,7 @@ def _part(told: argparse.Namespace, name: str, left_s: float) -> dict[str, Any]:
         last = (log.read_text().strip().splitlines() or ["no word of why"])[-1]
         part["error"] = f"exit code {code}: {last}"
     elif waiting:
-        part["error"] = f"{waiting} rows not begun, the same command goes on with them"
+        part["error"] = f"{waiting} rows not measured, the same command goes on with them"
     return part
 
 

@@ -26,7 +26,7 @@ from fasttrain.training.workbench import Workbench, open_workbench
 
 from ..grid.cases import generate
 from .by_kernel import filled, rows
-from .machine import NOT_BEGUN, Size, is_open, keep, seconds, wait
+from .machine import BEGUN, NOT_BEGUN, Size, is_open, keep, seconds, wait
 from .model import predicted, roof_us
 
 NETWORKS: dict[str, ConvNet | ResNet18] = {
@@ -43,6 +43,10 @@ CASTS = "graph, weights cast"
 """of one model, without the bf16 copies that the optimiser writes"""
 COMPILE_S = 15
 """seconds without which compilation is not begun"""
+ROW_S = 15
+"""seconds within which a row has ended, if it ends at all; compilation may take longer"""
+OFTEN = 2
+"""times that a row with so much time is begun, should the process not survive it"""
 LR = 1e-3
 
 Step = Callable[[], object]
@@ -149,25 +153,31 @@ def training_steps(
 
     Args:
         before: rows of an earlier call, which are not measured again; kept one by one, they are
-            there though this one should be stopped.
+            there though this one should be stopped. A row that was measured when it was counts as
+            begun; twice begun it is not tried again, and those behind it are measured.
     """
     workbench = workbench_of(name, size, device, folder)
     known = {row["way"]: row for row in before if not is_open(row)}
+    begun = {row["way"]: row.get("begun", 0) for row in before}
     ways, broken = _ways(name, workbench, size), False
     rows: dict[str, dict[str, Any]] = {}
     for way, num_models, _ in ways:
         row = {"network": name, "way": way, "models": num_models}
-        rows[way] = known.get(way) or row | {"error": NOT_BEGUN}
+        rows[way] = known.get(way) or row | {"error": NOT_BEGUN, "begun": begun.get(way, 0)}
     for way, num_models, make in ways:
         row, left = rows[way], size.until - time.monotonic()
         if not is_open(row):
             continue
-        if broken:
+        if row["begun"] >= OFTEN:
+            row["error"] = f"ended its process or took all its time, {row.pop('begun')} times"
+        elif broken:
             row["error"] = f"{NOT_BEGUN}: the device answers no more"
         elif left < (COMPILE_S if way == "compiled" else 0):
             row["error"] = f"{NOT_BEGUN} with {left:.0f} s left"
         else:
-            del row["error"]
+            row |= {"error": BEGUN, "begun": row["begun"] + (left >= ROW_S)}
+            keep(folder, list(rows.values()))
+            del row["error"], row["begun"]
             row |= _measured(name, workbench, way, num_models, make, size, ceilings)
             broken = "error" in row and not answers(device)
         keep(folder, list(rows.values()))

@@ -8,16 +8,19 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from .machine import Size
-from .suite_log import LOG, TEST_S, UNTIL, note, open_test, outcomes
+import torch
 
-ROOT = Path(__file__).parents[2]
+from .machine import ROOT, Size, origin
+from .suite_log import LOG, TEST_S, UNTIL, begin, note, open_test, outcomes
+
 WRAPPER = "test_triton_kernels.py"
 """starts the cases beside it as one, which are begun here themselves"""
 END_S = 10.0
 """before the part has to be done no test begins"""
 RAN = (0, 1, 5)
 """exit codes of pytest at the end of a file: all passed, some failed, none was left"""
+SILENT_S = 60.0
+"""within which a process that imports, collects or ends has to begin or end a test, or be gone"""
 DONE = "done"
 """outcome of a file all of whose tests have ended"""
 
@@ -32,13 +35,15 @@ def files() -> list[Path]:
     ]
 
 
-def suite(size: Size, folder: Path) -> dict[str, Any]:
+def suite(size: Size, device: torch.device, folder: Path) -> dict[str, Any]:
     """How the tests have ended; the dry run only collects them.
 
     Raises:
         RuntimeError: time does not suffice for what is left; the next call goes on with it.
     """
     log = (folder / "suite.jsonl").resolve()
+    if not size.tiny:
+        begin(log, origin(device))
     for path in files():
         if outcomes(log).get(str(path)) != DONE:
             _collect(path, log) if size.tiny else _run(path, size.until - END_S, log)
@@ -52,7 +57,11 @@ def _run(path: Path, until: float, log: Path) -> None:
     """Tests of a file until all have ended, in another process after one that has died."""
     while time.monotonic() < until:
         before, lines = outcomes(log), _lines(log)
-        done = _pytest(path, until, log)
+        try:
+            done = _pytest(path, until, log)
+        except subprocess.TimeoutExpired:
+            note(log, str(path), f"it hung for {SILENT_S:g} s, in no test")
+            return
         dead = open_test(log)
         if dead is not None and _lines(log) != lines:
             how = f"its process ended with {done.returncode}, or it took more than {TEST_S:g} s"
@@ -78,7 +87,11 @@ def _collect(path: Path, log: Path) -> None:
 
 
 def _pytest(path: Path, until: float, log: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run what is left of a file; a warning of another version of a library is no failure."""
+    """Run what is left of a file; a warning of another version of a library is no failure.
+
+    Raises:
+        subprocess.TimeoutExpired: it hung outside of tests; in one the plugin ends it.
+    """
     command = [
         sys.executable,
         "-m",
@@ -91,7 +104,23 @@ def _pytest(path: Path, until: float, log: Path, *options: str) -> subprocess.Co
     command += ["-o", "filterwarnings=default", *options, str(path)]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment |= {LOG: str(log), UNTIL: str(until)}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    first, pipe = _lines(log), subprocess.PIPE
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True
+    ) as program:
+        while True:
+            before = _lines(log)
+            try:
+                said = program.communicate(timeout=SILENT_S)
+                return subprocess.CompletedProcess(command, program.returncode, *said)
+            except subprocess.TimeoutExpired:
+                # A test that was open at the beginning is one of an earlier process.
+                if _lines(log) == before and (before == first or open_test(log) is None):
+                    program.kill()
+                    raise
+            except BaseException:
+                program.kill()
+                raise
 
 
 def _last_line(done: subprocess.CompletedProcess[str]) -> str:

@@ -197,23 +197,36 @@ def _chosen_packs(stores: Sequence[Store]) -> tuple[list[Recorded], list[str]]:
     Where stores have trained a pack in different ways, it is the one by whose way all results of
     the pack came about, wherever they are.
     """
-    chosen: dict[str, Recorded] = {}
-    contradictions = []
+    counting: dict[str, dict[str, list[Recorded]]] = {}
     for pack in itertools.chain.from_iterable(map(_recorded_packs, stores)):
-        name = pack.record["path"].name
-        known = chosen.setdefault(name, pack)
-        if _way(known) == _way(pack) or pack.trained <= known.trained:
-            continue
-        if known.trained <= pack.trained:
-            chosen[name] = pack
-            continue
-        here = pack.store.path / min(pack.trained - known.trained)
-        there = known.store.path / min(known.trained - pack.trained)
-        contradictions.append(
-            f"{here} and {there} are of one pack, which trained {_way(pack)} in one store and"
-            f" {_way(known)} in the other"
-        )
-    return [pack for pack in chosen.values() if pack.trained], contradictions
+        if pack.trained:
+            ways = counting.setdefault(pack.record["path"].name, {})
+            ways.setdefault(_way(pack), []).append(pack)
+    chosen, contradictions = [], []
+    for ways in counting.values():
+        # The way of all results has the most; of as many the first store's.
+        most, *others = sorted(ways.values(), key=lambda packs: -len(_trained(packs)))
+        chosen.append(most[0])
+        for packs in others:
+            if _trained(packs).keys() <= _trained(most).keys():
+                continue
+            here, there = _only(packs, most), _only(most, packs)
+            contradictions.append(
+                f"{here} and {there} are of one pack, which trained {_way(packs[0])} in one store"
+                f" and {_way(most[0])} in the other"
+            )
+    return chosen, contradictions
+
+
+def _trained(packs: Sequence[Recorded]) -> dict[str, Path]:
+    """The finished stages of a pack by id, each where the first of the stores has it."""
+    return {stage: p.store.path / stage for p in reversed(packs) for stage in p.trained}
+
+
+def _only(packs: Sequence[Recorded], others: Sequence[Recorded]) -> Path:
+    """A finished stage of a pack that trained in one way alone."""
+    trained = _trained(packs)
+    return trained[min(trained.keys() - _trained(others).keys())]
 
 
 def _way(pack: Recorded) -> str:

@@ -14,9 +14,7 @@ import time
 import pytest
 import torch
 
-from bench.gpu import by_kernel, machine, model, norm, parts, profile, run, steps, studies, suite
-from bench.grid.counts import work
-from fasttrain.settings.networks.kinds import ConvNet, ResNet18
+from bench.gpu import machine, norm, parts, profile, run, steps, studies, suite
 
 from .programs import ENVIRONMENT
 
@@ -158,7 +156,7 @@ def test_rows_that_are_missing_are_those_of_the_next_call(tmp_path, monkeypatch,
     monkeypatch.setattr(steps, "answers", lambda device: answer[0])
     assert run.main(given) == 1
     part = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]
-    assert part["error"] == "3 rows not begun, the same command goes on with them"
+    assert part["error"] == "4 rows not measured, the same command goes on with them"
     assert part["found"][0]["error"].startswith("CUDA error") and made == ["broken"]
     assert "the device answers no more" in (tmp_path / "gpu.md").read_text()
     # Killed in the middle of the second row: what is there stays there.
@@ -180,15 +178,78 @@ def test_rows_that_are_missing_are_those_of_the_next_call(tmp_path, monkeypatch,
         patch.setattr(run, "ended", ended)
         patch.setattr(steps, "_measured", killed)
         assert run.main(given) == 1
-        # And again before it has come to anything.
-        assert run.main(given) == 1
+        # And again before it has come to anything, which too little time does not count for.
+        assert run.main([*given, "--budget-s", str(steps.ROW_S - 1)]) == 1
     part = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]
     assert part["error"].startswith("not ended within") and part["found"][1]["us"] == row[0]["us"]
     assert run.main(given) == 0
     ours = [name for name in made if name != "broken"]
-    assert len(ours) == len(set(ours)) == 3 and made.count("broken") == 1
+    assert len(ours) == len(set(ours)) == 4 and made.count("broken") == 1
     rows = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]["found"]
-    assert [("us" in r, "error" in r) for r in rows] == [(False, True), *[(True, False)] * 3]
+    assert [("us" in r, "error" in r) for r in rows] == [(False, True), *[(True, False)] * 4]
+
+
+def test_a_row_that_ends_its_process_is_begun_twice_and_those_behind_it_are_measured(
+    tmp_path, monkeypatch, in_this_process
+):
+    given = ["--dry-run", "--out", str(tmp_path), "--parts", "steps of digits"]
+    one, begun = steps._ways, []
+
+    def ways(name, workbench, size):
+        def dies():
+            begun.append(1)
+            raise KeyboardInterrupt
+
+        first, second, *others = one(name, workbench, size)
+        return [first, (*second[:2], dies), *others]
+
+    def ended(command, environment, log, limit_s):
+        try:
+            return run.main(command[3:])
+        except KeyboardInterrupt:
+            log.write_text("Segmentation fault")
+            return -11
+
+    monkeypatch.setattr(steps, "_ways", ways)
+    monkeypatch.setattr(run, "ended", ended)
+    assert [run.main(given) for _ in range(3)] == [1, 1, 0] and len(begun) == 2
+    rows = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]["found"]
+    assert rows[1]["error"] == "ended its process or took all its time, 2 times"
+    assert "us" not in rows[1] and all("us" in row for row in (rows[0], *rows[2:]))
+
+
+def test_what_is_of_other_sources_is_measured_anew(in_this_process, tmp_path, monkeypatch, capsys):
+    given = ["--dry-run", "--out", str(tmp_path), "--parts", "environment"]
+    assert run.main(given) == run.main(given) == 0
+    assert in_this_process == ["environment"] and "anew" not in capsys.readouterr().out
+    monkeypatch.setattr(machine, "digest", lambda root: "mended")
+    assert run.main(given) == run.main(given) == 0
+    assert in_this_process == ["environment"] * 2
+    said = capsys.readouterr().out
+    assert said.count(f"{tmp_path / 'gpu.json'} is of another source: all is measured anew") == 1
+
+
+def test_the_digest_is_of_names_and_contents_of_sources(tmp_path):
+    seen = [machine.digest(tmp_path)]
+    (tmp_path / "kernels").mkdir()
+    for name, content in (("kernels/a.py", "1"), ("kernels/a.py", "2"), ("kernels/b.py", "2")):
+        (tmp_path / name).write_text(content)
+        seen.append(machine.digest(tmp_path))
+    assert len(set(seen)) == 4
+    (tmp_path / "a.py").touch()
+    (tmp_path / "kernels/a.pyc").touch()
+    assert machine.digest(tmp_path) == seen[-1]
+
+
+def test_a_failed_test_of_the_suite_is_a_result_and_a_failure_of_the_command(
+    in_this_process, tmp_path, monkeypatch, capsys
+):
+    given = ["--dry-run", "--out", str(tmp_path), "--parts", "suite"]
+    found = {"files": 1, "failed": 1, "failures": ["test: why"]}
+    monkeypatch.setattr(suite, "suite", lambda size, device, folder: found)
+    assert run.main(given) == run.main(given) == 1
+    assert in_this_process == ["suite"]
+    assert capsys.readouterr().out.count("1 of its tests failed") == 2
 
 
 def test_without_a_gpu_it_says_so(tmp_path, monkeypatch, capsys):
@@ -232,66 +293,3 @@ def test_it_needs_no_package_that_only_the_command_line_has():
     )
     assert done.returncode == 2, done.stderr
     assert "--parts 'no such part': allowed are" in done.stderr
-
-
-def test_the_model_of_a_step_is_that_of_its_shapes():
-    ceilings = {"copy GB/s": 3000.0, "bf16 TFLOP/s": 800.0}
-    one = model.predicted(ResNet18(width=32), 32, 3, 128, 1, ceilings)
-    # As docs/performance.md has it, less what the copies take off: 24 bytes a parameter, not 30.
-    assert one["MB"] == pytest.approx(1599.2 - 6 * 2.79, rel=1e-4)
-    assert one["GFLOP"] == pytest.approx(107.0, rel=1e-3)
-    assert one["bytes us"] == pytest.approx(one["MB"] * 1e6 / 3e12 * 1e6, rel=1e-3)
-    pack = model.predicted(ResNet18(width=32), 32, 3, 128, 8, ceilings)
-    assert pack["launches us"] == one["launches us"] / 8
-    assert model.roof_us(one) == one["bytes us"] > one["FLOPs us"] > 0
-
-
-def test_the_step_by_kernel_adds_up_to_the_step():
-    network = ResNet18(width=32)
-    *kinds, whole = by_kernel.rows(network, 32, 3, 128, 1, by_kernel.CEILINGS)
-    for column in ("launches", "MB", "GFLOP", "predicted us"):
-        assert sum(row[column] for row in kinds) == pytest.approx(whole[column])
-    step = model.predicted(network, 32, 3, 128, 1, by_kernel.CEILINGS)
-    assert whole["GFLOP"] == pytest.approx(step["GFLOP"])
-    # One operation for normalisation, ReLU and pooling, as our kernels read and write.
-    assert whole["MB"] == pytest.approx(step["MB fused"], rel=0.02)
-    launches = {row["kernel"]: row["launches"] for row in kinds}
-    assert launches["convolutions"] == 3 * 20 and launches["normalisation"] == 6 * 20
-    assert launches["loss"] == launches["augmentation"] == 1 and launches["optimiser"] == 3
-    assert whole["launches"] == step["launches"]
-    pack = by_kernel.rows(network, 32, 3, 128, 64, by_kernel.CEILINGS)
-    assert {row["bound by"] for row in pack[:2]} == {"bytes"}
-    assert pack[-1]["predicted us"] < whole["predicted us"]
-
-
-@pytest.mark.parametrize(("network", "weights"), [(ConvNet(width=8), 4), (ResNet18(width=8), 20)])
-def test_copies_take_every_cast_of_a_weight_off_a_step(network, weights):
-    mine = model.launches_of(network, 32, 3)
-    casts = model.launches_of(network, 32, 3, copies=False)
-    # Every weight to bf16 and its gradient back; weight and perhaps bias of the frozen head.
-    head = 2 if isinstance(network, ConvNet) else 1
-    assert mine[:2] == casts[:2] and casts.others - mine.others == 2 * weights + head
-    for made in (model.predicted, by_kernel.rows):
-        both = [made(network, 32, 3, 128, 1, by_kernel.CEILINGS, copies=c) for c in (True, False)]
-        mb = [one["MB"] if isinstance(one, dict) else one[-1]["MB"] for one in both]
-        assert mb[1] - mb[0] == pytest.approx(14 * work(network, 32, 3).parameters / 1e6)
-
-
-def test_kernels_are_told_apart_by_their_names():
-    names = {
-        "_moments_kernel": "normalisation",
-        "_gradient_kernel": "normalisation",
-        "_apply_kernel": "optimiser",
-        "_augment_kernel": "augmentation",
-        "_cross_entropy_kernel": "loss",
-        "sm90_xmma_fprop_implicit_gemm_bf16": "convolutions",
-        "void at::native::vectorized_elementwise_kernel<4>": by_kernel.REST,
-    }
-    assert {name: by_kernel._kind(name) for name in names} == names
-
-
-def test_the_model_of_a_step_needs_no_gpu(capsys):
-    assert by_kernel.main(["--models", "4", "--copy-gbs", "3000", "--bf16-tflops", "800"]) == 0
-    printed = capsys.readouterr().out
-    assert "predictions from counts, 3000 GB/s and 800 TFLOP/s" in printed
-    assert printed.count("| step |") == len(steps.NETWORKS)

@@ -4,14 +4,17 @@ import dataclasses
 import json
 import math
 import os
+import subprocess
 import time
 
 import pytest
+import torch
 
 from bench.gpu import suite as module
 from bench.gpu import suite_log
-from bench.gpu.machine import SIZES
+from bench.gpu.machine import SIZES, origin
 
+CPU = torch.device("cpu")
 FULL = dataclasses.replace(SIZES["full"], until=math.inf)
 FIRST = """
 import pytest
@@ -79,6 +82,8 @@ def files(monkeypatch, tmp_path):
     # The plugin's own: this test may run in a process of the kit's suite itself.
     for name in (suite_log.LOG, suite_log.UNTIL, "TRITON_INTERPRET"):
         monkeypatch.delenv(name, raising=False)
+    # Of other packages, most of what a process takes to begin.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(module.ROOT), os.environ["PYTHONPATH"]]))
 
     def made(**sources):
@@ -98,7 +103,7 @@ def by_name(folder) -> dict[str, str]:
 
 def test_every_end_is_told(files, tmp_path):
     files(one_cases=FIRST, two_cases=DIES, three_cases=BREAKS, test_four=MARKED)
-    found = module.suite(FULL, tmp_path)
+    found = module.suite(FULL, CPU, tmp_path)
     assert found.pop("failures") and found == {"files": 4, "passed": 6, "skipped": 1, "failed": 4}
     ends = by_name(tmp_path)
     assert ends["test_passes"] == ends["test_one_fails[1]"] == "passed"
@@ -112,9 +117,9 @@ def test_every_end_is_told(files, tmp_path):
 
 def test_what_has_ended_is_not_run_again(files, tmp_path, monkeypatch):
     files(one_cases=FIRST)
-    first = module.suite(FULL, tmp_path)
+    first = module.suite(FULL, CPU, tmp_path)
     monkeypatch.setattr(module, "_pytest", lambda *_: pytest.fail("a file that is done"))
-    assert module.suite(FULL, tmp_path) == first
+    assert module.suite(FULL, CPU, tmp_path) == first
 
 
 def test_without_time_it_says_so_and_goes_on_when_called_again(files, tmp_path):
@@ -122,37 +127,63 @@ def test_without_time_it_says_so_and_goes_on_when_called_again(files, tmp_path):
     (tmp_path / "enough").touch()
     late = dataclasses.replace(FULL, until=time.monotonic() + module.END_S - 1)
     with pytest.raises(RuntimeError, match="0 tests have run, the same command goes on"):
-        module.suite(late, tmp_path)
-    assert module.suite(FULL, tmp_path)["passed"] == 4
+        module.suite(late, CPU, tmp_path)
+    assert module.suite(FULL, CPU, tmp_path)["passed"] == 4
 
 
 def test_what_was_cut_off_is_tried_once_more(files, tmp_path):
     files(stops_cases=STOPS)
     log = tmp_path / "suite.jsonl"
     (tmp_path / "enough").touch()
-    module.suite(FULL, tmp_path)
-    names = {how[0].rpartition("::")[2]: how[0] for how in map(json.loads, lines(log))}
+    module.suite(FULL, CPU, tmp_path)
+    names = {how[0].rpartition("::")[2]: how[0] for how in suite_log.entries(log)}
     assert (tmp_path / "second").read_text() == "x"
-    log.unlink()
+    anew(log)
     # As the kit leaves it, which ends all at its limit, half a line included.
     suite_log.note(log, names["test_first"], None)
     suite_log.note(log, names["test_first"], "passed")
     suite_log.note(log, names["test_second"], None)
     log.write_text(log.read_text() + '\n["hal')
-    assert module.suite(FULL, tmp_path)["passed"] == 2
+    assert module.suite(FULL, CPU, tmp_path)["passed"] == 2
     assert (tmp_path / "first").read_text() == "x" and (tmp_path / "second").read_text() == "xx"
-    log.unlink()
-    for _ in range(suite_log.CUT_OFF):
-        suite_log.note(log, names["test_second"], None)
-    found = module.suite(FULL, tmp_path)
+    anew(log)
+    for left_s in (3.0, suite_log.TEST_S, 50.0, suite_log.TEST_S):
+        assert not suite_log.outcomes(log)
+        suite_log.note(log, names["test_second"], None, left_s)
+    found = module.suite(FULL, CPU, tmp_path)
     assert found["passed"] == 1 and found["failures"] == [
         f"{names['test_second']}: cut off 2 times"
     ]
     assert (tmp_path / "second").read_text() == "xx"
 
 
-def lines(log) -> list[str]:
-    return [line for line in log.read_text().splitlines() if line]
+def anew(log) -> None:
+    log.unlink(missing_ok=True)
+    suite_log.begin(log, origin(CPU))
+
+
+def test_tests_of_other_sources_run_again_and_failed_ones_of_the_same_do_not(
+    files, tmp_path, monkeypatch
+):
+    """What is run of a file is noted as its one test."""
+    files(one_cases="")
+    ran, how = [], ["failed"]
+
+    def pytest_of(path, until, log):
+        ran.append(path)
+        suite_log.note(log, "test", how[0])
+        return subprocess.CompletedProcess([], 0)
+
+    monkeypatch.setattr(module, "_pytest", pytest_of)
+    for _ in range(2):
+        assert module.suite(FULL, CPU, tmp_path)["failures"] == ["test: failed"]
+    assert len(ran) == 1
+    monkeypatch.setattr(module, "origin", lambda device: {"sources": "mended"})
+    how[0] = "passed"
+    assert module.suite(FULL, CPU, tmp_path)["failures"] == [] and len(ran) == 2
+    assert json.loads((tmp_path / "suite.jsonl").read_text().splitlines()[0]) == {
+        "sources": "mended"
+    }
 
 
 def test_a_test_that_hangs_is_ended(files, tmp_path, monkeypatch):
@@ -160,16 +191,44 @@ def test_a_test_that_hangs_is_ended(files, tmp_path, monkeypatch):
     patched = tmp_path / "sitecustomize.py"
     patched.write_text("import bench.gpu.suite_log as log\nlog.TEST_S = 1.0\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
-    found = module.suite(FULL, tmp_path)
+    found = module.suite(FULL, CPU, tmp_path)
     assert found["passed"] == found["failed"] == 1
     assert by_name(tmp_path)["test_second"].startswith("its process ended with 1, or")
 
 
 def test_a_file_that_cannot_be_imported_is_one_failure(files, tmp_path):
     files(one_cases="import no_such_module", two_cases=DIES)
-    found = module.suite(FULL, tmp_path)
+    found = module.suite(FULL, CPU, tmp_path)
     assert found["passed"] == 2 and found["failed"] == 2
     assert "one_cases.py: exit code 2:" in found["failures"][0]
+
+
+def test_a_file_that_hangs_before_its_first_test_is_one_failure(files, tmp_path, monkeypatch):
+    files(one_cases="import time\ntime.sleep(97531)", two_cases="def test_passes(): pass")
+    own = module._pytest
+
+    def timed(path, *others):
+        monkeypatch.setattr(module, "SILENT_S", 0.5 if path.name == "one_cases.py" else 60.0)
+        return own(path, *others)
+
+    monkeypatch.setattr(module, "_pytest", timed)
+    log = tmp_path / "suite.jsonl"
+    anew(log)
+    suite_log.note(log, "of a process that is gone", None)
+    found = module.suite(FULL, CPU, tmp_path)
+    assert found["passed"] == found["failed"] == 1
+    assert found["failures"][0].endswith("one_cases.py: it hung for 0.5 s, in no test")
+
+
+def test_half_a_line_is_no_test(tmp_path):
+    log = tmp_path / "suite.jsonl"
+    assert suite_log.open_test(log) is None
+    suite_log.note(log, "one", None)
+    with log.open("a") as file:
+        file.write('\n["one", "pas')
+    assert suite_log.open_test(log) == "one" and suite_log.outcomes(log) == {}
+    suite_log.note(log, "one", "passed")
+    assert suite_log.open_test(log) is None and suite_log.outcomes(log) == {"one": "passed"}
 
 
 def test_all_files_with_tests_for_a_gpu_are_there():

@@ -1,19 +1,16 @@
 """Merging stores: the whole from its parts, nothing from what contradicts itself, at any moment."""
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 import fasttrain as package
 from fasttrain.doctor.stores import examine
-from fasttrain.settings.knobs import Knobs
 from fasttrain.store import merging
 from fasttrain.store.marker import FORMAT
-from fasttrain.store.pack_records import GROUPED, STREAMS, PackRecords, read_record
+from fasttrain.store.pack_records import PackRecords, read_record
 from fasttrain.store.status import read_plan
 from fasttrain.store.store import Store
 
@@ -156,64 +153,6 @@ def test_a_stage_that_started_from_other_bytes_than_those_of_its_parent_is_named
     one, other = stores(tmp_path, {"root": b"one"}, child)
     with pytest.raises(package.EnvironmentProblem, match="started from another state than that"):
         package.merge(tmp_path / "all", one, other)
-
-
-ONE = pretraining()
-OTHER = dataclasses.replace(ONE, knobs=Knobs(lr=0.2))
-
-
-def packed(folder: Path, way: str, *finished) -> Path:
-    """A store in which a pack has begun in a way, and these of its stages have finished."""
-    store = Store.open(folder, create=True)
-    PackRecords(store).write([ONE, OTHER], 0, way)
-    for stage in finished:
-        finish(store, stage, stage.id.encode())
-    return folder
-
-
-def ways(store: Path) -> list[str]:
-    return [read_record(p).get("way", GROUPED) for p in PackRecords(Store(store)).paths()]
-
-
-@pytest.mark.parametrize("target", ["all", "one"])
-def test_results_of_one_pack_that_trained_in_two_ways_are_named(fasttrain, tmp_path, target):
-    """Either record would bring one of them back in other bits."""
-    one = packed(tmp_path / "one", STREAMS, ONE)
-    other = packed(tmp_path / "other", GROUPED, OTHER)
-    given = [one, other] if target == "all" else [other]
-    outcome = fasttrain("merge", target, *given)
-    assert outcome.code == 1 and outcome.err.count("\n") == 1
-    for words in ("nothing was merged", f"one/{ONE.id}", f"other/{OTHER.id}"):
-        assert words in outcome.err
-    assert "trained grouped in one store and on streams in the other" in outcome.err
-    assert not (tmp_path / target / OTHER.id).exists()
-    # One of the two deleted, the merge has the way of what is left.
-    shutil.rmtree(one / ONE.id)
-    package.merge(tmp_path / target, *given)
-    assert ways(tmp_path / target) == [GROUPED]
-
-
-@pytest.mark.parametrize("first", [GROUPED, STREAMS])
-def test_the_way_of_a_pack_is_that_of_all_its_results(tmp_path, first):
-    """Whichever store comes first; what both have is the same in both."""
-    second = STREAMS if first == GROUPED else GROUPED
-    some = packed(tmp_path / "some", first, ONE)
-    every = packed(tmp_path / "every", second, ONE, OTHER)
-    for name, stores in (("all", [some, every]), ("again", [every, some])):
-        package.merge(tmp_path / name, *stores)
-        assert ways(tmp_path / name) == [second]
-    package.merge(some, every)
-    assert ways(some) == [second]
-
-
-def test_what_was_begun_the_other_way_begins_again(tmp_path):
-    begun = packed(tmp_path / "begun", GROUPED)
-    checkpoints = Store(begun).checkpoints
-    for pack, stage in (("pack", OTHER), ("another", finetuning(ONE))):
-        checkpoints.save(pack, {stage.id: {"series": torch.zeros(1, 2)}})
-    package.merge(begun, packed(tmp_path / "other", STREAMS, ONE))
-    assert ways(begun) == [STREAMS]
-    assert [path.name.split("-")[0] for path in checkpoints.files()] == ["another"]
 
 
 def test_a_description_may_differ_in_what_is_no_identity(tmp_path):
