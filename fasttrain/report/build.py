@@ -4,6 +4,7 @@ Rebuilding only reads the stages, so that it works while a sweep holds the store
 what is finished, and takes for granted of no other file that it is still there a moment later.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from ..machine.timings import phase
 from ..plan.stages import label_of
 from ..store.notes import read_notes, texts
 from ..store.origins import analysis_commands, origin
-from ..store.reported import FOLDER, PAGE, being_made, made_of, record
+from ..store.reported import FOLDER, PAGE, being_made, if_free, made_of, record
 from ..store.status import read
 from ..store.store import Store
 from ..store.tables import finished, stage_table
@@ -27,20 +28,26 @@ from .page.pictures import WRITTEN, written
 
 
 @phase("report")
-def rebuild(
-    store: Store, refresh_s: int | None = None, processes: int = 1, digest: str | None = None
-) -> Path:
+def rebuild(store: Store, refresh_s: int | None = None, processes: int = 1) -> Path:
     """Tables, figures and page of everything finished in the store; returns the page's path.
 
     Args:
         refresh_s: how often the page is to reload itself; never if not given.
         processes: those that draw figures at once.
-        digest: of what the report is made of (`made_of`), if that is known.
     """
-    digest = digest or made_of(store, refresh_s=refresh_s)
-    with being_made(store) as folder:
-        pages = _write(store, folder, refresh_s, processes)
-        record(store, digest, [*(page.name for page in pages), *_files(folder)])
+    with being_made(store):
+        return make(store, made_of(store, refresh_s=refresh_s), refresh_s, processes)
+
+
+def make(store: Store, digest: str, refresh_s: int | None = None, processes: int = 1) -> Path:
+    """As `rebuild`, for a caller that has the report `being_made`.
+
+    Args:
+        digest: of what it is made of (`made_of`), taken since then.
+    """
+    folder = store.path / FOLDER
+    pages = _write(store, folder, refresh_s, processes)
+    record(store, digest, [*(page.name for page in pages), *_files(folder)])
     return pages[0]
 
 
@@ -134,11 +141,13 @@ def page_status(store: Store) -> list[str]:
 
 
 def _tell_status(store: Store) -> None:
-    """Put where the store stands into the page as it is."""
+    """Put where the store stands into the page as it is, unless another one is being made."""
     page = store.path / FOLDER / PAGE
-    if page.exists():
-        text = with_status(page.read_text(encoding="utf-8"), page_status(store))
-        write_atomically(page, text.encode())
+    # What is wrong with the folder, the rebuilding has said.
+    with contextlib.suppress(EnvironmentProblem), if_free(store) as is_held:
+        if is_held and page.exists():
+            text = with_status(page.read_text(encoding="utf-8"), page_status(store))
+            write_atomically(page, text.encode())
 
 
 def unfinished(store: Store) -> list[tuple[str, str, str]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..machine.timings import phase
-from ..store.reported import FOLDER, PAGE, is_current, made_of
+from ..store.reported import FOLDER, PAGE, being_made, is_current, made_of
 from ..store.store import Store
 
 if TYPE_CHECKING:
@@ -37,10 +37,16 @@ def renew(store: Store, processes: int = 1) -> Report:
     Args:
         processes: those that draw figures at once.
     """
-    digest = made_of(store, refresh_s=None)
-    if is_current(store, digest):
-        return Report(store.path / FOLDER / PAGE, False)
+    page = store.path / FOLDER / PAGE
+    if is_current(store, made_of(store, refresh_s=None)):
+        return Report(page, False)
     # What draws is imported only if there is something to draw.
-    from .build import rebuild
+    from .build import make
 
-    return Report(rebuild(store, processes=processes, digest=digest), True)
+    with being_made(store):
+        # Again: another process may have made it meanwhile, or the store may have grown.
+        digest = made_of(store, refresh_s=None)
+        is_new = not is_current(store, digest)
+        if is_new:
+            make(store, digest, processes=processes)
+    return Report(page, is_new)

@@ -3,9 +3,12 @@
     <store>/.looked.json   what looks have found, with stamps of the files that it stands in
 
 A stamp has the names, sizes, times and inodes of all files of a stage's directory. The time of
-the last change of a file cannot be set back, so that what was written, renamed or put in place
-since is read and checked again. What changes without that, such as a failing disk, is a matter for
-`fasttrain doctor`; whatever reads a file for its content checks its digest as ever.
+the last change of a file cannot be set back on a local file system, so that what was written,
+renamed or put in place since is read and checked again. On a network file system that time is the
+server's: a client may show an older one for some seconds, and what changes then, or while the
+server's clock lags behind, may not be seen. What changes without that, such as a failing disk, is a
+matter for `fasttrain doctor`; whatever reads a file for its content checks its digest as ever. What
+another version of the program has found is not relied on: this one may check more.
 """
 
 import contextlib
@@ -18,6 +21,7 @@ from ..errors import EnvironmentProblem
 from ..machine.files import write_atomically
 from .entries import STATE
 from .json_files import read_json, seal
+from .reported import program
 from .schema import Looked
 from .store import Store
 
@@ -42,7 +46,9 @@ class Look(Store):
         self.is_new = False
         # Derived: if it cannot be read, all stages are.
         with contextlib.suppress(EnvironmentProblem):
-            self.known = read_json(self.path / RECORD, Looked, "", sealed=True)["stages"]
+            found = read_json(self.path / RECORD, Looked, "", sealed=True)
+            if found["program"] == program():
+                self.known = found["stages"]
 
     def summary(self, stage: str) -> dict[str, Any] | None:
         """State, parents and the digest of the state from done.json, or None as of any store.
@@ -78,10 +84,13 @@ class Look(Store):
 
     def keep(self) -> None:
         """Write down what was found, for the next look; the caller holds the store's lock."""
-        if self.is_new:
-            # No result depends on it.
-            with contextlib.suppress(EnvironmentProblem):
-                write_atomically(self.path / RECORD, seal({"stages": self.known}))
+        # No result depends on it.
+        with contextlib.suppress(EnvironmentProblem, OSError):
+            names = set(os.listdir(self.path))
+            there = {stage: known for stage, known in self.known.items() if stage in names}
+            if self.is_new or len(there) < len(self.known):
+                content = {"program": program(), "stages": there}
+                write_atomically(self.path / RECORD, seal(content))
 
 
 def _stamp(folder: str) -> tuple[str, bool]:

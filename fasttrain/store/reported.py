@@ -52,7 +52,7 @@ def made_of(store: Store, **options: Any) -> str:
     be missing the next time.
     """
     digest = hashlib.sha256(repr(sorted(options.items())).encode())
-    digest.update(_program().encode())
+    digest.update(program().encode())
     # Whoever holds the store to report on it has done all else.
     digest.update(repr(store.lock_file is None and is_locked(store.path)).encode())
     for line in sorted(_lines(str(store.path), "")):
@@ -83,6 +83,19 @@ def being_made(store: Store) -> Iterator[Path]:
     Raises:
         EnvironmentProblem: it cannot be made or locked.
     """
+    with _held(store, wait=True):
+        yield store.path / FOLDER
+
+
+@contextlib.contextmanager
+def if_free(store: Store) -> Iterator[bool]:
+    """As `being_made`, without waiting: whether it is held, which it is not if another has it."""
+    with _held(store, wait=False) as is_held:
+        yield is_held
+
+
+@contextlib.contextmanager
+def _held(store: Store, *, wait: bool) -> Iterator[bool]:
     folder = make_folder(store.path / FOLDER)
     try:
         file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
@@ -90,15 +103,29 @@ def being_made(store: Store) -> Iterator[Path]:
         raise EnvironmentProblem(f"{folder / LOCK}: cannot be opened: {error.strerror}") from None
     try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            is_held = _locked(file)
+            if wait and not is_held:
+                told = f"waiting for another process that makes the report of {store.path}"
+                print(f"fasttrain: {told}", file=sys.stderr, flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+                is_held = True
         except OSError as error:
             raise EnvironmentProblem(
                 f"{folder / LOCK}: cannot be locked: {error.strerror}; copy the store to another"
                 " file system"
             ) from None
-        yield folder
+        yield is_held
     finally:
         os.close(file)
+
+
+def _locked(file: int) -> bool:
+    """Lock the file, unless another holds it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def record(store: Store, digest: str, files: Iterable[str]) -> None:
@@ -168,8 +195,8 @@ def _stamp(entry: "os.DirEntry[str]") -> str:
     return f"{found.st_mode} {found.st_size} {found.st_mtime_ns}"
 
 
-def _program(root: Path = Path(__file__).parents[1]) -> str:
-    """What of a report comes from the program: a package's text, and the libraries' versions."""
+def program(root: Path = Path(__file__).parents[1]) -> str:
+    """What a report or a check has from the program: a package's text, the libraries' versions."""
     digest = hashlib.sha256(sys.version.encode())
     for library in _LIBRARIES:
         digest.update(f"{library} {version(library)}\n".encode())

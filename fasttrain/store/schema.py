@@ -257,6 +257,8 @@ class _LookedStage(_Shape):
 class Looked(_Shape):
     """.looked.json: what a look at the store found of its stages, and what it stands on"""
 
+    program: Digest
+    """whose checks they have passed"""
     stages: dict[Id, _LookedStage]
 
 

@@ -3,6 +3,7 @@
     <store>/store.json                  format version
     <store>/plan.json, progress.json    what was asked for, and what runs now (see `status`)
     <store>/.lock                       held by the one process that writes, and by its workers
+    <store>/.looked.json                what looks have found finished (see `look`)
     <store>/<stage>/stage.json          what the stage is (written first)
     <store>/checkpoints/<pack>-<digest>.safetensors   where a pack stands, while it runs
     <store>/packs/<pack>.json           which stages train together (see pack_records)

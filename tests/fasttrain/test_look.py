@@ -1,6 +1,8 @@
 """A second look at a store reads nothing that has not changed, and everything that has."""
 
+import json
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -128,6 +130,22 @@ def test_young_files_are_not_relied_on(store, reads, monkeypatch):
     assert not (store.path / RECORD).exists()
     _look(store)
     assert set(reads.values()) == {4}
+
+
+def test_what_another_version_has_found_is_read_again(store, reads, monkeypatch):
+    monkeypatch.setattr(look, "program", lambda: "0" * 64)
+    _look(store)
+    assert set(reads.values()) == {2} and len(reads) == 4
+    _look(store)
+    assert set(reads.values()) == {2}
+
+
+def test_stages_that_are_gone_are_forgotten(store):
+    gone, *left = store.stages()
+    shutil.rmtree(store.path / gone)
+    _look(store)
+    record = json.loads((store.path / RECORD).read_bytes())
+    assert sorted(record["stages"]) == left
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"stages": {}}', None])

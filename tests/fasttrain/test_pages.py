@@ -3,11 +3,13 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from fasttrain.report import build as rebuilding
 from fasttrain.report import write_pages
 from fasttrain.report.page import html, paging
+from fasttrain.report.page.sample import _notes
 from fasttrain.report.renew import renew
 from fasttrain.store.store import Store
 
@@ -33,6 +35,13 @@ def _alike(monkeypatch: pytest.MonkeyPatch) -> None:
         return section | {"id": f"setup-{results.setup}", "setup": results.setup}
 
     monkeypatch.setattr(html, "_section", alike)
+
+
+@pytest.mark.parametrize("sign", ["\ud800", "\udc80"])
+def test_signs_of_no_encoding_have_a_size(sign):
+    assert list(paging.paged([{"id": "a"}, {"id": "b"}], lambda shown: sign)) == ["report.html"]
+    notes, words = _notes(pd.Series([sign * 100], dtype=object), 50)
+    assert words and len(notes[0]) < 100
 
 
 @pytest.mark.usefixtures("decreed")

@@ -172,10 +172,10 @@ def test_other_options_another_library_or_another_program_make_a_report(
     for name in ("rules.py", "page/page.js", "page/page.css", "page/report.html.j2"):
         for text in ("0.01", "0.02"):
             (package / name).write_text(text)
-            seen.add(reported._program(package))
+            seen.add(reported.program(package))
     assert len(seen) == 8
     # The program is a part of the digest.
-    monkeypatch.setattr(reported, "_program", lambda: "another")
+    monkeypatch.setattr(reported, "program", lambda: "another")
     assert reported.made_of(store, refresh_s=None) != digest
 
 
@@ -219,6 +219,39 @@ def test_two_reports_at_once_are_made_in_turn(store, monkeypatch):
     others[0].join()
     assert len(made) == 2 and b"later" in made[1] and b"later" not in made[0]
     assert not renew(store).is_new
+
+
+def test_what_another_has_made_meanwhile_is_not_made_again(store, monkeypatch, capfd):
+    write, others, made = rebuilding.write_pages, [], []
+
+    def meanwhile(*given, **options):
+        made.append(given)
+        others.append(threading.Thread(target=lambda: others.append(renew(store))))
+        others[0].start()
+        others[0].join(2)
+        assert others[0].is_alive()
+        return write(*given, **options)
+
+    monkeypatch.setattr(rebuilding, "write_pages", meanwhile)
+    (store.path / "report" / "report.html").unlink()
+    assert renew(store).is_new
+    others[0].join()
+    assert len(made) == 1 and not others[1].is_new
+    # Who waits says so.
+    assert capfd.readouterr().err == (
+        f"fasttrain: waiting for another process that makes the report of {store.path}\n"
+    )
+
+
+def test_where_a_store_stands_is_not_put_into_a_page_that_another_makes(store, monkeypatch):
+    page = store.path / "report" / "report.html"
+    before = page.read_bytes()
+    monkeypatch.setattr(rebuilding, "page_status", lambda store: ["Runs."])
+    with reported.being_made(store):
+        rebuilding._tell_status(store)
+        assert page.read_bytes() == before
+    rebuilding._tell_status(store)
+    assert b"<p>Runs.</p>" in page.read_bytes()
 
 
 def test_a_lock_that_is_no_file_is_one_line(store, fasttrain):

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from fasttrain.machine.text import readable
+
 MAX_BYTES = 2_000_000
 """of a page, unless one set-up alone takes more"""
 NAMES = "report.html", "report-{}.html"
@@ -42,7 +44,7 @@ def _places(
     def size(listed: Sequence[dict[str, Any]], shown: Sequence[dict[str, Any]]) -> int:
         about = {"number": 1, "num_pages": 2, "pages": _around(1, 2)}
         page = render({"setups": listed, "sections": shown, **about})
-        return len(page.encode(errors="surrogateescape"))
+        return len(readable(page).encode())
 
     elsewhere = [section | {"page": _name(len(sections))} for section in sections]
     here = [section | {"page": ""} for section in sections]

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import escape
 
+from fasttrain.machine.text import readable
 from fasttrain.report.page.curves import MAX_BYTES
 
 ROOM_BYTES = 1_140_000
@@ -88,7 +89,7 @@ def _notes(notes: pd.Series, room: int) -> tuple[pd.Series, str]:
     """Notes that take no more bytes of a page than there is room for, and words if they are cut."""
     length = longest = int(notes.str.len().max())
     cut = notes
-    while length > 1 and sum(len(escape(note).encode()) for note in cut if note) > room:
+    while length > 1 and sum(len(readable(escape(note)).encode()) for note in cut if note) > room:
         length //= 2
         cut = notes.where(notes.str.len() <= length, notes.str[:length] + "…")
     if length == longest:
