@@ -75,7 +75,7 @@ class Cluster:
         """ids of nodes that were lost, as of then"""
 
     def say(self, note: Any) -> None:
-        """Tell the user something of its nodes, once, in a line, which a live table shows above itself.
+        """Tell the user something of its nodes, once, in a line above a live table.
 
         Raises:
             EnvironmentProblem: it is no text. Nodes can send anything.
