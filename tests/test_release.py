@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+import zipfile
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
@@ -71,6 +72,7 @@ def test_a_tree_that_says_what_its_tag_says_has_no_problem(tmp_path):
     first_release(tmp_path)
     commit(tmp_path, SOUND, "v0.2.0")
     assert module().problems(tmp_path, "v0.2.0") == []
+    assert module().of_same_kernels(tmp_path, "v0.2.0") == ""
 
 
 def test_kernels_that_have_not_changed_keep_their_version(tmp_path):
@@ -78,6 +80,8 @@ def test_kernels_that_have_not_changed_keep_their_version(tmp_path):
     same = {KERNELS: '__version__ = "0.1.0"\n', "kernels/step.py": "step = 1\n"}
     commit(tmp_path, {**SOUND, **same}, "v0.2.0")
     assert module().problems(tmp_path, "v0.2.0") == []
+    # They are on the index, and are not uploaded again.
+    assert module().of_same_kernels(tmp_path, "v0.2.0") == "v0.1.0"
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -98,8 +102,32 @@ def test_neither_a_change_nor_a_commit_without_a_tag_is_released(tmp_path):
     assert "no tag" in line and "v0.2.0" in line
 
 
-def test_an_upload_needs_a_token(monkeypatch):
+@pytest.mark.parametrize("token", [None, ""])
+def test_an_upload_needs_a_token(monkeypatch, token):
     monkeypatch.delenv("TWINE_PASSWORD", raising=False)
+    if token is not None:
+        monkeypatch.setenv("TWINE_PASSWORD", token)
     command = [sys.executable, str(SCRIPT), "--upload"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "TWINE_PASSWORD" in done.stderr
+
+
+def wheel_of(folder: Path, *needed: str) -> Path:
+    path = folder / "a-1.0-py3-none-any.whl"
+    lines = ["Metadata-Version: 2.4", *(f"Requires-Dist: {line}" for line in needed)]
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a-1.0.dist-info/METADATA", "\n".join(lines) + "\n")
+    return path
+
+
+def test_the_lowest_versions_are_those_that_a_wheel_requires(tmp_path):
+    wheel = wheel_of(tmp_path, "numpy>=2.0", "ray>=2.60; extra == 'ray'", "rich>=13.7")
+    assert module().lowest(wheel) == "numpy==2.0\nrich==13.7\n"
+
+
+@pytest.mark.parametrize(
+    "needed", ["numpy<3,>=2.0", "numpy>=2.0; python_version < '3.12'", "numpy"]
+)
+def test_a_requirement_without_a_lowest_version_alone_is_refused_by_name(tmp_path, needed):
+    with pytest.raises(SystemExit, match="release: a-1.0-.*numpy"):
+        module().lowest(wheel_of(tmp_path, "rich>=13.7", needed))

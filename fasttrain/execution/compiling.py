@@ -3,6 +3,7 @@
 It takes long, and happens once in an environment: so it is told, and timed as a phase of its own.
 """
 
+import sys
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import wait
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def compile_ahead(workbench: Workbench, options: RunOptions, console: Console) -> None:
     """Compile the loops of a workbench that are not kept yet, on this machine.
 
-    One that fails is compiled again by what needs it, which says why.
+    One that fails is named, and compiled again by what needs it, which says why.
     """
     if options.engine != "local":
         # Its nodes compile for themselves.
@@ -39,29 +40,41 @@ def compile_ahead(workbench: Workbench, options: RunOptions, console: Console) -
     started = time.monotonic()
     try:
         with phase("compiling"):
-            _compile(missing, processes)
-    finally:
-        console.print(f" {time.monotonic() - started:.1f} s", **how)
+            failed = _compile(missing, processes)
+    except BaseException:
+        console.print()
+        raise
+    console.print("" if failed else f" {time.monotonic() - started:.1f} s", **how)
+    for name, why in failed.items():
+        console.print(f"{name} not compiled ahead ({why})", **how)
 
 
-def _compile(missing: "Sequence[Loop]", processes: int) -> None:
-    """Compile each in a process of its own, so many at once; or all here."""
+def _compile(missing: "Sequence[Loop]", processes: int) -> dict[str, str]:
+    """Compile each in a process of its own, so many at once; or all here.
+
+    Returns:
+        what became of those that failed, by their names.
+    """
     if processes == 1:
-        for loop in missing:
-            loop.compile()
-        return
+        return _compile_here(missing)
     start_server()
     waiting = list(missing)
     running: dict[Any, BaseProcess] = {}
+    failed = {}
     try:
         while waiting or running:
             while waiting and len(running) < processes:
-                process = context().Process(target=_work, args=(waiting.pop(0),), daemon=True)
+                loop = waiting.pop(0)
+                process = context().Process(target=_work, args=(loop,), name=loop.name, daemon=True)
                 with hidden_program():
                     process.start()
                 running[process.sentinel] = process
             for end in wait(list(running)):
-                running.pop(end).join()
+                process = running.pop(end)
+                process.join()
+                if code := process.exitcode:
+                    failed[process.name] = f"signal {-code}" if code < 0 else f"exit {code}"
+        return failed
     finally:
         # A program that is stopped does not wait for what nobody will use.
         for process in running.values():
@@ -69,6 +82,20 @@ def _compile(missing: "Sequence[Loop]", processes: int) -> None:
             process.join()
 
 
+def _compile_here(missing: "Sequence[Loop]") -> dict[str, str]:
+    failed = {}
+    for loop in missing:
+        try:
+            loop.compile()
+        except Exception as error:
+            failed[loop.name] = type(error).__name__
+    return failed
+
+
 def _work(loop: "Loop") -> None:
     die_with_driver()
-    loop.compile()
+    try:
+        loop.compile()
+    except (Exception, KeyboardInterrupt):
+        # Its traceback would be in the middle of the driver's line.
+        sys.exit(1)

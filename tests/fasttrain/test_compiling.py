@@ -75,8 +75,12 @@ from pathlib import Path
 
 def make(source, like):
     (Path(__file__).parent / f"{os.getpid()}.pid").touch()
-    if ENDLESS and os.getpid() != DRIVER:
+    if HOW == "endless" and os.getpid() != DRIVER:
         signal.pause()
+    if HOW == "raise" and like.dtype == "float32":
+        raise ValueError("not here")
+    if HOW == "kill" and like.dtype == "float32" and os.getpid() != DRIVER:
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def nothing(address):
         _ = source, like.dtype
@@ -89,8 +93,8 @@ def make(source, like):
 def own_loops(tmp_path, monkeypatch):
     """Makes two loops, of a module that numba keeps beside it; the study asks for these."""
 
-    def made(endless: bool = False) -> list[Loop]:
-        text = f"ENDLESS, DRIVER = {endless}, {os.getpid()}\n{OWN}"
+    def made(how: str = "") -> list[Loop]:
+        text = f"HOW, DRIVER = {how!r}, {os.getpid()}\n{OWN}"
         (tmp_path / "loops_of_test.py").write_text(text)
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.delitem(sys.modules, "loops_of_test", raising=False)
@@ -103,8 +107,8 @@ def own_loops(tmp_path, monkeypatch):
     return made
 
 
-def compile_all(folder: Path, processes: int) -> str:
-    said = io.StringIO()
+def compile_all(folder: Path, processes: int, said: io.StringIO | None = None) -> str:
+    said = said or io.StringIO()
     options = RunOptions(processes=processes)
     compiling.compile_ahead(workbench_of(folder, {}), options, Console(file=said))
     return said.getvalue()
@@ -128,6 +132,34 @@ def test_loops_are_compiled_once_each_in_a_process_of_its_own_and_told(
     assert compile_all(tmp_path, processes) == ""
 
 
+def test_what_numba_keeps_without_a_mark_is_marked(tmp_path, own_loops):
+    found = own_loops()
+    compile_all(tmp_path, 2)
+    for kept in tmp_path.rglob("*.kept"):
+        kept.unlink()
+    assert not any(loop.is_kept() for loop in found)
+    compile_all(tmp_path, 2)
+    assert all(loop.is_kept() for loop in found)
+
+
+@pytest.mark.parametrize(
+    ("how", "processes", "why"),
+    [("raise", 1, "ValueError"), ("raise", 2, "exit 1"), ("kill", 2, "signal 9")],
+)
+def test_what_fails_is_named_and_leaves_the_others(
+    how, processes, why, tmp_path, own_loops, monkeypatch, capfd
+):
+    found = own_loops(how)
+    # To ask for the mark of one that raises would raise too.
+    monkeypatch.setattr(Loop, "is_kept", lambda _: False)
+    said = compile_all(tmp_path, processes)
+    monkeypatch.undo()
+    line = r"compiling for this machine, once.*: first, second \.\.\.\n"
+    assert re.fullmatch(line + re.escape(f"first not compiled ahead ({why})\n"), said)
+    assert capfd.readouterr().err == ""
+    assert found[1].is_kept()
+
+
 def test_loops_of_changed_code_are_not_kept(tmp_path, own_loops):
     found = own_loops()
     found[0].compile()
@@ -137,15 +169,17 @@ def test_loops_of_changed_code_are_not_kept(tmp_path, own_loops):
 
 
 def test_a_program_that_is_stopped_waits_for_no_loop(tmp_path, own_loops, monkeypatch):
-    own_loops(endless=True)
+    own_loops("endless")
 
     def stop(_):
         assert len(multiprocessing.active_children()) == 2
         raise KeyboardInterrupt
 
     monkeypatch.setattr(compiling, "wait", stop)
+    said = io.StringIO()
     with pytest.raises(KeyboardInterrupt):
-        compile_all(tmp_path, 2)
+        compile_all(tmp_path, 2, said)
+    assert said.getvalue().endswith(" ...\n")
     left = multiprocessing.active_children()
     for process in left:
         process.kill()

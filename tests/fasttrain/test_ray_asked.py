@@ -1,14 +1,21 @@
 """What is asked of Ray before it is there: options, how a cluster is shared, a job of Slurm."""
 
+import io
 import os
 import subprocess
+import zlib
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from fasttrain.errors import EnvironmentProblem
-from fasttrain.execution.engines.ray_cluster import Cluster, Node, Room
+from fasttrain.execution.console import Console
+from fasttrain.execution.engines.ray_cluster import MOST_SIGNS, Cluster, Node, Room
+from fasttrain.execution.engines.ray_data import Images, _own
+from fasttrain.execution.live import TerminalView
 from fasttrain.plan.config import RunOptions
+from fasttrain_data import DataError
 
 from .conftest import ended
 
@@ -183,3 +190,41 @@ def test_a_process_that_served_another_sweep_is_set_up_anew(tmp_path, monkeypatc
     workbench = workbench_here(first, tmp_path / "a")
     assert workbench_here(first, tmp_path / "b") is workbench
     assert workbench_here(second, tmp_path / "b").config.training.batch_size == 128
+
+
+def test_what_a_node_tells_is_one_line_said_once(capsys):
+    cluster = of_nodes((1, 0))
+    for note in ("a\nb\x1b[2J", "a\nb\x1b[2J", "n\udcc3\udcafve", "c" * 10 * MOST_SIGNS):
+        cluster.say(note)
+    lines = ["a\\nb\\x1b[2J", "n\u00efve", "c" * MOST_SIGNS]
+    assert capsys.readouterr().err.splitlines() == lines
+    with pytest.raises(EnvironmentProblem, match="a node told of a list, not of a text"):
+        cluster.say(["a"])
+
+
+def test_what_a_node_tells_goes_through_a_live_table(capsys):
+    told = io.StringIO()
+    live = TerminalView("the table", Console(file=told, force_terminal=True))
+    live.start()
+    of_nodes((1, 0)).say("of a node")
+    live.stop()
+    assert "of a node\n" in told.getvalue() and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (EOFError("ended\nearly"), "cannot be used (EOFError: ended early); it takes"),
+        (zlib.error("Error -3"), "cannot be used (error: Error -3); it takes"),
+        (DataError("no file"), "cannot be used (no file); it takes"),
+    ],
+)
+def test_images_that_cannot_be_read_on_a_node_are_said_and_those_of_the_driver_serve(error, said):
+    class Data:
+        dataset = "images.npz"
+
+        def load_here(self, root):
+            raise error
+
+    found, note = _own(Images("0" * 64, "images.npz", "node", None), Mock(data=Data()), None)
+    assert found is None and said in note and note.startswith("node ")

@@ -17,12 +17,16 @@ from typing import Any
 from ...errors import EnvironmentProblem
 from ...machine import interrupts
 from ...machine.processes import usable_cpus
+from ...machine.text import readable
 from ...plan.config import RunOptions
+from ...settings.limits import in_one_line
 
 REACHED_S = 5.0
 """seconds to reach an address"""
 ENVIRONMENT = {"RAY_SCHEDULER_EVENTS": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 """no lines of what waits for resources, no statistics to Ray's makers"""
+MOST_SIGNS = 1000
+"""of a line that a node tells"""
 OF_THIS_MACHINE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 """as where Ray is of one machine alone: its services listen on 127.0.0.1, and want a token"""
 
@@ -70,11 +74,18 @@ class Cluster:
         self.dead: set[str] = set()
         """ids of nodes that were lost, as of then"""
 
-    def say(self, note: str) -> None:
-        """Tell the user something of its nodes, once."""
-        if note not in self.said:
-            print(note, file=sys.stderr)
-        self.said.add(note)
+    def say(self, note: Any) -> None:
+        """Tell the user something of its nodes, once, in a line above a live table.
+
+        Raises:
+            EnvironmentProblem: it is no text. Nodes can send anything.
+        """
+        if not isinstance(note, str):
+            raise EnvironmentProblem(f"a node told of a {type(note).__name__}, not of a text")
+        line = in_one_line(readable(note))[:MOST_SIGNS]
+        if line not in self.said:
+            print(line, file=sys.stderr)
+        self.said.add(line)
 
     def nodes(self) -> list[Node]:
         """Its machines that are alive."""

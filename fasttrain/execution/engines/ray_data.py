@@ -83,8 +83,12 @@ def _own(images: Images, config: Config, root: Path | None) -> tuple[ImageData |
         if found.digest == images.digest:
             return dataclasses.replace(found, name=images.name), ""
         problem = f"has the digest {found.digest[:8]}, not {images.digest[:8]}"
-    except (DataError, OSError) as error:
-        problem = f"cannot be used ({' '.join(str(error).split())})"
+    except Exception as error:
+        # Of many kinds, as a damaged archive has; the driver's serve, and what is wrong is said.
+        words = " ".join(str(error).split())
+        if not isinstance(error, (DataError, OSError)):
+            words = f"{type(error).__name__}: {words}"
+        problem = f"cannot be used ({words})"
     return None, (
         f"node {platform.node()}: {config.data.dataset} there {problem}; it takes the images of the"
         " driver"

@@ -43,7 +43,7 @@ def mark(function: Callable[[Any], None], *dtypes: torch.dtype) -> None:
     path = mark_of(function, *dtypes)
     # Where it cannot be written, the worker is asked for again.
     with contextlib.suppress(OSError):
-        if path is not None:
+        if path is not None and not path.exists():
             path.touch()
 
 

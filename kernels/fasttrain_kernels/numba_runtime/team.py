@@ -94,8 +94,8 @@ def worker(make: Callable[..., Callable[[Any], None]], *dtypes: torch.dtype) -> 
         _warn_of_no_cache()
         compiled = numba.cfunc("void(int64)", **OPTIONS)(function)
     else:
-        if not compiled.cache_hits:
-            mark(function, *dtypes)
+        # Also of what numba had: it may have been kept by a process that ended before its mark.
+        mark(function, *dtypes)
     return Worker(compiled)
 
 
