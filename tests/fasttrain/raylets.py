@@ -1,11 +1,18 @@
 """A real cluster of raylets on this machine, for what is tested on Ray. Imported without it."""
 
 import contextlib
+import os
 import signal
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from .programs import parents
+
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+"""addresses of it, as `listening` gives them"""
 
 
 @contextlib.contextmanager
@@ -34,3 +41,28 @@ def connected(module: ModuleType) -> Iterator[Any]:
         finally:
             ray.shutdown()
             started.shutdown()
+
+
+def descendants(pid: int) -> set[int]:
+    """The processes below a process."""
+    above = parents()
+    found = {pid}
+    while more := {child for child, parent in above.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+def listening(pids: set[int]) -> set[str]:
+    """The addresses at which processes listen, as the kernel writes them."""
+    sockets = {
+        os.readlink(link).removeprefix("socket:[").removesuffix("]")
+        for pid in pids
+        for link in Path(f"/proc/{pid}/fd").glob("*")
+        if link.is_symlink()
+    }
+    rows = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+    ]
+    return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and row[9] in sockets}

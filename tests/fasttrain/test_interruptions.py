@@ -16,7 +16,7 @@ def test_a_failing_stage_leaves_the_others_and_is_tried_again(
             raise RuntimeError("out of memory")
         return run_pack(stages, workbench, on_epoch)
 
-    monkeypatch.setattr("fasttrain.execution.engines.local.run_pack", fails_once)
+    monkeypatch.setattr("fasttrain.execution.engines.tasks.run_pack", fails_once)
     outcome = fasttrain("sweep", tiny)
     assert outcome.code == 1
     assert "pretrain plr 0.01 seed 0: RuntimeError: out of memory" in outcome.err
@@ -38,7 +38,7 @@ def test_what_a_failed_pack_had_finished_is_not_lost_from_sight(
         if len(stages) > 1:
             raise RuntimeError("killed")
 
-    monkeypatch.setattr("fasttrain.execution.engines.local.run_pack", dies_after_the_first)
+    monkeypatch.setattr("fasttrain.execution.engines.tasks.run_pack", dies_after_the_first)
     outcome = fasttrain("sweep", tiny, "--pack", "2")
     assert outcome.code == 0, outcome.err
     assert len(package.load(tmp_path / "runs" / "tiny")) == 8

@@ -126,7 +126,7 @@ def test_a_pack_that_fails_once_runs_again_as_a_whole(
             raise RuntimeError("the worker process was ended by signal SIGKILL")
         run_pack(stages, workbench, on_epoch)
 
-    monkeypatch.setattr("fasttrain.execution.engines.local.run_pack", fails_once)
+    monkeypatch.setattr("fasttrain.execution.engines.tasks.run_pack", fails_once)
     outcome = fasttrain("sweep", tiny, *GRID, "--store", "parts")
     assert outcome.code == 0
     assert outcome.out.count("runs again") == len(failures) == 8
@@ -139,7 +139,7 @@ def test_halves_are_packs_of_their_own_from_then_on(fasttrain, tiny, tmp_path, m
             raise RuntimeError("out of memory")
         run_pack(stages, workbench, on_epoch)
 
-    monkeypatch.setattr("fasttrain.execution.engines.local.run_pack", too_large)
+    monkeypatch.setattr("fasttrain.execution.engines.tasks.run_pack", too_large)
     outcome = fasttrain("sweep", tiny, *GRID, "--store", "halves")
     assert outcome.code == 0 and "left of a failed pack" in outcome.out
     before = contents(tmp_path / "halves")

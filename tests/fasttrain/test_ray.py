@@ -24,8 +24,8 @@ from fasttrain.machine.files import sha256_hex
 from fasttrain.store.store import Store
 
 from .conftest import TINY, contents, ended
-from .programs import ENVIRONMENT, all_end, checkpoints, parents
-from .raylets import connected
+from .programs import ENVIRONMENT, all_end, checkpoints
+from .raylets import LOOPBACK, connected, descendants, listening
 
 if os.environ.get("FASTTRAIN_REQUIRE_OPTIONAL") != "1":
     pytest.importorskip("ray", reason="ray is not installed (the extra ray)")
@@ -232,34 +232,6 @@ def start(folder: Path, *flags: str) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def descendants(pid: int) -> set[int]:
-    """The processes below a process."""
-    above = parents()
-    found = {pid}
-    while more := {child for child, parent in above.items() if parent in found} - found:
-        found |= more
-    return found - {pid}
-
-
-def listening(pids: set[int]) -> set[str]:
-    """The addresses at which processes listen, as the kernel writes them."""
-    sockets = {
-        os.readlink(link).removeprefix("socket:[").removesuffix("]")
-        for pid in pids
-        for link in Path(f"/proc/{pid}/fd").glob("*")
-        if link.is_symlink()
-    }
-    rows = [
-        line.split()
-        for table in ("tcp", "tcp6")
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
-    ]
-    return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and row[9] in sockets}
-
-
-LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 
 
 def epochs_told(store: Path) -> bool:

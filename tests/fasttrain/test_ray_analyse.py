@@ -22,8 +22,7 @@ from fasttrain.store.store import Store
 
 from .conftest import TINY, ended
 from .programs import ENVIRONMENT, all_end
-from .raylets import connected
-from .test_ray import LOOPBACK, descendants, listening
+from .raylets import LOOPBACK, connected, descendants, listening
 
 if os.environ.get("FASTTRAIN_REQUIRE_OPTIONAL") != "1":
     pytest.importorskip("ray", reason="ray is not installed (the extra ray)")

@@ -38,7 +38,7 @@ def _stop(monkeypatch, after: int) -> None:
             raise KeyboardInterrupt
         run(pack, *rest)
 
-    monkeypatch.setattr("fasttrain.execution.engines.local.run_pack", stopped)
+    monkeypatch.setattr("fasttrain.execution.engines.tasks.run_pack", stopped)
 
 
 def _planned(command: str, ids: str, **changes) -> Planned:
@@ -106,7 +106,7 @@ def test_failures_are_counted(fasttrain, tiny, grid, monkeypatch):
     def fail(pack, *rest):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr("fasttrain.execution.engines.local.run_pack", fail)
+    monkeypatch.setattr("fasttrain.execution.engines.tasks.run_pack", fail)
     assert fasttrain("sweep", tiny, *SWEEP).code == 1
     assert "0 of 8 stages finished, 2 failed." in fasttrain("status", "grid").out
 
