@@ -120,6 +120,27 @@ def fasttrain(capsys, monkeypatch, tmp_path):
     return call
 
 
+class Killed(BaseException):
+    """Ends a sweep without any of its handlers, as SIGKILL does."""
+
+
+@pytest.fixture
+def killed_at(fasttrain, monkeypatch):
+    """Run a command in this process, and kill it as it reports an epoch of this number."""
+
+    def run_until(epoch: int, *arguments: object) -> None:
+        def kill(_, __, reached, ___):
+            if reached == epoch:
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr("fasttrain.execution.progress.ProgressView.epoch", kill)
+            with pytest.raises(Killed):
+                fasttrain(*arguments)
+
+    return run_until
+
+
 def moment() -> None:
     """Leave the machine to others for a moment: for what has to be asked again and again."""
     select.select([], [], [], 0.002)

@@ -144,27 +144,15 @@ def test_a_model_of_a_pack_has_the_bits_of_a_single_run(tmp_path):
                 assert torch.equal(found.states[index][name], value)
 
 
-class Killed(BaseException):
-    """Ends a sweep without any of its handlers, as SIGKILL does."""
-
-
 @pytest.mark.parametrize("epoch", [1, 3, 5])
-def test_a_killed_sweep_resumes_in_the_same_bits(fasttrain, tmp_path, monkeypatch, epoch):
+def test_a_killed_sweep_resumes_in_the_same_bits(fasttrain, tmp_path, killed_at, epoch):
     path = tmp_path / "tick.toml"
     path.write_text(TOML)
     grid = ("sweep", path, "--pack", "3", "--checkpoint-s", "0")
     outcome = fasttrain(*grid, "--store", "whole")
     assert outcome.code == 0
     assert "steps: one fused kernel for all of an epoch (numba)" in outcome.out
-
-    def kill(_, __, reached, ___):
-        if reached == epoch:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr("fasttrain.execution.progress.ProgressView.epoch", kill)
-        with pytest.raises(Killed):
-            fasttrain(*grid, "--store", "parts")
+    killed_at(epoch, *grid, "--store", "parts")
     assert fasttrain(*grid, "--store", "parts").code == 0
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
     records = [json.loads(p.read_text()) for p in (tmp_path / "whole").glob("*/done.json")]

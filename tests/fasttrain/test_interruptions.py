@@ -44,27 +44,15 @@ def test_what_a_failed_pack_had_finished_is_not_lost_from_sight(
     assert len(package.load(tmp_path / "runs" / "tiny")) == 8
 
 
-class Killed(BaseException):
-    """Ends a sweep without any of its handlers, as SIGKILL does."""
-
-
 @pytest.mark.parametrize("epoch", [1, 2, 4])
 def test_a_pack_that_has_lost_a_model_resumes_in_the_same_bits(
-    fasttrain, tiny, tmp_path, monkeypatch, epoch
+    fasttrain, tiny, tmp_path, killed_at, epoch
 ):
     """No checkpoint is due before the kill but the one that the parting itself writes."""
     grid = ("sweep", tiny, "--plr", "1e-2,1e-1,1e180", "--k", "3", "--pack", "3")
     grid = (*grid, "--checkpoint-s", "1000")
     assert fasttrain(*grid, "--store", "whole").code == 0
-
-    def kill(_, __, reached, ___):
-        if reached == epoch:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr("fasttrain.execution.progress.ProgressView.epoch", kill)
-        with pytest.raises(Killed):
-            fasttrain(*grid, "--store", "parts")
+    killed_at(epoch, *grid, "--store", "parts")
     assert fasttrain(*grid, "--store", "parts").code == 0
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 

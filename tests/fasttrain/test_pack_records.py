@@ -11,7 +11,7 @@ from fasttrain.cli.main import run
 from fasttrain.store.store import Store
 from fasttrain.training.run_pack import run_pack
 
-from .conftest import TINY, contents
+from .conftest import TINY, Killed, contents
 
 # Five of a kind in packs of up to 3: of 3 and of 2, which round differently.
 GRID = ("--plr", "1e-3,3e-3,1e-2,3e-2,1e-1", "--flr", "1e-2", "--k", "2,3", "--pack", "3")
@@ -85,10 +85,6 @@ def test_a_part_of_the_grid_brings_back_what_its_packs_need(fasttrain, tiny, who
     assert after.items() <= before.items()
     wanted = [f for f, s in about(whole).items() if s["plr"] == 0.001]
     assert len(wanted) >= 3
-
-
-class Killed(BaseException):
-    """Ends a sweep without any of its handlers, as SIGKILL does."""
 
 
 @pytest.mark.parametrize("nth", [1, 4, 7, 13, 16])

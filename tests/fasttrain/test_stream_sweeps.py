@@ -66,7 +66,7 @@ def test_the_faster_way_is_taken_and_has_the_bits_of_packs_of_one(
 
 
 def test_what_is_deleted_or_killed_trains_again_the_way_it_did(
-    fasttrain, tiny, tmp_path, streams, monkeypatch
+    fasttrain, tiny, tmp_path, streams, killed_at
 ):
     """Also where streams are no longer the faster ones, and the other way round."""
     sizes = {"streams": (), "grouped": ("--pack", "3")}
@@ -80,18 +80,7 @@ def test_what_is_deleted_or_killed_trains_again_the_way_it_did(
             shutil.rmtree(path.parent)
         assert fasttrain("sweep", tiny, *GRID, *now, "--store", name).code == 0
         assert contents(tmp_path / name) == whole[name]
-
-    class Killed(BaseException):
-        """Ends a sweep without any of its handlers, as SIGKILL does."""
-
-    def kill(_, __, reached, ___):
-        if reached == 2:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr("fasttrain.execution.progress.ProgressView.epoch", kill)
-        with pytest.raises(Killed):
-            fasttrain("sweep", tiny, *GRID, "--checkpoint-s", "0", "--store", "killed")
+    killed_at(2, "sweep", tiny, *GRID, "--checkpoint-s", "0", "--store", "killed")
     assert fasttrain("sweep", tiny, *GRID, "--pack", "3", "--store", "killed").code == 0
     for name, content in contents(tmp_path / "killed").items():
         # Pre-trainings had begun on streams; what comes after them had not.
@@ -101,22 +90,11 @@ def test_what_is_deleted_or_killed_trains_again_the_way_it_did(
 
 
 def test_what_is_lost_of_a_merged_store_comes_out_the_way_that_it_was_trained(
-    fasttrain, tiny, tmp_path, streams, monkeypatch
+    fasttrain, tiny, tmp_path, streams, killed_at
 ):
     """Though the target had begun the same packs the other way."""
     assert fasttrain("sweep", tiny, *GRID, "--store", "streams").code == 0
-
-    class Killed(BaseException):
-        """Ends a sweep without any of its handlers, as SIGKILL does."""
-
-    def kill(_, __, reached, ___):
-        if reached == 2:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr("fasttrain.execution.progress.ProgressView.epoch", kill)
-        with pytest.raises(Killed):
-            fasttrain("sweep", tiny, *GRID, "--pack", "3", "--checkpoint-s", "0", "--store", "all")
+    killed_at(2, "sweep", tiny, *GRID, "--pack", "3", "--checkpoint-s", "0", "--store", "all")
     store = Store(tmp_path / "all")
     assert recorded(store.path) == {GROUPED} and store.checkpoints.files()
     assert fasttrain("merge", "all", "streams").code == 0

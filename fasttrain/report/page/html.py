@@ -81,7 +81,7 @@ def write_pages(
     More set-ups than a page has room for are on further ones, report-2.html and so on.
 
     Args:
-        grids: one section each, even without a finished stage.
+        setups: one section each, even without a finished stage.
         provenance: what made the results, with `time_s` in seconds and the `command` to repeat it.
         commands: the command that made each stage, by its id, as far as known.
         analysed_by: the commands that made the analyses.
@@ -139,10 +139,8 @@ def with_status(page: str, sentences: Sequence[str]) -> str:
 
 def _render(**content: Any) -> str:
     terms = [(term_id(name), name, words) for name, words in TERMS.items()]
-    template = _template()
     # A page links a term where it stands first.
-    template.environment.filters["linked"] = Links().of
-    return template.render(content, terms=terms, papers=PAPERS)
+    return _template().render(content, terms=terms, papers=PAPERS, linked=Links().of)
 
 
 @functools.cache
@@ -154,7 +152,6 @@ def _template() -> Template:
         undefined=StrictUndefined,
         extensions=["jinja2.ext.loopcontrols"],
     )
-    environment.filters["linked"] = Links().of
     return environment.from_string(_source("report.html.j2"))
 
 
