@@ -59,10 +59,16 @@ def few_threads():
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible():
-    """Programs started here hear Ctrl-C, even if these tests are a shell's background job."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Programs started here hear Ctrl-C and a hang-up, if these tests are a job that ignores them.
+
+    What is ignored stays so in a program that is started; what is handled does not.
+    """
+    before = {signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: None)
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -76,8 +76,7 @@ def test_seeds_and_epochs_of_any_size(keyed, seed, epoch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("seed", [3, 2**64 - 1])
-@pytest.mark.parametrize("blank", [False, True])
+@pytest.mark.parametrize(("blank", "seed"), [(False, 3), (True, 2**64 - 1)])
 def test_patches_are_the_references(blank, seed, dtype):
     generator = torch.Generator().manual_seed(2)
     wide = torch.promote_types(dtype, torch.float32)
@@ -93,16 +92,16 @@ def test_patches_are_the_references(blank, seed, dtype):
 def test_an_epoch_batch_by_batch_is_the_references(monkeypatch, shape, patched):
     """The last batch is a short one, and the epoch after begins anew."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (9, *shape), dtype=torch.uint8, generator=generator)
+    images = torch.randint(0, 256, (5, *shape), dtype=torch.uint8, generator=generator)
     mean = torch.linspace(0.2, 0.6, 3, dtype=torch.float64)
     values = byte_map(mean, mean / 2, torch.float32)
     patch, own = None, torch.rand(5, 2, 3, 3, generator=generator)
     if patched:
         patch = Patch(own[0] * 2, own, 1, 2, 0.7, 0.4, 1.75, 3)
     key = torch.tensor([3, 5])
-    order, labels = (torch.randperm(9, generator=generator) for _ in range(2))
-    offsets = torch.arange(4).expand(num_parts(images), -1).contiguous()
-    start = Places(order, labels % 5, offsets)
+    order, labels = (torch.randperm(5, generator=generator) for _ in range(2))
+    offsets = torch.arange(2).expand(num_parts(images), -1).contiguous()
+    start = Places(order, labels, offsets)
 
     def epochs(backend, device):
         monkeypatch.setattr(augment_module, "_choose", lambda *_: backend)
@@ -112,10 +111,10 @@ def test_an_epoch_batch_by_batch_is_the_references(monkeypatch, shape, patched):
         found = []
         for _ in range(2):
             places.positions.copy_(offsets)
-            for size in (4, 4, 1):
+            for size in (2, 2, 1):
                 batch = augment_next(images.to(device), places, size, values.to(device), **draws)
                 found += [tensor.cpu() for tensor in batch]
-                assert (places.positions[:, :size] > 3).all()
+                assert (places.positions[:, :size] > 1).all()
         return found
 
     for mine, theirs in zip(epochs("triton", DEVICE), epochs("reference", "cpu"), strict=True):

@@ -5,6 +5,7 @@ raised, "fine" if nothing, or the signal that ended it.
 """
 
 import copy
+import importlib
 import json
 import os
 import signal
@@ -341,7 +342,9 @@ def outcome(case) -> str:
 
 
 if __name__ == "__main__":
-    # Compiled before the forks, which find the code ready.
+    # What most cases have torch import, and code that they have compiled: once, before the forks.
+    for name in ("torch._dynamo", "torch.distributed.fsdp"):
+        importlib.import_module(name)
     warm = params((6, 5), (7,))
     for optimizer in (FusedSGD(warm, 0.1, momentum=0.5), SphereSGD(warm, elr=0.1, radius=1.0)):
         optimizer.step()

@@ -60,8 +60,9 @@ def test_three_models(kind, groups):
     check_against_reference(problem)
 
 
-@pytest.mark.parametrize("momentum", ["plain", "nesterov"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    ("dtype", "momentum"), [(torch.float64, "plain"), (torch.float32, "nesterov")]
+)
 @pytest.mark.parametrize("kind", ["exact", "group"])
 def test_raw_rates_are_taken_of_effective_ones(kind, dtype, momentum):
     shapes = sizes(3)[:6]
