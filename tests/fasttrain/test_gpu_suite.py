@@ -208,7 +208,7 @@ def test_a_file_that_hangs_before_its_first_test_is_one_failure(files, tmp_path,
     own = module._pytest
 
     def timed(path, *others):
-        monkeypatch.setattr(module, "SILENT_S", 0.5 if path.name == "one_cases.py" else 60.0)
+        monkeypatch.setattr(module, "SILENT_S", 0.5 if path.name == "one_cases.py" else 600.0)
         return own(path, *others)
 
     monkeypatch.setattr(module, "_pytest", timed)

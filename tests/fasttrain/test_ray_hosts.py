@@ -117,7 +117,7 @@ def test_a_host_that_is_cut_off_is_not_needed(hosts, environment, folder, tmp_pa
     process = sweep(hosts, 1, environment, tmp_path)
     moves_on(tmp_path / "store", process)
     hosts.cut(3)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     assert "its pack of 2 runs again" in output
     assert contents(tmp_path / "store") == whole
