@@ -30,9 +30,9 @@ HEALTH = {
     "initial_delay_ms": "1000",
     "period_ms": "1000",
     "timeout_ms": "1000",
-    "failure_threshold": "3",
+    "failure_threshold": "10",
 }
-"""a host counts as lost after about so long without an answer"""
+"""a host counts as lost after about so long without an answer; one that is slow does not"""
 
 
 @pytest.fixture
