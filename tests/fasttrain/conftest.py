@@ -41,6 +41,10 @@ k = [2, 3]
 _CACHE = tempfile.TemporaryDirectory(prefix="fasttrain-tests-")
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
+# What is printed here is that of a user who has said nothing of a terminal.
+for _name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    os.environ.pop(_name, None)
+
 
 class Outcome(NamedTuple):
     code: int
