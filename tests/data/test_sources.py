@@ -5,7 +5,6 @@ import hashlib
 import io
 import pickle
 import socket
-import sys
 import tarfile
 import threading
 from pathlib import Path
@@ -194,8 +193,7 @@ def test_an_archive_that_is_there_is_not_announced(monkeypatch, tmp_path, capsys
 
 def test_a_second_process_waits_for_the_download_and_uses_it(monkeypatch, tmp_path):
     # To look at what is captured would lose what the thread writes at that moment.
-    said = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", said)
+    monkeypatch.setattr("sys.stderr", said := io.StringIO())
     lock = FileLock(tmp_path / ".cifar10.lock")
     lock.acquire()
     loaded = []

@@ -2,21 +2,16 @@
 the pen waits for a card.
 """
 
-import dataclasses
 import itertools
 import json
-import os
-import select
 import subprocess
 import sys
-import types
 
 import pytest
 import torch
 
 from bench.gpu import machine, norm, parts, profile, run, steps, studies, suite
 
-from .conftest import moment
 from .programs import ENVIRONMENT
 
 
@@ -118,35 +113,6 @@ def test_the_limits_of_all_parts_fill_the_budget():
     found = {name: {"found": 1} for name in names[:-2]} | {names[-2]: {"error": "?"}}
     assert run.deadlines(names, found, budget) == {"convolutions": 60, "suite": 540}
     assert run.deadlines(names, dict.fromkeys(names, {"found": 1}), budget) == {}
-
-
-def test_a_part_that_does_not_end_is_stopped_with_all_that_it_started(tmp_path, monkeypatch):
-    log, alive = tmp_path / "log", tmp_path / "alive"
-    wait = subprocess.Popen.wait
-
-    def wait_once_it_is_on(program, timeout=None):
-        while timeout and log.read_text() != "on\n":
-            moment()
-        return wait(program, timeout)
-
-    os.mkfifo(alive)
-    # At its end once nobody has it open for writing any more.
-    reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
-    endless = ["sh", "-c", f"(echo on >&3; sleep 97531; true) 3>&1 > {alive} & wait"]
-    with monkeypatch.context() as patch:
-        patch.setattr(subprocess.Popen, "wait", wait_once_it_is_on)
-        assert run.ended(endless, dict(ENVIRONMENT), log, 0.1) is None
-    assert log.read_text() == "on\n"
-    assert select.select([reader], [], [], 600)[0] and os.read(reader, 1) == b""
-    os.close(reader)
-    assert run.ended([sys.executable, "-c", "exit(3)"], dict(ENVIRONMENT), log, 600.0) == 3
-
-
-def test_ways_that_time_does_not_suffice_for_are_not_begun(tmp_path, monkeypatch):
-    monkeypatch.setattr(steps, "time", types.SimpleNamespace(monotonic=lambda: 8.0))
-    late = dataclasses.replace(machine.SIZES["tiny"], until=5.0)
-    rows = steps.training_steps("digits", late, torch.device("cpu"), tmp_path, {})
-    assert {row["error"] for row in rows} == {"not begun with -3 s left"} and len(rows) > 3
 
 
 def test_rows_that_are_missing_are_those_of_the_next_call(tmp_path, monkeypatch, in_this_process):
