@@ -42,6 +42,14 @@ def own_threads():
     torch.set_num_threads(_threads())
 
 
+@pytest.fixture(autouse=True)
+def own_numbers():
+    """What a test draws without a seed of its own does not depend on the tests before it."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @functools.cache
 def _threads() -> int:
     import torch

@@ -46,24 +46,26 @@ def test_a_transformer_stays_on_the_spheres_of_its_matrices_and_learns(tmp_path)
 
 def test_two_processes_shard_a_network(tmp_path):
     """As `torchrun` starts them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     options = ("--steps", "51", "--width", "32", "--save", "saved")
     command = [sys.executable, "-W", "ignore", str(EXAMPLES / "with_fsdp2.py"), *options]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    ranks = [
-        subprocess.Popen(
-            command,
-            cwd=tmp_path,
-            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", **common, "RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    said = [rank.communicate()[0] for rank in ranks]
+    with socket.socket() as held:
+        # While it is held nobody else is given the port; who asks for it may share it.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        port = str(held.getsockname()[1])
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+        ranks = [
+            subprocess.Popen(
+                command,
+                cwd=tmp_path,
+                env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", **common, "RANK": str(rank)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+        said = [rank.communicate()[0] for rank in ranks]
     assert not any(rank.returncode for rank in ranks), "\n".join(said)
     losses = [float(loss) for loss in re.findall(r"loss (\d+\.\d+)", said[0])]
     assert losses[-1] < losses[0]

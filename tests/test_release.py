@@ -1,6 +1,7 @@
 """`.ci/release` refuses a tree whose files do not say what its tag says."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 import zipfile
@@ -38,6 +39,15 @@ WRONG = {
     ),
     "kernels": (KERNELS, '__version__ = "0.1.0"\n', "is that of v0.1.0, and kernels/ changed"),
 }
+
+
+@pytest.fixture(autouse=True)
+def own_git(monkeypatch):
+    """Git without what a user, a machine or a hook that runs these tests has told it."""
+    for name in filter(lambda name: name.startswith("GIT_"), [*os.environ]):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
 
 
 def module():

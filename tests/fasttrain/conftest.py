@@ -41,6 +41,10 @@ k = [2, 3]
 _CACHE = tempfile.TemporaryDirectory(prefix="fasttrain-tests-")
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
+# What is printed here is that of a user who has said nothing of a terminal.
+for _name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    os.environ.pop(_name, None)
+
 
 class Outcome(NamedTuple):
     code: int
@@ -197,7 +201,7 @@ def visit(chromium):
         context = chromium.new_context(viewport={"width": width, "height": 800}, **options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(600_000)
         page.on("console", lambda message: faults.append(message.text))
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("dialog", lambda dialog: (faults.append(dialog.message), dialog.dismiss()))

@@ -9,17 +9,19 @@ from pathlib import Path
 from .conftest import moment
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-END_S = 2.0
-"""seconds within which workers are gone whose driver is"""
+END_S = 600.0
+"""seconds after which a process counts as one that stays, however slow the machine is"""
 
 
 def parents() -> dict[int, int]:
-    """The parent of every process."""
+    """The parent of every process that runs, not of those that wait to be reaped."""
     found = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             # pid (name) state ppid ...
-            found[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
+            status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            if status[0] != "Z":
+                found[int(pid)] = int(status[1])
     return found
 
 
@@ -41,9 +43,26 @@ def is_alive(pid: int) -> bool:
     return False
 
 
-def all_end(pids: Iterable[int], within_s: float = END_S) -> bool:
-    """Whether processes end within these seconds."""
-    until = time.monotonic() + within_s
+def command_of(pid: int) -> bytes:
+    """The command line of a process; empty if it has ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
+def open_files(pid: int) -> set[str]:
+    """What a process has open, without what it closes meanwhile; nothing if it has ended."""
+    found = set()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                found.add(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
+    return found
+
+
+def all_end(pids: Iterable[int]) -> bool:
+    """Whether processes end."""
+    until = time.monotonic() + END_S
     while any(map(is_alive, pids)) and time.monotonic() < until:
         moment()
     return not any(map(is_alive, pids))

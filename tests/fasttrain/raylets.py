@@ -1,7 +1,6 @@
 """A real cluster of raylets on this machine, for what is tested on Ray. Imported without it."""
 
 import contextlib
-import os
 import signal
 import warnings
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .programs import parents
+from .programs import open_files, parents
 
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 """addresses of it, as `listening` gives them"""
@@ -55,10 +54,7 @@ def descendants(pid: int) -> set[int]:
 def listening(pids: set[int]) -> set[str]:
     """The addresses at which processes listen, as the kernel writes them."""
     sockets = {
-        os.readlink(link).removeprefix("socket:[").removesuffix("]")
-        for pid in pids
-        for link in Path(f"/proc/{pid}/fd").glob("*")
-        if link.is_symlink()
+        name.removeprefix("socket:[").removesuffix("]") for pid in pids for name in open_files(pid)
     }
     rows = [
         line.split()

@@ -26,7 +26,7 @@ def complete(fasttrain, tmp_path):
 
     def call(*words: str) -> set[str]:
         command = ["bash", "-c", COMPLETE, "bash", str(script), "fasttrain", *words]
-        run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
         return set(run.stdout.split())
 
     return call

@@ -26,7 +26,7 @@ from .pages import use_decreed
 from .stored import begin, pretraining
 
 GRID = ("--plr", "0.1", "--flr", "1e-2", "--k", "none", "--processes", "1", "--pack", "1")
-HANG_S = 60
+HANG_S = 600
 
 
 def deep(depth: int) -> bytes:

@@ -2,14 +2,10 @@
 the pen waits for a card.
 """
 
-import dataclasses
 import itertools
 import json
-import os
-import select
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -117,25 +113,6 @@ def test_the_limits_of_all_parts_fill_the_budget():
     found = {name: {"found": 1} for name in names[:-2]} | {names[-2]: {"error": "?"}}
     assert run.deadlines(names, found, budget) == {"convolutions": 60, "suite": 540}
     assert run.deadlines(names, dict.fromkeys(names, {"found": 1}), budget) == {}
-
-
-def test_a_part_that_does_not_end_is_stopped_with_all_that_it_started(tmp_path):
-    log, alive = tmp_path / "log", tmp_path / "alive"
-    os.mkfifo(alive)
-    # At its end once nobody has it open for writing any more.
-    reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
-    endless = ["sh", "-c", f"echo on; (sleep 97531; true) > {alive} & wait"]
-    assert run.ended(endless, dict(ENVIRONMENT), log, 1.0) is None
-    assert log.read_text() == "on\n"
-    assert select.select([reader], [], [], 60)[0] and os.read(reader, 1) == b""
-    os.close(reader)
-    assert run.ended([sys.executable, "-c", "exit(3)"], dict(ENVIRONMENT), log, 60.0) == 3
-
-
-def test_ways_that_time_does_not_suffice_for_are_not_begun(tmp_path):
-    late = dataclasses.replace(machine.SIZES["tiny"], until=time.monotonic() - 3)
-    rows = steps.training_steps("digits", late, torch.device("cpu"), tmp_path, {})
-    assert {row["error"] for row in rows} == {"not begun with -3 s left"} and len(rows) > 3
 
 
 def test_rows_that_are_missing_are_those_of_the_next_call(tmp_path, monkeypatch, in_this_process):

@@ -13,18 +13,31 @@ from fasttrain.store import json_files, look
 from fasttrain.store.look import RECORD, Look
 from fasttrain.store.store import Store
 
+from .conftest import moment
 from .simulated import simulate, write_study
 
 
 @pytest.fixture
 def store(tmp_path, monkeypatch) -> Store:
     """A finished store of four stages that has been looked at."""
-    # Files of this moment are relied on here.
-    monkeypatch.setattr(look, "SETTLED_S", 0.0)
+    # Files of this moment are relied on here, whatever clock their times are of.
+    monkeypatch.setattr(look, "SETTLED_S", -3600.0)
     simulate(write_study(tmp_path / "grid.toml", 1, 3, 1), tmp_path / "store")
     opened = Store.open(tmp_path / "store", create=False)
     _look(opened)
+    _until_times_differ(opened.path)
     return opened
+
+
+def _until_times_differ(folder: Path) -> None:
+    """What is written from now on has another time: some clocks of files go in milliseconds."""
+    latest = max(path.stat().st_ctime_ns for path in folder.rglob("*"))
+    probe = folder.parent / "probe"
+    while True:
+        probe.write_bytes(b"")
+        if probe.stat().st_ctime_ns > latest:
+            return
+        moment()
 
 
 @pytest.fixture

@@ -188,7 +188,7 @@ def test_it_waits_for_nothing_heavy(store):
         "print(*(name for name in ('torch', 'pandas') if name in sys.modules), 'end')"
     )
     command = [sys.executable, "-c", script, "note", str(store.path), CHILD.id, "quick"]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
     assert run.stdout.splitlines()[-1] == "end"
 
 

@@ -155,7 +155,7 @@ def test_the_script_of_a_job_stops_the_sweep_and_requeues_it(tmp_path, code, aga
         while not (tmp_path / "waits").exists() and not ended(job):
             pass
         job.terminate()
-    assert job.wait(timeout=30) == code
+    assert job.wait(timeout=600) == code
     assert (tmp_path / "token").read_text() == "get-auth-token --generate\n"
     assert (
         (tmp_path / "started")

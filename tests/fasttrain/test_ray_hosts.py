@@ -30,9 +30,9 @@ HEALTH = {
     "initial_delay_ms": "1000",
     "period_ms": "1000",
     "timeout_ms": "1000",
-    "failure_threshold": "3",
+    "failure_threshold": "10",
 }
-"""a host counts as lost after about so long without an answer"""
+"""a host counts as lost after about so long without an answer; one that is slow does not"""
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_a_host_that_is_cut_off_is_not_needed(hosts, environment, folder, tmp_pa
     process = sweep(hosts, 1, environment, tmp_path)
     moves_on(tmp_path / "store", process)
     hosts.cut(3)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     assert "its pack of 2 runs again" in output
     assert contents(tmp_path / "store") == whole

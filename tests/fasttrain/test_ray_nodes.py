@@ -112,7 +112,7 @@ class Sharing(Training):
         note = self.folder / f"{self.stages[0].id}.gpu"
         note.write_text(f"{given} {os.environ['CUDA_VISIBLE_DEVICES']} {share:g}")
         together = self.folder / "together"
-        until = time.monotonic() + 60
+        until = time.monotonic() + 600
         while not together.exists() and time.monotonic() < until:
             notes = list(self.folder.glob("*.gpu"))
             if len(notes) == 4:

@@ -25,7 +25,7 @@ def store(fasttrain, tiny) -> Path:
 
 def _ask(address: str, path: str, host: str | None = None, method: str = "GET"):
     """The status, headers and content of an answer; the path is sent as it is."""
-    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=600)
     connection.request(method, path, headers={} if host is None else {"Host": host})
     answer = connection.getresponse()
     content = answer.read()

@@ -32,7 +32,7 @@ def stopped(folder: Path, under_way: Callable[[], object], *arguments: str) -> l
         pass
     had = workers(process.pid)
     process.terminate()
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 128 + signal.SIGTERM, errors
     again = shlex.join(["fasttrain", *arguments])
     assert errors.strip() == f"fasttrain: stopped; to resume, run again: {again}"

@@ -169,7 +169,7 @@ assert os.waitpid(child, 0)[1] == 0
 def test_a_forked_process_can_augment(backend):
     # GNU OpenMP hangs a child that enters a parallel region after its parent did.
     command = [sys.executable, "-W", "ignore", "-c", FORKED.format(backend=backend)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
 
 
