@@ -200,7 +200,7 @@ def cluster(options: RunOptions) -> Cluster:
         EnvironmentProblem: it cannot be reached or started; the message says why, within seconds.
     """
     # Read by Ray when it is imported.
-    wanted = ENVIRONMENT | KEEPALIVE | ({} if options.address else OF_THIS_MACHINE)
+    wanted = ENVIRONMENT | ({} if options.address else OF_THIS_MACHINE | KEEPALIVE)
     new = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(new)
     import ray  # type: ignore[import-not-found]

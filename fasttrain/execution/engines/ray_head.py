@@ -2,7 +2,7 @@
 
 Where the head is gone, Ray's own calls wait, with no limit, until Ray ends this process after 60 s
 without a word to it. Where the head takes what is sent, and gives nothing back, stopped or behind a
-cut network, Ray does not even notice: `KEEPALIVE` has it look.
+cut network, Ray does not even notice, and never ends leaving; `KEEPALIVE` has it look.
 """
 
 import atexit
@@ -18,7 +18,8 @@ KEEPALIVE = {
     "RAY_grpc_client_keepalive_time_ms": "10000",
     "RAY_grpc_client_keepalive_timeout_ms": "10000",
 }
-"""connections on which nothing comes are closed after so long: without it to leave never ends"""
+"""connections on which nothing comes are closed after so long. For a cluster that is started with
+it: nodes that do not expect so many pings close the connections that packs run over"""
 QUIET_S = 10.0
 """seconds without a word from any task after which the cluster is looked at"""
 AT_ONCE_S = 1.0
