@@ -9,7 +9,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from ...machine.processes import usable_cpus
 from ...machine.text import readable
 from ...plan.config import RunOptions
 from ...settings.limits import in_one_line
+from .ray_head import KEEPALIVE, Head
 
 REACHED_S = 5.0
 """seconds to reach an address"""
@@ -70,9 +70,7 @@ class Cluster:
         self.kept: dict[str, Any] = {}
         """what is in its object store for all tasks, by digest"""
         self.said: set[str] = set()
-        self.looked_s = 0.0
-        self.dead: set[str] = set()
-        """ids of nodes that were lost, as of then"""
+        self.head = Head(name)
 
     def say(self, note: Any) -> None:
         """Tell the user something of its nodes, once, in a line above a live table.
@@ -88,9 +86,11 @@ class Cluster:
         self.said.add(line)
 
     def nodes(self) -> list[Node]:
-        """Its machines that are alive."""
-        import ray  # type: ignore[import-not-found]
+        """Its machines that are alive.
 
+        Raises:
+            EnvironmentProblem: its head does not answer.
+        """
         return [
             Node(
                 node["NodeManagerHostname"],
@@ -98,18 +98,9 @@ class Cluster:
                 node["Resources"].get("CPU", 0),
                 node["Resources"].get("GPU", 0),
             )
-            for node in ray.nodes()
+            for node in self.head.nodes()
             if node["Alive"]
         ]
-
-    def lost(self, every_s: float) -> set[str]:
-        """The ids of nodes that it has given up; looks again after so many seconds."""
-        import ray  # type: ignore[import-not-found]
-
-        if time.monotonic() > self.looked_s + every_s:
-            self.looked_s = time.monotonic()
-            self.dead = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
-        return self.dead
 
     def device(self, options: RunOptions) -> str:
         """The kind of device that packs train on: of `auto`, GPUs if there are any."""
@@ -209,7 +200,7 @@ def cluster(options: RunOptions) -> Cluster:
         EnvironmentProblem: it cannot be reached or started; the message says why, within seconds.
     """
     # Read by Ray when it is imported.
-    wanted = ENVIRONMENT | ({} if options.address else OF_THIS_MACHINE)
+    wanted = ENVIRONMENT | ({} if options.address else OF_THIS_MACHINE | KEEPALIVE)
     new = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(new)
     import ray  # type: ignore[import-not-found]
@@ -231,10 +222,8 @@ def disconnect() -> None:
     """Leave the cluster, and stop it if it was started here."""
     for left in _connected:
         if left.mine:
-            import ray  # type: ignore[import-not-found]
-
             with _signals_kept():
-                ray.shutdown()
+                left.head.leave()
         for name in left.environment:
             os.environ.pop(name, None)
     _connected.clear()

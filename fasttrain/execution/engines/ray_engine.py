@@ -26,6 +26,7 @@ from .local import STOP_S, Outcome
 from .ray_checkpoints import save_checkpoint
 from .ray_cluster import Room, cluster
 from .ray_data import from_anywhere, put_images
+from .ray_head import QUIET_S
 from .ray_trial import (
     BEGUN,
     CHECKPOINT,
@@ -41,8 +42,8 @@ from .ray_trial import (
 from .ray_worker import Bell, ask, carry_out, in_words, unable, versions
 from .tasks import Report, Task
 
-QUIET_S = 10.0
-"""seconds without a word from any task after which the cluster is looked at"""
+LAST_S = 1.0
+"""seconds to take what the tasks have told, where they cannot be asked to stop"""
 ONCE: dict[str, Any] = {"max_retries": 0, "max_calls": 0}
 """Ray is to try nothing again by itself, and to keep processes for the next packs"""
 
@@ -96,9 +97,11 @@ class RayEngine:
 
     def _stop(self) -> None:
         """Let the tasks tell where they stand, and keep it."""
-        if self.jobs:
+        # Without a head the bell is not found.
+        is_lost = self.cluster.head.is_lost
+        if self.jobs and not is_lost:
             self.bell.ring.remote()
-        until = time.monotonic() + STOP_S
+        until = time.monotonic() + (LAST_S if is_lost else STOP_S)
         while self.jobs and (left_s := until - time.monotonic()) > 0:
             job = self._ready(left_s)
             if job is not None:
@@ -115,7 +118,7 @@ class RayEngine:
                 self.images[images.digest] = ray.put(images)
             given.append(self.images[images.digest])
         messages = self.carry_out.remote(versions(), given, self.bell)
-        self.jobs.append(_Job(task, messages, dead_before=frozenset(self.cluster.dead)))
+        self.jobs.append(_Job(task, messages, dead_before=frozenset(self.cluster.head.dead)))
 
     def wait(self, report: Report) -> Outcome:
         """Write and pass on what the tasks tell until one has ended.
@@ -138,7 +141,7 @@ class RayEngine:
 
         Where the network to it is cut, and no process has ended, Ray tells nobody for minutes.
         """
-        dead = self.cluster.lost(QUIET_S)
+        dead = self.cluster.head.lost(QUIET_S)
         for job in self.jobs:
             # One that has not begun may have been on its way to any of those lost since.
             if job.node in dead or (not job.node and dead - job.dead_before):
@@ -263,9 +266,14 @@ def _asked(
     connected = cluster(options)
     asking = ray.remote(num_cpus=room.num_cpus, num_gpus=room.num_gpus, **ONCE)(ask)
     given = [ray.put(part) for part in ((function, arguments), *settings)]
+    dead_before = connected.head.lost(0.0)
     answer = asking.remote(versions(), given)
     while not ray.wait([answer], timeout=QUIET_S)[0]:
         connected.check(room)
+        if (dead := connected.head.lost(QUIET_S)) - dead_before:
+            # It may have been asked of one of those: it is asked again of what is left.
+            ray.cancel(answer, force=True)
+            dead_before, answer = dead, asking.remote(versions(), given)
     try:
         return ray.get(answer)
     except ray.exceptions.RayTaskError as error:
