@@ -14,7 +14,7 @@ import time
 import pytest
 import torch
 
-from bench.gpu import machine, norm, parts, profile, run, steps, studies, suite
+from bench.gpu import kernels, machine, norm, parts, profile, run, steps, studies, suite, table
 
 from .programs import ENVIRONMENT
 
@@ -134,7 +134,9 @@ def test_a_part_that_does_not_end_is_stopped_with_all_that_it_started(tmp_path):
 
 def test_ways_that_time_does_not_suffice_for_are_not_begun(tmp_path):
     late = dataclasses.replace(machine.SIZES["tiny"], until=time.monotonic() - 3)
-    rows = steps.training_steps("digits", late, torch.device("cpu"), tmp_path, {})
+    cpu = torch.device("cpu")
+    rows = steps.training_steps("digits", late, cpu, tmp_path, {})
+    rows = table.measured(rows, late, cpu, tmp_path)
     assert {row["error"] for row in rows} == {"not begun with -3 s left"} and len(rows) > 3
 
 
@@ -153,7 +155,7 @@ def test_rows_that_are_missing_are_those_of_the_next_call(tmp_path, monkeypatch,
         return [(first[0], first[1], broken), *noted]
 
     monkeypatch.setattr(steps, "_ways", ways)
-    monkeypatch.setattr(steps, "answers", lambda device: answer[0])
+    monkeypatch.setattr(table, "answers", lambda device: answer[0])
     assert run.main(given) == 1
     part = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]
     assert part["error"] == "4 rows not measured, the same command goes on with them"
@@ -179,10 +181,11 @@ def test_rows_that_are_missing_are_those_of_the_next_call(tmp_path, monkeypatch,
         patch.setattr(steps, "_measured", killed)
         assert run.main(given) == 1
         # And again before it has come to anything, which too little time does not count for.
-        assert run.main([*given, "--budget-s", str(steps.ROW_S - 1)]) == 1
+        assert run.main([*given, "--budget-s", str(table.ROW_S - 1)]) == 1
     part = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]
     assert part["error"].startswith("not ended within") and part["found"][1]["us"] == row[0]["us"]
-    assert run.main(given) == 0
+    # The row that failed is a result, and a failure of the command.
+    assert run.main(given) == run.main(given) == 1
     ours = [name for name in made if name != "broken"]
     assert len(ours) == len(set(ours)) == 4 and made.count("broken") == 1
     rows = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]["found"]
@@ -212,10 +215,55 @@ def test_a_row_that_ends_its_process_is_begun_twice_and_those_behind_it_are_meas
 
     monkeypatch.setattr(steps, "_ways", ways)
     monkeypatch.setattr(run, "ended", ended)
-    assert [run.main(given) for _ in range(3)] == [1, 1, 0] and len(begun) == 2
+    assert [run.main(given) for _ in range(3)] == [1, 1, 1] and len(begun) == 2
     rows = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]["found"]
     assert rows[1]["error"] == "ended its process or took all its time, 2 times"
     assert "us" not in rows[1] and all("us" in row for row in (rows[0], *rows[2:]))
+
+
+@pytest.mark.parametrize("name", [n for n in parts.TABLES if not n.startswith("steps of")])
+def test_every_table_goes_on_row_by_row(name, tmp_path, monkeypatch, in_this_process):
+    given = ["--dry-run", "--out", str(tmp_path), "--parts", name]
+    own, begun = table._measure, []
+
+    def second_is_killed(row):
+        begun.append(row.about)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return own(row)
+
+    def ended(command, environment, log, limit_s):
+        try:
+            return run.main(command[3:])
+        except KeyboardInterrupt:
+            return None
+
+    monkeypatch.setattr(table, "_measure", second_is_killed)
+    monkeypatch.setattr(run, "ended", ended)
+    assert run.main(given) == 1
+    part = json.loads((tmp_path / "gpu.json").read_text())["parts"][name]
+    assert [machine.is_open(row) for row in part["found"]] == [False] + [True] * len(
+        part["found"][1:]
+    )
+    assert run.main(given) == 0
+    rows = json.loads((tmp_path / "gpu.json").read_text())["parts"][name]["found"]
+    assert begun == [begun[0], begun[1], *begun[1:2], *begun[3:]] and len(begun) == len(rows) + 1
+    assert rows[0] == part["found"][0] and all(row["us"] > 0 for row in rows)
+
+
+def test_a_wrong_result_is_a_failure_and_the_other_rows_are_measured(
+    in_this_process, tmp_path, monkeypatch, capsys
+):
+    def wrong(logits, labels, sums):
+        return (torch.zeros_like(logits),)
+
+    monkeypatch.setattr(kernels, "_loss_in_torch", wrong)
+    given = ["--dry-run", "--out", str(tmp_path), "--parts", "losses"]
+    assert run.main(given) == run.main(given) == 1
+    assert in_this_process == ["losses"]
+    assert capsys.readouterr().out.count("losses: 1 failed; what failed runs again") == 2
+    ours, eager = json.loads((tmp_path / "gpu.json").read_text())["parts"]["losses"]["found"]
+    assert ours["us"] > 0 and eager["error"].startswith("AssertionError: Tensor-likes are not")
 
 
 def test_what_is_of_other_sources_is_measured_anew(in_this_process, tmp_path, monkeypatch, capsys):
@@ -249,7 +297,7 @@ def test_a_failed_test_of_the_suite_is_a_result_and_a_failure_of_the_command(
     monkeypatch.setattr(suite, "suite", lambda size, device, folder: found)
     assert run.main(given) == run.main(given) == 1
     assert in_this_process == ["suite"]
-    assert capsys.readouterr().out.count("1 of its tests failed") == 2
+    assert capsys.readouterr().out.count("suite: 1 failed; what failed runs again") == 2
 
 
 def test_without_a_gpu_it_says_so(tmp_path, monkeypatch, capsys):
