@@ -10,34 +10,47 @@ import torch.nn.functional as F
 from fasttrain_kernels.augment.augment import augment, byte_map
 from fasttrain_kernels.cross_entropy.loss import LossSums, cross_entropy
 
-from ..optimizer_variants import CASES, Problem, variants
+from ..optimizer_variants import CASES, Case, Problem, Variant, variants
 from .machine import Size, seconds
+from .table import Row
 
 
-def optimizer_steps(size: Size, device: torch.device) -> list[dict[str, Any]]:
+def optimizer_steps(size: Size, device: torch.device) -> list[Row]:
     """Steps on the sphere: ours, eager, foreach, fused, torch.compile; checked before timed."""
     rows = []
     for name in ("convnet-32",) if size.tiny else ("resnet18-64", "resnet18-32", "pack"):
-        case, expected = CASES[name], None
-        functions: dict[str, Callable[[], object]] = {}
-        bytes_of: dict[str, int] = {}
-        for label, variant in variants(not size.tiny).items():
-            step, result = variant.make(Problem.of(case).on(device))
-            step()
-            if variant.joint:
-                found = result()
-                expected = found if expected is None else expected
-                torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
-            functions[label], bytes_of[label] = step, variant.bytes_per_param
-        count = Problem.of(case).num_params()
-        for label, taken in seconds(functions, size, device).items():
-            moved = bytes_of[label] * count
-            row = {"case": case.name, "step": label, "us": taken * 1e6}
-            rows.append(row | {"bytes": bytes_of[label], "GB/s": moved / taken / 1e9})
+        ways = variants(not size.tiny)
+        expected = functools.cache(functools.partial(_stepped, CASES[name], ways, device))
+        for label, variant in ways.items():
+            measure = functools.partial(_step, CASES[name], variant, expected, size, device)
+            rows.append(Row({"case": CASES[name].name, "step": label}, measure))
     return rows
 
 
-def augmentation(size: Size, device: torch.device) -> list[dict[str, Any]]:
+def _stepped(case: Case, ways: dict[str, Variant], device: torch.device) -> torch.Tensor:
+    """Where the first way comes with its first step."""
+    step, result = next(iter(ways.values())).make(Problem.of(case).on(device))
+    step()
+    return result()
+
+
+def _step(
+    case: Case,
+    variant: Variant,
+    expected: Callable[[], torch.Tensor],
+    size: Size,
+    device: torch.device,
+) -> dict[str, Any]:
+    problem = Problem.of(case).on(device)
+    step, result = variant.make(problem)
+    step()
+    if variant.joint:
+        torch.testing.assert_close(result(), expected(), rtol=1e-3, atol=1e-5)
+    taken, moved = seconds(step, size, device), variant.bytes_per_param * problem.num_params()
+    return {"us": taken * 1e6, "bytes": variant.bytes_per_param, "GB/s": moved / taken / 1e9}
+
+
+def augmentation(size: Size, device: torch.device) -> list[Row]:
     """Batches from bytes: one kernel, and gather and normalisation in torch without any draw."""
     batch, count = (8, 16) if size.tiny else (128, 50_000)
     images = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, device=device)
@@ -47,49 +60,56 @@ def augmentation(size: Size, device: torch.device) -> list[dict[str, Any]]:
     draws = {"flip": True, "padding": 4}
     key = torch.zeros(2, dtype=torch.int64, device=device)
 
-    def torch_alone() -> object:
+    def torch_alone() -> torch.Tensor:
         return ((images[rows].float() / 255 - 0.5) / 0.5).bfloat16().permute(0, 3, 1, 2)
 
-    found = augment(images, rows, values, epoch=3, **draws)
-    expected = augment(images, rows, values, epoch=3, backend="reference", **draws)
-    assert torch.equal(found, expected), "augmentation: other bits than the reference"
-    functions: dict[str, Callable[[], object]] = {
+    def measured(function: Callable[[], torch.Tensor], drawn: bool) -> dict[str, Any]:
+        if drawn:
+            expected = augment(images, rows, values, backend="reference", **draws)
+            assert torch.equal(function(), expected), "other bits than the reference"
+        taken = seconds(function, size, device)
+        return {"us": taken * 1e6, "GB/s": 3 * batch * 32 * 32 * 3 / taken / 1e9}
+
+    ways = {
         "ours, crop and flip": lambda: augment(images, rows, values, **draws),
         "ours, key on the device": lambda: augment(images, rows, values, key=key, **draws),
         "torch, no draw": torch_alone,
     }
-    moved = 3 * batch * 32 * 32 * 3
-    times = seconds(functions, size, device)
-    return [{"batch": n, "us": t * 1e6, "GB/s": moved / t / 1e9} for n, t in times.items()]
+    return [
+        Row({"batch": name}, functools.partial(measured, way, way is not torch_alone))
+        for name, way in ways.items()
+    ]
 
 
-def losses(size: Size, device: torch.device) -> list[dict[str, Any]]:
+def losses(size: Size, device: torch.device) -> list[Row]:
     """Loss, hits, gradient and sums of a batch: our kernel, torch's operations, torch.compile."""
     rows = []
     cases = [(1, 128, 10), (16, 128, 10), (64, 64, 10), (4, 128, 100)]
-    for num_models, batch, num_classes in [(2, 8, 10)] if size.tiny else cases:
-        shape = (num_models, batch, num_classes)
-        logits = torch.randn(shape, device=device, dtype=torch.bfloat16)
-        labels = torch.randint(num_classes, (batch,), device=device)
+    for shape in [(2, 8, 10)] if size.tiny else cases:
         ways = {"ours": cross_entropy, "eager": _loss_in_torch}
         if not size.tiny:
             ways["torch.compile"] = torch.compile(_loss_in_torch, dynamic=False)
-        sums = {way: _no_sums(num_models, num_classes, device) for way in ways}
+        case = " x ".join(map(str, shape))
         for way, function in ways.items():
-            gradient = function(logits, labels, sums[way])[-1]
-            torch.testing.assert_close(gradient, cross_entropy(logits, labels)[-1])
-            for found, expected in zip(sums[way], sums["ours"], strict=True):
-                # Sums of fp32 losses, in another order; counts are exact.
-                rtol = 1e-5 if found.is_floating_point() else 0
-                torch.testing.assert_close(found, expected, rtol=rtol, atol=0)
-        functions: dict[str, Callable[[], object]] = {
-            way: functools.partial(function, logits, labels, sums[way])
-            for way, function in ways.items()
-        }
-        case = f"{num_models} x {batch} x {num_classes}"
-        for way, taken in seconds(functions, size, device).items():
-            rows.append({"models x images x classes": case, "way": way, "us": taken * 1e6})
+            measure = functools.partial(_loss, function, shape, size, device)
+            rows.append(Row({"models x images x classes": case, "way": way}, measure))
     return rows
+
+
+def _loss(
+    function: Callable[..., Any], shape: tuple[int, int, int], size: Size, device: torch.device
+) -> dict[str, Any]:
+    num_models, batch, num_classes = shape
+    logits = torch.randn(shape, device=device, dtype=torch.bfloat16)
+    labels = torch.randint(num_classes, (batch,), device=device)
+    mine, ours = (_no_sums(num_models, num_classes, device) for _ in range(2))
+    gradient = function(logits, labels, mine)[-1]
+    torch.testing.assert_close(gradient, cross_entropy(logits, labels, ours)[-1])
+    for found, expected in zip(mine, ours, strict=True):
+        # Sums of fp32 losses, in another order; counts are exact.
+        rtol = 1e-5 if found.is_floating_point() else 0
+        torch.testing.assert_close(found, expected, rtol=rtol, atol=0)
+    return {"us": seconds(lambda: function(logits, labels, mine), size, device) * 1e6}
 
 
 def _no_sums(num_models: int, num_classes: int, device: torch.device) -> LossSums:
@@ -112,23 +132,25 @@ def _loss_in_torch(logits: torch.Tensor, labels: torch.Tensor, sums: LossSums) -
     return losses.detach(), hits, gradient.to(logits.dtype)
 
 
-def convolutions(size: Size, device: torch.device) -> list[dict[str, Any]]:
+def convolutions(size: Size, device: torch.device) -> list[Row]:
     """Forward and backward of a stem of 3, 4 or 8 channels, and of packs: grouped, one by one."""
     batch, cases = (4, [(8, 2)]) if size.tiny else (128, [(8, 4), (8, 16), (32, 4), (64, 4)])
-    functions: dict[str, Callable[[], object]] = {}
+    rows = []
+
+    def add(name: str, inputs: int, outputs: int, groups: int, reads_images: bool) -> None:
+        def measure() -> dict[str, Any]:
+            made = _convolution(batch, inputs, outputs, groups, device, reads_images=reads_images)
+            return {"us": seconds(made, size, device) * 1e6}
+
+        rows.append(Row({"convolution": name}, measure))
+
     for channels in (3, 4, 8):
-        functions[f"stem of {channels} channels, 32 filters"] = _convolution(
-            batch, channels, 32, 1, device, reads_images=True
-        )
+        add(f"stem of {channels} channels, 32 filters", channels, 32, 1, True)
     for width, models in cases:
-        functions[f"{models} models of {width}: grouped"] = _convolution(
-            batch, width * models, width * models, models, device
-        )
-        alone = _convolution(batch, width, width, 1, device)
-        functions[f"{models} models of {width}: one of them"] = alone
-    return [
-        {"convolution": name, "us": t * 1e6} for name, t in seconds(functions, size, device).items()
-    ]
+        wide = width * models
+        add(f"{models} models of {width}: grouped", wide, wide, models, False)
+        add(f"{models} models of {width}: one of them", width, width, 1, False)
+    return rows
 
 
 def _convolution(
@@ -138,7 +160,7 @@ def _convolution(
     groups: int,
     device: torch.device,
     *,
-    reads_images: bool = False,
+    reads_images: bool,
 ) -> Callable[[], object]:
     last: Any = torch.channels_last
     x = torch.randn(batch, inputs, 32, 32, device=device, dtype=torch.bfloat16)

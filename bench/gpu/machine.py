@@ -39,13 +39,15 @@ class Size:
     packs: tuple[int, ...]
     images: int
     """of CIFAR's size"""
+    warm_s: float
+    """before anything is timed, in which clocks rise"""
     until: float = math.inf
     """by `time.monotonic` when the part has to be done"""
 
 
 SIZES = {
-    "full": Size(False, 5, 20, (1, 2, 4, 8, 16, 32, 64), 50_000),
-    "tiny": Size(True, 2, 1, (1, 2), 96),
+    "full": Size(False, 5, 20, (1, 2, 4, 8, 16, 32, 64), 50_000, 0.05),
+    "tiny": Size(True, 2, 1, (1, 2), 96, 0.0),
 }
 
 
@@ -65,20 +67,21 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def seconds(functions: dict[str, Callable[[], object]], size: Size, device: torch.device) -> Any:
-    """Median seconds of a call of each, in turn, after one call that is not timed."""
-    found: dict[str, list[float]] = {name: [] for name in functions}
-    for function in functions.values():
+def seconds(function: Callable[[], object], size: Size, device: torch.device) -> float:
+    """Median seconds of a call, after one and as many as warm the device."""
+    found, began = [], time.perf_counter()
+    function()
+    wait(device)
+    while time.perf_counter() - began < size.warm_s:
         function()
+        wait(device)
     for _ in range(size.rounds):
-        for name, function in functions.items():
-            wait(device)
-            started = time.perf_counter()
-            for _ in range(size.repeat):
-                function()
-            wait(device)
-            found[name].append((time.perf_counter() - started) / size.repeat)
-    return {name: statistics.median(times) for name, times in found.items()}
+        started = time.perf_counter()
+        for _ in range(size.repeat):
+            function()
+        wait(device)
+        found.append((time.perf_counter() - started) / size.repeat)
+    return statistics.median(found)
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -132,7 +135,7 @@ def ceilings(size: Size, device: torch.device) -> dict[str, float]:
         "bf16 product": lambda: narrow @ narrow,
         "fp32 product": lambda: a @ a,
     }
-    times = seconds(functions, size, device)
+    times = {name: seconds(function, size, device) for name, function in functions.items()}
     flops = 2 * side**3
     return {
         "copy GB/s": 8 * elements / times["copy"] / 1e9,

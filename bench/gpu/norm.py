@@ -1,5 +1,6 @@
 """Normalisation, ReLU and pooling: our kernels against torch's operations and torch.compile."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from fasttrain_kernels import NormReLUPool
 
 from .machine import Size, seconds
+from .table import Row
 
 SHAPES = {
     "32 channels, 32x32": ((128, 32, 32, 32), 1),
@@ -39,51 +41,55 @@ def least_bytes(y: Tensor, pool: int, which: str) -> int:
     }[which]
 
 
-def normalisation(
-    size: Size, device: torch.device, ceilings: dict[str, float]
-) -> list[dict[str, Any]]:
+def normalisation(size: Size, device: torch.device, ceilings: dict[str, float]) -> list[Row]:
     """Microseconds of a pass in bf16; `of the copy`: what a copy of our bytes takes, over it."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for name, (shape, pool) in (TINY if size.tiny else SHAPES).items():
-        y = torch.randn(shape, device=device, dtype=torch.bfloat16)
-        y = y.to(memory_format=torch.channels_last).requires_grad_()  # type: ignore[call-overload]
         for which in PASSES:
-            functions = _ways(y, pool, which, not size.tiny)
-            _check(functions)
-            moved = least_bytes(y, pool, which)
-            for way, taken in seconds(functions, size, device).items():
-                row = {"normalisation": name, "pass": which, "way": way, "us": taken * 1e6}
-                row |= {"MB": moved / 1e6, "GB/s": moved / taken / 1e9}
-                rows.append(row | {"of the copy": moved / taken / 1e9 / ceilings["copy GB/s"]})
+            ways = ["ours", "eager"]
+            # Compilation takes seconds: of the pass that training takes.
+            if which == "forward and backward" and not size.tiny:
+                ways.append("torch.compile")
+            for way in ways:
+                given = way, shape, pool, which, size, device, ceilings
+                about = {"normalisation": name, "pass": which, "way": way}
+                rows.append(Row(about, functools.partial(_measured, *given)))
     return rows
 
 
-def _ways(y: Tensor, pool: int, which: str, compiled: bool) -> dict[str, Callable[[], Any]]:
-    def pass_of(make: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
-        if which != "forward and backward":
-            return torch.no_grad()(lambda: make(y))
-        grad = torch.randn_like(make(y))
-        return lambda: torch.autograd.grad(make(y), y, grad)[0]
+def _measured(
+    way: str,
+    shape: tuple[int, ...],
+    pool: int,
+    which: str,
+    size: Size,
+    device: torch.device,
+    ceilings: dict[str, float],
+) -> dict[str, Any]:
+    y = torch.randn(shape, device=device, dtype=torch.bfloat16)
+    y = y.to(memory_format=torch.channels_last).requires_grad_()  # type: ignore[call-overload]
+    function = _way(way, y, pool, which)
+    _check(function(), _way("eager", y, pool, which)())
+    taken, moved = seconds(function, size, device), least_bytes(y, pool, which)
+    row = {"us": taken * 1e6, "MB": moved / 1e6, "GB/s": moved / taken / 1e9}
+    return row | {"of the copy": moved / taken / 1e9 / ceilings["copy GB/s"]}
 
-    def module(kind: type[NormReLUPool]) -> NormReLUPool:
-        return kind(y.shape[1], device=y.device).train(which != "evaluation")
 
-    ours, plain = module(NormReLUPool), module(InTorch)
+def _way(way: str, y: Tensor, pool: int, which: str) -> Callable[[], Tensor]:
+    kind = NormReLUPool if way == "ours" else InTorch
+    module: Callable[[Tensor, int], Tensor] = kind(y.shape[1], device=y.device).train(
+        which != "evaluation"
+    )
+    if way == "torch.compile":
+        module = torch.compile(module, dynamic=False)
+    if which != "forward and backward":
+        return torch.no_grad()(lambda: module(y, pool))
     torch.manual_seed(0)
-    ways = {"ours": pass_of(lambda y: ours(y, pool))}
-    torch.manual_seed(0)
-    ways["eager"] = pass_of(lambda y: plain(y, pool))
-    # Compilation takes seconds: of the pass that training takes.
-    if compiled and which == "forward and backward":
-        traced = torch.compile(module(InTorch), dynamic=False)
-        torch.manual_seed(0)
-        ways["torch.compile"] = pass_of(lambda y: traced(y, pool))
-    return ways
+    grad = torch.randn_like(module(y, pool))
+    return lambda: torch.autograd.grad(module(y, pool), y, grad)[0]
 
 
-def _check(functions: dict[str, Callable[[], Any]]) -> None:
-    """That all ways find the same, to the digits that bf16 has."""
-    expected = functions["eager"]().float()
-    for function in functions.values():
-        error = (function().float() - expected).norm() / expected.norm()
-        assert error < 2e-2, f"normalisation: an error of {error:.3g}"
+def _check(found: Tensor, expected: Tensor) -> None:
+    """That a way finds the same, to the digits that bf16 has."""
+    error = (found.float() - expected.float()).norm() / expected.float().norm()
+    assert error < 2e-2, f"an error of {error:.3g}"

@@ -1,5 +1,6 @@
 """The parts of the kit by name, in the order in which they run; each in a process of its own."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,23 +11,43 @@ from fasttrain.machine.precision import set_exact_arithmetic
 
 from . import kernels, machine, norm, steps, studies, suite
 from .machine import Size
+from .table import measured
 
 Part = Callable[[Size, torch.device, Path, dict[str, Any]], Any]
 """what it finds, of the size, the device, a folder for files, and what earlier parts have found"""
 
 
-def _steps(name: str) -> Part:
+def _table(name: str, rows: Callable[[Size, torch.device, Path, dict[str, float]], Any]) -> Part:
+    """A part of rows, of the size, the device, a folder for files, and the ceilings."""
+
     def part(size: Size, device: torch.device, folder: Path, before: dict[str, Any]) -> Any:
-        rows = before.get(f"steps of {name}") or ()
-        return steps.training_steps(name, size, device, folder, before["ceilings"], rows)
+        made = rows(size, device, folder, before.get("ceilings") or {})
+        return measured(made, size, device, folder, before.get(name) or ())
 
     return part
 
 
+TABLES: dict[str, Part] = {
+    name: _table(name, rows)
+    for name, rows in {
+        **{
+            f"steps of {name}": functools.partial(steps.training_steps, name)
+            for name in steps.NETWORKS
+        },
+        "optimizer steps": lambda size, device, folder, _: kernels.optimizer_steps(size, device),
+        "augmentation": lambda size, device, folder, _: kernels.augmentation(size, device),
+        "losses": lambda size, device, folder, _: kernels.losses(size, device),
+        "normalisation": lambda size, device, folder, ceilings: norm.normalisation(
+            size, device, ceilings
+        ),
+        "convolutions": lambda size, device, folder, _: kernels.convolutions(size, device),
+    }.items()
+}
+"""parts that go on row by row"""
 PARTS: dict[str, Part] = {
     "environment": lambda size, device, folder, before: machine.environment(device),
     "ceilings": lambda size, device, folder, before: machine.ceilings(size, device),
-    **{f"steps of {name}": _steps(name) for name in steps.NETWORKS},
+    **{f"steps of {name}": TABLES[f"steps of {name}"] for name in steps.NETWORKS},
     "step by kernel": lambda size, device, folder, before: steps.by_kernel(
         size, device, folder, before["ceilings"]
     ),
@@ -36,13 +57,11 @@ PARTS: dict[str, Part] = {
     "kept graphs": lambda size, device, folder, before: studies.kept_graphs(size, device, folder),
     "one by one": lambda size, device, folder, before: studies.one_by_one(size, device, folder),
     "checkpoints": lambda size, device, folder, before: studies.checkpoints(size, device, folder),
-    "optimizer steps": lambda size, device, folder, before: kernels.optimizer_steps(size, device),
-    "augmentation": lambda size, device, folder, before: kernels.augmentation(size, device),
-    "losses": lambda size, device, folder, before: kernels.losses(size, device),
-    "normalisation": lambda size, device, folder, before: norm.normalisation(
-        size, device, before["ceilings"]
-    ),
-    "convolutions": lambda size, device, folder, before: kernels.convolutions(size, device),
+    "optimizer steps": TABLES["optimizer steps"],
+    "augmentation": TABLES["augmentation"],
+    "losses": TABLES["losses"],
+    "normalisation": TABLES["normalisation"],
+    "convolutions": TABLES["convolutions"],
     "suite": lambda size, device, folder, before: suite.suite(size, device, folder),
 }
 NEED_CEILINGS = {

@@ -2,8 +2,8 @@
 
 Every part runs in a process of its own, so that one that fails leaves the others their device, and
 is written when it ends: the same command again goes on with the parts that are missing, and within
-training steps and the suite with the rows and tests that are; what sources, a device or versions
-have made that are not these is not kept. Every part has a limit
+tables and the suite with the rows and tests that are; what sources, a device or versions have made
+that are not these is not kept. Every part has a limit
 (`parts.LIMITS`), all together the budget, and with it what those before it have left of theirs. In
 a smaller budget the last ones are dropped; in a larger one all limits grow. Without a GPU only
 `--dry-run` runs: all of it, on the CPU, with sizes that measure nothing.
@@ -38,7 +38,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(given: list[str] | None = None) -> int:
-    """Run what is missing; returns 1 if a part or a test has failed, 2 if nothing can be run."""
+    """Run what is missing; 1 if a part, a row or a test has failed, 2 if nothing can be run."""
     told = arguments(given)
     from fasttrain.errors import EnvironmentProblem, UsageError
     from fasttrain.machine.precision import resolve_device
@@ -119,11 +119,11 @@ def _all(told: argparse.Namespace, device: Any, names: list[str]) -> int:
         print(f"{name}: {said}", flush=True)
     missing = [name for name in names if not is_done(found["parts"].get(name, {}))]
     print(f"{told.out / 'gpu.json'}, {told.out / 'gpu.md'}")
-    tests = found["parts"].get("suite", {}).get("found", {}) if "suite" in names else {}
-    failed = len(tests.get("failures", []))
-    if failed:
-        print(f"suite: {failed} of its tests failed; all run again once the sources have changed")
-    return 1 if missing or failed else 0
+    failed = {name: num_failed(found["parts"].get(name, {}).get("found")) for name in names}
+    for name, count in failed.items():
+        if count:
+            print(f"{name}: {count} failed; what failed runs again once the sources have changed")
+    return 1 if missing or any(failed.values()) else 0
 
 
 def deadlines(names: list[str], found: dict[str, Any], budget_s: float) -> dict[str, float]:
@@ -168,6 +168,15 @@ def _part(told: argparse.Namespace, name: str, left_s: float) -> dict[str, Any]:
 def is_done(part: dict[str, Any]) -> bool:
     """Whether nothing of a part is left to another call."""
     return "found" in part and "error" not in part
+
+
+def num_failed(found: Any) -> int:
+    """Rows of a table, or tests of the suite, that have failed."""
+    from .machine import is_open
+
+    if isinstance(found, dict):
+        return len(found.get("failures", []))
+    return sum("error" in row and not is_open(row) for row in rows_of(found))
 
 
 def rows_of(found: Any) -> list[dict[str, Any]]:

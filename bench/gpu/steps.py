@@ -7,15 +7,13 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fasttrain.machine.memory import peak_bytes, reset_peak
-from fasttrain.machine.precision import answers
 from fasttrain.plan.config import Config, RunOptions, TrainingConfig
 from fasttrain.settings.data.named import Named, Npz
 from fasttrain.settings.knobs import Knobs
@@ -26,8 +24,9 @@ from fasttrain.training.workbench import Workbench, open_workbench
 
 from ..grid.cases import generate
 from .by_kernel import filled, rows
-from .machine import BEGUN, NOT_BEGUN, Size, is_open, keep, seconds, wait
+from .machine import Size, seconds, wait
 from .model import predicted, roof_us
+from .table import Row
 
 NETWORKS: dict[str, ConvNet | ResNet18] = {
     "ConvNet c=8": ConvNet(width=8, radius=12.0),
@@ -43,10 +42,6 @@ CASTS = "graph, weights cast"
 """of one model, without the bf16 copies that the optimiser writes"""
 COMPILE_S = 15
 """seconds without which compilation is not begun"""
-ROW_S = 15
-"""seconds within which a row has ended, if it ends at all; compilation may take longer"""
-OFTEN = 2
-"""times that a row with so much time is begun, should the process not survive it"""
 LR = 1e-3
 
 Step = Callable[[], object]
@@ -142,50 +137,21 @@ def on_streams(workbench: Workbench, count: int) -> Step:
 
 
 def training_steps(
-    name: str,
-    size: Size,
-    device: torch.device,
-    folder: Path,
-    ceilings: dict[str, float],
-    before: Sequence[dict[str, Any]] = (),
-) -> list[dict[str, Any]]:
-    """Microseconds per step and model of every way to train a network, beside what is predicted.
-
-    Args:
-        before: rows of an earlier call, which are not measured again; kept one by one, they are
-            there though this one should be stopped. A row that was measured when it was counts as
-            begun; twice begun it is not tried again, and those behind it are measured.
-    """
+    name: str, size: Size, device: torch.device, folder: Path, ceilings: dict[str, float]
+) -> list[Row]:
+    """Microseconds per step and model of every way to train a network, beside what is predicted."""
     workbench = workbench_of(name, size, device, folder)
-    known = {row["way"]: row for row in before if not is_open(row)}
-    begun = {row["way"]: row.get("begun", 0) for row in before}
-    ways, broken = _ways(name, workbench, size), False
-    rows: dict[str, dict[str, Any]] = {}
-    for way, num_models, _ in ways:
-        row = {"network": name, "way": way, "models": num_models}
-        rows[way] = known.get(way) or row | {"error": NOT_BEGUN, "begun": begun.get(way, 0)}
-    for way, num_models, make in ways:
-        row, left = rows[way], size.until - time.monotonic()
-        if not is_open(row):
-            continue
-        if row["begun"] >= OFTEN:
-            row["error"] = f"ended its process or took all its time, {row.pop('begun')} times"
-        elif broken:
-            row["error"] = f"{NOT_BEGUN}: the device answers no more"
-        elif left < (COMPILE_S if way == "compiled" else 0):
-            row["error"] = f"{NOT_BEGUN} with {left:.0f} s left"
-        else:
-            row |= {"error": BEGUN, "begun": row["begun"] + (left >= ROW_S)}
-            keep(folder, list(rows.values()))
-            del row["error"], row["begun"]
-            row |= _measured(name, workbench, way, num_models, make, size, ceilings)
-            broken = "error" in row and not answers(device)
-        keep(folder, list(rows.values()))
-    return list(rows.values())
+    return [
+        Row(
+            {"network": name, "way": way, "models": num_models},
+            functools.partial(_measured, workbench, way, num_models, make, size, ceilings),
+            COMPILE_S if way == "compiled" else 0,
+        )
+        for way, num_models, make in _ways(name, workbench, size)
+    ]
 
 
 def _measured(
-    name: str,
     workbench: Workbench,
     way: str,
     num_models: int,
@@ -193,17 +159,12 @@ def _measured(
     size: Size,
     ceilings: dict[str, float],
 ) -> dict[str, Any]:
-    """Of one way: time, memory and what is predicted, or why it cannot be measured."""
+    """Of one way: time, memory and what is predicted."""
     device, network = workbench.device, workbench.config.network
     images, batch = workbench.data.train_images, workbench.config.training.batch_size
     assert isinstance(network, ConvNet | ResNet18)
     memory = reset_peak(device)
-    try:
-        step = make()
-        taken = seconds({way: step}, size, device)[way] / num_models
-    except RuntimeError as error:
-        # Out of memory, or a compiler that is not there: the other ways are measured.
-        return {"error": (str(error).splitlines() or [type(error).__name__])[0]}
+    taken = seconds(make(), size, device) / num_models
     # Streams and single steps are packs of one, side by side.
     packed = num_models if way.startswith("graph") else 1
     side, channels = int(images.shape[1]), int(images.shape[3])

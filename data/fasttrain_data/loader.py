@@ -21,6 +21,8 @@ CHOICES: tuple[Choice, ...] = ("auto", "resident", "ffcv")
 
 SHARE = 0.5
 """Of the device's free memory, at most, for a set to be resident by choice of `auto`."""
+EVERYONES = (0, 0)
+"""Torch's name of the memory that is no pool of a graph's."""
 
 
 def open_loader(
@@ -169,17 +171,31 @@ def _choose(
 def free_bytes(device: torch.device) -> int:
     """Return the free memory of a device: of a CPU what programs can still take.
 
-    What torch has reserved on a GPU and not given out is free for this process.
+    What torch has reserved on a GPU and not given out is free for this process, but for what it has
+    reserved for CUDA graphs: nothing else is allocated there.
     """
     if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + unused
+        return torch.cuda.mem_get_info(device)[0] + _unused_bytes(device)
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         fields = dict(line.split(":", 1) for line in lines)
         return int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _unused_bytes(device: torch.device) -> int:
+    """What torch has reserved on a GPU for any allocation, and not given out."""
+    if torch.cuda.get_allocator_backend() != "native":
+        # Of CUDA's own allocator there is no snapshot, nor are there graphs in what it reserves.
+        return torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    segments = torch.cuda.memory_snapshot(include_traces=False)
+    return sum(
+        segment["total_size"] - segment["allocated_size"]
+        for segment in segments
+        if segment["device"] == index and segment["segment_pool_id"] == EVERYONES
+    )
 
 
 def _make_directory(folder: Path) -> None:

@@ -25,7 +25,7 @@ from ..machine.files import write_atomically
 from .entries import DESCRIPTION, DONE, STATE, Entry
 from .json_files import seal
 from .notes import copy_notes, read_notes
-from .pack_records import GROUPED, STREAMS, PackRecords, read_record
+from .pack_records import GROUPED, STREAMS, PackRecords, counting, read_record
 from .status import merged, read_plan, write_plan
 from .store import Store
 
@@ -40,8 +40,10 @@ class Recorded(NamedTuple):
 
     store: Store
     record: dict[str, Any]
+    counts: set[str]
+    """stages for which it is the one that counts in the store"""
     trained: set[str]
-    """finished stages of the store that were trained in it"""
+    """those that are finished"""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def merge_stores(target: Store, sources: Sequence[Store]) -> Merged:
     """
     stages, analyses = survey([target, *sources])
     notes = [note for source in sources for note in read_notes(source.path)]
-    _add_packs(_chosen_packs([target, *sources])[0], target)
+    _add_packs(_chosen_packs([target, *sources])[0], [target, *sources])
     new = [name for name, (store, _) in stages.items() if store is not target]
     # Parents end where their children begin, shorter legs of a line before the longer ones.
     for stage in sorted(new, key=lambda name: _place(stages[name][1])):
@@ -180,15 +182,16 @@ def _copy(name: str, source: Store, entry: Entry, target: Store) -> None:
 
 
 def _recorded_packs(store: Store) -> list[Recorded]:
-    """The records of a store, oldest first, each with the finished stages that it counts for."""
+    """The records of a store, oldest first, each with the stages that it counts for."""
     records = [read_record(path) for path in PackRecords(store).paths()]
     records.sort(key=lambda record: record["number"])
-    newest = {(m["stage"], r["stop_at_chance"]): r for r in records for m in r["members"]}
-    trained: dict[Path, set[str]] = {record["path"]: set() for record in records}
-    for (stage, _), record in newest.items():
-        if store.is_finished(stage):
-            trained[record["path"]].add(stage)
-    return [Recorded(store, record, trained[record["path"]]) for record in records]
+    counts: dict[Path, set[str]] = {record["path"]: set() for record in records}
+    for stopping in (False, True):
+        own = [record for record in records if record["stop_at_chance"] == stopping]
+        for stage, record in counting(own).items():
+            counts[record["path"]].add(stage)
+    trained = {path: set(filter(store.is_finished, ids)) for path, ids in counts.items()}
+    return [Recorded(store, r, counts[r["path"]], trained[r["path"]]) for r in records]
 
 
 def _chosen_packs(stores: Sequence[Store]) -> tuple[list[Recorded], list[str]]:
@@ -197,13 +200,13 @@ def _chosen_packs(stores: Sequence[Store]) -> tuple[list[Recorded], list[str]]:
     Where stores have trained a pack in different ways, it is the one by whose way all results of
     the pack came about, wherever they are.
     """
-    counting: dict[str, dict[str, list[Recorded]]] = {}
+    by_name: dict[str, dict[str, list[Recorded]]] = {}
     for pack in itertools.chain.from_iterable(map(_recorded_packs, stores)):
         if pack.trained:
-            ways = counting.setdefault(pack.record["path"].name, {})
+            ways = by_name.setdefault(_name(pack), {})
             ways.setdefault(_way(pack), []).append(pack)
     chosen, contradictions = [], []
-    for ways in counting.values():
+    for ways in by_name.values():
         # The way of all results has the most; of as many the first store's.
         most, *others = sorted(ways.values(), key=lambda packs: -len(_trained(packs)))
         chosen.append(most[0])
@@ -234,20 +237,51 @@ def _way(pack: Recorded) -> str:
     return "on streams" if pack.record.get("way") == STREAMS else GROUPED
 
 
-def _add_packs(packs: Sequence[Recorded], target: Store) -> None:
-    """Record packs in the target, behind those that it has."""
-    records = PackRecords(target)
-    there = {pack.record["path"].name: pack for pack in _recorded_packs(target)}
+def _add_packs(packs: Sequence[Recorded], stores: Sequence[Store]) -> None:
+    """Record packs in the first store, behind those that it has, and which stages count in which.
+
+    New ones are written with what they leave to others, so that after a kill each stage has the
+    pack that it had.
+    """
+    target, records = stores[0], PackRecords(stores[0])
+    recorded = [pack for store in stores for pack in _recorded_packs(store)]
+    there = {_name(pack): pack for pack in recorded if pack.store is target}
     number = max((pack.record["number"] for pack in there.values()), default=0)
+    wanted = {name: pack.record for name, pack in there.items()}
     for pack in packs:
-        name, members = pack.record["path"].name, [m["stage"] for m in pack.record["members"]]
+        name = _name(pack)
+        if name in there and _way(there[name]) == _way(pack):
+            continue
         if name in there:
-            if _way(there[name]) == _way(pack):
-                continue
             # Begun the other way, with no result that counts: it does not go on from there.
+            members = [member["stage"] for member in pack.record["members"]]
             for checkpoint in target.checkpoints.of(members):
                 checkpoint.unlink(missing_ok=True)
-        records.folder.mkdir(exist_ok=True)
         number += 1
-        own = {field: value for field, value in pack.record.items() if field != "path"}
-        write_atomically(records.folder / name, seal({**own, "number": number}))
+        wanted[name] = {**pack.record, "number": number}
+    places = _places([pack for pack in recorded if _name(pack) in wanted])
+    for name, record in wanted.items():
+        own = {field: v for field, v in record.items() if field not in ("path", "elsewhere")}
+        ids, stopping = [m["stage"] for m in record["members"]], record["stop_at_chance"]
+        elsewhere = [id for id in ids if places.get((id, stopping), name) != name]
+        content = seal(own | ({"elsewhere": elsewhere} if elsewhere else {}))
+        path = records.folder / name
+        if not path.exists() or path.read_bytes() != content:
+            records.folder.mkdir(exist_ok=True)
+            write_atomically(path, content)
+
+
+def _places(packs: Sequence[Recorded]) -> dict[tuple[str, bool], str]:
+    """The pack in which a stage trains again: the first in which it has a result, else the first.
+
+    By stage, and whether packs with --stop-at-chance count.
+    """
+    found: dict[tuple[str, bool], str] = {}
+    for pack, stages in [*((p, p.trained) for p in packs), *((p, p.counts) for p in packs)]:
+        for stage in stages:
+            found.setdefault((stage, pack.record["stop_at_chance"]), _name(pack))
+    return found
+
+
+def _name(pack: Recorded) -> str:
+    return pack.record["path"].name

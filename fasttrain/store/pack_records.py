@@ -7,6 +7,8 @@ in which they train: as one network of so many groups, or each by itself on a st
 stage belongs to the pack that it first started in: whenever it has to be trained, after a kill or
 because it was deleted, the whole pack trains, with members that are finished already or that this
 plan does not have. Of several packs with a stage the newest counts: halves of one that failed.
+Where stores are merged, one may be newer than the one that a stage has its bits from: its record
+then says that the stage counts elsewhere.
 """
 
 import dataclasses
@@ -127,7 +129,7 @@ class PackRecords:
 
     def _newest(self) -> dict[str, dict[str, Any]]:
         """The record that counts of every stage, by id."""
-        return {member["stage"]: r for r in self._records() for member in r["members"]}
+        return counting(self._records())
 
     def _records(self) -> list[dict[str, Any]]:
         """Records that count, oldest first."""
@@ -144,6 +146,13 @@ def foundations(stage: Stage, continued: int) -> list[Stage]:
     """The stages whose ends a stage starts from: its parent, and the shorter one of its line."""
     parent = [] if stage.parent is None else [stage.parent]
     return [*parent, *([shorter(stage, continued)] if continued else [])]
+
+
+def counting(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of records, oldest first, the one that counts of every stage, by id."""
+    members = [(member["stage"], record) for record in records for member in record["members"]]
+    # A record that leaves a stage to another one still has it where that one was deleted.
+    return dict(members) | {id: r for id, r in members if id not in r.get("elsewhere", ())}
 
 
 def _path_of(stage: Stage) -> list[dict[str, float]]:

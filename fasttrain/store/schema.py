@@ -169,6 +169,8 @@ class PackRecord(_Shape):
     number: Count
     way: Literal["grouped", "streams"] = "grouped"
     """how its models train together"""
+    elsewhere: list[Id] = []
+    """members whose bits are those of another pack, which counts for them though it be older"""
 
 
 Seconds = Annotated[float, Field(ge=0, lt=1e12)]

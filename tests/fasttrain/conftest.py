@@ -226,3 +226,20 @@ def address(tmp_path_factory) -> str:
     from .pages import two_setups
 
     return two_setups(tmp_path_factory.mktemp("page"))
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Parts of the GPU kit in this process, which has torch; which of them were run."""
+    # They import what most tests do not.
+    from bench.gpu import run, suite
+
+    ran = []
+
+    def same(command, environment, log, limit_s):
+        ran.append(command[command.index("--one") + 1])
+        return run.main(command[3:])
+
+    monkeypatch.setattr(run, "ended", same)
+    monkeypatch.setattr(suite, "files", lambda: [suite.ROOT / "tests/data/test_resident.py"])
+    return ran

@@ -15,20 +15,6 @@ from bench.gpu import machine, norm, parts, profile, run, steps, studies, suite
 from .programs import ENVIRONMENT
 
 
-@pytest.fixture
-def in_this_process(monkeypatch):
-    """Parts in this process, where torch is imported already; which of them were run."""
-    ran = []
-
-    def same(command, environment, log, limit_s):
-        ran.append(command[command.index("--one") + 1])
-        return run.main(command[3:])
-
-    monkeypatch.setattr(run, "ended", same)
-    monkeypatch.setattr(suite, "files", lambda: [suite.ROOT / "tests/data/test_resident.py"])
-    return ran
-
-
 def test_every_part_runs_and_is_not_run_again(in_this_process, tmp_path, capsys):
     given = ["--dry-run", "--out", str(tmp_path)]
     assert run.main(given) == 0
@@ -115,86 +101,6 @@ def test_the_limits_of_all_parts_fill_the_budget():
     assert run.deadlines(names, dict.fromkeys(names, {"found": 1}), budget) == {}
 
 
-def test_rows_that_are_missing_are_those_of_the_next_call(tmp_path, monkeypatch, in_this_process):
-    """Of a part that was stopped, and of one in which the device went."""
-    given = ["--dry-run", "--out", str(tmp_path), "--parts", "steps of digits"]
-    answer, made, one = [False], [], steps._ways
-
-    def ways(name, workbench, size):
-        def broken():
-            made.append("broken")
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-        first, *others = one(name, workbench, size)
-        noted = [(w, n, lambda w=w, m=m: made.append(w) or m()) for w, n, m in others]
-        return [(first[0], first[1], broken), *noted]
-
-    monkeypatch.setattr(steps, "_ways", ways)
-    monkeypatch.setattr(steps, "answers", lambda device: answer[0])
-    assert run.main(given) == 1
-    part = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]
-    assert part["error"] == "4 rows not measured, the same command goes on with them"
-    assert part["found"][0]["error"].startswith("CUDA error") and made == ["broken"]
-    assert "the device answers no more" in (tmp_path / "gpu.md").read_text()
-    # Killed in the middle of the second row: what is there stays there.
-    answer[0], own, row = True, steps._measured, []
-
-    def killed(*arguments):
-        if row:
-            raise KeyboardInterrupt
-        row.append(own(*arguments))
-        return row[0]
-
-    def ended(command, environment, log, limit_s):
-        try:
-            return run.main(command[3:])
-        except KeyboardInterrupt:
-            return None
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "ended", ended)
-        patch.setattr(steps, "_measured", killed)
-        assert run.main(given) == 1
-        # And again before it has come to anything, which too little time does not count for.
-        assert run.main([*given, "--budget-s", str(steps.ROW_S - 1)]) == 1
-    part = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]
-    assert part["error"].startswith("not ended within") and part["found"][1]["us"] == row[0]["us"]
-    assert run.main(given) == 0
-    ours = [name for name in made if name != "broken"]
-    assert len(ours) == len(set(ours)) == 4 and made.count("broken") == 1
-    rows = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]["found"]
-    assert [("us" in r, "error" in r) for r in rows] == [(False, True), *[(True, False)] * 4]
-
-
-def test_a_row_that_ends_its_process_is_begun_twice_and_those_behind_it_are_measured(
-    tmp_path, monkeypatch, in_this_process
-):
-    given = ["--dry-run", "--out", str(tmp_path), "--parts", "steps of digits"]
-    one, begun = steps._ways, []
-
-    def ways(name, workbench, size):
-        def dies():
-            begun.append(1)
-            raise KeyboardInterrupt
-
-        first, second, *others = one(name, workbench, size)
-        return [first, (*second[:2], dies), *others]
-
-    def ended(command, environment, log, limit_s):
-        try:
-            return run.main(command[3:])
-        except KeyboardInterrupt:
-            log.write_text("Segmentation fault")
-            return -11
-
-    monkeypatch.setattr(steps, "_ways", ways)
-    monkeypatch.setattr(run, "ended", ended)
-    assert [run.main(given) for _ in range(3)] == [1, 1, 0] and len(begun) == 2
-    rows = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]["found"]
-    assert rows[1]["error"] == "ended its process or took all its time, 2 times"
-    assert "us" not in rows[1] and all("us" in row for row in (rows[0], *rows[2:]))
-
-
 def test_what_is_of_other_sources_is_measured_anew(in_this_process, tmp_path, monkeypatch, capsys):
     given = ["--dry-run", "--out", str(tmp_path), "--parts", "environment"]
     assert run.main(given) == run.main(given) == 0
@@ -226,7 +132,7 @@ def test_a_failed_test_of_the_suite_is_a_result_and_a_failure_of_the_command(
     monkeypatch.setattr(suite, "suite", lambda size, device, folder: found)
     assert run.main(given) == run.main(given) == 1
     assert in_this_process == ["suite"]
-    assert capsys.readouterr().out.count("1 of its tests failed") == 2
+    assert capsys.readouterr().out.count("suite: 1 failed; what failed runs again") == 2
 
 
 def test_without_a_gpu_it_says_so(tmp_path, monkeypatch, capsys):

@@ -123,11 +123,40 @@ def test_rates_are_fp32_where_kernels_are(monkeypatch):
     assert made == [torch.float64, torch.float32]
 
 
-def test_what_torch_keeps_for_itself_is_free(monkeypatch):
-    for name, value in (("mem_get_info", (100, 1000)), ("memory_reserved", 70)):
-        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 30)
-    assert loader_module.free_bytes(CUDA) == memory.free_bytes(CUDA) == 140
+def segment(device, pool, total, allocated):
+    """Memory that torch has reserved, as its snapshot has it."""
+    sizes = {"total_size": total, "allocated_size": allocated}
+    return {"device": device, "segment_pool_id": pool, **sizes}
+
+
+@pytest.mark.parametrize("device", [CUDA, torch.device("cuda")])
+def test_what_torch_keeps_is_free_but_for_pools_of_graphs(monkeypatch, device):
+    reserved = [
+        segment(0, (0, 0), 50, 30),
+        segment(0, (0, 0), 20, 0),
+        segment(0, (0, 1), 400, 7),
+        segment(1, (0, 0), 800, 0),
+    ]
+    for name, value in (
+        ("mem_get_info", (100, 1000)),
+        ("get_allocator_backend", "native"),
+        ("current_device", 0),
+        ("memory_snapshot", reserved),
+    ):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value, **__: value)
+    assert loader_module.free_bytes(device) == memory.free_bytes(device) == 140
+
+
+def test_what_another_allocator_keeps_is_free(monkeypatch):
+    """It has no pools, and refuses a snapshot."""
+    for name, value in (
+        ("mem_get_info", (100, 1000)),
+        ("get_allocator_backend", "cudaMallocAsync"),
+        ("memory_reserved", 70),
+        ("memory_allocated", 30),
+    ):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    assert loader_module.free_bytes(CUDA) == 140
 
 
 def test_cudnn_takes_the_fastest_of_the_deterministic_algorithms():

@@ -106,3 +106,61 @@ def test_results_of_several_stores_together_decide_on_the_way(tmp_path):
     for number, order in enumerate(itertools.permutations(every)):
         package.merge(tmp_path / f"all{number}", *order)
         assert ways(tmp_path / f"all{number}") == [STREAMS]
+
+
+def overlapping(folder: Path, *packs, finished=()) -> Path:
+    """A store in which these packs have begun, and these stages have finished."""
+    store = Store.open(folder, create=True)
+    for pack in packs:
+        PackRecords(store).write(pack, 0)
+    for stage in finished:
+        finish(store, stage, stage.id.encode())
+    return folder
+
+
+def pack_of(store: Path, stage) -> list:
+    return PackRecords(Store(store)).of([stage])[0][stage.id]
+
+
+def written(store: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in store.glob("packs/*")}
+
+
+def test_a_stage_of_two_packs_trains_again_in_the_one_of_its_result(tmp_path):
+    """In any order: the other pack has begun with it, and has a result of another stage."""
+    one = overlapping(tmp_path / "one", [ONE, OTHER], finished=[ONE, OTHER])
+    two = overlapping(tmp_path / "two", [OTHER, THIRD], finished=[THIRD])
+    for name, order in (("all", [one, two]), ("again", [two, one])):
+        package.merge(tmp_path / name, *order)
+        assert pack_of(tmp_path / name, OTHER) == [ONE, OTHER]
+        assert pack_of(tmp_path / name, THIRD) == [OTHER, THIRD]
+    package.merge(one, two)
+    assert pack_of(one, OTHER) == [ONE, OTHER]
+    # Lost it is another store's pack no more, and a store merged from this one has the same.
+    shutil.rmtree(tmp_path / "all" / OTHER.id)
+    package.merge(tmp_path / "next", tmp_path / "all", two)
+    assert pack_of(tmp_path / "next", OTHER) == [ONE, OTHER]
+
+
+def test_two_packs_that_each_have_a_result_of_the_same_stages(tmp_path):
+    """No order of records is right for both."""
+    first, second = [ONE, OTHER, THIRD], [OTHER, ONE]
+    one = overlapping(tmp_path / "one", first, finished=[ONE])
+    two = overlapping(tmp_path / "two", second, finished=[OTHER])
+    for name, order in (("all", [one, two]), ("again", [two, one])):
+        store = tmp_path / name
+        package.merge(store, *order)
+        assert pack_of(store, ONE) == first and pack_of(store, OTHER) == second
+        before = written(store)
+        package.merge(store, *order)
+        assert written(store) == before
+        # Without the record that it was left to, the other one has it.
+        next(p for p in before if len(read_record(p)["members"]) == 2).unlink()
+        assert pack_of(store, OTHER) == first
+
+
+def test_a_stage_without_a_result_stays_in_the_pack_of_the_target(tmp_path):
+    begun = overlapping(tmp_path / "begun", [ONE, OTHER])
+    package.merge(begun, overlapping(tmp_path / "two", [OTHER, THIRD], finished=[THIRD]))
+    assert pack_of(begun, OTHER) == [ONE, OTHER]
+    assert pack_of(begun, THIRD) == [OTHER, THIRD]

@@ -111,7 +111,7 @@ def test_without_a_head_it_ends_in_a_line_and_goes_on_elsewhere(
     assert "Traceback" not in errors
     assert checkpoints(tmp_path / "store")
     assert not list((tmp_path / "store").glob("*/done.json"))
-    assert all_end(below - agents, 600)
+    assert all_end(below - agents)
     study, how = ft.study(tmp_path / "grid.toml"), {"pack": 2, "processes": 2}
     ft.sweep(study, store=tmp_path / "store", **how)
     ft.sweep(study, store=tmp_path / "whole", **how)

@@ -1,0 +1,144 @@
+"""Tables of the GPU kit: whatever stops one, it goes on where it was, and one bad row is one."""
+
+import dataclasses
+import json
+import time
+
+import pytest
+import torch
+
+from bench.gpu import kernels, machine, parts, run, steps, table
+
+
+def test_ways_that_time_does_not_suffice_for_are_not_begun(tmp_path):
+    late = dataclasses.replace(machine.SIZES["tiny"], until=time.monotonic() - 3)
+    cpu = torch.device("cpu")
+    rows = steps.training_steps("digits", late, cpu, tmp_path, {})
+    rows = table.measured(rows, late, cpu, tmp_path)
+    assert {row["error"] for row in rows} == {"not begun with -3 s left"} and len(rows) > 3
+
+
+def test_rows_that_are_missing_are_those_of_the_next_call(tmp_path, monkeypatch, in_this_process):
+    """Of a part that was stopped, and of one in which the device went."""
+    given = ["--dry-run", "--out", str(tmp_path), "--parts", "steps of digits"]
+    answer, made, one = [False], [], steps._ways
+
+    def ways(name, workbench, size):
+        def broken():
+            made.append("broken")
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+        first, *others = one(name, workbench, size)
+        noted = [(w, n, lambda w=w, m=m: made.append(w) or m()) for w, n, m in others]
+        return [(first[0], first[1], broken), *noted]
+
+    monkeypatch.setattr(steps, "_ways", ways)
+    monkeypatch.setattr(table, "answers", lambda device: answer[0])
+    assert run.main(given) == 1
+    part = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]
+    assert part["error"] == "4 rows not measured, the same command goes on with them"
+    assert part["found"][0]["error"].startswith("CUDA error") and made == ["broken"]
+    assert "the device answers no more" in (tmp_path / "gpu.md").read_text()
+    # Killed in the middle of the second row: what is there stays there.
+    answer[0], own, row = True, steps._measured, []
+
+    def killed(*arguments):
+        if row:
+            raise KeyboardInterrupt
+        row.append(own(*arguments))
+        return row[0]
+
+    def ended(command, environment, log, limit_s):
+        try:
+            return run.main(command[3:])
+        except KeyboardInterrupt:
+            return None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "ended", ended)
+        patch.setattr(steps, "_measured", killed)
+        assert run.main(given) == 1
+        # And again before it has come to anything, which too little time does not count for.
+        assert run.main([*given, "--budget-s", str(table.ROW_S - 1)]) == 1
+    part = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]
+    assert part["error"].startswith("not ended within") and part["found"][1]["us"] == row[0]["us"]
+    # The row that failed is a result, and a failure of the command.
+    assert run.main(given) == run.main(given) == 1
+    ours = [name for name in made if name != "broken"]
+    assert len(ours) == len(set(ours)) == 4 and made.count("broken") == 1
+    rows = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]["found"]
+    assert [("us" in r, "error" in r) for r in rows] == [(False, True), *[(True, False)] * 4]
+
+
+def test_a_row_that_ends_its_process_is_begun_twice_and_those_behind_it_are_measured(
+    tmp_path, monkeypatch, in_this_process
+):
+    given = ["--dry-run", "--out", str(tmp_path), "--parts", "steps of digits"]
+    one, begun = steps._ways, []
+
+    def ways(name, workbench, size):
+        def dies():
+            begun.append(1)
+            raise KeyboardInterrupt
+
+        first, second, *others = one(name, workbench, size)
+        return [first, (*second[:2], dies), *others]
+
+    def ended(command, environment, log, limit_s):
+        try:
+            return run.main(command[3:])
+        except KeyboardInterrupt:
+            log.write_text("Segmentation fault")
+            return -11
+
+    monkeypatch.setattr(steps, "_ways", ways)
+    monkeypatch.setattr(run, "ended", ended)
+    assert [run.main(given) for _ in range(3)] == [1, 1, 1] and len(begun) == 2
+    rows = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]["found"]
+    assert rows[1]["error"] == "ended its process or took all its time, 2 times"
+    assert "us" not in rows[1] and all("us" in row for row in (rows[0], *rows[2:]))
+
+
+@pytest.mark.parametrize("name", [n for n in parts.TABLES if not n.startswith("steps of")])
+def test_every_table_goes_on_row_by_row(name, tmp_path, monkeypatch, in_this_process):
+    given = ["--dry-run", "--out", str(tmp_path), "--parts", name]
+    own, begun = table._measure, []
+
+    def second_is_killed(row):
+        begun.append(row.about)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return own(row)
+
+    def ended(command, environment, log, limit_s):
+        try:
+            return run.main(command[3:])
+        except KeyboardInterrupt:
+            return None
+
+    monkeypatch.setattr(table, "_measure", second_is_killed)
+    monkeypatch.setattr(run, "ended", ended)
+    assert run.main(given) == 1
+    part = json.loads((tmp_path / "gpu.json").read_text())["parts"][name]
+    assert [machine.is_open(row) for row in part["found"]] == [False] + [True] * len(
+        part["found"][1:]
+    )
+    assert run.main(given) == 0
+    rows = json.loads((tmp_path / "gpu.json").read_text())["parts"][name]["found"]
+    assert begun == [begun[0], begun[1], *begun[1:2], *begun[3:]] and len(begun) == len(rows) + 1
+    assert rows[0] == part["found"][0] and all(row["us"] > 0 for row in rows)
+
+
+def test_a_wrong_result_is_a_failure_and_the_other_rows_are_measured(
+    in_this_process, tmp_path, monkeypatch, capsys
+):
+    def wrong(logits, labels, sums):
+        return (torch.zeros_like(logits),)
+
+    monkeypatch.setattr(kernels, "_loss_in_torch", wrong)
+    given = ["--dry-run", "--out", str(tmp_path), "--parts", "losses"]
+    assert run.main(given) == run.main(given) == 1
+    assert in_this_process == ["losses"]
+    assert capsys.readouterr().out.count("losses: 1 failed; what failed runs again") == 2
+    ours, eager = json.loads((tmp_path / "gpu.json").read_text())["parts"]["losses"]["found"]
+    assert ours["us"] > 0 and eager["error"].startswith("AssertionError: Tensor-likes are not")
