@@ -1,4 +1,4 @@
-"""What tasks of a Ray cluster get out of the driver's store, and tell: checked on its way into it."""
+"""What tasks of a Ray cluster get out of the driver's store, and tell: checked on its way there."""
 
 import re
 from collections.abc import Iterable
