@@ -180,11 +180,14 @@ def test_nodes_of_one_kind_are_not_told_apart(study, swept, tmp_path, capsys):
 
 def test_a_node_that_joins_later_gets_the_smallest_packs(cluster, capsys):
     from fasttrain.execution.engines.ray_cluster import cluster as connected
+    from fasttrain.execution.engines.ray_cluster import disconnect
     from fasttrain.execution.pack_size import Choice
     from fasttrain.plan.config import RunOptions
 
-    found = connected(RunOptions(engine="ray"))
-    room = found.room(9, RunOptions(engine="ray"))
+    # Of a cluster without an address the environment would say what nodes are started with.
+    options = RunOptions(engine="ray", address="auto")
+    found = connected(options)
+    room = found.room(9, options)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray_kinds, "about_node", claimed)
         room = dataclasses.replace(room, processes=9)
@@ -198,6 +201,7 @@ def test_a_node_that_joins_later_gets_the_smallest_packs(cluster, capsys):
         assert joined.node_id in pools.where("slow")["label_selector"]["ray.io/node-id"]
         assert joined.node_id not in pools.where("fast")["label_selector"]["ray.io/node-id"]
         cluster.remove_node(joined)
+    disconnect()
     assert re.search(": new, not measured: packs of up to 2 there", capsys.readouterr().err)
 
 
