@@ -54,8 +54,7 @@ class Room:
     """of each"""
     num_gpus: float
     """of each"""
-    nodes: tuple[str, ...] = ()
-    """ids of those that they are to be on; on any if there are none"""
+    nodes: tuple[str, ...] = ()  # ids of those that they are to be on; any if there are none
 
 
 class Cluster:

@@ -93,11 +93,9 @@ class RayEngine:
 
     def __enter__(self) -> Self:
         self.cluster = cluster(self.options)
-        setting = _setting(self.workbench, self.options, self.room)
-        self.settings = {
-            kind: ray.put(replace(setting, compiled=choice.compiled))
-            for kind, choice in self.choices.items()
-        } or {"": ray.put(setting)}
+        one = _setting(self.workbench, self.options, self.room)
+        every = {k: replace(one, compiled=c.compiled) for k, c in self.choices.items()}
+        self.settings = {kind: ray.put(own) for kind, own in (every or {"": one}).items()}
         self.pools = Pools(self.cluster, self.room, self.choices) if self.choices else None
         # Where this process is, and nothing can be lost without it.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -128,11 +126,7 @@ class RayEngine:
             ray.cancel(job.messages, force=True)
 
     def slots(self) -> list[str]:
-        """As many as the room has; of several kinds those of the nodes that there are now.
-
-        Raises:
-            EnvironmentProblem: no node is left.
-        """
+        """As many as the room has; of several kinds (`Pools.free`) those of the nodes now."""
         if self.pools is None:
             return [""] * (self.room.processes - len(self.jobs))
         return self.pools.free(Counter(job.kind for job in self.jobs))
