@@ -209,6 +209,7 @@ def test_a_process_without_a_device_ends_and_says_so(monkeypatch):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    engine.start(Fails(), "")
     with pytest.raises(
         EnvironmentProblem, match="cuda:0 no longer answers after RuntimeError: CUDA"
     ):

@@ -94,13 +94,13 @@ class InProcess:
             EnvironmentProblem: as `attempt`; or an error after which this process has no device.
         """
         assert self.task is not None
-        task, self.task = self.task, None
-        error = attempt(task, self.workbench, report)
+        error = attempt(self.task, self.workbench, report)
         if error is not None and not answers(self.workbench.device):
             raise EnvironmentProblem(
                 f"{self.workbench.device} no longer answers after {_last_line(error)}; run the same"
                 " command again: it goes on where this ended"
             )
+        task, self.task = self.task, None
         return Outcome(task, error)
 
 
