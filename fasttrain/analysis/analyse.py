@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 
 from ..errors import EnvironmentProblem, UsageError
 from ..execution.console import Console
-from ..execution.execution import Share, about_cluster, found_by, open_engine, shared
+from ..execution.execution import about_cluster, open_engine
 from ..execution.pack_size import fastest, measure_packs, models_in_memory
+from ..execution.sharing import Share, found_by, shared
 from ..machine.timings import phase
 from ..plan.config import RunOptions
 from ..store.entries import STATE
@@ -141,7 +142,7 @@ def _analyse_setup(
         view.note(f"in {share.processes} processes, {share.num_threads} threads each")
     if line := about_cluster(options):
         view.note(line)
-    with open_engine(workbench, options, share, store.lock_file) as engine:
+    with open_engine(workbench, options, share, store.lock_file, {}) as engine:
         return Analyses(packs, engine, view, store).run()
 
 

@@ -110,7 +110,7 @@ class Analyses(Driver[Analysis, Pack]):
         super().__init__(packs, engine, view)
         self.store = store
 
-    def take(self) -> tuple[Pack, Task] | None:
+    def take(self, kind: str) -> tuple[Pack, Task] | None:
         """The next one; of a pack that failed, what is left."""
         if not self.waiting:
             return None

@@ -158,8 +158,8 @@ def sweep(
                 callbacks=callbacks,
             )
             with view, execution.engine(workbench, options) as engine:
-                packs, way = execution.packs, execution.way
-                return run_sweep(stages, packs, workbench.store, engine, view, way)
+                packs, choices = execution.packs, execution.choices
+                return run_sweep(stages, packs, workbench.store, engine, view, choices)
 
 
 @cluster_left()

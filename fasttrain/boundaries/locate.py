@@ -220,7 +220,7 @@ class _Run:
             return
         left = epochs_left(stages, store)
         with ProgressView(states, left, self.console, on_change=journal.report) as view:
-            failures = run_sweep(stages, packs, store, engine, view, execution.way)
+            failures = run_sweep(stages, packs, store, engine, view, execution.choices)
         raise_failures(failures)
 
     def _verdict(self, probe: Probe) -> Verdict:
@@ -258,8 +258,11 @@ class _Run:
 def _cost_lines(search: Search, workbench: Workbench, execution: Execution) -> list[str]:
     """What the search may take at most."""
     most = search.budget * search.num_seeds
-    step_s = min(timing.model_step_s for timing in execution.measured(workbench))
-    time_s = most * workbench.steps_per_epoch * step_s / execution.processes
+    steps_per_s = sum(
+        processes / min(timing.model_step_s for timing in timings)
+        for timings, processes in execution.measured(workbench)
+    )
+    time_s = most * workbench.steps_per_epoch / steps_per_s
     return [
         *length_lines(search, workbench.config),
         f"PLR {search.first:g} to {search.last:g}, boundaries {', '.join(search.boundaries)}"

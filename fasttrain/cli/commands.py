@@ -15,7 +15,7 @@ from ..boundaries.task import Task
 from ..errors import raise_failures
 from ..execution.compiling import compile_ahead
 from ..execution.console import Console
-from ..execution.cost import estimate
+from ..execution.cost import estimate, together
 from ..execution.execution import plan_execution
 from ..execution.progress import STATES
 from ..machine.processes import usable_cpus
@@ -136,9 +136,14 @@ def _print_plan(opened: Session, console: Console) -> None:
     # What a plan takes is measured by training.
     compile_ahead(workbench, opened.options, console)
     execution = plan_execution(stages, workbench, opened.options)
-    cost = estimate(execution.packs, execution.measured(workbench), execution.processes, workbench)
+    measured = execution.measured(workbench)
+    cost = together(estimate(execution.packs, *of_kind, workbench) for of_kind in measured)
     on_ray = opened.options.engine == "ray"
-    where = "a node of the cluster" if on_ray else workbench.provenance["device"]
+    where = (
+        f"a node of {'each kind' if measured[1:] else 'the cluster'}"
+        if on_ray
+        else workbench.provenance["device"]
+    )
     lines = [
         f"left: {len(left)} stages, {cost.num_epochs} epochs"
         f" ({unshared_epochs(left)} without sharing)",

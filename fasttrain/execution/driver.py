@@ -48,13 +48,16 @@ class Driver(ABC, Generic[N, W]):
         """Run packs until none can be; returns the error of every member that failed, by label."""
         failures: dict[str, str] = {}
         while True:
-            while len(self.running) < self.engine.capacity and (ready := self.take()):
+            for kind in self.engine.slots():
+                if (ready := self.take(kind)) is None:
+                    break
                 pack, task = ready
                 self.running[task] = pack
-                self.engine.start(task)
+                self.engine.start(task, kind)
             if not self.running:
                 return failures
-            outcome = self.engine.wait(self.report)
+            if (outcome := self.engine.wait(self.report)) is None:
+                continue
             pack = self.running.pop(outcome.task)
             left = self.settle(pack, outcome.task)
             if outcome.error is not None and left:
@@ -62,8 +65,12 @@ class Driver(ABC, Generic[N, W]):
                 failures |= self._failed(outcome.error, pack, left)
 
     @abstractmethod
-    def take(self) -> tuple[W, Task] | None:
-        """Take the next pack that can run out of those that wait, and make its task."""
+    def take(self, kind: str) -> tuple[W, Task] | None:
+        """Take the next pack that can run out of those that wait, and make its task.
+
+        Args:
+            kind: of the nodes where it is to run, as the engine calls them.
+        """
 
     @abstractmethod
     def settle(self, pack: W, task: Any) -> list[N]:

@@ -9,9 +9,8 @@ import functools
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -20,31 +19,14 @@ from ..machine.precision import resolve_device, resolve_precision
 from ..machine.timings import phase
 from ..plan.config import Config, RunOptions
 from ..plan.stages import Stage
-from ..store.pack_records import GROUPED, STREAMS
+from ..store.pack_records import STREAMS
 from ..training.workbench import Workbench, open_workbench
+from .choosing import choose
 from .engines.local import Engine, InProcess, Workers
 from .measured import Timing, measure
-from .pack_size import fastest, measure_compiled, measure_ways
-from .packing import form_packs, largest_wave
-
-# Imported where it is used: it imports Ray.
-if TYPE_CHECKING:
-    from .engines.ray_cluster import Room
-
-WORTH_S = 600.0
-"""a plan that takes longer is worth the compilation that shows whether it is faster"""
-
-
-class Share(NamedTuple):
-    """How processes share this machine, or a cluster."""
-
-    processes: int
-    num_threads: int
-    """of each process"""
-    on_device: int
-    """processes that share the memory of a device"""
-    room: "Room | None" = None
-    """of each on a cluster; None on this machine"""
+from .pack_size import Choice
+from .packing import form_packs
+from .sharing import Share, devices_of, found_by, shared
 
 
 @dataclass(frozen=True)
@@ -53,89 +35,82 @@ class Execution:
 
     packs: list[list[Stage]]
     share: Share
-    timings: list[Timing]
-    """what the size of packs was chosen by; empty if it was given"""
+    choices: dict[str, Choice]
+    """how new packs train on each kind of node, the fastest first; under "" where there is one"""
     size: int
     """most models in a pack"""
-    compiled: bool
     note: str
     """what the user should know of how it came about"""
     options: RunOptions
-    way: str = GROUPED
-    """how the models of new packs train together"""
 
     @property
     def processes(self) -> int:
         """How many train at once."""
         return self.share.processes
 
-    def measured(self, workbench: Workbench) -> list[Timing]:
-        """Timings of it: those it was chosen by, or else new ones."""
-        if self.timings:
-            alike = [t for t in self.timings if t.compiled == self.compiled]
-            # Of one model there is but one way.
-            return [t for t in alike if t.way == self.way or t.size == 1]
-        like = dataclasses.replace(workbench, compiled=self.compiled)
-        return [found_by(measure, like, self.options, self.share, self.size)]
+    def measured(self, workbench: Workbench) -> list[tuple[list[Timing], int]]:
+        """Timings of it on each kind of node, and how many train at once there.
+
+        Those that it was chosen by, or else new ones.
+        """
+        if len(self.choices) > 1:
+            return [(c.measured(), c.processes) for c in self.choices.values() if c.processes]
+        [choice] = self.choices.values()
+        timings = choice.measured()
+        if not timings:
+            like = dataclasses.replace(workbench, compiled=choice.compiled)
+            timings = [found_by(measure, like, self.options, self.share, self.size)]
+        return [(timings, self.processes)]
 
     def explain(self) -> str:
-        """The packs and their figures, in a line or two."""
+        """The packs and their figures, in a line or two; with a line for each kind of node."""
         alone = self.processes == 1 and self.share.room is None
         where = "this process" if alone else f"{self.processes} processes"
         text = f"packs of up to {self.size} in {where}, {self.share.num_threads} threads each"
-        text += ", compiled" if self.compiled else ""
-        text += ", on streams" if self.way == STREAMS else ""
-        figures = ", ".join(f"{t.label()}: {t.model_step_s * 1e3:.3g}" for t in self.timings)
-        text += f"; ms per step and model in packs of {figures}" if figures else ""
-        return f"{text}\n{self.note}" if self.note else text
+        if len(self.choices) > 1:
+            lines = [text, *(_about(kind, choice) for kind, choice in self.choices.items())]
+        else:
+            lines = [text + "".join(map(_how, self.choices.values()))]
+        return "\n".join(filter(None, [*lines, self.note]))
 
     def engine(
         self, workbench: Workbench, options: RunOptions
     ) -> contextlib.AbstractContextManager[Engine]:
         """The engine: this process, or workers with a workbench of their own each."""
-        workbench.compiled = self.compiled
-        return open_engine(workbench, options, self.share, workbench.store.lock_file)
+        workbench.compiled = next(iter(self.choices.values())).compiled
+        return open_engine(workbench, options, self.share, workbench.store.lock_file, self.choices)
 
 
-def shared(count: int, workbench: Workbench, options: RunOptions) -> Share:
-    """How this machine, or the cluster, is shared for so many things that can be done at once."""
-    if options.engine == "ray":
-        from .engines.ray_cluster import cluster
-
-        room = cluster(options).room(count, options)
-        sharing = options.per_gpu if room.num_gpus else room.processes
-        return Share(room.processes, room.num_threads, sharing, room)
-    available = torch.get_num_threads()
-    devices = _devices(workbench.device, options.device)
-    room = available if workbench.device.type == "cpu" else len(devices)
-    processes = options.processes or min(count, room)
-    threads = max(1, available // processes)
-    return Share(processes, threads, math.ceil(processes / len(devices)))
+def _about(kind: str, choice: Choice) -> str:
+    """A kind of node and its packs, in a line."""
+    return f"{kind}: {choice.processes} of them, packs of up to {choice.size}{_how(choice)}"
 
 
-@contextlib.contextmanager
-def threads_of(share: Share) -> Iterator[None]:
-    """Compute here as each of the processes does."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(share.num_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _how(choice: Choice) -> str:
+    """What is not as usual in how packs train, and their figures."""
+    text = ", compiled" if choice.compiled else ""
+    text += ", on streams" if choice.way == STREAMS else ""
+    figures = ", ".join(f"{t.label()}: {t.model_step_s * 1e3:.3g}" for t in choice.timings)
+    return text + (f"; ms per step and model in packs of {figures}" if figures else "")
 
 
 def open_engine(
-    workbench: Workbench, options: RunOptions, share: Share, lock: int | None
+    workbench: Workbench,
+    options: RunOptions,
+    share: Share,
+    lock: int | None,
+    choices: Mapping[str, Choice],
 ) -> contextlib.AbstractContextManager[Engine]:
     """This process with its workbench, or workers with one like it each, on all devices.
 
     Args:
         lock: the file whose lock keeps others out of the store.
+        choices: how packs train on each kind of node; of one, and of analyses, the workbench says.
     """
     if share.room is not None:
         from .engines.ray_engine import RayEngine
 
-        return RayEngine(workbench, options, share.room)
+        return RayEngine(workbench, options, share.room, choices if len(choices) > 1 else {})
     if share.processes == 1:
         return contextlib.nullcontext(InProcess(workbench))
     return Workers(
@@ -159,43 +134,21 @@ def open_engine(
 
 @phase("choosing packs")
 def plan_execution(stages: Sequence[Stage], workbench: Workbench, options: RunOptions) -> Execution:
-    """Form the packs of a plan, by measurement unless their size is given."""
+    """Form the packs of a plan, by measurement unless their size is given.
+
+    They have at most the largest size of all kinds of nodes: `run_sweep` divides them for others.
+    """
     roots = sum(stage.parent is None for stage in stages)
     share = shared(roots, workbench, options)
-    timings: list[Timing] = []
-    note = ""
-    size, compiled = options.pack and workbench.at_most(options.pack), options.compile == "on"
-    way = GROUPED
-    if size is None:
-        where, wave = (workbench, options, share), largest_wave(stages)
-        timings = found_by(measure_ways, *where, wave, share.on_device, compiled)
-        chosen = fastest(timings)
-        whole_s = _whole_s(stages, timings, share.processes, workbench)
-        if options.compile == "auto" and whole_s > WORTH_S and found_by(kernel_of, *where) is None:
-            more, note = found_by(measure_compiled, *where, chosen.size, share.on_device)
-            timings += more
-            chosen = fastest([chosen, *more])
-            compiled = chosen.compiled
-        size, way = chosen.size, chosen.way
-    note = "\n".join(filter(None, [note, about_cluster(options)]))
+    if options.pack is None:
+        choices, notes = choose(stages, workbench, options, share)
+    else:
+        given = workbench.at_most(options.pack)
+        choices, notes = {"": Choice(given, options.compile == "on")}, []
+    size = max(choice.size for choice in choices.values())
+    note = "\n".join(filter(None, [*notes, about_cluster(options)]))
     packs = form_packs(stages, workbench.store, size, math.ceil(roots / share.processes))
-    return Execution(packs, share, timings, max(map(len, packs)), compiled, note, options, way)
-
-
-def found_by(
-    function: Callable[..., Any],
-    workbench: Workbench,
-    options: RunOptions,
-    share: Share,
-    *arguments: Any,
-) -> Any:
-    """What a function finds of the workbench as packs train in it: here, or on a cluster's node."""
-    if share.room is not None:
-        from .engines.ray_engine import ask_workbench
-
-        return ask_workbench(function, workbench, options, share.room, *arguments)
-    with threads_of(share):
-        return function(workbench, *arguments)
+    return Execution(packs, share, choices, max(map(len, packs)), note, options)
 
 
 def device_and_precision(config: Config, options: RunOptions) -> tuple[torch.device, str]:
@@ -243,31 +196,11 @@ def cluster_left() -> Iterator[None]:
         leave_cluster()
 
 
-def kernel_of(workbench: Workbench) -> str | None:
-    """The kernel that would take the steps, where a process is asked."""
-    return workbench.kernel
-
-
 def own_precision(device: str) -> str:
     """What `auto` is on a device of the process that is asked."""
     return resolve_precision("auto", resolve_device(device))
 
 
-def _whole_s(
-    stages: Sequence[Stage], timings: Sequence[Timing], processes: int, workbench: Workbench
-) -> float:
-    """About how long the whole plan takes without compilation, whatever is finished of it."""
-    num_epochs = sum(stage.num_epochs for stage in stages)
-    return num_epochs * workbench.steps_per_epoch * fastest(timings).model_step_s / processes
-
-
-def _devices(device: torch.device, name: str) -> list[torch.device]:
-    """The devices that a name allows: every GPU, unless one was named, or the CPU."""
-    if device.type == "cuda" and name in ("auto", "cuda"):
-        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    return [device]
-
-
 def _places(device: torch.device, name: str, processes: int) -> list[torch.device]:
     """The device of every process: those that there are, in turn."""
-    return list(itertools.islice(itertools.cycle(_devices(device, name)), processes))
+    return list(itertools.islice(itertools.cycle(devices_of(device, name)), processes))

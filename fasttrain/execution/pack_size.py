@@ -13,7 +13,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -41,6 +41,32 @@ OF_BATCHES = ("flip", "crop_padding", "rand_augment", "rand_ops", "rand_magnitud
 """keys of the data that say what is done for a batch"""
 MEMORY_SHARE = 0.5
 """of the free memory that packs may take, over all processes"""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How new packs train on a kind of node."""
+
+    size: int
+    """most models in a pack"""
+    compiled: bool = False
+    way: str = GROUPED
+    """how they train together"""
+    timings: Sequence[Timing] = ()
+    """what that was chosen by; empty if it was given"""
+    processes: int = 1
+    """that train at once there"""
+
+    @property
+    def model_step_s(self) -> float:
+        """One step of one model, as it was measured."""
+        return fastest(self.timings).model_step_s
+
+    def measured(self) -> list[Timing]:
+        """The timings of packs that train as chosen."""
+        alike = [timing for timing in self.timings if timing.compiled == self.compiled]
+        # Of one model there is but one way.
+        return [timing for timing in alike if timing.way == self.way or timing.size == 1]
 
 
 def measure_packs(

@@ -1,6 +1,7 @@
 """Carries out a plan: what is done stays, what is left runs, failures stay in their stage."""
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 
 from ..machine.timings import phase
 from ..plan.stages import Stage, lengths_of, predecessors
@@ -10,6 +11,8 @@ from ..training.starts import is_outdated, lost_before
 from .driver import Driver, Waiting, halves
 from .engines.local import Engine
 from .engines.tasks import Task, Training
+from .pack_size import Choice
+from .packing import evenly
 from .progress import ProgressView
 
 
@@ -20,7 +23,7 @@ def run_sweep(
     store: Store,
     engine: Engine,
     view: ProgressView,
-    way: str = GROUPED,
+    choices: Mapping[str, Choice] | None = None,
 ) -> dict[str, str]:
     """Run every stage that the store does not hold finished, each after those it builds on.
 
@@ -29,13 +32,14 @@ def run_sweep(
 
     Args:
         packs: of the stages, and of others that may have to run for their sake (`form_packs`).
-        way: how the models of packs that have not started before train together.
+        choices: how packs that have not started before train on each kind of node; if not given,
+            as they are, each as one network.
 
     Raises:
         EnvironmentProblem, OSError: the store cannot be read or written.
         KeyboardInterrupt: as raised; packs under way resume from their last finished epoch.
     """
-    return _Sweep(stages, packs, store, engine, view, way).run()
+    return _Sweep(stages, packs, store, engine, view, choices).run()
 
 
 def reopen_outdated(stages: Sequence[Stage], store: Store) -> list[Stage]:
@@ -60,13 +64,20 @@ class _Pack(Waiting[Stage]):
             failed.
         continued: epochs of what its own go on from, if it has started before.
         lengths: epochs that shorter ones of their lines may have.
+        has_started: whether its bits are those of all its stages together.
     """
 
     def __init__(
-        self, stages: Sequence[Stage], own: set[str], continued: int, lengths: Collection[int]
+        self,
+        stages: Sequence[Stage],
+        own: set[str],
+        continued: int,
+        lengths: Collection[int],
+        has_started: bool = False,
     ) -> None:
         super().__init__(stages)
         self.own = own
+        self.has_started = has_started
         self.starts = {s.id: _ids(foundations(s, continued)) for s in stages}
         """what each stage starts from"""
         self.before = {
@@ -90,9 +101,9 @@ class _Sweep(Driver[Stage, _Pack]):
         store: Store,
         engine: Engine,
         view: ProgressView,
-        way: str,
+        choices: Mapping[str, Choice] | None,
     ) -> None:
-        self.way = way
+        self.choices = choices or {"": Choice(max(map(len, packs), default=1))}
         self.store = store
         self.records = PackRecords(store)
         self.planned = _ids(stages)
@@ -110,6 +121,7 @@ class _Sweep(Driver[Stage, _Pack]):
                 {stage.id for stage in pack if owners[stage.id] is pack},
                 self.records.continued(pack),
                 self.lengths,
+                has_started=self.records.has(pack),
             )
             for pack in packs
         ]
@@ -121,22 +133,28 @@ class _Sweep(Driver[Stage, _Pack]):
         assert self.needed <= self.settled | self.failed, "packs that wait for each other"
         return failures
 
-    def take(self) -> tuple[_Pack, Task] | None:
+    def take(self, kind: str) -> tuple[_Pack, Task] | None:
         """Take out the first pack with something to run and nothing before it; and what it trains.
 
         What builds on a failure is neither a result nor in the way of others.
         """
+        # Of one kind of node the packs are as they were formed.
+        most = math.inf if len(self.choices) == 1 else self.choices[kind].size
         known: tuple[int, ...] | None = None
         # Until there is nothing to be learnt: a pack may bear on those before it in the list.
         while known != (known := tuple(map(len, (self.needed, self.settled, self.failed)))):
-            for pack in list(self.waiting):
+            # Those that have started on another kind, and are too large for this one, come last.
+            for pack in sorted(self.waiting, key=lambda p: p.has_started and len(p.members) > most):
                 if not self._open(pack):
                     continue
                 able = [s for s in pack.members if not self.failed & pack.starts[s.id]]
                 self.failed |= self._open(pack) - _ids(able)
                 if self._is_ready(pack, able):
+                    if len(able) > most and not (pack.has_started or self._continued(able)):
+                        pack = self._divided(pack, able, int(most))
+                        able = pack.members
                     self.waiting.remove(pack)
-                    self._begin(pack, able)
+                    self._begin(pack, able, kind)
                     return pack, Training(able)
         return None
 
@@ -182,13 +200,31 @@ class _Sweep(Driver[Stage, _Pack]):
                 self.view.reopen(stage, self.store.state(stage.id))
             self.store.reopen(stage.id)
 
-    def _begin(self, pack: _Pack, able: list[Stage]) -> None:
+    def _divided(self, pack: _Pack, able: list[Stage], most: int) -> _Pack:
+        """Divide a pack that waits into as much as a kind of node is to train, and the rest.
+
+        The rest waits in its place, for any kind. A sweep that goes on finds the same: the one is
+        recorded, and the other what is left of the pack that the plan forms.
+        """
+        first = _ids(next(evenly(able, most)))
+        parts = []
+        for ids in (first, _ids(pack.members) - first):
+            members = [stage for stage in pack.members if stage.id in ids]
+            part = _Pack(members, pack.own & ids, 0, self.lengths)
+            part.todo = pack.todo & ids
+            parts.append(part)
+        place = self.waiting.index(pack)
+        self.waiting[place : place + 1] = parts
+        return parts[0]
+
+    def _begin(self, pack: _Pack, able: list[Stage], kind: str) -> None:
         """Record and show that a pack starts, with those of its stages that are able to."""
+        pack.has_started = True
         trained = [stage for stage in able if lost_before(stage, self.store, self.lengths) is None]
         if trained:
             # What draws in its steps has no streams (`training.streams`).
             noisy = any(stage.knobs.noise for stage in trained)
-            way = GROUPED if noisy else self.way
+            way = GROUPED if noisy else self.choices[kind].way
             self.records.write(trained, self._continued(trained), way)
         todo = [stage for stage in able if stage.id in pack.todo]
         along = len(_ids(trained) - pack.todo)

@@ -67,6 +67,10 @@ class PackRecords:
         record["number"] = self.last_number
         write_atomically(path, seal(record))
 
+    def has(self, pack: Sequence[Stage]) -> bool:
+        """Whether the pack is recorded: it has started."""
+        return self._path(pack).exists()
+
     def continued(self, pack: Sequence[Stage]) -> int:
         """Epochs of what those of the pack go on from; 0 if it is not recorded."""
         path = self._path(pack)

@@ -165,7 +165,7 @@ def test_processes_take_the_gpus_in_turn_and_share_their_memory(
     assert largest_wave(stages) == 8
     chosen = execution.plan_execution(stages, workbench, options)
     assert chosen.processes == len(expected)
-    assert [timing.size for timing in chosen.timings] == [1, 2]
+    assert [timing.size for timing in chosen.choices[""].timings] == [1, 2]
     if len(expected) > 1:
         workers = chosen.engine(workbench, options)
         devices = [make.args[3] for make in workers.make_workbenches]

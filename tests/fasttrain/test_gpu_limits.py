@@ -1,15 +1,11 @@
 """The GPU kit and time: what takes too long is stopped, what would be too late is not begun."""
 
-import dataclasses
-import math
 import os
 import select
 import subprocess
 import sys
 
-import torch
-
-from bench.gpu import machine, run, steps
+from bench.gpu import run
 
 from .conftest import moment
 from .programs import ENVIRONMENT
@@ -35,9 +31,3 @@ def test_a_part_that_does_not_end_is_stopped_with_all_that_it_started(tmp_path, 
     assert select.select([reader], [], [], 600)[0] and os.read(reader, 1) == b""
     os.close(reader)
     assert run.ended([sys.executable, "-c", "exit(3)"], dict(ENVIRONMENT), log, 600.0) == 3
-
-
-def test_ways_that_time_does_not_suffice_for_are_not_begun(tmp_path):
-    late = dataclasses.replace(machine.SIZES["tiny"], until=-math.inf)
-    rows = steps.training_steps("digits", late, torch.device("cpu"), tmp_path, {})
-    assert {row["error"] for row in rows} == {"not begun with -inf s left"} and len(rows) > 3

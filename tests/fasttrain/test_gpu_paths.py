@@ -215,14 +215,14 @@ def test_a_worker_whose_device_answers_no_more_is_replaced():
     with local.Workers([broken], 1) as engine:
         before = engine.workers[0].process.pid
         task = Fails()
-        engine.start(task)
+        engine.start(task, "")
         outcome = engine.wait(lambda *_: None)
         assert outcome.task is task
         assert "an illegal memory access" in (outcome.error or "")
         assert engine.workers[0].process.pid != before
         # What fails without harm to the device keeps its worker.
         after = engine.workers[0].process.pid
-        engine.start(Passes())
+        engine.start(Passes(), "")
         assert engine.wait(lambda *_: None).error is None
         assert engine.workers[0].process.pid == after
     assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
@@ -230,7 +230,7 @@ def test_a_worker_whose_device_answers_no_more_is_replaced():
 
 def test_a_process_without_a_device_ends_and_says_so(monkeypatch):
     engine = local.InProcess(Broken())  # type: ignore[arg-type]
-    engine.start(Fails())
+    engine.start(Fails(), "")
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     assert "an illegal memory access" in (engine.wait(lambda *_: None).error or "")
 
@@ -238,6 +238,7 @@ def test_a_process_without_a_device_ends_and_says_so(monkeypatch):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    engine.start(Fails(), "")
     with pytest.raises(
         EnvironmentProblem, match="cuda:0 no longer answers after RuntimeError: CUDA"
     ):

@@ -145,8 +145,8 @@ def test_images_travel_to_a_node_once_unless_they_lie_there(
             write_images(path, seed=9)
         return of_driver(*arguments)
 
-    of_driver = ray_engine._setting
-    monkeypatch.setattr(ray_engine, "_setting", setting)
+    of_driver = ray_engine.setting_of
+    monkeypatch.setattr(ray_engine, "setting_of", setting)
     ft.sweep(study, store=tmp_path / "store", engine="ray", **HOW)
     assert contents(tmp_path / "store") == contents(tmp_path / "local")
     assert travelled == [travels]
@@ -162,8 +162,8 @@ def test_packs_share_gpus_as_they_are_told(node, tmp_path, monkeypatch):
     def setting(*arguments):
         return dataclasses.replace(of_driver(*arguments), device="cpu")
 
-    of_driver = ray_engine._setting
-    monkeypatch.setattr(ray_engine, "_setting", setting)
+    of_driver = ray_engine.setting_of
+    monkeypatch.setattr(ray_engine, "setting_of", setting)
     monkeypatch.setattr(driver, "Training", lambda stages: Sharing(stages, folder))
     text = TINY.replace("plr = [1e-2, 1e-1]", "plr = [1e-3, 1e-2, 1e-1, 1, 10, 100]")
     (tmp_path / "grid.toml").write_text(text.replace("k = [2, 3]", "k = []"))

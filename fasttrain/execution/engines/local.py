@@ -54,24 +54,36 @@ class Outcome:
 
 
 class Engine(Protocol):
-    """Runs tasks; `start` at most `capacity` of them at once, then `wait` for one to end."""
+    """Runs tasks: `start` as many as there are `slots`, then `wait` for one to end.
 
-    @property
-    def capacity(self) -> int: ...
-    def start(self, task: Task) -> None: ...
-    def wait(self, report: Report) -> Outcome: ...
+    On nodes of several kinds a slot has a kind; everywhere else that is "".
+    """
+
+    def slots(self) -> list[str]:
+        """The kind of every slot that is free, those to be filled first first."""
+        ...
+
+    def start(self, task: Task, kind: str) -> None:
+        """Start a task in a free slot of a kind."""
+        ...
+
+    def wait(self, report: Report) -> Outcome | None:
+        """Pass on what is reported until a task has ended; None where there are other slots."""
+        ...
 
 
 class InProcess:
     """Runs one task at a time in this process."""
 
-    capacity = 1
-
     def __init__(self, workbench: Workbench) -> None:
         self.workbench = workbench
         self.task: Task | None = None
 
-    def start(self, task: Task) -> None:
+    def slots(self) -> list[str]:
+        """One, unless a task is to run."""
+        return [""] if self.task is None else []
+
+    def start(self, task: Task, kind: str) -> None:
         """Take the task that `wait` is to run."""
         self.task = task
 
@@ -88,7 +100,8 @@ class InProcess:
                 f"{self.workbench.device} no longer answers after {_last_line(error)}; run the same"
                 " command again: it goes on where this ended"
             )
-        return Outcome(self.task, error)
+        task, self.task = self.task, None
+        return Outcome(task, error)
 
 
 def attempt(task: Task, workbench: Workbench, report: Report) -> str | None:
@@ -133,13 +146,9 @@ class Workers:
     lock: int | None = None
     workers: list[_Worker] = field(default_factory=list)
 
-    @property
-    def capacity(self) -> int:
-        return len(self.make_workbenches)
-
     def __enter__(self) -> Self:
         try:
-            for index in range(self.capacity):
+            for index in range(len(self.make_workbenches)):
                 self.workers.append(self._new_worker(index))
         except BaseException:
             self.__exit__()
@@ -191,7 +200,11 @@ class Workers:
         theirs.close()
         return _Worker(process, ours)
 
-    def start(self, task: Task) -> None:
+    def slots(self) -> list[str]:
+        """One of every idle worker."""
+        return [""] * sum(worker.task is None for worker in self.workers)
+
+    def start(self, task: Task, kind: str) -> None:
         """Hand the task to an idle worker."""
         worker = next(worker for worker in self.workers if worker.task is None)
         worker.task = task

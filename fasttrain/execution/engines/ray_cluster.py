@@ -39,6 +39,8 @@ class Node:
     address: str
     num_cpus: float
     num_gpus: float
+    id: str = ""
+    """Ray's"""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Room:
     """of each"""
     num_gpus: float
     """of each"""
+    nodes: tuple[str, ...] = ()  # ids of those that they are to be on; any if there are none
 
 
 class Cluster:
@@ -97,6 +100,7 @@ class Cluster:
                 node["NodeManagerAddress"],
                 node["Resources"].get("CPU", 0),
                 node["Resources"].get("GPU", 0),
+                node["NodeID"],
             )
             for node in self.head.nodes()
             if node["Alive"]

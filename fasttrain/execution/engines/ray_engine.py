@@ -7,10 +7,10 @@ sees, and a worker or a node that is lost costs what was trained since the pack'
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Self
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import ray  # type: ignore[import-not-found]
 from ray.util.scheduling_strategies import (  # type: ignore[import-not-found]
@@ -20,13 +20,13 @@ from ray.util.scheduling_strategies import (  # type: ignore[import-not-found]
 from ...errors import EnvironmentProblem
 from ...machine import interrupts
 from ...plan.config import RunOptions
-from ...store.store import Result, Store
+from ...store.store import Result
 from ...training.workbench import Workbench
 from .local import STOP_S, Outcome
-from .ray_checkpoints import save_checkpoint
+from .ray_checkpoints import checked, of_task, read_for, save_checkpoint
 from .ray_cluster import Room, cluster
-from .ray_data import from_anywhere, put_images
 from .ray_head import QUIET_S
+from .ray_kinds import Pools, pinned
 from .ray_trial import (
     BEGUN,
     CHECKPOINT,
@@ -38,14 +38,16 @@ from .ray_trial import (
     REPORT,
     Message,
     Setting,
+    setting_of,
 )
-from .ray_worker import Bell, ask, carry_out, in_words, unable, versions
+from .ray_worker import ONCE, Bell, answer, ask, carry_out, in_words, unable, versions
 from .tasks import Report, Task
+
+if TYPE_CHECKING:
+    from ..pack_size import Choice
 
 LAST_S = 1.0
 """seconds to take what the tasks have told, where they cannot be asked to stop"""
-ONCE: dict[str, Any] = {"max_retries": 0, "max_calls": 0}
-"""Ray is to try nothing again by itself, and to keep processes for the next packs"""
 
 
 @dataclass(eq=False)
@@ -55,6 +57,8 @@ class _Job:
     task: Task
     messages: Any
     """references to what it tells, as it does"""
+    kind: str
+    """of the nodes that it may run on"""
     batch: list[Message] = field(default_factory=list)
     """those that have come and are not dealt with yet"""
     node: str = ""
@@ -66,20 +70,33 @@ class _Job:
 
 
 class RayEngine:
-    """Runs tasks on the nodes of a cluster. A context manager."""
+    """Runs tasks on the nodes of a cluster. A context manager.
 
-    def __init__(self, workbench: Workbench, options: RunOptions, room: Room) -> None:
+    Args:
+        choices: how packs train on each kind of node, where there are several.
+    """
+
+    def __init__(
+        self,
+        workbench: Workbench,
+        options: RunOptions,
+        room: Room,
+        choices: "Mapping[str, Choice] | None" = None,
+    ) -> None:
         self.workbench = workbench
         self.options = options
         self.room = room
-        self.capacity = room.processes
+        self.choices = choices or {}
         self.jobs: list[_Job] = []
         self.images: dict[str, Any] = {}
         """references to images that tasks have of their own, by digest"""
 
     def __enter__(self) -> Self:
         self.cluster = cluster(self.options)
-        self.setting = ray.put(_setting(self.workbench, self.options, self.room))
+        one = setting_of(self.workbench, self.options, self.room)
+        every = {k: replace(one, compiled=c.compiled) for k, c in self.choices.items()}
+        self.settings = {kind: ray.put(own) for kind, own in (every or {"": one}).items()}
+        self.pools = Pools(self.cluster, self.room, self.choices) if self.choices else None
         # Where this process is, and nothing can be lost without it.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.bell = ray.remote(num_cpus=0, scheduling_strategy=here)(Bell).remote()
@@ -110,18 +127,25 @@ class RayEngine:
         for job in self.jobs:
             ray.cancel(job.messages, force=True)
 
-    def start(self, task: Task) -> None:
-        """Send the task to the cluster."""
-        given = [self.setting, ray.put((task, read_for(task, self.workbench.store)))]
+    def slots(self) -> list[str]:
+        """As many as the room has; of several kinds (`Pools.free`) those of the nodes now."""
+        if self.pools is None:
+            return [""] * (self.room.processes - len(self.jobs))
+        return self.pools.free(Counter(job.kind for job in self.jobs))
+
+    def start(self, task: Task, kind: str) -> None:
+        """Send the task to the cluster, to nodes of a kind."""
+        given = [self.settings[kind], ray.put((task, read_for(task, self.workbench.store)))]
         if (images := task.images) is not None:
             if images.digest not in self.images:
                 self.images[images.digest] = ray.put(images)
             given.append(self.images[images.digest])
-        messages = self.carry_out.remote(versions(), given, self.bell)
-        self.jobs.append(_Job(task, messages, dead_before=frozenset(self.cluster.head.dead)))
+        where = {} if self.pools is None else self.pools.where(kind)
+        messages = self.carry_out.options(**where).remote(versions(), given, self.bell)
+        self.jobs.append(_Job(task, messages, kind, dead_before=frozenset(self.cluster.head.dead)))
 
-    def wait(self, report: Report) -> Outcome:
-        """Write and pass on what the tasks tell until one has ended.
+    def wait(self, report: Report) -> Outcome | None:
+        """Write and pass on what the tasks tell until one has ended; None where nodes have joined.
 
         Raises:
             EnvironmentProblem: a node cannot or must not train; none is left; the store cannot be
@@ -135,6 +159,8 @@ class RayEngine:
                 return outcome
             if (outcome := self._cut_off()) is not None:
                 return outcome
+            if self.pools is not None and self.pools.joined(QUIET_S):
+                return None
 
     def _cut_off(self) -> Outcome | None:
         """What becomes of a task on a node that Ray has given up.
@@ -180,7 +206,9 @@ class RayEngine:
             if isinstance(error, ray.exceptions.ObjectLostError):
                 # The task may run on, and nobody hears it any more.
                 ray.cancel(job.messages, force=True)
-            outcome = Outcome(job.task, f"RuntimeError: {in_words(error)}", lost=job.has_kept)
+            # A pack that found no node of its kind any more has not begun.
+            lost = job.has_kept or isinstance(error, ray.exceptions.TaskUnschedulableError)
+            outcome = Outcome(job.task, f"RuntimeError: {in_words(error)}", lost=lost)
         except EnvironmentProblem:
             self.jobs.remove(job)
             raise
@@ -198,13 +226,13 @@ class RayEngine:
         elif kind == NOTE:
             self.cluster.say(told[0])
         elif kind == BEGUN:
-            task.place(store).begin_all(_of_task(task, told[0].items()))
+            task.place(store).begin_all(of_task(task, told[0].items()))
         elif kind == CHECKPOINT:
             save_checkpoint(store, *told)
             job.has_kept = True
         elif kind == FINISHED:
-            results = _of_task(task, ((result[0], Result(*result)) for result in told[0]))
-            task.place(store).finish_all(_checked(task, result) for result in results.values())
+            results = of_task(task, ((result[0], Result(*result)) for result in told[0]))
+            task.place(store).finish_all(checked(task, result) for result in results.values())
             store.checkpoints.tidy()
             job.has_kept = True
         elif kind == PROBLEM:
@@ -215,83 +243,54 @@ class RayEngine:
         return None
 
 
-def _of_task(task: Task, told: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """What is told of results, by id, if they are those of the task."""
-    found = dict(told)
-    if strange := found.keys() - task.results:
-        raise EnvironmentProblem(f"a task told of results that are not its own: {sorted(strange)}")
-    return found
-
-
-def _checked(task: Task, result: Result) -> Result:
-    """A result whose files are those that the task makes."""
-    if strange := result.files.keys() - task.names:
-        raise EnvironmentProblem(f"a task told of files that it does not make: {sorted(strange)}")
-    return result
-
-
-def read_for(task: Task, store: Store) -> dict[str, bytes]:
-    """The files of a store that a task starts from, by path in it."""
-    return {str(path.relative_to(store.path)): path.read_bytes() for path in task.reads(store)}
-
-
 def ask_workbench(
     function: Callable[..., Any],
     workbench: Workbench,
     options: RunOptions,
-    room: Room,
+    rooms: Sequence[Room],
     *arguments: Any,
-) -> Any:
-    """What a function says of the workbench as it is on a node, and of further arguments.
+) -> list[Any]:
+    """What a function says of the workbench and of further arguments, on a node of every room.
 
     Raises:
         EnvironmentProblem: as the function; no node can be asked.
     """
-    return _asked(options, room, function, arguments, _setting(workbench, options, room))
+    return _asked(options, rooms, function, arguments, setting_of(workbench, options, rooms[0]))
 
 
 def ask_node(function: Callable[[str], Any], options: RunOptions) -> Any:
     """What a function says, on a node, of the kind of device there; raises as `ask_workbench`."""
     found = cluster(options)
-    return _asked(options, found.room(1, options), function, (found.device(options),))
+    return _asked(options, [found.room(1, options)], function, (found.device(options),))[0]
 
 
 def _asked(
     options: RunOptions,
-    room: Room,
+    rooms: Sequence[Room],
     function: Callable[..., Any],
     arguments: Sequence[Any],
     *settings: Setting,
-) -> Any:
+) -> list[Any]:
     connected = cluster(options)
-    asking = ray.remote(num_cpus=room.num_cpus, num_gpus=room.num_gpus, **ONCE)(ask)
     given = [ray.put(part) for part in ((function, arguments), *settings)]
     dead_before = connected.head.lost(0.0)
-    answer = asking.remote(versions(), given)
-    while not ray.wait([answer], timeout=QUIET_S)[0]:
-        connected.check(room)
+    asking = []
+    for room in rooms:
+        needs = {"num_cpus": room.num_cpus, "num_gpus": room.num_gpus, **pinned(room.nodes)}
+        asking.append(ray.remote(**needs, **ONCE)(ask))
+    answers = [ask_there.remote(versions(), given) for ask_there in asking]
+    while left := ray.wait(answers, num_returns=len(answers), timeout=QUIET_S)[1]:
+        connected.check(rooms[0])
         if (dead := connected.head.lost(QUIET_S)) - dead_before:
-            # It may have been asked of one of those: it is asked again of what is left.
-            ray.cancel(answer, force=True)
-            dead_before, answer = dead, asking.remote(versions(), given)
+            # They may have been asked of one of those: they are asked again of what is left.
+            dead_before = dead
+            for at, ask_there in enumerate(asking):
+                if answers[at] in left:
+                    ray.cancel(answers[at], force=True)
+                    answers[at] = ask_there.remote(versions(), given)
     try:
-        return ray.get(answer)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, EnvironmentProblem):
-            raise error.cause from None
-        raise (unable(error) if "failed to import" in str(error) else error) from None
+        return [answer(reference) for reference in answers]
+    except ray.exceptions.RayTaskError:
+        raise
     except ray.exceptions.RayError as error:
         raise EnvironmentProblem(in_words(error)) from None
-
-
-def _setting(workbench: Workbench, options: RunOptions, room: Room) -> Setting:
-    return Setting(
-        *from_anywhere(workbench.config, options),
-        put_images(workbench.data, cluster(options)),
-        "cuda" if room.num_gpus else "cpu",
-        workbench.precision,
-        workbench.provenance,
-        workbench.compiled,
-        room.num_threads,
-        Path(workbench.store.path),
-    )

@@ -25,7 +25,8 @@ from ...store.schema import STAGES, Shapes
 from ...store.store import Result, Store
 from ...training.workbench import Workbench, open_workbench
 from .local import attempt
-from .ray_data import Images, images_here
+from .ray_cluster import Room, cluster
+from .ray_data import Images, from_anywhere, images_here, put_images
 from .tasks import Task
 
 Message = tuple[Any, ...]
@@ -59,6 +60,20 @@ class Setting:
     """the driver's, for messages"""
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
     """its own: a process that has served another one sets itself up anew"""
+
+
+def setting_of(workbench: Workbench, options: RunOptions, room: Room) -> Setting:
+    """What a node needs to build a workbench like that of this process."""
+    return Setting(
+        *from_anywhere(workbench.config, options),
+        put_images(workbench.data, cluster(options)),
+        "cuda" if room.num_gpus else "cpu",
+        workbench.precision,
+        workbench.provenance,
+        workbench.compiled,
+        room.num_threads,
+        Path(workbench.store.path),
+    )
 
 
 class Trial:

@@ -17,6 +17,8 @@ from ...version import installed
 if TYPE_CHECKING:
     from .ray_trial import Message
 
+ONCE: dict[str, Any] = {"max_retries": 0, "max_calls": 0}
+"""Ray is to try nothing again by itself, and to keep processes for the next packs"""
 BELL_S = 0.2
 """seconds between two looks at whether the driver has asked to stop"""
 
@@ -107,6 +109,21 @@ def ask(wanted: Mapping[str, str], given: Sequence[Any]) -> Any:
 
     (function, arguments), *settings = ray.get(list(given))
     return function(*(workbench_here(s, Path()) for s in settings), *arguments)
+
+
+def answer(reference: Any) -> Any:
+    """What `ask` has answered.
+
+    Raises:
+        EnvironmentProblem: as the function that was asked; the node has other versions, or none.
+        RayError: the process that was asked is lost.
+    """
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, EnvironmentProblem):
+            raise error.cause from None
+        raise (unable(error) if "failed to import" in str(error) else error) from None
 
 
 def check_versions(wanted: Mapping[str, str]) -> None:
