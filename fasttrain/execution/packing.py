@@ -8,6 +8,7 @@ belong to the pack that they started in.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from typing import TypeVar
 
 from ..plan.stages import Stage, lengths_of, predecessors, shorter
@@ -95,6 +96,34 @@ def _grown(stages: Sequence[Stage], recorded: Packs, records: PackRecords) -> Pa
         pack = [planned[i] for i in ids if starts.get(i) == start]
         grown |= {member.id: pack for member in pack}
     return grown
+
+
+def owners_of(packs: Sequence[Sequence[Stage]], store: Store) -> dict[str, Sequence[Stage]]:
+    """The pack in which each stage ends, by id, of all that it is in.
+
+    The one that its record names, where stores were merged; else the smallest, a part of those that
+    failed. Packs that would wait for each other's stages are left to their sizes.
+    """
+    by_size: dict[str, Sequence[Stage]] = {}
+    for pack in sorted(packs, key=len, reverse=True):
+        by_size |= {stage.id: pack for stage in pack}
+    known = {tuple(stage.id for stage in pack): pack for pack in packs}
+    named = PackRecords(store).left_to().items()
+    recorded = {stage: known[ids] for stage, ids in named if ids in known}
+    while recorded:
+        owners = by_size | recorded
+        waits = {
+            id(pack): {id(owners[s.id]) for s in pack if not store.is_finished(s.id)} - {id(pack)}
+            for pack in packs
+        }
+        try:
+            TopologicalSorter(waits).prepare()
+        except CycleError as error:
+            circle = set(error.args[1])
+            recorded = {i: pack for i, pack in recorded.items() if id(pack) not in circle}
+        else:
+            return owners
+    return by_size
 
 
 def largest_wave(stages: Sequence[Stage]) -> int:

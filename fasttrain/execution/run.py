@@ -12,7 +12,7 @@ from .driver import Driver, Waiting, halves
 from .engines.local import Engine
 from .engines.tasks import Task, Training
 from .pack_size import Choice
-from .packing import evenly
+from .packing import evenly, owners_of
 from .progress import ProgressView
 
 
@@ -112,9 +112,7 @@ class _Sweep(Driver[Stage, _Pack]):
         self.settled: set[str] = set()
         self.failed: set[str] = set()
         self.lengths = self.records.lengths() | lengths_of(stages)
-        owners: dict[str, Sequence[Stage]] = {}
-        for pack in sorted(packs, key=len, reverse=True):
-            owners |= {stage.id: pack for stage in pack}
+        owners = owners_of(packs, store)
         waiting = [
             _Pack(
                 pack,

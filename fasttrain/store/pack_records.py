@@ -109,6 +109,13 @@ class PackRecords:
         """The epochs that the stages of all recorded packs are of."""
         return {record.get("epochs", 0) for record in self._records()}
 
+    def left_to(self) -> dict[str, tuple[str, ...]]:
+        """Of stages that a record leaves to another one, the members of the one that counts."""
+        records = self._records()
+        left = {stage for record in records for stage in record.get("elsewhere", ())}
+        newest = counting(records) if left else {}
+        return {i: tuple(m["stage"] for m in newest[i]["members"]) for i in left if i in newest}
+
     def shorter(self, stages: Sequence[Stage]) -> Packs:
         """Of stages the pack in which the longest shorter one of their line has started, if any."""
         lengths, newest = self.lengths(), self._newest()

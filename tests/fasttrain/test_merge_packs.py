@@ -9,11 +9,13 @@ import pytest
 import torch
 
 import fasttrain as package
+from fasttrain.execution.packing import owners_of
 from fasttrain.settings.knobs import Knobs
 from fasttrain.store import merging
 from fasttrain.store.pack_records import GROUPED, STREAMS, PackRecords, read_record
 from fasttrain.store.store import Store
 
+from .conftest import TINY, contents
 from .stored import finetuning, finish, pretraining
 
 ONE = pretraining()
@@ -142,6 +144,28 @@ def test_a_stage_of_two_packs_trains_again_in_the_one_of_its_result(tmp_path):
     assert pack_of(tmp_path / "next", OTHER) == [ONE, OTHER]
 
 
+@pytest.mark.parametrize("order", [("one", "two"), ("two", "one")])
+def test_what_is_lost_of_merged_stores_has_the_bits_that_it_had(tmp_path, order):
+    (tmp_path / "grid.toml").write_text(TINY)
+
+    def sweep(name, *rates):
+        study = package.study(tmp_path / "grid.toml", plr=rates, flr=(), k=())
+        package.sweep(study, store=tmp_path / name, pack=8, processes=1)
+
+    def stages(name) -> set[str]:
+        return {path.parent.name for path in (tmp_path / name).glob("*/done.json")}
+
+    sweep("one", 0.001, 0.005, 0.01, 0.02, 0.05)
+    sweep("two", 0.02, 0.06)
+    [shared] = stages("one") & stages("two")
+    shutil.rmtree(tmp_path / "two" / shared)
+    package.merge(tmp_path / "all", *(tmp_path / name for name in order))
+    whole = contents(tmp_path / "all")
+    shutil.rmtree(tmp_path / "all" / shared)
+    sweep("all", 0.001, 0.005, 0.01, 0.02, 0.05, 0.06)
+    assert contents(tmp_path / "all") == whole and len(whole) > 6
+
+
 def test_two_packs_that_each_have_a_result_of_the_same_stages(tmp_path):
     """No order of records is right for both."""
     first, second = [ONE, OTHER, THIRD], [OTHER, ONE]
@@ -151,6 +175,8 @@ def test_two_packs_that_each_have_a_result_of_the_same_stages(tmp_path):
         store = tmp_path / name
         package.merge(store, *order)
         assert pack_of(store, ONE) == first and pack_of(store, OTHER) == second
+        owners = owners_of([first, second], Store(store))
+        assert owners[ONE.id] is first and owners[OTHER.id] is second
         before = written(store)
         package.merge(store, *order)
         assert written(store) == before
@@ -164,3 +190,14 @@ def test_a_stage_without_a_result_stays_in_the_pack_of_the_target(tmp_path):
     package.merge(begun, overlapping(tmp_path / "two", [OTHER, THIRD], finished=[THIRD]))
     assert pack_of(begun, OTHER) == [ONE, OTHER]
     assert pack_of(begun, THIRD) == [OTHER, THIRD]
+
+
+def test_packs_that_have_lost_each_other_s_stages_do_not_wait_for_each_other(tmp_path):
+    packs = [[ONE, OTHER, THIRD], [OTHER, ONE]]
+    for pack, name in zip(packs, "ab", strict=True):
+        overlapping(tmp_path / name, pack, finished=pack[:1])
+    package.merge(tmp_path / "all", tmp_path / "a", tmp_path / "b")
+    for stage in (ONE, OTHER):
+        shutil.rmtree(tmp_path / "all" / stage.id)
+    owners = owners_of(packs, Store(tmp_path / "all"))
+    assert owners[ONE.id] is owners[OTHER.id] is packs[1]

@@ -126,7 +126,7 @@ def silent(monkeypatch):
     over = threading.Event()
     monkeypatch.setattr(ray, "nodes", over.wait)
     monkeypatch.setattr(ray, "shutdown", over.wait)
-    for name in ("AT_ONCE_S", "HEAD_S", "LEFT_S"):
+    for name in ("AT_ONCE_S", "HEAD_S", "LEFT_S", "STOPPED_S"):
         monkeypatch.setattr(ray_head, name, 0.01)
     yield ray_head.Head("head:6379")
     over.set()
@@ -138,10 +138,24 @@ def test_who_asks_for_nodes_does_not_wait_for_ever(silent):
     assert silent.is_lost
 
 
-def test_a_process_that_cannot_leave_ray_ends_all_the_same(silent, monkeypatch):
+@pytest.mark.parametrize("known", [True, False])
+def test_a_process_that_cannot_leave_ray_ends_all_the_same(silent, monkeypatch, known):
+    """Whether or not it is known that the head is lost."""
     end = Mock()
     monkeypatch.setattr("atexit.register", end)
-    with pytest.raises(EnvironmentProblem):
-        silent.nodes()
+    if known:
+        with pytest.raises(EnvironmentProblem):
+            silent.nodes()
     silent.leave()
-    end.assert_called_once_with(ray_head._end)
+    ((end_it, leaving), _) = end.call_args
+    assert end_it is ray_head._end and leaving.is_alive()
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_process_ends_by_itself_once_it_has_left_ray(monkeypatch, is_open):
+    """And else whatever has become of its output."""
+    ended = Mock()
+    monkeypatch.setattr("os._exit", ended)
+    monkeypatch.setattr("sys.stdout", None)
+    ray_head._end(Mock(is_alive=lambda: is_open))
+    assert ended.called == is_open

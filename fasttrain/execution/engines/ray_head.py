@@ -6,6 +6,7 @@ cut network, Ray does not even notice, and never ends leaving; `KEEPALIVE` has i
 """
 
 import atexit
+import contextlib
 import os
 import sys
 import threading
@@ -28,6 +29,8 @@ HEAD_S = 20.0
 """seconds for an answer"""
 LEFT_S = 15.0
 """seconds to leave a cluster whose head is lost; with the others less than Ray's 60"""
+STOPPED_S = 60.0
+"""seconds to leave one whose head has answered so far; it may be lost since, or be slow to stop"""
 
 
 class _Question(threading.Thread):
@@ -102,10 +105,10 @@ class Head:
 
         leaving = threading.Thread(target=ray.shutdown, daemon=True)
         leaving.start()
-        leaving.join(LEFT_S if self.is_lost else None)
+        leaving.join(LEFT_S if self.is_lost else STOPPED_S)
         if leaving.is_alive():
             # Ray would wait for it at the end of this process, maybe for ever.
-            atexit.register(_end)
+            atexit.register(_end, leaving)
 
     def _answer(self) -> list[dict[str, Any]] | None:
         """What it has said since it was asked, if it has."""
@@ -126,8 +129,11 @@ class Head:
         return asked.said
 
 
-def _end() -> None:
-    """End this process without what Ray does at its end."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(1)
+def _end(leaving: threading.Thread) -> None:
+    """End this process without what Ray does at its end, unless Ray has been left by now."""
+    if leaving.is_alive():
+        for stream in (sys.stdout, sys.stderr):
+            # There may be none, or nobody who reads it any more.
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(1)
