@@ -99,6 +99,7 @@ def _all(told: argparse.Namespace, device: Any, names: list[str]) -> int:
     from fasttrain.machine.files import write_atomically
 
     from .page import page
+    from .parts import NEED_CEILINGS
 
     started = time.monotonic()
     found, why = _found(told, device)
@@ -108,6 +109,9 @@ def _all(told: argparse.Namespace, device: Any, names: list[str]) -> int:
         left = started + end - time.monotonic()
         if left <= 0:
             print(f"{name}: not begun, the budget of {told.budget_s:g} s is spent", flush=True)
+            continue
+        if name in NEED_CEILINGS and "found" not in found["parts"].get("ceilings", {}):
+            print(f"{name}: not begun, the ceilings were not measured", flush=True)
             continue
         earlier = found["parts"].get(name, {})
         found["parts"][name] = {k: v for k, v in earlier.items() if k == "found"} | _part(
