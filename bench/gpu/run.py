@@ -33,7 +33,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes, on the CPU")
     parser.add_argument("--parts", default="", help="names with commas; all if not given")
     parser.add_argument("--one", default="", help=argparse.SUPPRESS)
-    parser.add_argument("--limit-s", type=float, default=math.inf, help=argparse.SUPPRESS)
+    parser.add_argument("--until", type=float, default=math.inf, help=argparse.SUPPRESS)
     return parser.parse_args(given)
 
 
@@ -72,7 +72,7 @@ def _one(told: argparse.Namespace, device: Any) -> int:
     from .parts import carry_out
 
     size = SIZES["tiny" if told.dry_run else "full"]
-    size = dataclasses.replace(size, until=time.monotonic() + told.limit_s)
+    size = dataclasses.replace(size, until=told.until)
     earlier, _ = _found(told, device)
     before = {name: part.get("found") for name, part in earlier["parts"].items()}
     found = carry_out(told.one, size, device, told.out, before)
@@ -148,10 +148,11 @@ def _part(told: argparse.Namespace, name: str, left_s: float) -> dict[str, Any]:
 
     command = [sys.executable, "-m", "bench.gpu.run", "--one", name, "--out", str(told.out)]
     command += ["--device", told.device, *(["--dry-run"] if told.dry_run else [])]
-    command += ["--limit-s", str(left_s)]
     paths = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "data"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     started, log = time.monotonic(), told.out / f"{name.replace(' ', '-')}.log"
+    # All processes have the same clock: what the part takes to start is of its time, as here.
+    command += ["--until", str(started + left_s)]
     result = told.out / FOUND
     result.unlink(missing_ok=True)
     code = ended(command, environment, log, left_s)
