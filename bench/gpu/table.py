@@ -32,12 +32,13 @@ def measured(
     rows: Sequence[Row],
     size: Size,
     device: torch.device,
-    folder: Path,
+    path: Path,
     before: Sequence[dict[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """What was found of all rows, or why nothing was.
 
     Args:
+        path: of a file for what was found so far.
         before: rows of an earlier call, which are not measured again; kept one by one, they are
             there though this one should be stopped. A row that was measured when it was counts as
             begun; twice begun it is not tried again, and those behind it are measured.
@@ -60,11 +61,11 @@ def measured(
             line["error"] = f"{NOT_BEGUN} with {left:.0f} s left"
         else:
             line |= {"error": BEGUN, "begun": line["begun"] + (left >= ROW_S)}
-            keep(folder, found)
+            keep(path, found)
             del line["error"], line["begun"]
             line |= _measure(row)
             broken = "error" in line and not answers(device)
-        keep(folder, found)
+        keep(path, found)
     return found
 
 
