@@ -74,9 +74,14 @@ def _measure(row: Row) -> dict[str, Any]:
         return row.measure()
     except Exception as error:
         # Out of memory, a wrong result, a compiler that is not there: the others are measured.
-        first = next(iter(str(error).strip().splitlines()), "")
-        kind = "" if type(error) is RuntimeError and first else f"{type(error).__name__}: "
-        return {"error": f"{kind}{first}"}
+        return {"error": reason(error)}
+
+
+def reason(error: Exception) -> str:
+    """Why something failed, in one line."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    kind = "" if type(error) is RuntimeError and first else f"{type(error).__name__}: "
+    return f"{kind}{first}"
 
 
 def _earlier(row: Row, before: Sequence[dict[str, Any]]) -> dict[str, Any]:

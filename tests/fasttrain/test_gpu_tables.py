@@ -198,3 +198,33 @@ def test_a_wrong_result_is_a_failure_and_the_other_rows_are_measured(
     assert capsys.readouterr().out.count("losses: 1 failed; what failed runs again") == 2
     ours, eager = json.loads((tmp_path / "gpu.json").read_text())["parts"]["losses"]["found"]
     assert ours["us"] > 0 and eager["error"].startswith("AssertionError: Tensor-likes are not")
+
+
+def test_steps_are_measured_though_the_one_they_are_compared_with_fails(
+    in_this_process, tmp_path, monkeypatch, capsys
+):
+    own, tried = kernels.variants, []
+
+    def out_of_memory(problem):
+        tried.append(problem)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def variants(compiled):
+        (label, first), *others = own(compiled).items()
+        return {label: dataclasses.replace(first, make=out_of_memory), **dict(others)}
+
+    monkeypatch.setattr(kernels, "variants", variants)
+    given = ["--dry-run", "--out", str(tmp_path), "--parts", "optimizer steps"]
+    assert run.main(given) == 1
+    assert "optimizer steps: 1 failed; what failed runs again" in capsys.readouterr().out
+    first, *others = json.loads((tmp_path / "gpu.json").read_text())["parts"]["optimizer steps"][
+        "found"
+    ]
+    why = "OutOfMemoryError: CUDA out of memory"
+    # For its own row, and once for all that are compared with it.
+    assert first["error"] == why and len(tried) == 2
+    joint = {label for label, way in own(False).items() if way.joint}
+    for row in others:
+        assert row["us"] > 0
+        said = f"{first['step']}: {why}" if row["step"] in joint else None
+        assert row.get("nothing to compare with") == said
