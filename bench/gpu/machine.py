@@ -21,8 +21,6 @@ from fasttrain.machine.precision import device_name
 ROOT = Path(__file__).parents[2]
 SOURCES = ("kernels", "data", "fasttrain", "bench", "tests")
 """folders of what is measured and tested"""
-FOUND = "part.json"
-"""what the part that runs has found"""
 NOT_BEGUN = "not begun"
 """of a row for which there was no time"""
 BEGUN = "begun and not ended"
@@ -51,9 +49,14 @@ SIZES = {
 }
 
 
-def keep(folder: Path, found: Any) -> None:
+def kept(folder: Path, name: str) -> Path:
+    """Where is what a part has found, until it is among what all have found."""
+    return folder / f"{name.replace(' ', '-')}.part.json"
+
+
+def keep(path: Path, found: Any) -> None:
     """What a part has found, or has found so far: it stays though the part should be stopped."""
-    write_atomically(folder / FOUND, json.dumps(found).encode())
+    write_atomically(path, json.dumps(found).encode())
 
 
 def is_open(row: dict[str, Any]) -> bool:

@@ -21,7 +21,8 @@ def page(found: dict[str, Any]) -> str:
         if "found" not in part:
             continue
         lines += _section(part["found"])
-        lines += ["", f"{part['s']:.1f} s"]
+        if "s" in part:
+            lines += ["", f"{part['s']:.1f} s"]
     return "\n".join(lines) + "\n"
 
 

@@ -22,7 +22,7 @@ def _table(name: str, rows: Callable[[Size, torch.device, Path, dict[str, float]
 
     def part(size: Size, device: torch.device, folder: Path, before: dict[str, Any]) -> Any:
         made = rows(size, device, folder, before.get("ceilings") or {})
-        return measured(made, size, device, folder, before.get(name) or ())
+        return measured(made, size, device, machine.kept(folder, name), before.get(name) or ())
 
     return part
 

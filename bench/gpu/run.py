@@ -33,7 +33,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes, on the CPU")
     parser.add_argument("--parts", default="", help="names with commas; all if not given")
     parser.add_argument("--one", default="", help=argparse.SUPPRESS)
-    parser.add_argument("--limit-s", type=float, default=math.inf, help=argparse.SUPPRESS)
+    parser.add_argument("--until", type=float, default=math.inf, help=argparse.SUPPRESS)
     return parser.parse_args(given)
 
 
@@ -68,15 +68,15 @@ def main(given: list[str] | None = None) -> int:
 
 def _one(told: argparse.Namespace, device: Any) -> int:
     """One part, in this process: its findings as JSON."""
-    from .machine import SIZES, keep
+    from .machine import SIZES, keep, kept
     from .parts import carry_out
 
     size = SIZES["tiny" if told.dry_run else "full"]
-    size = dataclasses.replace(size, until=time.monotonic() + told.limit_s)
+    size = dataclasses.replace(size, until=told.until)
     earlier, _ = _found(told, device)
     before = {name: part.get("found") for name, part in earlier["parts"].items()}
     found = carry_out(told.one, size, device, told.out, before)
-    keep(told.out, found)
+    keep(kept(told.out, told.one), found)
     return 0
 
 
@@ -96,25 +96,28 @@ def _found(told: argparse.Namespace, device: Any) -> tuple[dict[str, Any], str]:
 
 
 def _all(told: argparse.Namespace, device: Any, names: list[str]) -> int:
-    from fasttrain.machine.files import write_atomically
-
-    from .page import page
+    from .machine import kept
+    from .parts import NEED_CEILINGS
 
     started = time.monotonic()
     found, why = _found(told, device)
     if why:
         print(why, flush=True)
+    _take_up(told, found, is_other=bool(why))
     for name, end in deadlines(names, found["parts"], told.budget_s).items():
         left = started + end - time.monotonic()
         if left <= 0:
             print(f"{name}: not begun, the budget of {told.budget_s:g} s is spent", flush=True)
             continue
+        if name in NEED_CEILINGS and "found" not in found["parts"].get("ceilings", {}):
+            print(f"{name}: not begun, the ceilings were not measured", flush=True)
+            continue
         earlier = found["parts"].get(name, {})
         found["parts"][name] = {k: v for k, v in earlier.items() if k == "found"} | _part(
             told, name, left
         )
-        write_atomically(told.out / "gpu.json", json.dumps(found, indent=1).encode())
-        write_atomically(told.out / "gpu.md", page(found).encode())
+        _write(told, found)
+        kept(told.out, name).unlink(missing_ok=True)
         said = found["parts"][name].get("error") or f"{found['parts'][name]['s']:.1f} s"
         print(f"{name}: {said}", flush=True)
     missing = [name for name in names if not is_done(found["parts"].get(name, {}))]
@@ -124,6 +127,35 @@ def _all(told: argparse.Namespace, device: Any, names: list[str]) -> int:
         if count:
             print(f"{name}: {count} failed; what failed runs again once the sources have changed")
     return 1 if missing or any(failed.values()) else 0
+
+
+def _take_up(told: argparse.Namespace, found: dict[str, Any], *, is_other: bool) -> None:
+    """Put what parts have left that were stopped with the command beside what there is."""
+    from .machine import kept
+    from .parts import PARTS
+
+    left = [(name, kept(told.out, name)) for name in PARTS if kept(told.out, name).exists()]
+    if is_other or not (told.out / "gpu.json").exists():
+        # Of another device, other sources, or nobody knows what.
+        for _, path in left:
+            path.unlink()
+        left = []
+    for name, path in left:
+        so_far = {"found": json.loads(path.read_text()), "error": "stopped with the command"}
+        found["parts"][name] = found["parts"].get(name, {}) | so_far
+    # Before any part begins: what it leaves is of this device and these sources.
+    _write(told, found)
+    for _, path in left:
+        path.unlink()
+
+
+def _write(told: argparse.Namespace, found: dict[str, Any]) -> None:
+    from fasttrain.machine.files import write_atomically
+
+    from .page import page
+
+    write_atomically(told.out / "gpu.json", json.dumps(found, indent=1).encode())
+    write_atomically(told.out / "gpu.md", page(found).encode())
 
 
 def deadlines(names: list[str], found: dict[str, Any], budget_s: float) -> dict[str, float]:
@@ -140,16 +172,16 @@ def deadlines(names: list[str], found: dict[str, Any], budget_s: float) -> dict[
 
 
 def _part(told: argparse.Namespace, name: str, left_s: float) -> dict[str, Any]:
-    from .machine import FOUND, is_open
+    from .machine import is_open, kept
 
     command = [sys.executable, "-m", "bench.gpu.run", "--one", name, "--out", str(told.out)]
     command += ["--device", told.device, *(["--dry-run"] if told.dry_run else [])]
-    command += ["--limit-s", str(left_s)]
     paths = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "data"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     started, log = time.monotonic(), told.out / f"{name.replace(' ', '-')}.log"
-    result = told.out / FOUND
-    result.unlink(missing_ok=True)
+    # All processes have the same clock: what the part takes to start is of its time, as here.
+    command += ["--until", str(started + left_s)]
+    result = kept(told.out, name)
     code = ended(command, environment, log, left_s)
     part: dict[str, Any] = {"s": time.monotonic() - started}
     if result.exists():

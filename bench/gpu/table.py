@@ -32,12 +32,13 @@ def measured(
     rows: Sequence[Row],
     size: Size,
     device: torch.device,
-    folder: Path,
+    path: Path,
     before: Sequence[dict[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """What was found of all rows, or why nothing was.
 
     Args:
+        path: of a file for what was found so far.
         before: rows of an earlier call, which are not measured again; kept one by one, they are
             there though this one should be stopped. A row that was measured when it was counts as
             begun; twice begun it is not tried again, and those behind it are measured.
@@ -60,11 +61,11 @@ def measured(
             line["error"] = f"{NOT_BEGUN} with {left:.0f} s left"
         else:
             line |= {"error": BEGUN, "begun": line["begun"] + (left >= ROW_S)}
-            keep(folder, found)
+            keep(path, found)
             del line["error"], line["begun"]
             line |= _measure(row)
             broken = "error" in line and not answers(device)
-        keep(folder, found)
+        keep(path, found)
     return found
 
 
@@ -73,9 +74,14 @@ def _measure(row: Row) -> dict[str, Any]:
         return row.measure()
     except Exception as error:
         # Out of memory, a wrong result, a compiler that is not there: the others are measured.
-        first = next(iter(str(error).strip().splitlines()), "")
-        kind = "" if type(error) is RuntimeError and first else f"{type(error).__name__}: "
-        return {"error": f"{kind}{first}"}
+        return {"error": reason(error)}
+
+
+def reason(error: Exception) -> str:
+    """Why something failed, in one line."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    kind = "" if type(error) is RuntimeError and first else f"{type(error).__name__}: "
+    return f"{kind}{first}"
 
 
 def _earlier(row: Row, before: Sequence[dict[str, Any]]) -> dict[str, Any]:

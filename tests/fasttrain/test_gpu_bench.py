@@ -79,6 +79,33 @@ def test_a_part_that_fails_is_named_and_tried_again(in_this_process, tmp_path, m
     assert in_this_process == ["augmentation"]
 
 
+def test_without_ceilings_nothing_that_needs_them_begins(
+    in_this_process, tmp_path, monkeypatch, capsys
+):
+    given = ["--dry-run", "--out", str(tmp_path), "--parts", "normalisation,losses"]
+
+    def fails(size, device):
+        raise KeyboardInterrupt
+
+    own = run.ended
+
+    def ended(*arguments):
+        try:
+            return own(*arguments)
+        except KeyboardInterrupt:
+            return None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(machine, "ceilings", fails)
+        patch.setattr(run, "ended", ended)
+        assert run.main(given) == 1
+    assert in_this_process == ["ceilings", "losses"]
+    said = capsys.readouterr().out
+    assert "normalisation: not begun, the ceilings were not measured" in said
+    in_this_process.clear()
+    assert run.main(given) == 0 and in_this_process == ["ceilings", "normalisation"]
+
+
 def test_nothing_begins_after_the_budget(in_this_process, tmp_path, capsys):
     assert run.main(["--dry-run", "--out", str(tmp_path), "--budget-s", "0"]) == 1
     assert not in_this_process

@@ -4,8 +4,9 @@ import os
 import select
 import subprocess
 import sys
+import time
 
-from bench.gpu import run
+from bench.gpu import parts, run
 
 from .conftest import moment
 from .programs import ENVIRONMENT
@@ -31,3 +32,23 @@ def test_a_part_that_does_not_end_is_stopped_with_all_that_it_started(tmp_path, 
     assert select.select([reader], [], [], 600)[0] and os.read(reader, 1) == b""
     os.close(reader)
     assert run.ended([sys.executable, "-c", "exit(3)"], dict(ENVIRONMENT), log, 600.0) == 3
+
+
+def test_a_part_has_to_be_done_when_it_is_stopped_however_long_it_took_to_start(
+    tmp_path, monkeypatch
+):
+    stopped, done = [], []
+
+    def ended(command, environment, log, limit_s):
+        stopped.append(time.monotonic() + limit_s)
+        return run.main(command[3:])
+
+    def carry_out(name, size, device, folder, before):
+        done.append(size.until)
+        return {}
+
+    monkeypatch.setattr(run, "ended", ended)
+    monkeypatch.setattr(parts, "carry_out", carry_out)
+    begun = time.monotonic()
+    assert run.main(["--dry-run", "--out", str(tmp_path), "--parts", "environment"]) == 0
+    assert begun < done[0] <= stopped[0]

@@ -14,7 +14,7 @@ def test_ways_that_time_does_not_suffice_for_are_not_begun(tmp_path):
     late = dataclasses.replace(machine.SIZES["tiny"], until=-math.inf)
     cpu = torch.device("cpu")
     rows = steps.training_steps("digits", late, cpu, tmp_path, {})
-    rows = table.measured(rows, late, cpu, tmp_path)
+    rows = table.measured(rows, late, cpu, tmp_path / "rows.json")
     assert {row["error"] for row in rows} == {"not begun with -inf s left"} and len(rows) > 3
 
 
@@ -99,6 +99,62 @@ def test_a_row_that_ends_its_process_is_begun_twice_and_those_behind_it_are_meas
     assert "us" not in rows[1] and all("us" in row for row in (rows[0], *rows[2:]))
 
 
+def test_rows_outlive_the_command_and_one_that_stops_it_is_begun_twice(
+    tmp_path, monkeypatch, in_this_process
+):
+    """As Ctrl-C stops the command, or the machine that hangs; with them go the part's processes."""
+    given = ["--dry-run", "--out", str(tmp_path), "--parts", "steps of digits"]
+    own, begun, second = table._measure, [], []
+
+    def second_stops_all(row):
+        begun.append(row.about)
+        if len(begun) == 2 or row.about in second:
+            second.append(row.about)
+            raise KeyboardInterrupt
+        return own(row)
+
+    monkeypatch.setattr(table, "_measure", second_stops_all)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run.main(given)
+    # Nothing is begun, and what there is is there.
+    assert run.main([*given, "--budget-s", "0"]) == 1
+    part = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]
+    assert part["error"] == "stopped with the command" and part["found"][0]["us"] > 0
+    assert "failed: stopped with the command" in (tmp_path / "gpu.md").read_text()
+    assert run.main(given) == 1
+    rows = json.loads((tmp_path / "gpu.json").read_text())["parts"]["steps of digits"]["found"]
+    assert rows[0] == part["found"][0] and len(second) == 2
+    assert rows[1]["error"] == "ended its process or took all its time, 2 times"
+    assert all("us" in row for row in rows[2:]) and len(begun) == len(rows) + 1
+    assert not list(tmp_path.glob("*.part.json"))
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_rows_that_a_command_of_other_sources_left_are_measured_anew(
+    tmp_path, monkeypatch, in_this_process, gone
+):
+    """Or one of which nobody knows what its sources were."""
+    given = ["--dry-run", "--out", str(tmp_path), "--parts", "losses"]
+    own, begun = table._measure, []
+
+    def second_stops_all(row):
+        begun.append(row.about)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return own(row)
+
+    monkeypatch.setattr(table, "_measure", second_stops_all)
+    with pytest.raises(KeyboardInterrupt):
+        run.main(given)
+    if gone:
+        (tmp_path / "gpu.json").unlink()
+    else:
+        monkeypatch.setattr(machine, "digest", lambda root: "mended")
+    assert run.main(given) == 0
+    assert begun == [*begun[:2], *begun[:2]]
+
+
 @pytest.mark.parametrize("name", [n for n in parts.TABLES if not n.startswith("steps of")])
 def test_every_table_goes_on_row_by_row(name, tmp_path, monkeypatch, in_this_process):
     given = ["--dry-run", "--out", str(tmp_path), "--parts", name]
@@ -142,3 +198,33 @@ def test_a_wrong_result_is_a_failure_and_the_other_rows_are_measured(
     assert capsys.readouterr().out.count("losses: 1 failed; what failed runs again") == 2
     ours, eager = json.loads((tmp_path / "gpu.json").read_text())["parts"]["losses"]["found"]
     assert ours["us"] > 0 and eager["error"].startswith("AssertionError: Tensor-likes are not")
+
+
+def test_steps_are_measured_though_the_one_they_are_compared_with_fails(
+    in_this_process, tmp_path, monkeypatch, capsys
+):
+    own, tried = kernels.variants, []
+
+    def out_of_memory(problem):
+        tried.append(problem)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def variants(compiled):
+        (label, first), *others = own(compiled).items()
+        return {label: dataclasses.replace(first, make=out_of_memory), **dict(others)}
+
+    monkeypatch.setattr(kernels, "variants", variants)
+    given = ["--dry-run", "--out", str(tmp_path), "--parts", "optimizer steps"]
+    assert run.main(given) == 1
+    assert "optimizer steps: 1 failed; what failed runs again" in capsys.readouterr().out
+    first, *others = json.loads((tmp_path / "gpu.json").read_text())["parts"]["optimizer steps"][
+        "found"
+    ]
+    why = "OutOfMemoryError: CUDA out of memory"
+    # For its own row, and once for all that are compared with it.
+    assert first["error"] == why and len(tried) == 2
+    joint = {label for label, way in own(False).items() if way.joint}
+    for row in others:
+        assert row["us"] > 0
+        said = f"{first['step']}: {why}" if row["step"] in joint else None
+        assert row.get("nothing to compare with") == said
