@@ -51,10 +51,12 @@ class Execution:
     def measured(self, workbench: Workbench) -> list[tuple[list[Timing], int]]:
         """Timings of it on each kind of node, and how many train at once there.
 
-        Those that it was chosen by, or else new ones.
+        Those that it was chosen by, or else new ones. Where all networks are to be compiled,
+        several kinds have timings of others alone, and those stand for them.
         """
         if len(self.choices) > 1:
-            return [(c.measured(), c.processes) for c in self.choices.values() if c.processes]
+            of_kinds = [choice for choice in self.choices.values() if choice.processes]
+            return [(c.measured() or list(c.timings), c.processes) for c in of_kinds]
         [choice] = self.choices.values()
         timings = choice.measured()
         if not timings:
