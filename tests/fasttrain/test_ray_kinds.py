@@ -52,6 +52,20 @@ def measured(workbench, largest, sharing, compiled):
     return [Timing(n, n * s, 0.001, 1) for n, s in STEPS_S[claimed()].items()]
 
 
+def too_small(workbench, largest, sharing, compiled):
+    """Nodes of one kind cannot train at all."""
+    if claimed() == "slow":
+        raise EnvironmentProblem("the network cannot be run on cpu: out of memory")
+    return measured(workbench, largest, sharing, compiled)
+
+
+def lost_there(workbench, largest, sharing, compiled):
+    """A process of one kind ends, as the system ends one that takes too much memory."""
+    if claimed() == "slow":
+        os._exit(1)
+    return measured(workbench, largest, sharing, compiled)
+
+
 def one_kind(uses_gpus):
     """As if all nodes were alike."""
     return "fast"
@@ -111,11 +125,11 @@ def study(tmp_path_factory):
 def swept(cluster, study, tmp_path, monkeypatch):
     """`swept()` -> the sizes of the packs that trained on each kind, by a sweep into `store`."""
 
-    def call(lost="", alike=False):
+    def call(lost="", alike=False, measure=measured):
         shutil.rmtree(tmp_path / "packs", ignore_errors=True)
         (tmp_path / "packs").mkdir()
         monkeypatch.setattr(ray_kinds, "about_node", one_kind if alike else claimed)
-        monkeypatch.setattr(choosing, "measure_ways", measured_alike if alike else measured)
+        monkeypatch.setattr(choosing, "measure_ways", measured_alike if alike else measure)
         monkeypatch.setattr(ray_kinds, "QUIET_S", 1.0)
         monkeypatch.setattr("fasttrain.execution.engines.ray_engine.QUIET_S", 1.0)
         monkeypatch.setattr(driver, "Training", lambda s: Placed(s, tmp_path / "packs", lost))
@@ -168,6 +182,18 @@ def test_a_sweep_that_is_killed_goes_on_in_the_same_packs(study, swept, tmp_path
     # No stage has started in two packs.
     assert sum(map(len, after)) == len(set().union(*after)) == 16
     assert contents(tmp_path / "store") == oracle(study, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("measure", "said"),
+    [
+        (too_small, "^slow: the network cannot be run on cpu: out of memory; take its nodes out"),
+        (lost_there, "^slow: .+; take its nodes out of the cluster, or give --pack"),
+    ],
+)
+def test_a_kind_that_cannot_be_measured_is_named(swept, measure, said):
+    with pytest.raises(EnvironmentProblem, match=said):
+        swept(measure=measure)
 
 
 def test_nodes_of_one_kind_are_not_told_apart(study, swept, tmp_path, capsys):
