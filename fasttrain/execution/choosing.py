@@ -55,7 +55,7 @@ def _by_kind(share: Share, options: RunOptions) -> dict[str, Share]:
     for kind, nodes in kinds.items():
         room = dataclasses.replace(share.room, nodes=tuple(node.id for node in nodes))
         count = sum(places(node, room) for node in nodes)
-        shares[kind] = share._replace(processes=count, room=room)
+        shares[kind] = share._replace(processes=min(count, share.processes), room=room)
     return shares
 
 
