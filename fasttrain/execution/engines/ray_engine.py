@@ -94,7 +94,11 @@ class RayEngine:
     def __enter__(self) -> Self:
         self.cluster = cluster(self.options)
         one = setting_of(self.workbench, self.options, self.room)
-        every = {k: replace(one, compiled=c.compiled) for k, c in self.choices.items()}
+        # A process knows by its name what it has opened.
+        every = {
+            kind: replace(one, compiled=choice.compiled, name=f"{one.name} {kind}")
+            for kind, choice in self.choices.items()
+        }
         self.settings = {kind: ray.put(own) for kind, own in (every or {"": one}).items()}
         self.pools = Pools(self.cluster, self.room, self.choices) if self.choices else None
         # Where this process is, and nothing can be lost without it.
