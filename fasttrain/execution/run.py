@@ -211,8 +211,9 @@ class _Sweep(Driver[Stage, _Pack]):
     def _divided(self, pack: _Pack, able: list[Stage], most: int) -> _Pack:
         """Divide a pack that waits into as much as a kind of node is to train, and the rest.
 
-        The rest waits in its place, for any kind. A sweep that goes on finds the same: the one is
-        recorded, and the other what is left of the pack that the plan forms.
+        The rest waits in its place, for any kind. Of a pack that has not failed a sweep that goes
+        on finds the same: the one is recorded, and the other what is left of the pack that the
+        plan forms.
         """
         first = _ids(next(evenly(able, most)))
         parts = []
