@@ -55,7 +55,7 @@ def _by_kind(share: Share, options: RunOptions) -> dict[str, Share]:
     for kind, nodes in kinds.items():
         room = dataclasses.replace(share.room, nodes=tuple(node.id for node in nodes))
         count = sum(places(node, room) for node in nodes)
-        shares[kind] = share._replace(processes=count, room=room)
+        shares[kind] = share._replace(processes=min(count, share.processes), room=room)
     return shares
 
 
@@ -63,7 +63,7 @@ def _measured(
     shares: Mapping[str, Share], workbench: Workbench, options: RunOptions, *arguments: object
 ) -> dict[str, list[Timing]]:
     """The timings of packs on each kind of node, on one of its nodes; on all kinds at once."""
-    rooms = [share.room for share in shares.values() if share.room is not None]
+    rooms = {kind: share.room for kind, share in shares.items() if share.room is not None}
     if len(rooms) < 2:
         return {
             kind: found_by(measure_ways, workbench, options, share, *arguments)
@@ -71,8 +71,7 @@ def _measured(
         }
     from .engines.ray_engine import ask_workbench
 
-    answers = ask_workbench(measure_ways, workbench, options, rooms, *arguments)
-    return dict(zip(shares, answers, strict=True))
+    return ask_workbench(measure_ways, workbench, options, rooms, *arguments)
 
 
 def _choice(

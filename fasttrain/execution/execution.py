@@ -51,10 +51,12 @@ class Execution:
     def measured(self, workbench: Workbench) -> list[tuple[list[Timing], int]]:
         """Timings of it on each kind of node, and how many train at once there.
 
-        Those that it was chosen by, or else new ones.
+        Those that it was chosen by, or else new ones. Where all networks are to be compiled,
+        several kinds have timings of others alone, and those stand for them.
         """
         if len(self.choices) > 1:
-            return [(c.measured(), c.processes) for c in self.choices.values() if c.processes]
+            of_kinds = [choice for choice in self.choices.values() if choice.processes]
+            return [(c.measured() or list(c.timings), c.processes) for c in of_kinds]
         [choice] = self.choices.values()
         timings = choice.measured()
         if not timings:
@@ -136,7 +138,8 @@ def open_engine(
 def plan_execution(stages: Sequence[Stage], workbench: Workbench, options: RunOptions) -> Execution:
     """Form the packs of a plan, by measurement unless their size is given.
 
-    They have at most the largest size of all kinds of nodes: `run_sweep` divides them for others.
+    They have at most the largest size of all kinds of nodes that train: `run_sweep` divides them
+    for others.
     """
     roots = sum(stage.parent is None for stage in stages)
     share = shared(roots, workbench, options)
@@ -145,7 +148,7 @@ def plan_execution(stages: Sequence[Stage], workbench: Workbench, options: RunOp
     else:
         given = workbench.at_most(options.pack)
         choices, notes = {"": Choice(given, options.compile == "on")}, []
-    size = max(choice.size for choice in choices.values())
+    size = max(choice.size for choice in choices.values() if choice.processes)
     note = "\n".join(filter(None, [*notes, about_cluster(options)]))
     packs = form_packs(stages, workbench.store, size, math.ceil(roots / share.processes))
     return Execution(packs, share, choices, max(map(len, packs)), note, options)

@@ -138,23 +138,31 @@ class _Sweep(Driver[Stage, _Pack]):
         """
         # Of one kind of node the packs are as they were formed.
         most = math.inf if len(self.choices) == 1 else self.choices[kind].size
+        # Those that are too large for this one and yet never divided come last.
+        ordered = sorted(self.waiting, key=lambda p: self._is_whole(p, p.members, most))
         known: tuple[int, ...] | None = None
         # Until there is nothing to be learnt: a pack may bear on those before it in the list.
         while known != (known := tuple(map(len, (self.needed, self.settled, self.failed)))):
-            # Those that have started on another kind, and are too large for this one, come last.
-            for pack in sorted(self.waiting, key=lambda p: p.has_started and len(p.members) > most):
+            for pack in ordered:
                 if not self._open(pack):
                     continue
                 able = [s for s in pack.members if not self.failed & pack.starts[s.id]]
                 self.failed |= self._open(pack) - _ids(able)
                 if self._is_ready(pack, able):
-                    if len(able) > most and not (pack.has_started or self._continued(able)):
+                    if len(able) > most and not self._is_whole(pack, able, most):
                         pack = self._divided(pack, able, int(most))
                         able = pack.members
                     self.waiting.remove(pack)
                     self._begin(pack, able, kind)
                     return pack, Training(able)
         return None
+
+    def _is_whole(self, pack: _Pack, able: list[Stage], most: float) -> bool:
+        """Whether the pack is larger than that, and trains as a whole nevertheless.
+
+        It has started, perhaps on another kind of node, or goes on from shorter ones.
+        """
+        return len(able) > most and (pack.has_started or self._continued(able) > 0)
 
     def _is_ready(self, pack: _Pack, able: list[Stage]) -> bool:
         """Whether the pack has something to run, and all is settled that it starts from."""
@@ -201,8 +209,9 @@ class _Sweep(Driver[Stage, _Pack]):
     def _divided(self, pack: _Pack, able: list[Stage], most: int) -> _Pack:
         """Divide a pack that waits into as much as a kind of node is to train, and the rest.
 
-        The rest waits in its place, for any kind. A sweep that goes on finds the same: the one is
-        recorded, and the other what is left of the pack that the plan forms.
+        The rest waits in its place, for any kind. Of a pack that has not failed a sweep that goes
+        on finds the same: the one is recorded, and the other what is left of the pack that the
+        plan forms.
         """
         first = _ids(next(evenly(able, most)))
         parts = []

@@ -65,7 +65,7 @@ def found_by(
     if share.room is not None:
         from .engines.ray_engine import ask_workbench
 
-        return ask_workbench(function, workbench, options, [share.room], *arguments)[0]
+        return ask_workbench(function, workbench, options, {"": share.room}, *arguments)[""]
     with threads_of(share):
         return function(workbench, *arguments)
 

@@ -5,6 +5,7 @@ came about, a sweep that finds them recorded ends in the same bits: that is what
 """
 
 import contextlib
+import dataclasses
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -165,7 +166,26 @@ def test_a_kind_takes_what_is_too_large_for_it_last(grid, swept):
     assert sizes(handed, "small").count(6) == 1
 
 
+def test_what_goes_on_from_shorter_ones_is_taken_last_too(grid, swept):
+    swept(["large"], study=ft.study(grid, epochs=2, finetune_epochs=1))
+    handed = swept(["small"], study=ft.study(grid, epochs=3, finetune_epochs=2, seeds=2))
+    # Those of the other seed are new.
+    assert sizes(handed, "small")[:3] == [2, 2, 2]
+    assert 6 in sizes(handed, "small")
+
+
 def test_every_kind_trains_its_packs_its_way(swept, tmp_path):
     swept(["large", "small"], {**CHOICES, "small": Choice(2, way=STREAMS)})
     ways = {len(r["members"]): r.get("way", GROUPED) for r in recorded(tmp_path / "store")}
     assert ways.pop(2) == STREAMS and set(ways.values()) == {GROUPED}
+
+
+@pytest.mark.parametrize(("command", "flags"), [("sweep", []), ("locate", ["--boundaries", "1|2"])])
+def test_kinds_say_what_compiled_networks_cost(fasttrain, grid, monkeypatch, command, flags):
+    """By what was measured: networks that are not compiled."""
+    choices = {kind: dataclasses.replace(c, compiled=True) for kind, c in CHOICES.items()}
+    monkeypatch.setattr(execution, "choose", lambda *_: (choices, []))
+    done = fasttrain(command, grid, "--dry-run", "--compile", "on", *flags)
+    assert done.code == 0, done.err
+    assert "large: 1 of them, packs of up to 6, compiled; ms per step" in done.out
+    assert "estimate: " in done.out

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import fasttrain as ft
+from fasttrain.errors import EnvironmentProblem
 from fasttrain.execution import choosing
 from fasttrain.execution import run as driver
 from fasttrain.execution.engines.tasks import Training
@@ -30,6 +31,7 @@ from .conftest import TINY, Killed, contents
 if os.environ.get("FASTTRAIN_REQUIRE_OPTIONAL") != "1":
     pytest.importorskip("ray", reason="ray is not installed (the extra ray)")
 from fasttrain.execution.engines import ray_kinds  # noqa: E402
+from fasttrain.execution.engines.ray_cluster import Cluster, Node, Room  # noqa: E402
 
 # Ray leaves files open, and warns of its own parts.
 pytestmark = [pytest.mark.optional, pytest.mark.filterwarnings("ignore")]
@@ -48,6 +50,20 @@ def claimed(uses_gpus=False):
 def measured(workbench, largest, sharing, compiled):
     """Made-up timings of this node."""
     return [Timing(n, n * s, 0.001, 1) for n, s in STEPS_S[claimed()].items()]
+
+
+def too_small(workbench, largest, sharing, compiled):
+    """Nodes of one kind cannot train at all."""
+    if claimed() == "slow":
+        raise EnvironmentProblem("the network cannot be run on cpu: out of memory")
+    return measured(workbench, largest, sharing, compiled)
+
+
+def lost_there(workbench, largest, sharing, compiled):
+    """A process of one kind ends, as the system ends one that takes too much memory."""
+    if claimed() == "slow":
+        os._exit(1)
+    return measured(workbench, largest, sharing, compiled)
 
 
 def one_kind(uses_gpus):
@@ -109,11 +125,11 @@ def study(tmp_path_factory):
 def swept(cluster, study, tmp_path, monkeypatch):
     """`swept()` -> the sizes of the packs that trained on each kind, by a sweep into `store`."""
 
-    def call(lost="", alike=False):
+    def call(lost="", alike=False, measure=measured):
         shutil.rmtree(tmp_path / "packs", ignore_errors=True)
         (tmp_path / "packs").mkdir()
         monkeypatch.setattr(ray_kinds, "about_node", one_kind if alike else claimed)
-        monkeypatch.setattr(choosing, "measure_ways", measured_alike if alike else measured)
+        monkeypatch.setattr(choosing, "measure_ways", measured_alike if alike else measure)
         monkeypatch.setattr(ray_kinds, "QUIET_S", 1.0)
         monkeypatch.setattr("fasttrain.execution.engines.ray_engine.QUIET_S", 1.0)
         monkeypatch.setattr(driver, "Training", lambda s: Placed(s, tmp_path / "packs", lost))
@@ -168,6 +184,18 @@ def test_a_sweep_that_is_killed_goes_on_in_the_same_packs(study, swept, tmp_path
     assert contents(tmp_path / "store") == oracle(study, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("measure", "said"),
+    [
+        (too_small, "^slow: the network cannot be run on cpu: out of memory; take its nodes out"),
+        (lost_there, "^slow: .+; take its nodes out of the cluster, or give --pack"),
+    ],
+)
+def test_a_kind_that_cannot_be_measured_is_named(swept, measure, said):
+    with pytest.raises(EnvironmentProblem, match=said):
+        swept(measure=measure)
+
+
 def test_nodes_of_one_kind_are_not_told_apart(study, swept, tmp_path, capsys):
     found = swept(alike=True)
     assert {size for sizes in found.values() for size in sizes} == {4}
@@ -203,6 +231,57 @@ def test_a_node_that_joins_later_gets_the_smallest_packs(cluster, capsys):
         cluster.remove_node(joined)
     disconnect()
     assert re.search(": new, not measured: packs of up to 2 there", capsys.readouterr().err)
+
+
+class Silent(ray_kinds.Kinds):
+    """Asks, and gets no answer of nodes on a host that is named so."""
+
+    def _ask(self, node):
+        import ray
+
+        if "silent" not in node.host:
+            return ray.put(node.num_cpus)
+        # Of a task that never begins.
+        return ray.remote(num_cpus=1000)(claimed).remote()
+
+
+def of_hosts(*hosts):
+    """A cluster of these hosts, of which the numbers of CPUs differ."""
+    found = Cluster("head:6379", mine=False)
+    found.nodes = lambda: [Node(host, host, at + 1, 0, host) for at, host in enumerate(hosts)]
+    return found
+
+
+@pytest.fixture
+def unanswered(cluster, monkeypatch):
+    """No node on a silent host says its kind; and nobody waits long for it."""
+    monkeypatch.setattr(ray_kinds, "Kinds", Silent)
+    monkeypatch.setattr(ray_kinds, "QUIET_S", 0.1)
+    monkeypatch.setattr(ray_kinds, "ANSWER_S", 0.5)
+    return Room(3, 1, 1.0, 0.0)
+
+
+def test_packs_are_chosen_without_a_node_that_does_not_say_its_kind(unanswered, capsys):
+    found = ray_kinds.kinds_of(of_hosts("a", "silent", "b"), unanswered)
+    assert {kind: [node.host for node in nodes] for kind, nodes in found.items()} == {
+        "1": ["a"],
+        "3": ["b"],
+    }
+    assert (
+        "silent does not answer for 0.5 s: packs are chosen without it" in capsys.readouterr().err
+    )
+    with pytest.raises(EnvironmentProblem, match="no node answers for 0.5 s"):
+        ray_kinds.kinds_of(of_hosts("silent 1", "silent 2"), unanswered)
+
+
+def test_a_node_that_is_lost_before_it_says_its_kind_is_not_waited_for(unanswered):
+    lost = of_hosts("a", "silent")
+    kinds = Silent(lost, unanswered)
+    kinds.look()
+    assert [node.host for node in kinds.asked.values()] == ["silent"]
+    lost.nodes = of_hosts("a").nodes
+    kinds.look()
+    assert not kinds.asked and list(kinds.nodes) == ["1"]
 
 
 def test_packs_of_a_kind_that_is_lost_go_to_the_other_as_they_are(

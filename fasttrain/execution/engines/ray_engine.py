@@ -40,7 +40,7 @@ from .ray_trial import (
     Setting,
     setting_of,
 )
-from .ray_worker import ONCE, Bell, answer, ask, carry_out, in_words, unable, versions
+from .ray_worker import ONCE, Bell, answer_of, ask, carry_out, in_words, unable, versions
 from .tasks import Report, Task
 
 if TYPE_CHECKING:
@@ -94,7 +94,11 @@ class RayEngine:
     def __enter__(self) -> Self:
         self.cluster = cluster(self.options)
         one = setting_of(self.workbench, self.options, self.room)
-        every = {k: replace(one, compiled=c.compiled) for k, c in self.choices.items()}
+        # A process knows by its name what it has opened.
+        every = {
+            kind: replace(one, compiled=choice.compiled, name=f"{one.name} {kind}")
+            for kind, choice in self.choices.items()
+        }
         self.settings = {kind: ray.put(own) for kind, own in (every or {"": one}).items()}
         self.pools = Pools(self.cluster, self.room, self.choices) if self.choices else None
         # Where this process is, and nothing can be lost without it.
@@ -247,40 +251,44 @@ def ask_workbench(
     function: Callable[..., Any],
     workbench: Workbench,
     options: RunOptions,
-    rooms: Sequence[Room],
+    rooms: Mapping[str, Room],
     *arguments: Any,
-) -> list[Any]:
+) -> dict[str, Any]:
     """What a function says of the workbench and of further arguments, on a node of every room.
+
+    Args:
+        rooms: by kind of node; under "" where there is one.
 
     Raises:
         EnvironmentProblem: as the function; no node can be asked.
     """
-    return _asked(options, rooms, function, arguments, setting_of(workbench, options, rooms[0]))
+    setting = setting_of(workbench, options, next(iter(rooms.values())))
+    return _asked(options, rooms, function, arguments, setting)
 
 
 def ask_node(function: Callable[[str], Any], options: RunOptions) -> Any:
     """What a function says, on a node, of the kind of device there; raises as `ask_workbench`."""
     found = cluster(options)
-    return _asked(options, [found.room(1, options)], function, (found.device(options),))[0]
+    return _asked(options, {"": found.room(1, options)}, function, (found.device(options),))[""]
 
 
 def _asked(
     options: RunOptions,
-    rooms: Sequence[Room],
+    rooms: Mapping[str, Room],
     function: Callable[..., Any],
     arguments: Sequence[Any],
     *settings: Setting,
-) -> list[Any]:
+) -> dict[str, Any]:
     connected = cluster(options)
     given = [ray.put(part) for part in ((function, arguments), *settings)]
     dead_before = connected.head.lost(0.0)
     asking = []
-    for room in rooms:
+    for room in rooms.values():
         needs = {"num_cpus": room.num_cpus, "num_gpus": room.num_gpus, **pinned(room.nodes)}
         asking.append(ray.remote(**needs, **ONCE)(ask))
     answers = [ask_there.remote(versions(), given) for ask_there in asking]
     while left := ray.wait(answers, num_returns=len(answers), timeout=QUIET_S)[1]:
-        connected.check(rooms[0])
+        connected.check(next(iter(rooms.values())))
         if (dead := connected.head.lost(QUIET_S)) - dead_before:
             # They may have been asked of one of those: they are asked again of what is left.
             dead_before = dead
@@ -288,9 +296,4 @@ def _asked(
                 if answers[at] in left:
                     ray.cancel(answers[at], force=True)
                     answers[at] = ask_there.remote(versions(), given)
-    try:
-        return [answer(reference) for reference in answers]
-    except ray.exceptions.RayTaskError:
-        raise
-    except ray.exceptions.RayError as error:
-        raise EnvironmentProblem(in_words(error)) from None
+    return {kind: answer_of(kind, given) for kind, given in zip(rooms, answers, strict=True)}

@@ -24,13 +24,14 @@ from ...errors import EnvironmentProblem
 from ...machine.text import readable
 from ...settings.limits import in_one_line
 from .ray_cluster import MOST_SIGNS, Cluster, Node, Room
+from .ray_head import QUIET_S
 from .ray_worker import ONCE, answer, ask, in_words, versions
 
 if TYPE_CHECKING:
     from ..pack_size import Choice
 
-QUIET_S = 10.0
-"""seconds that nodes have to answer before the cluster is looked at again"""
+ANSWER_S = 60.0
+"""seconds that nodes have to say their kind before the packs are chosen without them"""
 ATTEMPTS = 3
 """times that a node is asked whose processes end before they answer"""
 
@@ -72,15 +73,20 @@ def kinds_of(cluster: Cluster, room: Room) -> dict[str, list[Node]]:
     """The nodes that have room for a pack, by kind; empty where there is but one.
 
     Raises:
-        EnvironmentProblem: a node cannot answer; none is left.
+        EnvironmentProblem: a node cannot answer; none does in time; none is left.
     """
     if sum(places(node, room) > 0 for node in cluster.nodes()) < 2:
         return {}
-    kinds = Kinds(cluster, room)
+    kinds, until = Kinds(cluster, room), time.monotonic() + ANSWER_S
     kinds.look()
-    while kinds.asked:
+    while kinds.asked and time.monotonic() < until:
         kinds.look(QUIET_S)
         cluster.check(room)
+    for node in kinds.asked.values():
+        # It counts as alive: Ray may start nothing there, or has not noticed that it is cut off.
+        cluster.say(f"{node.host} does not answer for {ANSWER_S:g} s: packs are chosen without it")
+    if kinds.asked and not kinds.nodes:
+        raise EnvironmentProblem(f"Ray at {cluster.name}: no node answers for {ANSWER_S:g} s")
     return kinds.nodes
 
 
@@ -111,6 +117,9 @@ class Kinds:
             EnvironmentProblem: a node has other versions, or cannot answer.
         """
         there = [node for node in self.cluster.nodes() if places(node, self.room)]
+        # Of one that was cut off no answer may ever come, and no error.
+        alive = {node.id for node in there}
+        self.asked = {asked: node for asked, node in self.asked.items() if node.id in alive}
         known = self.names.keys() | {node.id for node in self.asked.values()}
         for node in there:
             if node.id not in known:

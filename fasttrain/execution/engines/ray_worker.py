@@ -126,6 +126,22 @@ def answer(reference: Any) -> Any:
         raise (unable(error) if "failed to import" in str(error) else error) from None
 
 
+def answer_of(kind: str, reference: Any) -> Any:
+    """What `ask` has answered on a node of a kind; "" where there is one.
+
+    Raises:
+        EnvironmentProblem: as `answer`; the process that was asked is lost. Names the kind.
+    """
+    try:
+        return answer(reference)
+    except ray.exceptions.RayTaskError:
+        raise
+    except (ray.exceptions.RayError, EnvironmentProblem) as error:
+        problem = in_words(error)
+    remedy = "take its nodes out of the cluster, or give --pack: then nothing is measured"
+    raise EnvironmentProblem(f"{kind}: {problem}; {remedy}" if kind else problem)
+
+
 def check_versions(wanted: Mapping[str, str]) -> None:
     """Raise unless this node has these.
 
@@ -151,6 +167,6 @@ def unable(error: ray.exceptions.RayTaskError) -> EnvironmentProblem:
     )
 
 
-def in_words(error: ray.exceptions.RayError) -> str:
+def in_words(error: Exception) -> str:
     """A fault of a cluster in one line."""
     return " ".join(str(error).split())
