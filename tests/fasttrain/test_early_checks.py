@@ -104,7 +104,7 @@ TYRO = "__main__ cli.actions cli.arguments cli.completion cli.export cli.main cl
 COMMAND_LINE = {f"fasttrain.{name}" for name in TYRO.split()}
 # Each needs a library that an extra brings.
 EXTRAS = {f"fasttrain.export.{name}" for name in ("tensorboard", "wandb", "mlflow")}
-EXTRAS |= {f"fasttrain.execution.engines.ray_{name}" for name in ("engine", "worker")}
+EXTRAS |= {f"fasttrain.execution.engines.ray_{name}" for name in ("engine", "kinds", "worker")}
 names = {module.name for module in pkgutil.walk_packages(fasttrain.__path__, "fasttrain.")}
 assert COMMAND_LINE | EXTRAS < names
 for name in sorted(names - COMMAND_LINE - EXTRAS):
