@@ -15,11 +15,12 @@ LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "0000000000000000000
 
 
 @contextlib.contextmanager
-def connected(module: ModuleType) -> Iterator[Any]:
-    """Three nodes, of which two have a CPU each; this process is connected to it.
+def connected(module: ModuleType, *nodes: dict[str, Any]) -> Iterator[Any]:
+    """A head without CPUs, and nodes; this process is connected to it.
 
     Args:
         module: of tests, whose tasks are pickled with its code: nodes cannot import it.
+        nodes: what `Cluster.add_node` takes for each; two of one CPU if none are given.
     """
     import cloudpickle
     import ray  # type: ignore[import-not-found]
@@ -29,8 +30,8 @@ def connected(module: ModuleType) -> Iterator[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-        started.add_node(num_cpus=1)
-        started.add_node(num_cpus=1)
+        for node in nodes or [{"num_cpus": 1}] * 2:
+            started.add_node(**node)
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         ray.init(address=started.address, log_to_driver=False, logging_level="ERROR")
         for number, handler in before.items():

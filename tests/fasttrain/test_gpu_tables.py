@@ -130,21 +130,27 @@ def test_rows_outlive_the_command_and_one_that_stops_it_is_begun_twice(
     assert not list(tmp_path.glob("*.part.json"))
 
 
-@pytest.mark.parametrize("gone", [True, False])
-def test_rows_that_a_command_of_other_sources_left_are_measured_anew(
-    tmp_path, monkeypatch, in_this_process, gone
-):
-    """Or one of which nobody knows what its sources were."""
-    given = ["--dry-run", "--out", str(tmp_path), "--parts", "losses"]
-    own, begun = table._measure, []
+@pytest.fixture
+def begun(monkeypatch):
+    """The rows that are begun, of which the second one stops its process."""
+    own, rows = table._measure, []
 
-    def second_stops_all(row):
-        begun.append(row.about)
-        if len(begun) == 2:
+    def measure(row):
+        rows.append(row.about)
+        if len(rows) == 2:
             raise KeyboardInterrupt
         return own(row)
 
-    monkeypatch.setattr(table, "_measure", second_stops_all)
+    monkeypatch.setattr(table, "_measure", measure)
+    return rows
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_rows_that_a_command_of_other_sources_left_are_measured_anew(
+    tmp_path, monkeypatch, in_this_process, begun, gone
+):
+    """Or one of which nobody knows what its sources were."""
+    given = ["--dry-run", "--out", str(tmp_path), "--parts", "losses"]
     with pytest.raises(KeyboardInterrupt):
         run.main(given)
     if gone:
@@ -156,15 +162,8 @@ def test_rows_that_a_command_of_other_sources_left_are_measured_anew(
 
 
 @pytest.mark.parametrize("name", [n for n in parts.TABLES if not n.startswith("steps of")])
-def test_every_table_goes_on_row_by_row(name, tmp_path, monkeypatch, in_this_process):
+def test_every_table_goes_on_row_by_row(name, tmp_path, monkeypatch, in_this_process, begun):
     given = ["--dry-run", "--out", str(tmp_path), "--parts", name]
-    own, begun = table._measure, []
-
-    def second_is_killed(row):
-        begun.append(row.about)
-        if len(begun) == 2:
-            raise KeyboardInterrupt
-        return own(row)
 
     def ended(command, environment, log, limit_s):
         try:
@@ -172,7 +171,6 @@ def test_every_table_goes_on_row_by_row(name, tmp_path, monkeypatch, in_this_pro
         except KeyboardInterrupt:
             return None
 
-    monkeypatch.setattr(table, "_measure", second_is_killed)
     monkeypatch.setattr(run, "ended", ended)
     assert run.main(given) == 1
     part = json.loads((tmp_path / "gpu.json").read_text())["parts"][name]

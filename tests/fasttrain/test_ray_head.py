@@ -138,6 +138,17 @@ def test_who_asks_for_nodes_does_not_wait_for_ever(silent):
     assert silent.is_lost
 
 
+def test_what_ray_says_instead_of_its_nodes_is_one_line(silent, monkeypatch):
+    def fails():
+        raise RuntimeError("RPC error:\n  unavailable")
+
+    monkeypatch.setattr("ray.nodes", fails)
+    monkeypatch.setattr(ray_head, "HEAD_S", 600.0)
+    with pytest.raises(EnvironmentProblem, match=r"which nodes there are \(RPC error: ") as seen:
+        silent.nodes()
+    assert "\n" not in str(seen.value) and silent.is_lost
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_a_process_that_cannot_leave_ray_ends_all_the_same(silent, monkeypatch, known):
     """Whether or not it is known that the head is lost."""

@@ -11,7 +11,6 @@ import re
 import shutil
 import signal
 import sys
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from fasttrain.store.pack_records import PackRecords, read_record
 from fasttrain.store.store import Store
 
 from .conftest import TINY, Killed, contents
+from .raylets import connected
 
 if os.environ.get("FASTTRAIN_REQUIRE_OPTIONAL") != "1":
     pytest.importorskip("ray", reason="ray is not installed (the extra ray)")
@@ -93,23 +93,9 @@ class Placed(Training):
 @pytest.fixture(scope="module")
 def cluster():
     """A head, and a node of a CPU of each kind; this process is connected to it."""
-    import cloudpickle
-    import ray
-    from ray.cluster_utils import Cluster
-
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-        for kind in STEPS_S:
-            started.add_node(num_cpus=1, labels={"claims": kind})
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        ray.init(address=started.address, log_to_driver=False, logging_level="ERROR")
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    nodes = [{"num_cpus": 1, "labels": {"claims": kind}} for kind in STEPS_S]
+    with connected(sys.modules[__name__], *nodes) as started:
         yield started
-        ray.shutdown()
-        started.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,8 @@ skipped; FASTTRAIN_REQUIRE_OPTIONAL=1 makes that a failure.
 
 import dataclasses
 import os
-import signal
 import sys
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +22,7 @@ from fasttrain.machine.files import write_atomically
 from fasttrain.plan.config import RunOptions
 
 from .conftest import TINY, contents, moment
+from .raylets import connected
 
 if os.environ.get("FASTTRAIN_REQUIRE_OPTIONAL") != "1":
     pytest.importorskip("ray", reason="ray is not installed (the extra ray)")
@@ -40,23 +39,12 @@ HOW = {"pack": 1, "processes": 2, "device": "cpu"}
 @pytest.fixture(scope="module")
 def node():
     """A node of two CPUs and two GPUs, on the cluster that this process is connected to."""
-    import cloudpickle
-    import ray
-    from ray.cluster_utils import Cluster
+    with connected(sys.modules[__name__], {"num_cpus": 2, "num_gpus": 2}) as cluster:
+        import ray
 
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-        worker = started.add_node(num_cpus=2, num_gpus=2)
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        ray.init(address=started.address, log_to_driver=False, logging_level="ERROR")
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        (found,) = (n for n in ray.nodes() if n["NodeID"] == worker.node_id)
+        [worker] = cluster.worker_nodes
+        [found] = [n for n in ray.nodes() if n["NodeID"] == worker.node_id]
         yield found
-        ray.shutdown()
-        started.shutdown()
 
 
 def write_images(path: Path, seed: int) -> None:

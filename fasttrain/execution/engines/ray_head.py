@@ -77,7 +77,7 @@ class Head:
         """Ray's table of all nodes, as it is now.
 
         Raises:
-            EnvironmentProblem: no answer.
+            EnvironmentProblem: no answer, or an error for one.
         """
         if self.asked is None:
             self.asked = _Question()
@@ -88,7 +88,7 @@ class Head:
         """The ids of nodes that it has given up: asks again after so many seconds.
 
         Raises:
-            EnvironmentProblem: no answer in all its time.
+            EnvironmentProblem: no answer in all its time, or an error for one.
         """
         if self.asked is None and time.monotonic() > self.asked_s + every_s:
             self.asked_s = time.monotonic()
@@ -125,7 +125,12 @@ class Head:
             )
         self.asked = None
         if isinstance(asked.said, Exception):
-            raise asked.said
+            self.is_lost = True
+            raise EnvironmentProblem(
+                f"Ray at {self.name}: the head does not say which nodes there are"
+                f" ({' '.join(str(asked.said).split())}); what is finished is kept: run the same"
+                " command again"
+            ) from asked.said
         return asked.said
 
 
